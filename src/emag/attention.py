@@ -1,0 +1,71 @@
+"""Attention as pure functions: one call seen at the seam, its softmax map in query chunks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+CHUNK_BYTES = 8 * 2**20  # of fp32 map held at a time beside the state; small enough to stay in a CPU's cache
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention call: q [B, H, L, d], k and v [B, G, S, d] with G dividing H, and where its image tokens sit.
+
+    mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and of S.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    image: slice
+    mask: torch.Tensor | None = None
+    scale: float | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """True where the keys hold more than the image tokens."""
+        return self.image.stop - self.image.start < self.k.shape[2]
+
+    def rows(self, rows: slice) -> "Attention":
+        """The same call for some batch rows."""
+        if self.mask is not None and self.mask.ndim == 4 and self.mask.shape[0] > 1:
+            return replace(self, q=self.q[rows], k=self.k[rows], v=self.v[rows], mask=self.mask[rows])
+        return replace(self, q=self.q[rows], k=self.k[rows], v=self.v[rows])
+
+    def image_queries(self) -> torch.Tensor:
+        """Image rows of q, [B, H, image tokens, d]."""
+        return self.q[:, :, self.image]
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices of the image queries whose fp32 map fits in CHUNK_BYTES."""
+        batch, heads, keys = self.q.shape[0], self.q.shape[1], self.k.shape[2]
+        size = max(1, CHUNK_BYTES // (4 * batch * heads * keys))
+        count = self.image.stop - self.image.start
+        return (slice(lo, min(lo + size, count)) for lo in range(0, count, size))
+
+    def weights(self, chunk: slice, queries: torch.Tensor | None = None) -> torch.Tensor:
+        """Softmax map of the image queries in `chunk` over all keys, [B, H, chunk, S], fp32.
+
+        `queries` [B, H, image tokens, d] stands in for the image rows of q where given.
+        """
+        q = (self.image_queries() if queries is None else queries)[:, :, chunk].float()
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits = (q * scale) @ _heads(self.k, q.shape[1]).float().transpose(-1, -2)
+        return torch.softmax(self._masked(logits, chunk), dim=-1)
+
+    def values(self) -> torch.Tensor:
+        """v in fp32, grouped heads repeated to [B, H, S, d]."""
+        return _heads(self.v, self.q.shape[1]).float()
+
+    def _masked(self, logits: torch.Tensor, chunk: slice) -> torch.Tensor:
+        if self.mask is None:
+            return logits
+        mask = self.mask
+        if mask.shape[-2] > 1:
+            mask = mask[..., self.image, :][..., chunk, :]
+        return logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)

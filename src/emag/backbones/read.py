@@ -1,0 +1,116 @@
+"""A network held against its table entry: its blocks in order, checked before anything is installed."""
+
+import inspect
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from ..errors import BadValue, Unsupported
+from .table import BACKBONES, Backbone, Stack
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network: where its streams sit among its arguments, and its attention module."""
+
+    index: int
+    module: torch.nn.Module
+    attention: torch.nn.Module
+    stack: Stack
+    positions: tuple[int, ...]
+
+    def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The streams of one call of this block, by name, in declared order."""
+        return {name: kwargs[name] if name in kwargs else args[at]
+                for name, at in zip(self.stack.streams, self.positions)}
+
+    def with_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any],
+                     streams: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same call with other streams."""
+        new_args, new_kwargs = list(args), dict(kwargs)
+        for name, at in zip(self.stack.streams, self.positions):
+            if name in kwargs:
+                new_kwargs[name] = streams[name]
+            else:
+                new_args[at] = streams[name]
+        return tuple(new_args), new_kwargs
+
+    def identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the block returns if it hands its streams on untouched."""
+        streams = self.streams(args, kwargs)
+        if len(self.stack.returns) == 1:
+            return streams[self.stack.returns[0]]
+        return tuple(streams[name] for name in self.stack.returns)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it."""
+
+    module: torch.nn.Module
+    backbone: Backbone
+    blocks: tuple[Block, ...]
+    signature: inspect.Signature
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Raise `BadValue` where a block does not exist."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.depth]
+        if wrong:
+            raise BadValue(f"layers {wrong} do not exist: {self.backbone.name} here has blocks 0 to {self.depth - 1}")
+
+    def condition_modules(self) -> list[torch.nn.Module]:
+        """Submodules whose outputs are the condition."""
+        patterns = self.backbone.condition_modules
+        return [m for name, m in self.module.named_modules() if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, where `denoiser` may be a torch.compile wrapper."""
+    return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def read(denoiser: torch.nn.Module) -> Network:
+    """Hold `denoiser` against its table entry. Raises `Unsupported` where there is none, or where it does not fit."""
+    module = plain(denoiser)
+    backbone = lookup(module)
+    signature = inspect.signature(type(module).forward)
+    signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    unknown = [name for name in backbone.per_row if name not in signature.parameters]
+    if unknown:
+        raise Unsupported(f"{backbone.name} here has no argument {', '.join(unknown)}: a diffusers version outside "
+                          "the supported range? See the README.")
+    stacks = [(stack, _stack(module, stack)) for stack in backbone.stacks]
+    pairs = [(stack, block) for stack, blocks in stacks for block in blocks]
+    return Network(module, backbone, tuple(_block(i, *pair) for i, pair in enumerate(pairs)), signature)
+
+
+def lookup(module: torch.nn.Module) -> Backbone:
+    """The table entry of a network's class or of one of its bases."""
+    for cls in type(module).__mro__:
+        if cls.__name__ in BACKBONES:
+            return BACKBONES[cls.__name__]
+    raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+
+
+def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
+    blocks = getattr(module, stack.name, None)
+    if blocks is None:
+        raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
+    return [plain(block) for block in blocks]
+
+
+def _block(index: int, stack: Stack, module: torch.nn.Module) -> Block:
+    attention = getattr(module, stack.attention, None)
+    if attention is None:
+        raise Unsupported(f"block {index} ({type(module).__name__}) has no attention module {stack.attention!r}")
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    missing = [name for name in stack.streams if name not in names]
+    if missing:
+        raise Unsupported(f"block {index} ({type(module).__name__}) takes no argument {', '.join(missing)}")
+    return Block(index, module, attention, stack, tuple(names.index(name) for name in stack.streams))

@@ -1,0 +1,75 @@
+"""Every default in one table, per model where a source has one. Docs, command line and messages read it from here."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import BadValue
+from .guidance import Rule
+from .schedules import Window
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Default parameters of one rule on one model, and where they come from."""
+
+    values: dict[str, Any]
+    source: str
+
+
+# candidate blocks as fractions of the depth; SD3's 6-8 of 24 and DiT's 12-15 of 28 are the published ones
+_EARLY, _MIDDLE = (6 / 24, 7 / 24, 8 / 24), (12 / 28, 13 / 28, 14 / 28, 15 / 28)
+_SD3, _DIT = Window.published(250, 50, 50), Window.published(150, 50, 50)
+
+TABLE: dict[str, dict[str, Entry]] = {
+    "SD3Transformer2DModel": {
+        "emag": Entry({"scale": 1.5, "layers": _EARLY, "window": _SD3}, "the authors' SD3 scripts"),
+        "apg": Entry({"scale": 12.0, "norm_threshold": 7.5, "momentum": -0.5}, "the authors' SD3 scripts"),
+        "cads": Entry({"scale": 0.25, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, "the authors' SD3 scripts"),
+        "cfg": Entry({"scale": 7.0}, "diffusers StableDiffusion3Pipeline"),
+    },
+    "DiTTransformer2DModel": {
+        "emag": Entry({"scale": 3.0, "layers": _MIDDLE, "window": _DIT}, "the authors' DiT scripts"),
+        "apg": Entry({"scale": 4.0, "norm_threshold": 5.0, "momentum": -0.5}, "the authors' DiT scripts"),
+        "cads": Entry({"scale": 0.006, "tau1": 0.475, "tau2": 0.9, "psi": 1.0}, "the authors' DiT scripts"),
+        "cfg": Entry({"scale": 1.5}, "the authors' DiT scripts"),
+    },
+    "PixArtTransformer2DModel": {
+        "emag": Entry({"scale": 1.5, "layers": _MIDDLE, "window": _SD3}, "untested default: DiT's blocks"),
+        "cfg": Entry({"scale": 4.5}, "diffusers PixArtAlphaPipeline"),
+    },
+    "FluxTransformer2DModel": {
+        "emag": Entry({"scale": 1.5, "layers": _EARLY, "window": _SD3}, "untested default: SD3's relative depth"),
+        "cfg": Entry({"scale": 3.5}, "untested default"),
+    },
+    "*": {
+        "apg": Entry({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
+                     "untested default: DiT's scale and momentum, diffusers' threshold"),
+        "cads": Entry({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 0.0}, "the ComfyUI port"),
+    },
+}
+
+
+def entry(rule: str, models: tuple[str, ...]) -> Entry:
+    """Defaults of a rule for the first of `models` that has some, then for any model."""
+    for model in (*models, "*"):
+        if rule in TABLE.get(model, {}):
+            return TABLE[model][rule]
+    return Entry({}, "none")
+
+
+def resolve(rule: Rule, models: tuple[str, ...], depth: int) -> Rule:
+    """`rule` with every field left at None filled from the table, layers as block numbers of a `depth`-block network."""
+    values = entry(rule.name, models).values
+    missing = {f.name: values[f.name] for f in fields(rule) if getattr(rule, f.name) is None and f.name in values}
+    if "layers" in missing:
+        missing["layers"] = blocks_at(missing["layers"], depth)
+    rule = replace(rule, **missing)
+    if getattr(rule, "scale", 0) is None:
+        raise BadValue(f"{rule.name} has no default scale on {models[0]}: give one, e.g. {rule.name}=1.5")
+    return rule
+
+
+def blocks_at(layers: tuple[float, ...], depth: int) -> tuple[int, ...]:
+    """Block numbers for fractions of the depth; whole numbers stay."""
+    found = {at if isinstance(at, int) else min(depth - 1, round(at * depth)) for at in layers}
+    return tuple(sorted(found))

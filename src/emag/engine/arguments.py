@@ -1,0 +1,73 @@
+"""The arguments of one network call, by name, and their batch rows."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..backbones.read import Network
+from ..errors import Unsupported
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One call of a network. `per_row`, `shared`: extra attention arguments the user declared to have batch rows, or none."""
+
+    network: Network
+    values: dict[str, Any]
+    per_row: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    @classmethod
+    def bind(cls, network: Network, args: tuple, kwargs: dict[str, Any], per_row: tuple[str, ...] = (),
+             shared: tuple[str, ...] = ()) -> "Arguments":
+        return cls(network, dict(network.signature.bind(*args, **kwargs).arguments), per_row, shared)
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """x_t as the network gets it, [rows, ...]."""
+        return self.values[self.network.backbone.sample]
+
+    @property
+    def total(self) -> int:
+        """Batch rows of the call."""
+        return self.sample.shape[0]
+
+    def condition(self) -> dict[str, torch.Tensor]:
+        """The condition tensors given as arguments, all rows."""
+        return {n: self.values[n] for n in self.network.backbone.condition if self.values.get(n) is not None}
+
+    def replacing(self, values: dict[str, Any]) -> "Arguments":
+        """The same call with some arguments changed."""
+        return replace(self, values={**self.values, **values})
+
+    def rows(self, rows: slice) -> "Arguments":
+        """The same call for some rows. Arguments are sliced by declared name, never by the look of their shape."""
+        if len(range(*rows.indices(self.total))) == self.total:
+            return self
+        backbone, values = self.network.backbone, dict(self.values)
+        for name in backbone.per_row:
+            values[name] = self._slice(name, values.get(name), rows)
+        if backbone.kwargs and values.get(backbone.kwargs):
+            values[backbone.kwargs] = self._kwargs(values[backbone.kwargs], rows)
+        return replace(self, values={k: v for k, v in values.items() if k in self.values})
+
+    def _slice(self, name: str, value: Any, rows: slice) -> Any:
+        if isinstance(value, dict):
+            return {key: self._slice(f"{name}[{key!r}]", v, rows) for key, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._slice(name, v, rows) for v in value)
+        if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] == 1:
+            return value
+        if value.shape[0] != self.total:
+            raise Unsupported(f"argument {name} has {value.shape[0]} rows, but the batch has {self.total}")
+        return value[rows]
+
+    def _kwargs(self, kwargs: dict[str, Any], rows: slice) -> dict[str, Any]:
+        declared = (*self.network.backbone.kwargs_rows, *self.per_row)
+        for name, value in kwargs.items():
+            known = name in declared or name in self.shared
+            if not known and isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == self.total > 1:
+                raise Unsupported(f"cannot tell whether the attention argument {name!r} has one entry per batch row: say "
+                                  f"emag.guide(..., per_row=({name!r},)) or shared=({name!r},)")
+        return {n: self._slice(n, v, rows) if n in declared else v for n, v in kwargs.items()}

@@ -1,0 +1,58 @@
+"""Condition rules at work: on the condition arguments of a call, and on the outputs of condition modules."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..backbones.read import Network
+from ..guidance import UNCOND, Rule, Step
+from ..perturbations.base import Rows
+from .undo import patch
+
+
+class Conditions:
+    """The condition rules of one run. `rows` says which rows the current pass holds."""
+
+    def __init__(self, rules: Sequence[Rule]):
+        self.rules = [rule for rule in rules if rule.noises]
+        self.step: Step | None = None
+        self.rows: Rows | None = None
+
+    def install(self, network: Network, undo: ExitStack) -> None:
+        """Put the rules behind the network's condition modules, until `undo` closes."""
+        for module in network.condition_modules() if self.rules else ():
+            patch(undo, module, "forward", self._behind(module.forward))
+
+    def changed(self, values: dict[str, torch.Tensor], step: Step, rows: Rows) -> dict[str, torch.Tensor]:
+        """Condition tensors of one call [rows, ...] with the rules applied to their conditional (and other) rows."""
+        new = self._on(values, step, rows.cond)
+        if rows.uncond is not None:
+            new = self._on(new, replace(step, branch=UNCOND), rows.uncond)
+        return new
+
+    def _on(self, values: dict[str, torch.Tensor], step: Step, rows: slice) -> dict[str, torch.Tensor]:
+        part = {name: value[rows] for name, value in values.items()}
+        after = part
+        for rule in self.rules:
+            after = rule.condition(after, step)
+        return {name: values[name] if after[name] is part[name] else _with_rows(values[name], rows, after[name])
+                for name in values}
+
+    def _behind(self, original: Any) -> Any:
+        @torch.compiler.disable
+        def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+            out = original(*args, **kwargs)
+            if self.step is None or self.rows is None:
+                return out
+            return self.changed({"embedding": out}, self.step, self.rows)["embedding"]
+
+        return forward
+
+
+def _with_rows(value: torch.Tensor, rows: slice, new: torch.Tensor) -> torch.Tensor:
+    value = value.clone()
+    value[rows] = new
+    return value

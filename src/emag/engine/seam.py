@@ -1,0 +1,59 @@
+"""The one seam for attention: an attention module's own forward, with its fused attention call intercepted.
+
+The module's processor, LoRA, norms, rotary and quantisation run as they are; only the call of
+`scaled_dot_product_attention` whose queries have the expected length is handed to us, with q, k, v bound by name.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch.overrides import TorchFunctionMode
+
+from ..attention import Attention
+from .undo import patch
+
+SDPA = F.scaled_dot_product_attention
+_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+Handler = Callable[[Attention, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]
+
+
+class Seam(TorchFunctionMode):
+    """Scoped interceptor: calls of `length` queries go to `handle(call, sdpa)`; `fired` counts them."""
+
+    def __init__(self, length: int, image: slice, handle: Handler):
+        super().__init__()
+        self.length, self.image, self.handle, self.fired = length, image, handle, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not SDPA:
+            return func(*args, **kwargs)
+        bound = {**dict(zip(_NAMES, args)), **kwargs}
+        if bound["query"].shape[-2] != self.length or bound["key"].shape[-2] != self.length:
+            return func(*args, **kwargs)
+        self.fired += 1
+        call = Attention(bound["query"], bound["key"], bound["value"], self.image,
+                         bound.get("attn_mask"), bound.get("scale"))
+        return self.handle(call, lambda q: func(**{**bound, "query": q}))
+
+
+@contextmanager
+def native_backend(attention: torch.nn.Module) -> Iterator[None]:
+    """Run a module's attention through `scaled_dot_product_attention`, where its processor would pick another backend."""
+    processor = getattr(attention, "processor", None)
+    with ExitStack() as undo:
+        if hasattr(processor, "_attention_backend") and not _is_native(processor):
+            patch(undo, processor, "_attention_backend", AttentionBackendName.NATIVE)
+        yield
+
+
+def _is_native(processor: Any) -> bool:
+    backend = processor._attention_backend
+    if backend is None:
+        backend, _ = attention_dispatch._AttentionBackendRegistry.get_active_backend()
+    return AttentionBackendName(backend) in (AttentionBackendName.NATIVE, AttentionBackendName._NATIVE_MATH)

@@ -1,0 +1,75 @@
+"""What a run did, as plain values: read from the device once, at its end."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..guidance import Rule
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Stats:
+    """One finished run.
+
+    evaluations, planned: block evaluations per image (one block on one batch row). clean: those of the host alone.
+    phases: per evaluation "off", "watch" or "apply" for the first weak branch. picks: per evaluation the block picked for
+    each image, None where none was. effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass.
+    """
+
+    model: str
+    rules: tuple[str, ...]
+    images: int
+    steps: int
+    depth: int
+    evaluations: int
+    planned: int
+    clean: int
+    picks: tuple[tuple[int, ...] | None, ...]
+    effects: tuple[tuple[float, ...] | None, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON-ready data."""
+        return asdict(self)
+
+    @property
+    def effect(self) -> float:
+        """Mean size of the effect over the steps that had a weak pass."""
+        values = [value for row in self.effects if row for value in row]
+        return sum(values) / len(values) if values else 0.0
+
+    def __str__(self) -> str:
+        extra = f"+{self.evaluations / self.clean - 1:.1%}" if self.clean else "no"
+        lines = [f"emag run: {', '.join(self.rules) or 'nothing active'} on {self.model}",
+                 f"  {self.images} image(s), {self.steps} steps, {self.seconds:.2f} s",
+                 f"  block evaluations per image: {self.evaluations} (planned {self.planned}; {self.clean} clean, {extra})"]
+        if any(row is not None for row in self.effects):
+            lines.append(f"  effect |cond - weak| / |cond|: {self.effect:.3g} on average")
+            lines += ["  step  picked block per image   effect per image"]
+            lines += [self._line(i) for i in range(len(self.effects)) if self.effects[i] is not None]
+        return "\n".join(lines)
+
+    def _line(self, i: int) -> str:
+        picked, effect = self.picks[i], self.effects[i] or ()
+        blocks = "all" if picked is None else " ".join(map(str, picked))
+        return f"  {i:4d}  {blocks:<24} {' '.join(f'{value:.3f}' for value in effect)}"
+
+
+def stats(run: Run, seconds: float) -> Stats:
+    """Read a finished run. The device is waited for here, once."""
+    return Stats(run.network.backbone.name, tuple(describe(rule) for rule in run.rules), run.images, run.seen,
+                 run.network.depth, run.evaluations, run.plan.total if run.plan else 0, run.plan.clean if run.plan else 0,
+                 _picks(run), tuple(None if e is None else tuple(e.tolist()) for e in run.effects), seconds)
+
+
+def _picks(run: Run) -> tuple[tuple[int, ...] | None, ...]:
+    branch, state = next(iter(run.states.items()), (None, None))
+    if branch is None or state is None:
+        return (None,) * run.seen
+    return tuple(None if pick is None else tuple(branch.blocks[i] for i in pick.tolist()) for pick in state.picks)
+
+
+def describe(rule: Rule) -> str:
+    """A rule in a few letters, e.g. "emag 1.5 query"."""
+    parts = [rule.name, *(f"{getattr(rule, name):g}" for name in ("scale",) if hasattr(rule, name))]
+    return " ".join([*parts, *(str(getattr(rule, name)) for name in ("variant",) if hasattr(rule, name))])

@@ -1,0 +1,212 @@
+"""`guide`: a diffusers pipeline whose calls run under a guidance."""
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from ..backbones.read import Network, plain, read
+from ..defaults import resolve
+from ..engine.arguments import Arguments
+from ..engine.blocks import Blocks
+from ..engine.lock import hold
+from ..engine.plan import plan, weak_branches
+from ..engine.run import Kind, Run
+from ..engine.stats import Stats, stats
+from ..engine.trajectory import Trajectory, trajectory
+from ..engine.undo import patch
+from ..errors import BadValue, Busy, Unsupported
+from ..guidance import Rule
+from ..perturbations.base import Rows
+from .table import Host, lookup
+
+log = logging.getLogger("emag")
+
+
+class PipelineView:
+    """What a run asks of a pipeline: the kind and rows of its network calls, by its table entry."""
+
+    def __init__(self, host: Host, pipe: Any, arguments: dict[str, Any]):
+        self.host, self.pipe, self.arguments = host, pipe, arguments
+        self.uncond = host.guides(arguments)
+        self.tag: str | None = None
+
+    def kind(self, arguments: Arguments) -> Kind:
+        if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
+            return "other"
+        if self.host.layout != "calls":
+            return "both" if self.uncond else "cond"
+        return "uncond" if self.tag == "uncond" else "cond"
+
+    def rows(self, kind: Kind, total: int) -> Rows:
+        if kind == "cond":
+            return Rows(slice(0, total), None, total)
+        first, second = slice(0, total // 2), slice(total // 2, total)
+        return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
+
+    def trajectory(self) -> Trajectory:
+        return trajectory(self.pipe.scheduler)
+
+    def install(self, network: Network, undo: ExitStack) -> None:
+        """Where the host tags its calls, learn the tag."""
+        if self.host.layout == "calls":
+            original = network.module.cache_context
+            patch(undo, network.module, "cache_context", self._tagging(original))
+
+    def _tagging(self, original: Callable[[str], Any]) -> Callable[[str], Any]:
+        @contextmanager
+        def cache_context(name: str) -> Iterator[None]:
+            before, self.tag = self.tag, name
+            try:
+                with original(name):
+                    yield
+            finally:
+                self.tag = before
+
+        return cache_context
+
+
+class Guided:
+    """Handle of a `with emag.guide(...)`: the rules, and what the latest run did."""
+
+    def __init__(self, pipe: Any, rules: tuple[Rule, ...], per_row: tuple[str, ...], shared: tuple[str, ...]):
+        self.host = lookup(pipe)
+        self.rules = rules
+        self.per_row, self.shared = per_row, shared
+        self.on_step: Callable[[int, int], None] | None = None
+        self.stats: Stats | None = None
+        self.record: dict[str, Any] | None = None
+        self._blocks: Blocks | None = None
+        self.resolved = self._resolve(pipe, read(getattr(pipe, self.host.denoiser)))
+        self.active = tuple(rule for rule in self.resolved if not rule.neutral)
+        if sum(rule.combines for rule in self.active) > 1:
+            names = [rule.name for rule in self.active if rule.combines]
+            raise BadValue(f"{' and '.join(names)} both combine the conditional with the unconditional prediction; keep one")
+
+    def __str__(self) -> str:
+        return "emag run: none yet; call the pipeline inside the with block" if self.stats is None else str(self.stats)
+
+    def save(self, images: Any, folder: str) -> list[Any]:
+        """Write `images` of the latest call into `folder` as PNGs that carry their recipe; the paths written."""
+        from ..images import save
+
+        if self.record is None:
+            raise BadValue("nothing to save yet: call the pipeline inside the with block first")
+        return save(images, folder, self.record)
+
+    def call(self, original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One call of the pipeline under the guidance: a run."""
+        arguments = _bind(original, pipe, args, kwargs)
+        self._remember(pipe, arguments)
+        if not self.active:
+            self.stats = None
+            return original(pipe, *args, **kwargs)
+        denoiser = getattr(pipe, self.host.denoiser)
+        view = PipelineView(self.host, pipe, arguments)
+        network = read(denoiser)
+        self._check(view, network, arguments)
+        with hold(plain(denoiser), type(pipe).__name__), ExitStack() as undo:
+            run = Run(network, self.active, view, self._blocks_of(network), self.per_row, self.shared, self.on_step)
+            self._install(run, view, denoiser, undo)
+            start = time.perf_counter()
+            result = original(pipe, *args, **kwargs)
+            run.check_effect()
+            self.stats = stats(run, time.perf_counter() - start)
+        return result
+
+    def _install(self, run: Run, view: PipelineView, denoiser: torch.nn.Module, undo: ExitStack) -> None:
+        run.install(undo)
+        view.install(run.network, undo)
+        name = "forward" if denoiser._compiled_call_impl is None else "_compiled_call_impl"
+        forward = getattr(denoiser, name)
+        patch(undo, denoiser, name, lambda *args, **kwargs: run.evaluate(forward, args, kwargs))
+
+    def _resolve(self, pipe: Any, network: Network) -> tuple[Rule, ...]:
+        models = tuple(filter(None, (getattr(type(pipe), "emag_model", None), network.backbone.name)))
+        rules = tuple(resolve(rule, models, network.depth) for rule in self.rules)
+        for rule in rules:
+            network.check_layers(getattr(rule, "layers", None) or ())
+        return rules
+
+    def _check(self, view: PipelineView, network: Network, arguments: dict[str, Any]) -> None:
+        """Everything that can be refused before the run."""
+        host, combiner = self.host, next((rule for rule in self.active if rule.combines), None)
+        needy = [rule.name for rule in self.active if any(b.needs_uncond for b in rule.weak)]
+        if combiner is not None and not view.uncond:
+            raise BadValue(f"{combiner.name} combines conditional and unconditional predictions, but this call has no "
+                           f"unconditional rows: give the pipeline {_how(host)}")
+        if needy and (not view.uncond or host.layout == "calls"):
+            raise Unsupported(f"{needy[0]} with these compat switches needs conditional and unconditional rows in one "
+                              f"network call; {host.name} has none here")
+        if combiner is not None and host.third_asked and arguments.get(host.third_asked) is not None:
+            raise Unsupported(f"{host.third_asked} adds to the result of {combiner.name}; use one of the two")
+        if combiner is not None:
+            log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner.name, host.scale,
+                        arguments[host.scale])
+        count = arguments.get("num_inference_steps")
+        if count and all(arguments.get(name) is None for name in ("sigmas", "timesteps")):
+            early = [r for r in self.active if getattr(getattr(r, "window", None), "unit", "sigma") != "sigma"]
+            plan(early, network.depth, tuple(1 - i / count for i in range(count)), range(count), view.uncond)
+
+    def _blocks_of(self, network: Network) -> Blocks:
+        if self._blocks is None or not self._blocks.fits(network):
+            branches = weak_branches(self.active)
+            self._blocks = Blocks(network, {b.resume for b in branches}, {i for b in branches for i in b.blocks})
+        return self._blocks
+
+    def _remember(self, pipe: Any, arguments: dict[str, Any]) -> None:
+        from ..record import record
+
+        self.record = record(pipe, self.host, self.resolved, arguments)
+
+
+@contextmanager
+def guide(pipe: Any, *rules: Rule, per_row: tuple[str, ...] = (), shared: tuple[str, ...] = ()) -> Iterator[Guided]:
+    """Run the calls of a diffusers pipeline under `rules`, in order, while the `with` block lasts.
+
+    If no rule combines (CFG, APG, ...), the pipeline's own guidance does, and its scale keeps working. Yields a handle:
+    `print(run)`, `run.stats`, `run.save(images, folder)`. `per_row`, `shared`: names of extra attention arguments that
+    have one entry per batch row, or none. Raises `Unsupported`, `BadValue`, `Busy`, and `NoEffect` after a run in
+    which a weak branch changed nothing.
+    """
+    cls = type(pipe)
+    if getattr(cls, "_emag_guided", False):
+        raise Busy(f"this {cls.__name__} is already inside an emag.guide block; put all rules into one")
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise BadValue(f"a guidance is made of rules such as emag.EMAG(1.5), got {rule!r}")
+    guided = Guided(pipe, rules, per_row, shared)
+    pipe.__class__ = _guided_class(cls, guided)
+    try:
+        yield guided
+    finally:
+        pipe.__class__ = cls
+
+
+def _guided_class(cls: type, guided: Guided) -> type:
+    """A subclass of the same name whose calls are runs."""
+    original = cls.__call__
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return guided.call(original, self, args, kwargs)
+
+    body = {"__call__": __call__, "_emag_guided": True, "__module__": cls.__module__, "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, (cls,), body)
+
+
+def _bind(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(original).bind(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "self"}
+
+
+def _how(host: Host) -> str:
+    extra = f" and a {host.negative[0][0]}" if host.negative else ""
+    return f"a {host.scale} above 1{extra}"

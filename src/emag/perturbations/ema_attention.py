@@ -1,0 +1,154 @@
+"""Exponential moving average guidance: the weak branch (EMAttention) and the rule that pushes away from it (EMAG)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import BadValue
+from ..guidance import COND, Branches, Rule, Step
+from ..rules.cfg import on_channels
+from ..schedules import Window
+from ..streams import Streams
+from . import statistics
+from .compat import Compat, compat
+from .tracker import Tracker
+
+VARIANTS = ("query", "map", "image")
+BETA_TIMES = ("step", "equal-time")
+
+
+@dataclass(frozen=True)
+class EMAttention:
+    """The weak branch of EMAG: one block's attention replaced by its running average over the steps.
+
+    A perturbation names the `blocks` it touches and the rows of its weak pass; `start` gives its state for one run.
+    """
+
+    variant: str
+    blocks: tuple[int, ...]
+    beta: float
+    strength: float
+    window: Window
+    beta_time: str
+    statistic: str
+    jitter: float
+    compat: Compat
+
+    @property
+    def resume(self) -> int:
+        """First block that differs from the clean pass."""
+        return self.blocks[0] if self.compat.resume else 0
+
+    @property
+    def resolved_statistic(self) -> str:
+        """The statistic with "auto" spelled out; with "fixed" the block is not picked, and none is needed."""
+        if self.statistic in ("auto", "fixed"):
+            return "logits" if self.variant == "query" else "mae"
+        return self.statistic
+
+    @property
+    def all_rows(self) -> bool:
+        return self.compat.rows == "all"
+
+    @property
+    def needs_uncond(self) -> bool:
+        return self.compat.needs_uncond
+
+    def applies(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        """True where the average replaces the live attention at step `index`."""
+        return self.window.phases(sigmas)[index] == "apply"
+
+    def runs(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        """True where step `index` needs a weak pass."""
+        return self.compat.every_step or self.applies(index, sigmas)
+
+    def check(self, sigmas: tuple[float, ...]) -> None:
+        """Raise `BadValue` where the window leaves no weak pass."""
+        if "apply" not in self.window.phases(sigmas):
+            raise BadValue(f"the window of emag leaves no weak pass in {len(sigmas)} step(s): at least one step must be "
+                           "averaged before one applies. Use more steps, or another window, e.g. "
+                           "Window.progress(0, 0.2, 1)")
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> Tracker:
+        """State for one run over the noise levels `sigmas`."""
+        return Tracker(self, self.window.phases(sigmas), streams)
+
+    def state_bytes(self, rows: int, image: int, text: int, heads: int, head_dim: int) -> int:
+        """Bytes of the averages of `rows` rows of `image` + `text` tokens in the attention."""
+        columns = {"query": head_dim, "map": image + text, "image": image}[self.variant]
+        size = 4 if self.compat.ema_dtype == "float32" else 2
+        return len(self.blocks) * rows * heads * image * columns * size
+
+
+@dataclass(frozen=True)
+class EMAG(Rule):
+    """Exponential moving average guidance, arXiv 2512.17303, Eq. 14: p + (w - 1) (cond - weak).
+
+    scale: w; 1 is off, above 1 moves away from the weak branch. variant: "query" (image queries averaged, fused attention
+    kept), "map" (image rows over all keys), "image" (image rows over image keys). layers: candidate blocks, None takes
+    the model's. beta in [0, 1]: decay of the average per step; beta_time "equal-time" rescales it to the number of steps.
+    strength in [0, 1]: share of the average, 1 replaces. window: steps that average and steps that apply.
+    statistic: "auto", "mae", "kl", "cosine", "entropy", "logits" (query only), or "fixed" for all listed blocks at once.
+    jitter: at least 0, size of seeded noise on the average. compat: switches for the authors' code paths.
+    """
+
+    scale: float | None = None
+    variant: str = "query"
+    layers: tuple[int, ...] | None = None
+    beta: float = 0.988
+    strength: float = 1.0
+    window: Window | None = None
+    beta_time: str = "step"
+    statistic: str = "auto"
+    jitter: float = 0.0
+    compat: str | Compat = "clean"
+
+    name = "emag"
+    paper = "arXiv 2512.17303"
+    equation = "p + (w - 1) (cond - weak)"
+
+    def __post_init__(self) -> None:
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+            if not self.layers:
+                raise BadValue("emag layers must name at least one block, or be None for the model's own")
+        compat(self.compat)
+        _one_of("variant", self.variant, VARIANTS)
+        _one_of("beta_time", self.beta_time, BETA_TIMES)
+        _one_of("statistic", self.statistic, statistics.NAMES)
+        if self.statistic == "logits" and self.variant != "query":
+            raise BadValue("emag statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
+        if self.scale is not None and not 0 <= self.scale < float("inf"):
+            raise BadValue(f"emag scale must be at least 0 (1 is off), got {self.scale}")
+        for field, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
+            if not low <= getattr(self, field) <= high:
+                raise BadValue(f"emag {field} must lie in [{low}, {high}], got {getattr(self, field)}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.strength == 0 or self.beta == 0
+
+    @property
+    def perturbation(self) -> EMAttention:
+        """The weak branch, once layers and window are known."""
+        assert self.layers is not None and self.window is not None
+        return EMAttention(self.variant, self.layers, self.beta, self.strength, self.window, self.beta_time,
+                           self.statistic, self.jitter, compat(self.compat))
+
+    @property
+    def weak(self) -> tuple[EMAttention, ...]:
+        return (self.perturbation,)
+
+    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        assert self.scale is not None
+        weak = self.perturbation
+        if not weak.applies(step.index, step.sigmas):
+            return pred
+        pushed = pred + (self.scale - 1) * (branches[COND] - branches[weak])
+        return on_channels(pushed, pred, weak.compat.channels)
+
+
+def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BadValue(f"emag {field} must be one of {', '.join(choices)}, got {value!r}")

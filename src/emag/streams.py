@@ -1,0 +1,50 @@
+"""One random stream per sample and name: independent of batch mates, row number and the user's generators."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+def digest(sample: torch.Tensor) -> bytes:
+    """Hash of the bytes of one sample's first latent."""
+    raw = sample.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(raw).digest()
+
+
+@dataclass
+class Streams:
+    """Random streams of the samples of one run, seeded by `keys`, one digest per sample."""
+
+    keys: Sequence[bytes]
+    _open: dict[tuple[int, str], torch.Generator] = field(default_factory=dict)
+    _drawn: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, latents: torch.Tensor) -> "Streams":
+        """Streams for first latents [batch, ...]. One transfer to the host, once per run."""
+        return cls([digest(row) for row in latents.detach().cpu()])
+
+    def next_step(self) -> None:
+        """Forget this step's draws, so that `normal` draws anew."""
+        self._drawn.clear()
+
+    def normal(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Standard normal noise shaped as `like` [batch, ...], row i from the stream `name` of sample i, fp32.
+
+        Within one step a name always gives the same noise, so every branch of the step sees one draw.
+        """
+        if name not in self._drawn:
+            self._drawn[name] = self._draw(name, like)
+        return self._drawn[name]
+
+    def _draw(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        rows = [torch.randn(like.shape[1:], generator=self._stream(i, name)) for i in range(like.shape[0])]
+        return torch.stack(rows).to(like.device)
+
+    def _stream(self, i: int, name: str) -> torch.Generator:
+        if (i, name) not in self._open:
+            seed = hashlib.sha256(self.keys[i] + name.encode()).digest()
+            self._open[i, name] = torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)
+        return self._open[i, name]
