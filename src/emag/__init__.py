@@ -9,5 +9,17 @@ from .rules.cfg import CFG
 from .schedules import Window
 
 __version__ = "0.1.0"
-__all__ = ["APG", "BadValue", "Busy", "CADS", "CFG", "EMAG", "EmagError", "Guided", "NoEffect", "Unsupported", "Window",
-           "guide"]
+__all__ = [
+           "APG",
+           "CADS",
+           "CFG",
+           "EMAG",
+           "BadValue",
+           "Busy",
+           "EmagError",
+           "Guided",
+           "NoEffect",
+           "Unsupported",
+           "Window",
+           "guide",
+]

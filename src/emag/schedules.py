@@ -1,5 +1,6 @@
 """When a rule acts: windows over the steps of one run."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -35,6 +36,8 @@ class Window:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise BadValue(f"window unit {self.unit!r} is unknown; use one of {', '.join(UNITS)}")
+        if not all(map(math.isfinite, (self.start, self.delta, self.stop))):
+            raise BadValue(f"a window needs finite numbers, got {self.start}, {self.delta}, {self.stop}")
         if self.delta < 0 or self.base < 1:
             raise BadValue(f"a window needs delta >= 0 and base >= 1, got delta={self.delta}, base={self.base}")
 

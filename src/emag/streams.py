@@ -18,7 +18,7 @@ class Streams:
     """Random streams of the samples of one run, seeded by `keys`, one digest per sample."""
 
     keys: Sequence[bytes]
-    _open: dict[tuple[int, str], torch.Generator] = field(default_factory=dict)
+    step: int = 0
     _drawn: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -28,12 +28,14 @@ class Streams:
 
     def next_step(self) -> None:
         """Forget this step's draws, so that `normal` draws anew."""
+        self.step += 1
         self._drawn.clear()
 
     def normal(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Standard normal noise shaped as `like` [batch, ...], row i from the stream `name` of sample i, fp32.
 
-        Within one step a name always gives the same noise, so every branch of the step sees one draw.
+        Within one step a name always gives the same noise, so every branch of the step sees one draw. What is drawn
+        does not depend on the steps at which others, or batch mates, drew.
         """
         if name not in self._drawn:
             self._drawn[name] = self._draw(name, like)
@@ -44,7 +46,5 @@ class Streams:
         return torch.stack(rows).to(like.device)
 
     def _stream(self, i: int, name: str) -> torch.Generator:
-        if (i, name) not in self._open:
-            seed = hashlib.sha256(self.keys[i] + name.encode()).digest()
-            self._open[i, name] = torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)
-        return self._open[i, name]
+        seed = hashlib.sha256(self.keys[i % len(self.keys)] + f"{name}/{self.step}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)

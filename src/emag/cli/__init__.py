@@ -1,0 +1,26 @@
+"""The `emag` command."""
+
+import logging
+import sys
+
+from ..errors import EmagError
+from .common import Once, app
+
+
+def main() -> None:
+    """Run the command; errors are one line on standard error and exit code 2."""
+    from . import compare, demo, generate, listing, plan, show  # noqa: F401  (they register their commands)
+
+    logging.getLogger("emag").addFilter(Once())
+    try:
+        app()
+    except EmagError as error:
+        sys.exit(_failed(str(error)))
+    except KeyboardInterrupt:
+        print("emag: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _failed(message: str) -> int:
+    print(f"emag: error: {message}", file=sys.stderr)
+    return 2

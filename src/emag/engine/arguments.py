@@ -11,7 +11,7 @@ from ..errors import Unsupported
 
 @dataclass(frozen=True)
 class Arguments:
-    """One call of a network. `per_row`, `shared`: extra attention arguments the user declared to have batch rows, or none."""
+    """One call of a network. `per_row`, `shared`: extra attention arguments declared to have batch rows, or none."""
 
     network: Network
     values: dict[str, Any]

@@ -27,8 +27,8 @@ class Conditions:
             patch(undo, module, "forward", self._behind(module.forward))
 
     def changed(self, values: dict[str, torch.Tensor], step: Step, rows: Rows) -> dict[str, torch.Tensor]:
-        """Condition tensors of one call [rows, ...] with the rules applied to their conditional (and other) rows."""
-        new = self._on(values, step, rows.cond)
+        """Condition tensors of one call [rows, ...] with the rules applied to their conditional and other rows."""
+        new = self._on(values, step, rows.cond) if rows.cond.start < rows.cond.stop else values
         if rows.uncond is not None:
             new = self._on(new, replace(step, branch=UNCOND), rows.uncond)
         return new

@@ -66,7 +66,8 @@ def _picks(run: Run) -> tuple[tuple[int, ...] | None, ...]:
     branch, state = next(iter(run.states.items()), (None, None))
     if branch is None or state is None:
         return (None,) * run.seen
-    return tuple(None if pick is None else tuple(branch.blocks[i] for i in pick.tolist()) for pick in state.picks)
+    rows = run.view.rows("both", 2 * run.images).cond if branch.all_rows else slice(None)
+    return tuple(None if pick is None else tuple(branch.blocks[i] for i in pick[rows].tolist()) for pick in state.picks)
 
 
 def describe(rule: Rule) -> str:

@@ -14,7 +14,10 @@ Sdpa = Callable[[torch.Tensor], torch.Tensor]  # q -> attention output of the li
 
 @dataclass
 class Average:
-    """Settings shared by both kinds; `value` is E, or None before the first update."""
+    """Settings shared by both kinds; `value` is E, or None before the first update.
+
+    `moved` [B]: samples whose live attention ever differed from E; elsewhere only rounding sets the two apart.
+    """
 
     beta: float
     strength: float
@@ -25,6 +28,7 @@ class Average:
     name: str  # of the random streams
     streams: Streams
     value: torch.Tensor | None = None
+    moved: torch.Tensor | None = None
 
     def observe(self, call: Attention) -> torch.Tensor:
         """Take in the live call; statistic per sample [B], 0 at the first call."""
@@ -38,10 +42,17 @@ class Average:
         """E <- beta E + (1 - beta) A on some query rows, in the storage dtype (half-precision: multiply, then add)."""
         assert self.value is not None
         old = self.value[:, :, part]
+        differs = (old != live.to(self.dtype)).flatten(1).any(1)
+        self.moved = differs if self.moved is None else self.moved | differs
         if self.dtype == torch.float32:
             old.lerp_(live, 1 - self.beta)
         else:
             old.mul_(self.beta).add_(live.to(self.dtype), alpha=1 - self.beta)
+
+    def _effective(self, new: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+        """Whether putting `new` for `live` [B, ...] was more than rounding."""
+        differs = (new != live).flatten(1).any(1)
+        return differs.any() if self.jitter or self.moved is None else (differs & self.moved).any()
 
     def _noise(self, like: torch.Tensor) -> torch.Tensor:
         return self.jitter * self.streams.normal(self.name, like)
@@ -84,7 +95,7 @@ class QueryAverage(Average):
         mixed = torch.where(chosen.view(-1, 1, 1, 1), mixed, live)
         q = call.q.clone()
         q[:, :, call.image] = mixed
-        return sdpa(q), (mixed != live).any()
+        return sdpa(q), self._effective(mixed, live)
 
 
 @dataclass
@@ -123,7 +134,7 @@ class MapAverage(Average):
         values = call.values()
         new = torch.cat([self._rows(call, chunk) @ values for chunk in call.chunks()], dim=2).to(out.dtype)
         new = torch.where(chosen.view(-1, 1, 1, 1), new, live)
-        differs = (new != live).any()
+        differs = self._effective(new, live)
         out[:, :, call.image] = new
         return out, differs
 

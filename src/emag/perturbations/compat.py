@@ -9,6 +9,7 @@ CHOICES = {
     "stat_lag": (0, 1),
     "stat_scope": ("sample", "batch", "batch+cfg"),
     "stat_against": ("old", "updated"),
+    "query_statistic": ("logits", "mae"),
     "ema_dtype": ("float32", "float16", "bfloat16"),
     "update_from": ("cond", "cond+uncond"),
     "rows": ("cond", "all"),
@@ -21,15 +22,16 @@ class Compat:
 
     accumulate_in: pass whose attention is averaged. stat_lag: 1 picks by the previous step's statistic.
     stat_scope: rows a statistic is averaged over. stat_against: the average before or after its update.
-    ema_dtype: storage. update_from: "cond+uncond" updates one average twice a step, conditional rows first.
-    rows: rows of the weak pass. resume: start it at the first block that differs. every_step: run it at every
-    step, needed or not. channels: guide only the first so many channels, None guides all.
+    query_statistic: what "auto" means for queries. ema_dtype: storage. update_from: "cond+uncond" updates one average
+    twice a step, conditional rows first. rows: rows of the weak pass. resume: start it at the first block that differs.
+    every_step: run it at every step, needed or not. channels: guide only the first so many channels, None guides all.
     """
 
     accumulate_in: str = "clean"
     stat_lag: int = 0
     stat_scope: str = "sample"
     stat_against: str = "old"
+    query_statistic: str = "logits"
     ema_dtype: str = "float32"
     update_from: str = "cond"
     rows: str = "cond"
@@ -56,10 +58,10 @@ class Compat:
 
 PRESETS = {
     "clean": Compat(),
-    "sd3-official": Compat(accumulate_in="perturbed", stat_lag=1, stat_scope="batch+cfg", ema_dtype="float16",
-                           rows="all", resume=False, every_step=True),
-    "dit-official": Compat(stat_scope="batch", stat_against="updated", update_from="cond+uncond", resume=False,
-                           every_step=True, channels=3),
+    "sd3-official": Compat(accumulate_in="perturbed", stat_lag=1, stat_scope="batch+cfg", query_statistic="mae",
+                           ema_dtype="float16", rows="all", resume=False, every_step=True),
+    "dit-official": Compat(stat_scope="batch", stat_against="updated", query_statistic="mae",
+                           update_from="cond+uncond", resume=False, every_step=True, channels=3),
 }
 
 

@@ -44,7 +44,7 @@ class EMAttention:
     def resolved_statistic(self) -> str:
         """The statistic with "auto" spelled out; with "fixed" the block is not picked, and none is needed."""
         if self.statistic in ("auto", "fixed"):
-            return "logits" if self.variant == "query" else "mae"
+            return self.compat.query_statistic if self.variant == "query" else "mae"
         return self.statistic
 
     @property

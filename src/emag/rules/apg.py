@@ -32,9 +32,9 @@ class APG(Rule):
     combines = True
 
     def __post_init__(self) -> None:
-        if self.scale is not None and self.scale < 0:
+        if self.scale is not None and not 0 <= self.scale < float("inf"):
             raise BadValue(f"apg scale must be at least 0 (1 is off), got {self.scale}")
-        if self.norm_threshold is not None and self.norm_threshold < 0:
+        if self.norm_threshold is not None and not self.norm_threshold >= 0:
             raise BadValue(f"apg norm_threshold must be at least 0 (0 is no cap), got {self.norm_threshold}")
         if self.momentum is not None and not -1 < self.momentum < 1:
             raise BadValue(f"apg momentum must lie in (-1, 1), got {self.momentum}")

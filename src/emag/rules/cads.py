@@ -32,9 +32,9 @@ class CADS(Rule):
     noises = True
 
     def __post_init__(self) -> None:
-        if self.scale is not None and self.scale < 0:
+        if self.scale is not None and not 0 <= self.scale < float("inf"):
             raise BadValue(f"cads scale must be at least 0, got {self.scale}")
-        if self.tau1 is not None and self.tau2 is not None and self.tau1 > self.tau2:
+        if self.tau1 is not None and self.tau2 is not None and not self.tau1 <= self.tau2:
             raise BadValue(f"cads needs tau1 <= tau2 (noise fades from tau2 down to tau1), got {self.tau1} > {self.tau2}")
         if self.psi is not None and not 0 <= self.psi <= 1:
             raise BadValue(f"cads psi must lie in [0, 1], got {self.psi}")

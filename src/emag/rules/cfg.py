@@ -26,7 +26,7 @@ class CFG(Rule):
     combines = True
 
     def __post_init__(self) -> None:
-        if self.scale is not None and self.scale < 0:
+        if self.scale is not None and not 0 <= self.scale < float("inf"):
             raise BadValue(f"cfg scale must be at least 0 (1 is off), got {self.scale}")
         if self.channels is not None and self.channels < 1:
             raise BadValue(f"cfg channels must be at least 1 or None, got {self.channels}")
@@ -38,8 +38,8 @@ class CFG(Rule):
 
 
 def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float) -> torch.Tensor:
-    """weak + scale (strong - weak), written so that scale 1 and equal branches give `strong` bit for bit."""
-    return strong + (scale - 1) * (strong - weak)
+    """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit."""
+    return torch.lerp(weak, strong, scale)
 
 
 def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> torch.Tensor:

@@ -1,0 +1,5 @@
+"""`python -m emag` is the `emag` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""`emag compare`: the same seeds under several guidances, on one sheet."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..columns import Column, Outcome, run
+from ..errors import BadValue
+from ..images import check_folder, write
+from ..sampling import Job, Settings, jobs
+from ..sheets import sheet
+from . import common as shared
+from .common import app, out
+from .generate import lines
+
+WEAKNESS = ("none", "emag=0,strength=0.25", "emag=0,strength=0.5", "emag=0", "emag=0,statistic=fixed", "emag=0,jitter=2")
+
+
+@app.command()
+def compare(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, or class labels.")] = None,
+    columns: Annotated[list[str], typer.Option(
+        "--column", "-c", help="A guidance, e.g. 'emag=1.5 apg=4', 'scale=4', 'none', 'host', or 'label: ...'. Repeat.",
+    )] = [],  # noqa: B006
+    weak: Annotated[bool, typer.Option("--weak", help="Columns of the weak branch alone, from mild to broken.")] = False,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line.")] = None,
+    model: shared.Model = "tiny", scale: shared.Scale = None, steps: shared.Steps = None, seeds: shared.Seeds = "8-11",
+    sheet_path: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("out/compare.png"),
+    cell: Annotated[int, typer.Option(min=16, help="Size of one image on the sheet, in pixels.")] = 128,
+    height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
+    dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
+    more: shared.Set = [],  # noqa: B006
+) -> None:
+    """Draw the same prompts and seeds under several guidances on one labelled sheet."""
+    chosen = [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
+    if not chosen:
+        raise BadValue("name at least one column, e.g. -c none -c host -c emag=1.5, or --weak")
+    work = jobs(lines(prompts or [], prompts_file, "prompt"), [], shared.seeds_of(seeds))
+    settings = Settings(steps, scale, height, width, shared.settings_of(more))
+    if sheet_path.suffix.lower() != ".png":
+        raise BadValue(f"the sheet is a PNG: give a name that ends in .png, not {sheet_path.name}")
+    check_folder(sheet_path.parent)
+    pipe = shared.open_pipeline(model, device, dtype, offload, lora)
+    outcomes: list[Outcome] = []
+    with shared.progress(len(chosen) * -(-len(work) // batch_size), "comparing") as (on_step, finished):
+        for column in chosen:
+            outcomes.append(run(pipe, column, work, settings, batch_size, on_step))
+            finished(len(outcomes) * -(-len(work) // batch_size))
+    sheet_path.parent.mkdir(parents=True, exist_ok=True)
+    draw(outcomes, work, sheet_path, f"{model}, {len(work)} image(s) per guidance", cell)
+    out.print(f"{sheet_path}", highlight=False)
+
+
+def draw(outcomes: list[Outcome], work: list[Job], path: Path, title: str, cell: int) -> None:
+    """Write the sheet of some outcomes; it carries the records of all its images."""
+    rows = [[outcome.images[i] for outcome in outcomes] for i in range(len(work))]
+    labels = [f"{job.prompt[:28] or '(empty)'} s{job.seed}" for job in work]
+    page = sheet(rows, [outcome.column.label for outcome in outcomes], labels, title, cell)
+    record = {**outcomes[0].records[0], "row": 0, "unrecorded": ["this is a sheet of several images"],
+              "columns": [outcome.records[0]["rules"] for outcome in outcomes]}
+    write(page, path, record)

@@ -1,0 +1,45 @@
+"""`emag plan`: what a run would cost, before it."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .. import forecast
+from . import common as shared
+from .common import app, out
+
+
+@app.command()
+def plan(
+    model: shared.Model = "tiny", guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
+    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="Denoising steps.")] = 28,
+    height: shared.Height = None, width: shared.Width = None,
+    images: Annotated[int, typer.Option(min=1, help="Images per call, for the memory.")] = 1,
+    text: Annotated[int | None, typer.Option(min=0, help="Text tokens in the attention; default: the usual.")] = None,
+    uncond: Annotated[bool, typer.Option("--cfg/--no-cfg", help="Whether unconditional rows are evaluated.")] = True,
+    as_json: shared.Json = False,
+) -> None:
+    """Print block evaluations, extra memory, the window and the weight the first map keeps, before a run."""
+    rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
+    found = forecast.forecast(model, rules, steps, height, width, images, text, uncond)
+    if as_json:
+        shared.show_json(found)
+        return
+    out.print(f"{found['network']}, {found['blocks']} blocks, {found['image_tokens']} image + {found['text_tokens']} text "
+              f"tokens, {steps} steps", highlight=False)
+    out.print(f"block evaluations per image: {found['evaluations']} ({found['clean']} without weak passes, "
+              f"{found['evaluations'] / found['clean'] - 1:+.1%})", highlight=False)
+    for branch in found["weak"]:
+        out.print(_branch(branch))
+
+
+def _branch(branch: dict[str, Any]) -> Table:
+    table = Table("weak branch", branch["method"], box=None)
+    table.add_row("blocks", " ".join(map(str, branch["blocks"])))
+    table.add_row("window", f"{branch['watched']} steps averaged, {branch['applied']} of them with a weak pass")
+    table.add_row("steps", branch["picture"])
+    table.add_row("extra memory", f"{branch['bytes'] / 2**20:,.1f} MiB for {branch['images']} image(s)")
+    table.add_row("weight of the first map", f"{branch['first_weight'][0]:.3f} at the first weak pass, "
+                  f"{branch['first_weight'][1]:.3f} at the last")
+    return table

@@ -1,0 +1,96 @@
+"""What a run on a model would cost, from its configuration alone."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from .backbones.read import Network, read
+from .backbones.table import BACKBONES
+from .defaults import resolve
+from .engine.plan import plan, weak_branches
+from .errors import BadValue
+from .guidance import Rule
+from .models import folder
+from .models.load import MODELS, WEIGHTS
+from .perturbations.ema_attention import EMAttention
+from .schedules import equal_time
+
+PICTURE = {"off": ".", "watch": "o", "apply": "#"}
+USUAL_TEXT = {"SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512}
+
+
+def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
+             images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
+    """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
+    network = skeleton(model)
+    resolved = [resolve(rule, (model, network.backbone.name), network.depth) for rule in rules]
+    for rule in resolved:
+        network.check_layers(getattr(rule, "layers", None) or ())
+    active = [rule for rule in resolved if not rule.neutral]
+    sigmas = tuple(1 - i / steps for i in range(steps))
+    planned = plan(active, network.depth, sigmas, range(steps), uncond)
+    tokens = image_tokens(network, height, width), text_tokens(network, model, text)
+    branches = [_branch(branch, sigmas, network, tokens, images) for branch in weak_branches(active)
+                if isinstance(branch, EMAttention)]
+    return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
+            "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.clean, "evaluations": planned.total,
+            "weak": branches}
+
+
+def skeleton(model: str) -> Network:
+    """The network of a model without its weights: from its configuration, on the meta device."""
+    config = _config(model)
+    name = config.get("_class_name")
+    if name not in BACKBONES:
+        raise BadValue(f"{model} has a {name}; supported networks are {', '.join(BACKBONES)}")
+    with torch.device("meta"):
+        return read(getattr(diffusers, name).from_config(config))
+
+
+def _config(model: str) -> dict[str, Any]:
+    path = WEIGHTS / model if model in MODELS else Path(model)
+    own = path / folder.PROMPT
+    try:
+        if own.is_file():
+            return json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return dict(diffusers.ConfigMixin.load_config(model, subfolder="transformer"))
+    except (OSError, ValueError) as error:
+        raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
+
+
+def image_tokens(network: Network, height: int | None, width: int | None) -> int:
+    """Image tokens for a picture of height x width pixels, or of the network's own size."""
+    config: Any = network.module.config
+    if network.backbone.name == "FluxTransformer2DModel":
+        pixels = 16
+        own = 1024
+    else:
+        pixels = config.patch_size * (1 if config.in_channels == 3 else 8)
+        own = config.sample_size * pixels // config.patch_size
+    return ((height or own) // pixels) * ((width or own) // pixels)
+
+
+def text_tokens(network: Network, model: str, text: int | None) -> int:
+    """Text tokens that the tapped attention sees."""
+    if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
+        return 0
+    return text if text is not None else 8 if model == "tiny" else USUAL_TEXT.get(network.backbone.name, 0)
+
+
+def _branch(branch: EMAttention, sigmas: tuple[float, ...], network: Network, tokens: tuple[int, int],
+            images: int) -> dict[str, Any]:
+    phases = branch.window.phases(sigmas)
+    beta = equal_time(branch.beta, len(sigmas)) if branch.beta_time == "equal-time" else branch.beta
+    watched = [i for i, phase in enumerate(phases) if phase != "off"]
+    applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    attention: Any = network.blocks[branch.blocks[0]].attention
+    heads = attention.heads
+    head_dim = attention.to_q.out_features // heads
+    return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
+            "applied": len(applied), "picture": "".join(PICTURE[phase] for phase in phases), "images": images,
+            "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
+            "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}

@@ -1,0 +1,9 @@
+"""The methods by name. Adding one is one module and one line here."""
+
+from .guidance import Rule
+from .perturbations.ema_attention import EMAG
+from .rules.apg import APG
+from .rules.cads import CADS
+from .rules.cfg import CFG
+
+METHODS: dict[str, type[Rule]] = {method.name: method for method in (CFG, APG, CADS, EMAG)}

@@ -1,0 +1,132 @@
+"""`load`: a pipeline by name: an embedded model, a folder, or a repository on the Hugging Face hub."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from ..errors import BadValue, Unsupported
+from ..hosts.table import lookup
+from . import folder
+from .folder import first_line
+from .tiny import TinyPipeline
+
+MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
+"""Embedded models and what they are."""
+
+WEIGHTS = Path(__file__).parent / "weights"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OFFLOADS = (None, "model", "sequential")
+
+
+def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
+         dtype: str | torch.dtype | None = None, offload: str | None = None, lora: str | None = None,
+         revision: str | None = None) -> Any:
+    """A pipeline ready for `emag.guide`.
+
+    name: "tiny", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is CUDA
+    where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
+    offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
+    optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data.
+    Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
+    """
+    place, number = pick_device(device), pick_dtype(dtype)
+    if offload not in OFFLOADS or (offload and place.type == "cpu"):
+        raise BadValue(f"offload must be None, 'model' or 'sequential', got {offload!r}" if offload not in OFFLOADS
+                       else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
+    pipe = _open(str(name), number, place, revision)
+    if lora is not None:
+        _add_lora(pipe, lora)
+    _put(pipe, place, offload)
+    pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
+                        "dtype": str(getattr(pipe, lookup(pipe).denoiser).dtype).removeprefix("torch.")}
+    return pipe
+
+
+def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None) -> Any:
+    path = WEIGHTS / name if name in MODELS else Path(name).expanduser()
+    if (path / folder.PROMPT).is_file():
+        return folder.read(path, dtype or torch.float32)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor model_index.json is in it")
+    if not path.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise BadValue(f"no model {name!r}: embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
+                       "stabilityai/stable-diffusion-3.5-medium")
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    return _diffusers(str(path) if path.is_dir() else name, dtype, revision)
+
+
+def _diffusers(name: str, dtype: torch.dtype, revision: str | None) -> Any:
+    try:
+        config = diffusers.DiffusionPipeline.load_config(name, revision=revision)
+        absent = {part: None for part, where in config.items() if isinstance(where, list) and where[0] is None}
+        cls = _pipeline_class(name, str(config.get("_class_name")))
+        return cls.from_pretrained(name, dtype=dtype, revision=revision, use_safetensors=True, **absent)
+    except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
+        raise BadValue(f"cannot load {name}: {first_line(error)}") from error
+
+
+def _pipeline_class(name: str, wanted: str) -> Any:
+    """The class that a folder or repository names, refused before its weights are fetched."""
+    cls: Any = TinyPipeline if wanted == TinyPipeline.__name__ else getattr(diffusers, wanted, None)
+    if not isinstance(cls, type):
+        raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
+    lookup(object.__new__(cls))
+    return cls
+
+
+def _add_lora(pipe: Any, lora: str) -> None:
+    source, scale = split_scale(lora)
+    if not hasattr(pipe, "load_lora_weights"):
+        raise Unsupported(f"{type(pipe).__name__} takes no LoRA")
+    try:
+        pipe.load_lora_weights(source, adapter_name="lora", use_safetensors=True)
+        pipe.set_adapters(["lora"], [scale])
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        hint = "; install emag[lora]" if "peft" in str(error).lower() else ""
+        raise BadValue(f"cannot load the LoRA {source}: {first_line(error)}{hint}") from error
+
+
+def split_scale(lora: str) -> tuple[str, float]:
+    """A LoRA's source and its scale, from "source" or "source:scale"."""
+    source, colon, scale = lora.rpartition(":")
+    try:
+        return (source, float(scale)) if colon else (lora, 1.0)
+    except ValueError:
+        return lora, 1.0
+
+
+def _put(pipe: Any, device: torch.device, offload: str | None) -> None:
+    try:
+        if offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        else:
+            pipe.to(device)
+    except (RuntimeError, ImportError) as error:
+        raise BadValue(f"cannot put the model on {device}: {first_line(error)}") from error
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None is CUDA where there is one, else the CPU. Raises `BadValue` where it is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise BadValue(f"unknown device {device!r}; use e.g. 'cpu', 'cuda' or 'cuda:1'") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BadValue(f"device {str(device)!r} was asked for, but torch finds no CUDA here; use device='cpu'")
+    return found
+
+
+def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype by name or as it is; None stays None. Raises `BadValue` for others than 32 and 16 bit floats."""
+    if dtype is None or dtype in DTYPES.values():
+        return dtype
+    if dtype not in DTYPES:
+        raise BadValue(f"dtype must be one of {', '.join(DTYPES)}, got {str(dtype)!r}")
+    return DTYPES[dtype]

@@ -1,0 +1,151 @@
+"""The command line: what it makes, what it prints, how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from emag import images
+from emag.cli import main
+
+FAST = ["--steps", "6"]
+
+
+def emag(monkeypatch, capsys, *arguments):
+    """Run the command in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["emag", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    return lambda *arguments: emag(monkeypatch, capsys, *arguments)
+
+
+def test_generate_show_again(run, tmp_path):
+    code, _, _ = run("generate", "a photo of a frog", "a ship", "-g", "cads", "-g", "emag=1.5,variant=map", "-g", "apg=2.5",
+                     "--seeds", "8-9", "-b", 3, "-o", tmp_path / "a", *FAST)
+    made = sorted((tmp_path / "a").glob("*.png"))
+    assert code == 0
+    assert len(made) == 4
+    record = json.loads(run("show", made[0], "--json")[1])
+    assert [next(iter(rule)) for rule in record["rules"]] == ["cads", "emag", "apg"]
+    assert record["model"]["model"] == "tiny"
+    assert record["call"]["num_inference_steps"] == 6
+    assert not record["unrecorded"]
+    assert set(record["versions"]) == {"emag", "torch", "diffusers", "transformers"}
+    for path in (made[0], made[-1]):
+        code, text, _ = run("again", path, "-o", tmp_path / "b")
+        assert code == 0
+        assert "byte-identical" in text
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_again_notices_another_image(run, tmp_path):
+    run("generate", "frog", "-o", tmp_path / "a", *FAST)
+    path = next((tmp_path / "a").glob("*.png"))
+    record = images.read(path)
+    images.write(Image.new("RGB", (32, 32)), path, record)
+    assert "NOT identical" in run("again", path, "-o", tmp_path / "b")[1]
+
+
+def test_generate_from_files_and_recipe(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a frog\n\na ship\n")
+    (tmp_path / "recipe.json").write_text(json.dumps({"rules": [{"emag": {"scale": 2.0}}]}))
+    code, text, _ = run("generate", "--prompts", tmp_path / "prompts.txt", "--recipe", tmp_path / "recipe.json",
+                        "--negative", "a dog", "-o", tmp_path / "out", *FAST)
+    assert code == 0
+    assert "2 image(s)" in text
+    record = images.read(next((tmp_path / "out").glob("*.png")))
+    assert record["call"]["negative_prompt"] == ["a dog", "a dog"]
+    assert record["rules"][0]["emag"]["scale"] == 2.0
+
+
+def test_compare_draws_a_sheet(run, tmp_path):
+    path = tmp_path / "sheet.png"
+    columns = ("-c", "none", "-c", "host", "-c", "two: emag=1.5 apg=3")
+    code, _, _ = run("compare", "frog", *columns, "--seeds", "8-9", "-o", path, *FAST)
+    assert code == 0
+    assert Image.open(path).width > 3 * 128
+    assert images.read(path)["unrecorded"]
+    assert run("again", path)[0] == 2
+
+
+@pytest.mark.parametrize("arguments", [("models",), ("methods",), ("plan", "-g", "emag=1.5")])
+def test_listings_print_text_and_json(run, arguments):
+    code, text, _ = run(*arguments)
+    assert code == 0
+    assert text.strip()
+    code, text, _ = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(text)
+
+
+def test_plan_counts_what_a_run_counts(run):
+    found = json.loads(run("plan", "-m", "tiny", "-g", "emag=1.5", "--json")[1])
+    weak = found["weak"][0]
+    assert found["clean"] == 28 * 2 * 8
+    assert found["evaluations"] == found["clean"] + 18 * (8 - weak["blocks"][0])
+    assert (weak["watched"], weak["applied"]) == (23, 18)
+    assert weak["first_weight"] == pytest.approx([0.988**5, 0.988**22])
+    assert weak["bytes"] == len(weak["blocks"]) * 3 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("generate",), "at least one prompt"),
+    (("generate", "a photo of the moon"), "airplane"),
+    (("generate", "frog", "-g", "nag=1"), "no method"),
+    (("generate", "frog", "-g", "emag=1.5,layers=9"), "blocks 0 to 7"),
+    (("generate", "frog", "-g", "emag=1.5", "--steps", "1"), "window"),
+    (("generate", "frog", "-g", "emag=1.5,beta=3"), "beta"),
+    (("generate", "frog", "-g", "apg=4", "--scale", "1"), "unconditional"),
+    (("generate", "frog", "-g", "apg=4", "-g", "cfg=2"), "keep one"),
+    (("generate", "frog", "--recipe", "nowhere.json"), "cannot read"),
+    (("generate", "frog", "-m", "medium"), "medium"),
+    (("generate", "frog", "--seeds", "x"), "seeds"),
+    (("generate", "frog", "--negative", "a", "--negative", "b"), "negative"),
+    (("generate", "frog", "--prompts", "nowhere.txt"), "cannot read"),
+    (("generate", "frog", "--dtype", "int3"), "dtype"),
+    (("generate", "frog", "--set", "colour"), "key=value"),
+    (("compare", "frog"), "column"),
+    (("compare", "frog", "-c", "none", "-o", "sheet.jpg"), ".png"),
+    (("plan", "-m", "nowhere/at-all-xyz"), "configuration"),
+    (("show", "nowhere.png"), "no file"),
+])
+def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, error = run(*arguments)
+    lines = [line for line in error.splitlines() if line.startswith("emag: error:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, error = run("generate", "frog", "-o", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot write" in error
+
+
+def test_a_png_without_a_record(run, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text("no image")
+    assert "carries no emag record" in run("show", tmp_path / "plain.png")[2]
+    assert "cannot read" in run("show", tmp_path / "text.png")[2]
+
+
+@pytest.mark.slow
+def test_the_command_is_installed():
+    done = subprocess.run([sys.executable, "-m", "emag", "methods", "--json"], capture_output=True, text=True, check=True)
+    assert {method["name"] for method in json.loads(done.stdout)} == {"emag", "cfg", "apg", "cads"}

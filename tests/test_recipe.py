@@ -1,0 +1,77 @@
+"""Recipes round-trip, and refuse what they do not know."""
+
+import json
+
+import pytest
+
+import emag
+from emag import recipe
+from emag.methods import METHODS
+from emag.perturbations.compat import Compat
+from emag.schedules import Window
+
+RULES = [
+    emag.CFG(4.0), emag.CFG(1.5, channels=3), emag.APG(4.0, eta=0.25, norm_threshold=5.0, momentum=0.0), emag.CADS(),
+    emag.CADS(0.1, 0.4, 0.8, 0.5, null=True), emag.EMAG(), emag.EMAG(1.5, "map", (2, 3, 4), beta_time="equal-time"),
+    emag.EMAG(2.0, "image", window=Window.progress(0.1, 0.2, 0.9), statistic="kl", jitter=0.5, strength=0.5),
+    emag.EMAG(1.5, compat="sd3-official"), emag.EMAG(1.5, compat=Compat(resume=False)),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_rule_survives_json(rule):
+    data = json.loads(json.dumps(recipe.to_data([rule])))
+    assert recipe.from_data(data) == (rule,)
+    assert recipe.from_data({"rules": data}) == (rule,)
+
+
+@pytest.mark.parametrize(("text", "rule"), [
+    ("emag", emag.EMAG()),
+    ("emag=1.5", emag.EMAG(1.5)),
+    ("emag=1.5,variant=map,layers=2-4", emag.EMAG(1.5, "map", (2, 3, 4))),
+    ("emag=2,layers=1+5", emag.EMAG(2.0, layers=(1, 5))),
+    ("emag=1.5,layers=none", emag.EMAG(1.5)),
+    ("emag=1.5,window=progress:0:0.2:0.8", emag.EMAG(1.5, window=Window.progress(0, 0.2, 0.8))),
+    ("apg=4,eta=0", emag.APG(4.0)),
+    ("cads=0.1,null=true", emag.CADS(0.1, null=True)),
+    ("cfg=1.5,channels=3", emag.CFG(1.5, 3)),
+])
+def test_the_short_form_means_the_same(text, rule):
+    assert recipe.parse(text) == rule
+
+
+@pytest.mark.parametrize("text", [
+    "nag=2", "emag=much", "emag=1.5,colour=red", "emag=1.5,variant=blue", "emag=-1", "emag=1,layers=a-b", "emag=1,beta=1.5",
+    "apg=4,eta", "cads=0.1,null=maybe", "emag=1.5,window=progress:1", "emag=1.5,window=moon:1:2:3", "emag=nan",
+    "cads=0.1,tau1=0.9,tau2=0.2", "cfg=-1", "cads=-1", "emag=1,statistic=size", "emag=1,variant=map,statistic=logits",
+    "emag=1,compat=best", "", "apg=4,momentum=2",
+])
+def test_the_short_form_refuses(text):
+    with pytest.raises(emag.BadValue) as error:
+        recipe.parse(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [
+    {"rulez": []}, {"rules": [], "more": 1}, 3, [3], [{"emag": {}, "apg": {}}], [{"nag": {}}], [{"emag": {"scal": 1}}],
+    [{"emag": {"scale": "1.5"}}], [{"emag": {"scale": True}}], [{"emag": {"layers": [1.5]}}],
+    [{"emag": {"window": {"to": 3}}}],
+    [{"emag": 1.5}], [{"emag": {"compat": {"rows": "none"}}}],
+])
+def test_json_refuses(data):
+    with pytest.raises(emag.BadValue):
+        recipe.from_data(data)
+
+
+def test_unreadable_recipe_files(tmp_path):
+    with pytest.raises(emag.BadValue, match="cannot read"):
+        recipe.read(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(emag.BadValue, match="not valid JSON"):
+        recipe.read(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_says_what_it_is(method):
+    assert method.__doc__ and method.paper and method.equation
+    assert METHODS[method.name] is method
