@@ -298,6 +298,13 @@ def test_strength_blends_and_jitter_moves(monkeypatch, variant, jitter):
     assert (effects[1].effects[2] == still.effects[2]) == (jitter == 0)
 
 
+def test_two_jittered_averages_of_one_block():
+    case, pipe = CASES["sd3"], CASES["sd3"].pipe()
+    with emag.guide(pipe, *(rule(case, variant=v, jitter=0.1) for v in ("query", "map"))) as run:
+        assert case.run(pipe).isfinite().all()
+    assert run.stats.evaluations == 8 * 2 * 4 + 2 * 3 * len(APPLIED)
+
+
 def test_counts_on_24_blocks():
     pipe = sd3(layers=24)
     counts = {}

@@ -2,6 +2,7 @@
 
 from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
 from .hosts.pipeline import Guided, guide
+from .models.load import load
 from .perturbations.ema_attention import EMAG
 from .rules.apg import APG
 from .rules.cads import CADS

@@ -41,6 +41,12 @@ TABLE: dict[str, dict[str, Entry]] = {
         "emag": Entry({"scale": 1.5, "layers": _EARLY, "window": _SD3}, "untested default: SD3's relative depth"),
         "cfg": Entry({"scale": 3.5}, "untested default"),
     },
+    "tiny": {
+        "emag": Entry({"scale": 2.0, "layers": (2, 3, 4), "window": _SD3}, "chosen with bench/tiny_defaults.py"),
+        "apg": Entry({"scale": 6.0, "norm_threshold": 2.5, "momentum": -0.5}, "chosen with bench/tiny_defaults.py"),
+        "cads": Entry({"scale": 0.25, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, "SD3's, looked at"),
+        "cfg": Entry({"scale": 2.5}, "the pipeline's default"),
+    },
     "*": {
         "apg": Entry({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
                      "untested default: DiT's scale and momentum, diffusers' threshold"),

@@ -19,7 +19,7 @@ class Streams:
 
     keys: Sequence[bytes]
     step: int = 0
-    _drawn: dict[str, torch.Tensor] = field(default_factory=dict)
+    _drawn: dict[tuple[str, torch.Size], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, latents: torch.Tensor) -> "Streams":
@@ -37,9 +37,10 @@ class Streams:
         Within one step a name always gives the same noise, so every branch of the step sees one draw. What is drawn
         does not depend on the steps at which others, or batch mates, drew.
         """
-        if name not in self._drawn:
-            self._drawn[name] = self._draw(name, like)
-        return self._drawn[name]
+        key = name, like.shape
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(name, like)
+        return self._drawn[key]
 
     def _draw(self, name: str, like: torch.Tensor) -> torch.Tensor:
         rows = [torch.randn(like.shape[1:], generator=self._stream(i, name)) for i in range(like.shape[0])]

@@ -19,7 +19,7 @@ COLUMNS = (
     Column("CFG"),
     Column.parse("EMAG query: emag"),
     Column.parse("EMAG map: emag,variant=map"),
-    Column.parse(f"EMAG + APG: emag apg={SCALE}"),
+    Column.parse("EMAG + APG: emag apg"),
     Column.parse("EMAG + CADS: cads emag"),
     Column.parse("weak query: emag=0"),
     Column.parse("weak map: emag=0,variant=map"),

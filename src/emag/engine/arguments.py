@@ -63,11 +63,15 @@ class Arguments:
             raise Unsupported(f"argument {name} has {value.shape[0]} rows, but the batch has {self.total}")
         return value[rows]
 
+    def _may_have_rows(self, value: Any) -> bool:
+        if isinstance(value, (dict, list, tuple)):
+            return any(map(self._may_have_rows, value.values() if isinstance(value, dict) else value))
+        return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == self.total > 1
+
     def _kwargs(self, kwargs: dict[str, Any], rows: slice) -> dict[str, Any]:
         declared = (*self.network.backbone.kwargs_rows, *self.per_row)
         for name, value in kwargs.items():
-            known = name in declared or name in self.shared
-            if not known and isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == self.total > 1:
+            if name not in declared and name not in self.shared and self._may_have_rows(value):
                 raise Unsupported(f"cannot tell whether the attention argument {name!r} has one entry per batch row: say "
                                   f"emag.guide(..., per_row=({name!r},)) or shared=({name!r},)")
         return {n: self._slice(n, v, rows) if n in declared else v for n, v in kwargs.items()}
