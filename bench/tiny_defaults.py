@@ -10,6 +10,7 @@ interval from resampling the images.
 
 import io
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +28,8 @@ from emag.columns import Column, run
 from emag.sampling import Job, Settings
 
 COLUMNS = ("none", "scale=2", "scale=2.5", "scale=3", "emag=1.25", "emag=1.5", "emag=2", "emag=3", "emag=2,layers=2-3",
-           "emag=2,layers=1-3", "emag=1.5,variant=map", "emag=2,variant=map", "emag=2,beta_time=equal-time", "apg=4", "apg=6",
-           "emag=2 apg=6", "cads emag=2")
+           "emag=2,layers=1-3", "emag=1.5,variant=map", "emag=2,variant=map", "emag=2,beta_time=equal-time", "apg=4",
+           "apg=6", "emag=2 apg=6", "cads emag=2")
 STEPS, BATCH = 28, 50
 
 
@@ -39,7 +40,7 @@ class Judge(nn.Module):
         super().__init__()
         sizes = (3, 32, 64, 128)
         stages = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, padding=1),
-                                nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)) for a, b in zip(sizes, sizes[1:])]
+                                nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)) for a, b in pairwise(sizes)]
         self.stages, self.head = nn.Sequential(*stages), nn.Linear(sizes[-1], classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:

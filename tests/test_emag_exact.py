@@ -71,11 +71,9 @@ def test_average_statistic_and_pick(monkeypatch, name, variant):
     assert sorted(seen.watched) == [first, second]
 
 
-@ALL
-def test_rows_of_the_average_sum_to_1(monkeypatch, name, variant):
-    if variant == "query" or (variant == "image" and name not in TEXT_FREE):
-        variant = "map"
-    seen, _, _ = traced(monkeypatch, name, rule(CASES[name], variant=variant, beta=0.988))
+@pytest.mark.parametrize("name", CASES)
+def test_rows_of_the_average_sum_to_1(monkeypatch, name):
+    seen, _, _ = traced(monkeypatch, name, rule(CASES[name], variant="map", beta=0.988))
     for updates in seen.watched.values():
         sums = updates[-1].average.sum(-1)
         close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
@@ -144,6 +142,16 @@ def test_statistic_after_the_update_is_beta_times_the_one_before(monkeypatch, na
     close(found[1], 0.9 * found[0], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_pick_by_this_or_the_last_statistic(monkeypatch, variant, lag):
+    settings = {"variant": variant, "statistic": "mae", "compat": Compat(stat_lag=lag), "layers": (0, 1, 2, 3)}
+    seen, _, stats = traced(monkeypatch, "dit", rule(CASES["dit"], **settings))
+    made = torch.stack([torch.stack([u.statistic for u in seen.watched[block]]) for block in range(4)])
+    now, before = ([tuple(made[:, step - back].argmax(0).tolist()) for step in APPLIED] for back in (0, 1))
+    assert [stats.picks[step] for step in APPLIED] == (before if lag else now) and before != now
+
+
 @pytest.mark.parametrize("statistic", ["mae", "kl", "cosine", "entropy"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["sd3", "pixart", "flux"])
@@ -203,11 +211,13 @@ def replayed(name, recorded):
     return made
 
 
-@ALL
-def test_only_steps_of_the_window_leave_the_hosts_cfg(name, variant):
+@pytest.mark.parametrize(("name", "settings"), [
+    *[(name, {"variant": variant}) for name in CASES for variant in VARIANTS],
+    *[(name, {"compat": f"{name}-official"}) for name in ("sd3", "dit")]])
+def test_only_steps_of_the_window_leave_the_hosts_cfg(name, settings):
     case = CASES[name]
     pipe = case.pipe()
-    with scheduler_steps(pipe) as guided, emag.guide(pipe, rule(case, variant=variant)):
+    with scheduler_steps(pipe) as guided, emag.guide(pipe, rule(case, **settings)):
         case.run(pipe)
     own = replayed(name, guided)
     assert [torch.equal(g.prediction, o) for g, o in zip(guided, own)] == [i not in APPLIED for i in range(8)]

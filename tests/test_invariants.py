@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
-from tiny import CASES, noise, sd3, sd3_call
 
 import emag
 from emag.perturbations.compat import Compat
+from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
+from tiny import CASES, noise, sd3, sd3_call
 
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 WITH_UNCOND = pytest.mark.parametrize("case", [c for c in CASES.values() if c.uncond],
@@ -72,7 +72,7 @@ class Stop(Exception):
 
 @ALL
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-@pytest.mark.parametrize("calls", [1, 2, 7, 14])
+@pytest.mark.parametrize("calls", [1, 7])
 def test_an_exception_inside_a_block_leaves_nothing(case, error, calls):
     pipe = case.pipe()
     plain, before = case.run(pipe), snapshot(pipe)
@@ -323,10 +323,10 @@ def test_a_batch_row_equals_the_image_alone(case, rules):
         pytest.skip("no unconditional rows")
     pipe, seeds = case.pipe(), (3, 4, 5)
     with emag.guide(pipe, *rules) as run:
-        together = case.run(pipe, seeds)
+        together = case.run(pipe, seeds, num_inference_steps=5)
         picks = run.stats.picks
-        alone = torch.cat([case.run(pipe, (seed,)) for seed in seeds])
-        reordered = case.run(pipe, seeds[::-1])
+        alone = torch.cat([case.run(pipe, (seed,), num_inference_steps=5) for seed in seeds])
+        reordered = case.run(pipe, seeds[::-1], num_inference_steps=5)
     # PixArt's solver blows these latents up to 1e3, and rounding with them
     close = max(1.0, together.abs().max().item()) * (5e-4 if case.name in ("pixart", "sigma") else 1e-4)
     assert (together - alone).abs().max() < close
@@ -510,7 +510,7 @@ def test_text_rows_of_a_replaced_attention_are_untouched(variant, tokens):
 @ALL
 @pytest.mark.parametrize("variant", ["query", "map", "image"])
 def test_a_weak_pass_changes_the_image_rows_of_the_picked_block_only(case, variant):
-    """The first attention of a weak pass sees the clean streams, so its text rows and unpicked samples are the clean ones."""
+    """The first attention of a weak pass sees the clean streams: its text rows and unpicked samples stay as they were."""
     pipe, store = case.pipe(), []
     handles = attention_outputs(pipe, case, store)
     with emag.guide(pipe, EMAG(layers=(1, 2), variant=variant)) as run:

@@ -1,26 +1,26 @@
 """Sampling-time guidance for diffusion transformers: EMAG and the rules it combines with."""
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
 from .hosts.pipeline import Guided, guide
-from .models.load import load
 from .perturbations.ema_attention import EMAG
 from .rules.apg import APG
 from .rules.cads import CADS
 from .rules.cfg import CFG
 from .schedules import Window
 
+if TYPE_CHECKING:
+    from .models.load import load
+
 __version__ = "0.1.0"
-__all__ = [
-           "APG",
-           "CADS",
-           "CFG",
-           "EMAG",
-           "BadValue",
-           "Busy",
-           "EmagError",
-           "Guided",
-           "NoEffect",
-           "Unsupported",
-           "Window",
-           "guide",
-]
+__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "EmagError", "Guided", "NoEffect", "Unsupported", "Window",
+           "guide", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # imports every text encoder library: only when asked for
+        from .models.load import load
+
+        return load
+    raise AttributeError(f"module 'emag' has no attribute {name!r}")

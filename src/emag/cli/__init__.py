@@ -3,12 +3,15 @@
 import logging
 import sys
 
+from transformers.utils import logging as transformers_logging
+
 from ..errors import EmagError
 from .common import Once, app
 
 
 def main() -> None:
     """Run the command; errors are one line on standard error and exit code 2."""
+    transformers_logging.set_verbosity_error()  # it warns of every image library that is not installed
     from . import compare, demo, generate, listing, plan, show  # noqa: F401  (they register their commands)
 
     logging.getLogger("emag").addFilter(Once())

@@ -74,11 +74,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 def open_pipeline(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None,
                   lora: str | None = None, revision: str | None = None) -> Any:
     """Load a pipeline, its own progress bar off."""
-    from transformers.utils import logging as transformers_logging
-
     from ..models.load import load
 
-    transformers_logging.set_verbosity_error()
     pipe = load(model, device=device, dtype=dtype, offload=offload, lora=lora, revision=revision)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -10,6 +10,7 @@ import torch
 from ..backbones.read import Network
 from ..guidance import UNCOND, Rule, Step
 from ..perturbations.base import Rows
+from .arguments import Arguments
 from .undo import patch
 
 
@@ -25,6 +26,13 @@ class Conditions:
         """Put the rules behind the network's condition modules, until `undo` closes."""
         for module in network.condition_modules() if self.rules else ():
             patch(undo, module, "forward", self._behind(module.forward))
+
+    def on(self, call: Arguments, rows: Rows) -> Arguments:
+        """The same call with the rules applied to its condition arguments; what condition modules give follows `rows`."""
+        self.rows = rows
+        if self.step is None or not self.rules:
+            return call
+        return call.replacing(self.changed(call.condition(), self.step, rows))
 
     def changed(self, values: dict[str, torch.Tensor], step: Step, rows: Rows) -> dict[str, torch.Tensor]:
         """Condition tensors of one call [rows, ...] with the rules applied to their conditional and other rows."""

@@ -25,26 +25,23 @@ class Passes:
         self.evaluations, self.images = 0, 1
 
     def other(self, forward: Forward, call: Arguments) -> Any:
-        """An evaluation that is the host's own business, on conditional rows; it is not counted."""
-        self.conditions.rows = Rows(slice(0, call.total), None, call.total)
-        return self._pass(forward, self._conditioned(call), CLEAN, None, {})
+        """An evaluation that is the host's own business; it is not counted."""
+        return self._pass(forward, call, CLEAN, None, {})
 
     def clean(self, forward: Forward, call: Arguments, rows: Rows, watching: Sequence[tuple[Perturbation, State]]) -> Any:
         """The host's own evaluation in its own batch layout, watched by weak branches."""
-        self.conditions.rows = rows
         handlers: dict[int, list[State]] = {}
         for branch, state in watching:
             for block in branch.blocks:
                 handlers.setdefault(block, []).append(state)
         self._count(call, self.depth)
         watch = {block: partial(_watch, block, states, rows) for block, states in handlers.items()}
-        return self._pass(forward, self._conditioned(call), CLEAN, None, watch)
+        return self._pass(forward, call, CLEAN, None, watch)
 
     def weak(self, forward: Forward, call: Arguments, rows: Rows, branch: Perturbation, state: State,
              channels: int | None) -> torch.Tensor:
         """One weak pass: the rows it needs, resumed at the first block that differs; its conditional prediction."""
         state.choose()
-        call = self._conditioned(call, rows)
         part, own = (None, rows.cond) if branch.all_rows else (rows.cond, slice(None))
         call = call if part is None else call.rows(part)
         self.conditions.rows = rows if part is None else Rows(slice(0, call.total), None, call.total)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,17 +14,16 @@ from ..defaults import resolve
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks
 from ..engine.lock import hold
-from ..engine.plan import plan, weak_branches
+from ..engine.plan import weak_branches
 from ..engine.run import Kind, Run
 from ..engine.stats import Stats, stats
 from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import patch
-from ..errors import BadValue, Busy, Unsupported
+from ..errors import BadValue, Busy
 from ..guidance import Rule
 from ..perturbations.base import Rows
+from .checks import check
 from .table import Host, lookup
-
-log = logging.getLogger("emag")
 
 
 class PipelineView:
@@ -103,13 +101,13 @@ class Guided:
         """One call of the pipeline under the guidance: a run."""
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
+        self.stats = None
         if not self.active:
-            self.stats = None
             return original(pipe, *args, **kwargs)
         denoiser = getattr(pipe, self.host.denoiser)
         view = PipelineView(self.host, pipe, arguments)
         network = read(denoiser)
-        self._check(view, network, arguments)
+        check(self.active, view.host, network, arguments)
         with hold(plain(denoiser), type(pipe).__name__), ExitStack() as undo:
             run = Run(network, self.active, view, self._blocks_of(network), self.per_row, self.shared, self.on_step)
             self._install(run, view, denoiser, undo)
@@ -132,26 +130,6 @@ class Guided:
         for rule in rules:
             network.check_layers(getattr(rule, "layers", None) or ())
         return rules
-
-    def _check(self, view: PipelineView, network: Network, arguments: dict[str, Any]) -> None:
-        """Everything that can be refused before the run."""
-        host, combiner = self.host, next((rule for rule in self.active if rule.combines), None)
-        needy = [rule.name for rule in self.active if any(b.needs_uncond for b in rule.weak)]
-        if combiner is not None and not view.uncond:
-            raise BadValue(f"{combiner.name} combines conditional and unconditional predictions, but this call has no "
-                           f"unconditional rows: give the pipeline {_how(host)}")
-        if needy and (not view.uncond or host.layout == "calls"):
-            raise Unsupported(f"{needy[0]} with these compat switches needs conditional and unconditional rows in one "
-                              f"network call; {host.name} has none here")
-        if combiner is not None and host.third_asked and arguments.get(host.third_asked) is not None:
-            raise Unsupported(f"{host.third_asked} adds to the result of {combiner.name}; use one of the two")
-        if combiner is not None:
-            log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner.name, host.scale,
-                        arguments[host.scale])
-        count = arguments.get("num_inference_steps")
-        if count and all(arguments.get(name) is None for name in ("sigmas", "timesteps")):
-            early = [r for r in self.active if getattr(getattr(r, "window", None), "unit", "sigma") != "sigma"]
-            plan(early, network.depth, tuple(1 - i / count for i in range(count)), range(count), view.uncond)
 
     def _blocks_of(self, network: Network) -> Blocks:
         if self._blocks is None or not self._blocks.fits(network):
@@ -205,8 +183,3 @@ def _bind(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str
     bound = inspect.signature(original).bind(pipe, *args, **kwargs)
     bound.apply_defaults()
     return {name: value for name, value in bound.arguments.items() if name != "self"}
-
-
-def _how(host: Host) -> str:
-    extra = f" and a {host.negative[0][0]}" if host.negative else ""
-    return f"a {host.scale} above 1{extra}"

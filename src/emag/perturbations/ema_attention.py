@@ -38,7 +38,7 @@ class EMAttention:
     @property
     def resume(self) -> int:
         """First block that differs from the clean pass."""
-        return self.blocks[0] if self.compat.resume else 0
+        return min(self.blocks) if self.compat.resume else 0
 
     @property
     def resolved_statistic(self) -> str:
@@ -110,7 +110,7 @@ class EMAG(Rule):
 
     def __post_init__(self) -> None:
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+            object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
             if not self.layers:
                 raise BadValue("emag layers must name at least one block, or be None for the model's own")
         compat(self.compat)
@@ -127,7 +127,8 @@ class EMAG(Rule):
 
     @property
     def neutral(self) -> bool:
-        return self.scale == 1 or self.strength == 0 or self.beta == 0
+        follows = self.beta == 0 and compat(self.compat).update_from == "cond"  # then E is the live attention
+        return self.scale == 1 or self.strength == 0 or follows
 
     @property
     def perturbation(self) -> EMAttention:

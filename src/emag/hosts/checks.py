@@ -1,0 +1,65 @@
+"""Everything about one call of a pipeline that can be refused before it starts."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ..backbones.read import Network
+from ..engine.plan import plan, weak_branches
+from ..errors import BadValue, Unsupported
+from ..guidance import Rule
+from .table import Host
+
+log = logging.getLogger("emag")
+
+HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
+
+
+def check(rules: Sequence[Rule], host: Host, network: Network, arguments: dict[str, Any]) -> None:
+    """Refuse what cannot work. Raises `BadValue` and `Unsupported`; says so where the host's scale is ignored."""
+    branches = weak_branches(rules)
+    for branch in branches:
+        network.check_layers(branch.blocks)
+    _check_combiner(rules, host, arguments)
+    needy = [rule.name for rule in rules if any(branch.needs_uncond for branch in rule.weak)]
+    if needy and (host.layout == "calls" or not host.guides(arguments)):
+        raise Unsupported(f"{needy[0]} with these compat switches needs conditional and unconditional rows in one "
+                          f"network call; {host.name} has none here")
+    _check_window(rules, host, network, arguments)
+    if branches:
+        _check_hooks(network, resumed=any(branch.resume for branch in branches))
+
+
+def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    combiner = next((rule.name for rule in rules if rule.combines), None)
+    if combiner is None:
+        return
+    if not host.guides(arguments):
+        extra = f" and a {host.negative[0][0]}" if host.negative else ""
+        raise BadValue(f"{combiner} combines conditional and unconditional predictions, but this call has no "
+                       f"unconditional rows: give the pipeline a {host.scale} above 1{extra}")
+    if host.third_asked and arguments.get(host.third_asked) is not None:
+        raise Unsupported(f"{host.third_asked} adds to the result of {combiner}; use one of the two")
+    log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
+
+
+def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments: dict[str, Any]) -> None:
+    count = arguments.get("num_inference_steps")
+    if not count or any(arguments.get(name) is not None for name in ("sigmas", "timesteps")):
+        return
+    early = [rule for rule in rules if getattr(getattr(rule, "window", None), "unit", "sigma") != "sigma"]
+    plan(early, network.depth, tuple(1 - i / count for i in range(count)), range(count), host.guides(arguments))
+
+
+def _check_hooks(network: Network, resumed: bool) -> None:
+    """Refuse diffusers' block caches, and offloading by groups of blocks where weak passes skip blocks."""
+    registries = [getattr(module, "_diffusers_hook", None) for module in network.module.modules()]
+    hooks = [type(hook) for registry in registries if registry is not None for hook in registry.hooks.values()]
+    for hook in hooks:
+        package, _, kind = hook.__module__.rpartition(".")
+        if package == "diffusers.hooks" and kind not in HARMLESS_HOOKS:
+            raise Unsupported(f"{hook.__name__} ({kind}) is at work in the network: a cache or another hook that changes "
+                              "what blocks compute. Switch it off, e.g. by transformer.disable_cache()")
+        if kind == "group_offloading" and resumed:
+            raise Unsupported("group offload moves weights as blocks are reached, and a weak pass skips blocks: use "
+                              "enable_model_cpu_offload(), or full weak passes, e.g. EMAG(compat={'resume': False})")
