@@ -6,16 +6,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.hooks import AlignDevicesHook, ModelHook, SequentialHook, add_hook_to_module, remove_hook_from_module
 from diffusers import StableDiffusion3Pipeline
 from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, apply_first_block_cache
-from diffusers.models.attention_processor import JointAttnProcessor2_0, SD3IPAdapterJointAttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0, SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, IPAdapterTimeImageProjection, MultiIPAdapterImageProjection
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
+from emag.perturbations import average
 from emag.perturbations.compat import Compat
 from spy import attention_of, blocks_of, changes, snapshot
 from tiny import CASES, awaken, noise, sd3, sd3_call
@@ -136,8 +138,8 @@ def test_another_batch_size_from_inside_a_run_is_refused():
     expected, errors = guided(case, pipe)[0], []
 
     def intrude():
+        time = pipe.scheduler.timesteps[3:4].expand(6)
         with pytest.raises(emag.EmagError, match="out of turn"):
-            time = pipe.scheduler.timesteps[3:4].expand(6)
             pipe.transformer(noise(0, 6, 4, 8, 8), noise(1, 6, 5, 12), noise(2, 6, 10), time)
         errors.append(1)
 
@@ -190,6 +192,29 @@ def test_half_precision(case, dtype, variant):
     out, stats = guided(case, pipe, EMAG(variant=variant), **call)
     assert out.dtype == plain.dtype and out.isfinite().all()
     assert not torch.equal(out, plain) and stats.effect > 1e-3
+
+
+@ALL
+@pytest.mark.parametrize("variant", ["query", "map", "image"])
+def test_autocast(case, variant):
+    """The network runs in half precision, the averages do not."""
+    pipe, rules, kept = case.pipe(), (EMAG(variant=variant),), set()
+    original = average.Average._update
+
+    def update(self, live, part):
+        kept.add((live.dtype, self.value.dtype))
+        return original(self, live, part)
+
+    average.Average._update = update
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = case.run(pipe)
+            out, stats = guided(case, pipe, *rules)
+    finally:
+        average.Average._update = original
+    assert out.isfinite().all() and not torch.equal(out, plain) and stats.effect > 1e-3
+    assert {value for _, value in kept} == {torch.float32}
+    assert variant == "query" or kept == {(torch.float32, torch.float32)}
 
 
 def add_lora(net):
@@ -375,6 +400,25 @@ def test_flux_ip_adapter(name):
         assert torch.equal(case.run(pipe, **images), together)
 
 
+class Beside(AttnProcessor2_0):
+    """Self-attention with a second call for as many queries, on keys of its own, as adapters make it."""
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        out = super().__call__(attn, hidden_states, *args, **kwargs)
+        keys = noise(5, 1, 2, 3, 8).expand(len(out), -1, -1, -1)
+        query = attn.to_q(hidden_states).unflatten(-1, (2, 8)).transpose(1, 2)
+        return out + 0.5 * F.scaled_dot_product_attention(query, keys, keys).transpose(1, 2).flatten(2)
+
+
+def test_a_second_attention_on_other_keys_is_let_through():
+    case, pipe = CASES["pixart"], CASES["pixart"].pipe()
+    without = guided(case, pipe, EMAG())[0]
+    for block in blocks_of(pipe):
+        block.attn1.set_processor(Beside())
+    out, stats = guided(case, pipe, EMAG())
+    assert stats.effect > 0 and not close(out, without, 1e-2)
+
+
 def test_attention_slicing_is_an_error_that_names_the_processor():
     case, pipe = CASES["pixart"], CASES["pixart"].pipe()
     expected = guided(case, pipe)[0]
@@ -480,7 +524,7 @@ def test_hooks_added_between_calls_survive(case):
 def test_a_hook_on_the_network_sees_the_hosts_calls(case):
     pipe, outputs = case.pipe(), []
     pipe.transformer.register_forward_hook(lambda m, a, out: outputs.append(out[0].shape[0]))
-    _, stats = guided(case, pipe)
+    guided(case, pipe)
     calls = 16 if case.name == "true-cfg" else 8
     assert len(outputs) == calls and len(set(outputs)) == 1
 
@@ -553,7 +597,7 @@ def compiled_case(case, compiler, backend, warm=True):
     return results, graphs, run.stats
 
 
-FAST = {("sd3", "whole"), ("flux", "repeated blocks"), ("dit", "in place")}
+FAST = (("sd3", "whole"), ("flux", "repeated blocks"), ("dit", "in place"))
 COMPILED = [pytest.param(name, compiler, marks=() if (name, compiler) in FAST else pytest.mark.slow, id=f"{name}-{compiler}")
             for name, compiler in (*FAST, ("sd3", "forward"), ("sd3", "each block"), ("pixart", "whole"), ("flux", "whole"),
                                    ("true-cfg", "in place"))]
@@ -574,6 +618,18 @@ def test_compiled_networks(name, compiler, fresh_dynamo):
     assert 0 < graphs[0] < graphs[1] == graphs[2]
     assert graphs[2] - graphs[0] <= 30 and graphs[3] - graphs[2] <= 2
     assert graphs[3:] == [graphs[3]] * 4, "a second round compiled again"
+
+
+def test_one_graph_for_a_whole_block_is_refused(fresh_dynamo):
+    case, pipe = CASES["flux"], CASES["flux"].pipe(layers=1, single=2)
+    few = {"num_inference_steps": 3, "seeds": (8,)}
+    pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
+    plain = case.run(pipe, **few)
+    before = snapshot(pipe)
+    with pytest.raises(emag.Unsupported, match="fullgraph"):
+        guided(case, pipe, EMAG(layers=(1,)), **few)
+    assert changes(before, snapshot(pipe), own=False) == []
+    assert torch.equal(case.run(pipe, **few), plain)
 
 
 @pytest.mark.slow
@@ -660,7 +716,7 @@ def test_accelerate_hooks(case, where):
 @ALL
 def test_offload_hooks_that_are_set_anew_inside_a_call_survive(case):
     """`maybe_free_model_hooks` removes and adds the hooks of every module at the end of each call."""
-    pipe, log = case.pipe(), []
+    pipe, log, latest = case.pipe(), [], []
     expected, plain = guided(case, pipe)[0], case.run(pipe)
     modules = [pipe.transformer, *blocks_of(pipe)]
 
@@ -668,13 +724,14 @@ def test_offload_hooks_that_are_set_anew_inside_a_call_survive(case):
         for i, module in enumerate(modules):
             remove_hook_from_module(module)
             add_hook_to_module(module, Recorder(log, i))
+        latest[:] = [vars(module)["forward"] for module in modules]
 
     hook_all()
     pipe.__dict__["maybe_free_model_hooks"] = hook_all
     with emag.guide(pipe, *rules_for(case)):
         assert torch.equal(case.run(pipe), expected)
         assert torch.equal(case.run(pipe), expected)
-    assert all(hasattr(module, "_hf_hook") for module in modules)
+    assert all(vars(module)["forward"] is forward for module, forward in zip(modules, latest))
     log.clear()
     assert torch.equal(case.run(pipe), plain)
     assert {name for _, name in log} == set(range(len(modules)))

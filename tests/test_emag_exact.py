@@ -326,3 +326,13 @@ def test_counts_on_24_blocks():
         picks = [row[0] for row in run.stats.picks if row]
         assert len(picks) == 18 and set(picks) <= {6, 7, 8}
     assert counts == {"clean": 1668, "sd3-official": 2688}
+
+
+def test_ties_go_to_the_first_listed_block_and_resume_is_the_lowest():
+    weak = emag.EMAG(1.5, layers=(3, 1, 2), window=emag.Window()).perturbation
+    state = weak.start(tuple(1 - i / 8 for i in range(8)), None)
+    state.begin(4)
+    state.statistic = {block: torch.zeros(2) for block in (1, 2, 3)}
+    state.choose()
+    assert [weak.blocks[i] for i in state.pick] == [3, 3]
+    assert weak.resume == 1

@@ -447,12 +447,13 @@ def test_a_second_order_scheduler_evaluates_steps_twice():
     pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
     plain = case.run(pipe)
     counter = Counter(pipe.transformer, "attn")
-    with emag.guide(pipe, EMAG(), emag.CFG(3.0)) as run:
+    window = emag.Window.index(7, 2, 1)
+    with emag.guide(pipe, EMAG(window=window), emag.CFG(3.0)) as run:
         guided = case.run(pipe)
     assert not torch.equal(plain, guided) and guided.isfinite().all()
     assert run.stats.steps == 15 and len(run.stats.effects) == 15
     assert run.stats.evaluations == run.stats.planned == sum(counter.blocks.values()) // 2
-    phases = WINDOW.phases(tuple(range(8, 0, -1)))
+    phases = window.phases(tuple(range(8, 0, -1)))
     index = [0, *(i for i in range(1, 8) for _ in range(2))]
     assert [e is not None for e in run.stats.effects] == [phases[i] == "apply" for i in index]
 
@@ -530,6 +531,39 @@ def test_true_cfg_by_embeds_or_not_at_all():
         assert run.stats.clean == 8 * 5
         pipe(**flux_call(true_cfg_scale=4.0))
         assert run.stats.clean == 8 * 5
+
+
+def test_masks_follow_their_rows():
+    """Every row has a mask of its own; a mask of the wrong rows would fit the heads and pass unnoticed."""
+    case, pipe = CASES["pixart"], CASES["pixart"].pipe()
+    masks = {"prompt_attention_mask": torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).float(),
+             "negative_prompt_attention_mask": torch.tensor([[1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).float()}
+    with emag.guide(pipe, EMAG()):
+        together = case.run(pipe, (1, 2, 3), **masks)
+        alone = [case.run(pipe, (s,), **{k: v[i:i + 1] for k, v in masks.items()}) for i, s in enumerate((1, 2, 3))]
+    assert (together - torch.cat(alone)).norm() < 1e-4 * together.norm()
+
+
+@ALL
+def test_the_declared_streams_are_those_of_the_blocks(case):
+    """A block that hands its streams on returns what the real block returns: as many, of the same shapes, in order."""
+    from emag.backbones.read import read
+
+    pipe, seen = case.pipe(), set()
+
+    def check(block, args, kwargs, output):
+        found, real = block.identity(args, kwargs), output if isinstance(output, tuple) else (output,)
+        found = found if isinstance(found, tuple) else (found,)
+        assert [x.shape for x in found] == [x.shape for x in real]
+        assert len({x.shape for x in real}) == len(real)
+        seen.add(block.index)
+
+    for block in read(pipe.transformer).blocks:
+        if not getattr(block.module, "context_pre_only", False):
+            block.module.register_forward_hook(
+                lambda m, args, kwargs, out, block=block: check(block, args, kwargs, out), with_kwargs=True)
+    case.run(pipe, num_inference_steps=2)
+    assert seen == set(range(case.depth(pipe) - (case.name == "sd3")))
 
 
 def test_control_residuals_are_cut_to_the_rows_of_a_weak_pass():

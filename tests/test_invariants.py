@@ -112,8 +112,14 @@ def test_an_exception_in_the_loop_leaves_nothing(case, error):
         with pytest.raises(error, match="in flight"):
             case.run(pipe)
         del pipe.scheduler.__dict__["step"]
-        assert run.stats is None
         after_failure = case.run(pipe)
+        assert run.stats is not None
+        steps.clear()
+        pipe.scheduler.__dict__["step"] = step
+        with pytest.raises(error, match="in flight"):
+            case.run(pipe)
+        del pipe.scheduler.__dict__["step"]
+        assert run.stats is None
     with emag.guide(pipe, EMAG()):
         assert torch.equal(case.run(pipe), after_failure)
     assert changes(before, snapshot(pipe), own=False) == []
@@ -306,6 +312,11 @@ def test_another_attention_backend_is_native_where_tapped(name, monkeypatch):
 # 3: an image does not depend on its batch mates
 
 
+def distance(a, b):
+    """Largest relative distance of two images; untrained networks blow up rounding in single pixels."""
+    return ((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).max()
+
+
 BATCH = {
     "query": (EMAG(),), "map": (EMAG(variant="map"),), "image": (EMAG(variant="image"),),
     "kl": (EMAG(variant="map", statistic="kl"),), "fixed": (EMAG(statistic="fixed"),),
@@ -327,10 +338,8 @@ def test_a_batch_row_equals_the_image_alone(case, rules):
         picks = run.stats.picks
         alone = torch.cat([case.run(pipe, (seed,), num_inference_steps=5) for seed in seeds])
         reordered = case.run(pipe, seeds[::-1], num_inference_steps=5)
-    # PixArt's solver blows these latents up to 1e3, and rounding with them
-    close = max(1.0, together.abs().max().item()) * (5e-4 if case.name in ("pixart", "sigma") else 1e-4)
-    assert (together - alone).abs().max() < close
-    assert (together - reordered.flip(0)).abs().max() < close
+    assert distance(together, alone) < 1e-4
+    assert distance(together, reordered.flip(0)) < 1e-4
     if rules[0].name == "emag" and rules[0].statistic != "fixed":
         assert all(len(pick) == 3 for pick in picks if pick)
 

@@ -14,7 +14,8 @@ def main() -> None:
     transformers_logging.set_verbosity_error()  # it warns of every image library that is not installed
     from . import compare, demo, generate, listing, plan, show  # noqa: F401  (they register their commands)
 
-    logging.getLogger("emag").addFilter(Once())
+    log, once = logging.getLogger("emag"), Once()
+    log.addFilter(once)
     try:
         app()
     except EmagError as error:
@@ -22,6 +23,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("emag: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        log.removeFilter(once)
 
 
 def _failed(message: str) -> int:

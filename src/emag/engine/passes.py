@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import NoEffect
+from ..errors import NoEffect, Unsupported
 from ..perturbations.base import Perturbation, Rows, State
 from . import output
 from .arguments import Arguments
@@ -64,8 +64,13 @@ class Passes:
         self.evaluations += call.total // self.images * blocks
 
     def _pass(self, forward: Forward, call: Arguments, mode: int, rows: slice | None, handlers: dict[int, Any]) -> Any:
-        with self.blocks.serving(mode, rows, handlers):
-            return forward(**call.values)
+        try:
+            with self.blocks.serving(mode, rows, handlers):
+                return forward(**call.values)
+        except RuntimeError as error:
+            if "`torch.compiler.disable()`d function" not in str(error):
+                raise
+            raise Unsupported("taps break the graph of a compiled network: compile it without fullgraph=True") from error
 
 
 def _watch(block: int, states: Sequence[State], rows: Rows, call: Any, sdpa: Callable[..., torch.Tensor]) -> torch.Tensor:

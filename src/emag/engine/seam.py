@@ -15,6 +15,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
+from ..errors import Unsupported
 from .undo import patch
 
 SDPA = F.scaled_dot_product_attention
@@ -36,10 +37,26 @@ class Seam(TorchFunctionMode):
         bound = {**dict(zip(_NAMES, args)), **kwargs}
         if bound["query"].shape[-2] != self.length or bound["key"].shape[-2] != self.length:
             return func(*args, **kwargs)
+        if bound.get("is_causal") or bound.get("dropout_p"):
+            raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
         self.fired += 1
         call = Attention(bound["query"], bound["key"], bound["value"], self.image,
                          bound.get("attn_mask"), bound.get("scale"))
-        return self.handle(call, lambda q: func(**{**bound, "query": q}))
+        return _in_full_precision(self.handle, call, lambda q: func(**{**bound, "query": q}))
+
+
+def _in_full_precision(handle: Handler, call: Attention, sdpa: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Our arithmetic outside the user's autocast, which would take maps to half precision; the live call inside it."""
+    device = call.q.device.type
+    if not torch.is_autocast_enabled(device):
+        return handle(call, sdpa)
+
+    def live(q: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, enabled=True):
+            return sdpa(q)
+
+    with torch.autocast(device, enabled=False):
+        return handle(call, live)
 
 
 @contextmanager

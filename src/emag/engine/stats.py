@@ -12,8 +12,8 @@ class Stats:
     """One finished run.
 
     evaluations, planned: block evaluations per image (one block on one batch row). clean: those of the host alone.
-    phases: per evaluation "off", "watch" or "apply" for the first weak branch. picks: per evaluation the block picked for
-    each image, None where none was. effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass.
+    picks: per evaluation the block that the first weak branch picked for each image, None where none was.
+    effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass.
     """
 
     model: str

@@ -87,7 +87,10 @@ class Guided:
             raise BadValue(f"{' and '.join(names)} both combine the conditional with the unconditional prediction; keep one")
 
     def __str__(self) -> str:
-        return "emag run: none yet; call the pipeline inside the with block" if self.stats is None else str(self.stats)
+        if self.stats is not None:
+            return str(self.stats)
+        return ("emag run: none yet; call the pipeline inside the with block" if self.active else
+                "emag run: no active rule; the pipeline runs as it is")
 
     def save(self, images: Any, folder: str) -> list[Any]:
         """Write `images` of the latest call into `folder` as PNGs that carry their recipe; the paths written."""

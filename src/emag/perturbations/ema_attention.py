@@ -110,6 +110,8 @@ class EMAG(Rule):
 
     def __post_init__(self) -> None:
         if self.layers is not None:
+            if isinstance(self.layers, (int, str)):
+                raise BadValue(f"emag layers is a list of block numbers, e.g. (6, 7, 8), got {self.layers!r}")
             object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
             if not self.layers:
                 raise BadValue("emag layers must name at least one block, or be None for the model's own")
