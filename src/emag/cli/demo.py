@@ -35,8 +35,8 @@ def demo(
     """Sheets of the same seeds under no guidance, CFG, EMAG and its combinations, and of the weak branch alone."""
     check_folder(folder)
     pipe = shared.open_pipeline("tiny")
-    names, numbers = [name.strip() for name in classes.split(",")], shared.seeds_of(seeds)
-    work = jobs([f"a photo of a {name}" for name in names], [], numbers)
+    names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
+    work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
     outcomes: list[Outcome] = []
     with shared.progress(len(COLUMNS), "demo") as (on_step, finished):
         for column in COLUMNS:
