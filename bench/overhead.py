@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 import emag
+from emag.engine.passes import Passes
+from emag.perturbations.tracker import Tracker
 from emag.recipe import layers as parse_layers
 
 SEED, LATENT_CHANNELS, PATCH = 8, 16, 2
@@ -122,6 +124,46 @@ def peak(name: str, shape: Shape, arguments: list[str]) -> int:
     return int(done.stdout.strip().splitlines()[-1])
 
 
+def breakdown(pipe: Any, shape: Shape) -> Table:
+    """Where one image's seconds go: network passes by kind, and what the averages take inside them (CPU)."""
+    table = Table("line", "clean passes", "of that averaging", "weak passes", "of that tapped attention", "rest", box=None)
+    for name, rules in lines(shape).items():
+        if rules:
+            with Stopwatch(Passes, "clean", "weak") as passes, Stopwatch(Tracker, "watch", "perturb") as state:
+                total, _ = _clock(lambda rules=rules: call(pipe, shape, rules), shape.device)
+            clean, weak = passes.seconds["clean"], passes.seconds["weak"]
+            parts = (clean, state.seconds["watch"], weak, state.seconds["perturb"], total - clean - weak)
+            table.add_row(name, *(f"{part:.2f} s" for part in parts))
+    return table
+
+
+class Stopwatch:
+    """Seconds spent in some methods of a class while the `with` block lasts."""
+
+    def __init__(self, owner: type, *names: str):
+        self.owner, self.seconds = owner, dict.fromkeys(names, 0.0)
+        self.originals = {name: getattr(owner, name) for name in names}
+
+    def __enter__(self) -> "Stopwatch":
+        for name, original in self.originals.items():
+            setattr(self.owner, name, self._timing(name, original))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name, original in self.originals.items():
+            setattr(self.owner, name, original)
+
+    def _timing(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return method
+
+
 def process_peak(work: Callable[[], Any]) -> int:
     """Peak resident bytes of this process during `work` (Linux: its high-water mark, set back first)."""
     try:
@@ -152,6 +194,7 @@ def main(
     blocks: int = 12, width: int = 384, tokens: Annotated[int, typer.Option(help="Image tokens, a square.")] = 1024,
     text: Annotated[int, typer.Option(help="Text tokens.")] = 77, steps: int = 28, batch: int = 1, layers: str = "3-4",
     device: str = "cpu", dtype: str = "float32", repeats: int = 3,
+    parts: Annotated[bool, typer.Option("--breakdown", help="Show where the seconds go instead (CPU).")] = False,
     json_path: Annotated[str | None, typer.Option("--json", help="Also write the figures here.")] = None,
     only: Annotated[str | None, typer.Option(help="Run one line once and print its peak bytes.", hidden=True)] = None,
 ) -> None:
@@ -160,6 +203,9 @@ def main(
     pipe = pipeline(shape)
     if only:
         print(process_peak(lambda: call(pipe, shape, lines(shape)[only])))
+        return
+    if parts:
+        Console(width=150).print(breakdown(pipe, shape))
         return
     found = timed(pipe, shape, repeats)
     arguments = [f"--{k}={v}" for k, v in (("blocks", blocks), ("width", width), ("tokens", tokens), ("text", text),

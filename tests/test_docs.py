@@ -1,0 +1,63 @@
+"""The docs say what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import emag
+from emag import recipe
+from emag.backbones.table import BACKBONES
+from emag.defaults import TABLE, blocks_at
+from emag.hosts.table import HOSTS
+from emag.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "emag"
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    names = {}
+    exec(code, names)
+    assert "block evaluations per image: 556" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    assert names["pipe"].__class__.__name__ == "TinyPipeline"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/emag.md", "CONTRIBUTING.md"])
+def test_named_files_exist(page):
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`(?:src/emag/)?([a-z_]+(?:/[a-z_]+)*\.py)`", text))
+    assert all((PACKAGE / name).is_file() or (ROOT / name).is_file() or list(PACKAGE.glob(f"*/{name}")) for name in named)
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", text)
+    assert all((ROOT / page).parent.joinpath(link).exists() for link in links)
+
+
+def test_the_readme_names_every_pipeline():
+    text = (ROOT / "README.md").read_text()
+    assert all(name in text for name in HOSTS)
+
+
+def test_the_table_of_defaults_is_complete():
+    for model, rows in TABLE.items():
+        assert model in (*BACKBONES, "tiny", "*")
+        for name, row in rows.items():
+            assert row.source
+            METHODS[name](**{key: value for key, value in row.values.items() if key != "layers"})
+    assert all("emag" in TABLE[name] for name in BACKBONES)
+
+
+@pytest.mark.parametrize(("model", "depth", "blocks"), [
+    ("SD3Transformer2DModel", 24, (6, 7, 8)), ("DiTTransformer2DModel", 28, (12, 13, 14, 15)),
+    ("SD3Transformer2DModel", 12, (3, 4)), ("tiny", 8, (2, 3, 4)), ("PixArtTransformer2DModel", 1, (0,)),
+])
+def test_published_candidates(model, depth, blocks):
+    assert blocks_at(TABLE[model]["emag"].values["layers"], depth) == blocks
+
+
+def test_commands_in_the_readme_parse():
+    text = (ROOT / "README.md").read_text()
+    for short in re.findall(r"-g (\S+)", text):
+        assert isinstance(recipe.parse(short), emag.guidance.Rule)
