@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint types bench clean
 
 demo: $(STAMP)
-	$(BIN)/emag demo --out out/demo
+	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

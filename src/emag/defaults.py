@@ -42,7 +42,7 @@ TABLE: dict[str, dict[str, Entry]] = {
         "cfg": Entry({"scale": 3.5}, "untested default"),
     },
     "tiny": {
-        "emag": Entry({"scale": 2.0, "layers": (2, 3, 4), "window": _SD3}, "chosen with bench/tiny_defaults.py"),
+        "emag": Entry({"scale": 1.5, "layers": (2, 3, 4), "window": _SD3}, "chosen with bench/tiny_defaults.py"),
         "apg": Entry({"scale": 6.0, "norm_threshold": 2.5, "momentum": -0.5}, "chosen with bench/tiny_defaults.py"),
         "cads": Entry({"scale": 0.25, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, "SD3's, looked at"),
         "cfg": Entry({"scale": 2.5}, "the pipeline's default"),

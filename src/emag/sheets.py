@@ -41,7 +41,7 @@ def _enlarged(image: Image.Image, cell: int) -> Image.Image:
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     lines = [""]
-    for word in text.split():
+    for word in text.replace(",", ", ").split():
         longer = f"{lines[-1]} {word}".strip()
         if _length(longer, font) <= width or not lines[-1]:
             lines[-1] = longer

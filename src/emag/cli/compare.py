@@ -14,7 +14,8 @@ from . import common as shared
 from .common import app, out
 from .generate import lines
 
-WEAKNESS = ("none", "emag=0,strength=0.25", "emag=0,strength=0.5", "emag=0", "emag=0,statistic=fixed", "emag=0,jitter=2")
+WEAKNESS = ("clean: host", "weak, strength 0.5: emag=0,strength=0.5", "weak: emag=0", "weak map: emag=0,variant=map",
+            "weak, all blocks: emag=0,statistic=fixed", "weak, jitter 1: emag=0,jitter=1")
 
 
 @app.command()
@@ -57,6 +58,6 @@ def draw(outcomes: list[Outcome], work: list[Job], path: Path, title: str, cell:
     rows = [[outcome.images[i] for outcome in outcomes] for i in range(len(work))]
     labels = [f"{job.prompt[:28] or '(empty)'} s{job.seed}" for job in work]
     page = sheet(rows, [outcome.column.label for outcome in outcomes], labels, title, cell)
-    record = {**outcomes[0].records[0], "row": 0, "unrecorded": ["this is a sheet of several images"],
+    record = {**outcomes[0].records[0], "row": 0, "unrecorded": ["the other images of this sheet"],
               "columns": [outcome.records[0]["rules"] for outcome in outcomes]}
     write(page, path, record)
