@@ -9,6 +9,7 @@ from PIL import Image
 
 from emag import images
 from emag.cli import main
+from tiny import dit, sd3
 
 FAST = ["--steps", "6"]
 
@@ -129,6 +130,46 @@ def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, ar
     assert len(lines) == 1
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Pipelines as diffusers saves them."""
+    root = tmp_path_factory.mktemp("models")
+    for name, make in (("dit", dit), ("sd3", sd3)):
+        make().save_pretrained(root / name)
+    return root
+
+
+def test_a_class_conditional_model_from_a_folder(run, folders, tmp_path):
+    options = ("-m", folders / "dit", "-g", "emag=2", "--seeds", "1-2", "-n", 8, "-o", tmp_path)
+    code, _, _ = run("generate", 207, 360, *options)
+    made = sorted(tmp_path.glob("*.png"))
+    assert code == 0
+    assert len(made) == 4
+    assert "byte-identical" in run("again", made[-1], "-o", tmp_path / "again")[1]
+
+
+@pytest.mark.parametrize(("model", "arguments", "message"), [
+    ("dit", ("2070",), "0 to 999"), ("dit", ("shark",), "no class label"),
+    ("dit", ("3", "--height", "64"), "one image size"),
+    ("dit", ("3", "--negative", "4"), "no negative prompt"), ("sd3", ("a frog",), "refused the call"),
+    ("sd3", ("a frog", "--height", "7"), "refused the call"),
+    ("sd3", ("a frog", "--set", "colour=3"), "refused the call"),
+])
+def test_what_a_pipeline_refuses_is_one_line(run, folders, tmp_path, model, arguments, message):
+    options = ("-m", folders / model, "-g", "emag=2,layers=1", "-o", tmp_path / "out", *FAST)
+    code, _, error = run("generate", *arguments, *options)
+    assert code == 2
+    assert message in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["dit", "sd3"])
+def test_plan_reads_a_folder_without_its_weights(run, folders, model):
+    found = json.loads(run("plan", "-m", folders / model, "-n", 28, "-g", "emag=1.5,layers=1-2", "--json")[1])
+    assert found["blocks"] == 4
+    assert found["evaluations"] == 28 * 2 * 4 + found["weak"][0]["applied"] * 3
 
 
 def test_unwritable_folder(run, tmp_path):

@@ -57,7 +57,8 @@ def _config(model: str) -> dict[str, Any]:
     try:
         if own.is_file():
             return json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return dict(diffusers.ConfigMixin.load_config(model, subfolder="transformer"))
+        # any model class reads the file as it is; which one it names is looked at by the caller
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer"))
     except (OSError, ValueError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 

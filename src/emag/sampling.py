@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .errors import BadValue
+from .errors import BadValue, EmagError
 from .guidance import Rule
 from .hosts.pipeline import Guided, guide
 from .hosts.table import Host, lookup
@@ -81,8 +81,14 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
     """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""
     with guide(pipe, *rules) as run:
         run.on_step = progress
-        generator = _generators(seeds)
-        return list(pipe(**call, generator=generator).images), run
+        try:
+            return list(pipe(**call, generator=_generators(seeds)).images), run
+        except EmagError:
+            raise
+        except torch.OutOfMemoryError as error:
+            raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
+        except (ValueError, TypeError) as error:
+            raise BadValue(f"{type(pipe).__name__} refused the call: {str(error).splitlines()[0]}") from error
 
 
 def _generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
@@ -98,7 +104,10 @@ def _prompts(pipe: Any, host: Host, group: Sequence[Job]) -> list[Any]:
 
 
 def _label(pipe: Any, text: str) -> int:
+    count = pipe.transformer.config.num_embeds_ada_norm
     if text.isdigit():
+        if int(text) >= count:
+            raise BadValue(f"class label {text} does not exist: this model has 0 to {count - 1}")
         return int(text)
     labels = getattr(pipe, "labels", {}) or {}
     if text not in labels:
