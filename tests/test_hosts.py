@@ -15,18 +15,9 @@ from diffusers import (
 )
 
 import emag
+from cases import ALL, EMAG, WITH_UNCOND
 from spy import Counter, changes, network_outputs, scheduler_steps, snapshot
 from tiny import CASES, dit, flux, flux_call, noise, sd3, sd3_call, true_cfg_call
-
-ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-WITH_UNCOND = pytest.mark.parametrize("case", [c for c in CASES.values() if c.uncond],
-                                      ids=[c.name for c in CASES.values() if c.uncond])
-WINDOW = emag.Window.progress(0, 0.2, 0.9)
-
-
-def EMAG(scale=1.5, **more):
-    return emag.EMAG(scale, **{"layers": (1, 2), "window": WINDOW, **more})
-
 
 # What the scheduler gets
 

@@ -10,19 +10,10 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 import emag
+from cases import ALL, EMAG, WITH_UNCOND
 from emag.perturbations.compat import Compat
 from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
 from tiny import CASES, noise, sd3, sd3_call
-
-ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-WITH_UNCOND = pytest.mark.parametrize("case", [c for c in CASES.values() if c.uncond],
-                                      ids=[c.name for c in CASES.values() if c.uncond])
-WINDOW = emag.Window.progress(0, 0.2, 0.9)
-
-
-def EMAG(scale=1.5, **more):
-    return emag.EMAG(scale, **{"layers": (1, 2), "window": WINDOW, **more})
-
 
 APG = emag.APG(3.0, norm_threshold=2.5, momentum=-0.5)
 CADS = emag.CADS(0.3, tau1=0.3, tau2=0.9, psi=0.5)

@@ -1,8 +1,10 @@
 """Every default in one table, per model where a source has one. Docs, command line and messages read it from here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .backbones.read import Network
 from .errors import BadValue
 from .guidance import Rule
 from .schedules import Window
@@ -73,6 +75,15 @@ def resolve(rule: Rule, models: tuple[str, ...], depth: int) -> Rule:
     if getattr(rule, "scale", 0) is None:
         raise BadValue(f"{rule.name} has no default scale on {models[0]}: give one, e.g. {rule.name}=1.5")
     return rule
+
+
+def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -> tuple[Rule, ...]:
+    """`rules` with the defaults of `models`, then of the network's class. Raises `BadValue` for blocks it does not have."""
+    names = (*models, network.backbone.name)
+    concrete = tuple(resolve(rule, names, network.depth) for rule in rules)
+    for rule in concrete:
+        network.check_layers(getattr(rule, "layers", None) or ())
+    return concrete
 
 
 def blocks_at(layers: tuple[float, ...], depth: int) -> tuple[int, ...]:

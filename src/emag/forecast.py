@@ -10,14 +10,13 @@ import torch
 
 from .backbones.read import Network, read
 from .backbones.table import BACKBONES
-from .defaults import resolve
+from .defaults import resolved
 from .engine.plan import plan, weak_branches
 from .errors import BadValue
 from .guidance import Rule
 from .models import folder
 from .models.load import MODELS, WEIGHTS
 from .perturbations.ema_attention import EMAttention
-from .schedules import equal_time
 
 PICTURE = {"off": ".", "watch": "o", "apply": "#"}
 USUAL_TEXT = {"SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512}
@@ -27,10 +26,7 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
              images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
     """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
     network = skeleton(model)
-    resolved = [resolve(rule, (model, network.backbone.name), network.depth) for rule in rules]
-    for rule in resolved:
-        network.check_layers(getattr(rule, "layers", None) or ())
-    active = [rule for rule in resolved if not rule.neutral]
+    active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
     sigmas = tuple(1 - i / steps for i in range(steps))
     planned = plan(active, network.depth, sigmas, range(steps), uncond)
     tokens = image_tokens(network, height, width), text_tokens(network, model, text)
@@ -85,7 +81,7 @@ def text_tokens(network: Network, model: str, text: int | None) -> int:
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], network: Network, tokens: tuple[int, int],
             images: int) -> dict[str, Any]:
     phases = branch.window.phases(sigmas)
-    beta = equal_time(branch.beta, len(sigmas)) if branch.beta_time == "equal-time" else branch.beta
+    beta = branch.decay(len(sigmas))
     watched = [i for i, phase in enumerate(phases) if phase != "off"]
     applied = [i for i, phase in enumerate(phases) if phase == "apply"]
     attention: Any = network.blocks[branch.blocks[0]].attention

@@ -19,7 +19,7 @@ from .schedules import Window
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
     """Rules as JSON-ready data; parameters at their defaults are left out."""
-    return [{rule.name: {f.name: _plain(getattr(rule, f.name)) for f in fields(rule)
+    return [{rule.name: {f.name: plain(getattr(rule, f.name)) for f in fields(rule)
                          if f.default is MISSING or getattr(rule, f.name) != f.default}} for rule in rules]
 
 
@@ -138,7 +138,8 @@ def window(text: str) -> Window:
     return Window(start, delta, stop, unit)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A parameter's value as JSON-ready data."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return list(value) if isinstance(value, tuple) else value

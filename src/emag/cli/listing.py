@@ -9,7 +9,7 @@ from ..backbones.table import BACKBONES
 from ..defaults import TABLE
 from ..hosts.table import HOSTS
 from ..methods import METHODS
-from ..recipe import _plain
+from ..recipe import plain
 from . import common as shared
 from .common import app, out
 
@@ -50,11 +50,11 @@ def methods(as_json: shared.Json = False) -> None:
 def describe(name: str) -> dict[str, Any]:
     """One method as data."""
     method = METHODS[name]
-    defaults = [{"model": model, "values": {k: _plain(v) for k, v in rows[name].values.items()},
+    defaults = [{"model": model, "values": {k: plain(v) for k, v in rows[name].values.items()},
                  "source": rows[name].source} for model, rows in TABLE.items() if name in rows]
     return {"name": name, "paper": method.paper, "equation": method.equation, "combines": method.combines,
             "space": method.space or "any", "about": (method.__doc__ or "").strip(),
-            "parameters": {f.name: _plain(f.default) for f in fields(method)}, "defaults": defaults}
+            "parameters": {f.name: plain(f.default) for f in fields(method)}, "defaults": defaults}
 
 
 def _values(values: dict[str, Any]) -> str:

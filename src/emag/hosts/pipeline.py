@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..backbones.read import Network, plain, read
-from ..defaults import resolve
+from ..defaults import resolved
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks
 from ..engine.lock import hold
@@ -128,11 +128,7 @@ class Guided:
         patch(undo, denoiser, name, lambda *args, **kwargs: run.evaluate(forward, args, kwargs))
 
     def _resolve(self, pipe: Any, network: Network) -> tuple[Rule, ...]:
-        models = tuple(filter(None, (getattr(type(pipe), "emag_model", None), network.backbone.name)))
-        rules = tuple(resolve(rule, models, network.depth) for rule in self.rules)
-        for rule in rules:
-            network.check_layers(getattr(rule, "layers", None) or ())
-        return rules
+        return resolved(self.rules, tuple(filter(None, (getattr(type(pipe), "emag_model", None),))), network)
 
     def _blocks_of(self, network: Network) -> Blocks:
         if self._blocks is None or not self._blocks.fits(network):

@@ -8,7 +8,7 @@ import torch
 from ..errors import BadValue
 from ..guidance import COND, Branches, Rule, Step
 from ..rules.cfg import on_channels
-from ..schedules import Window
+from ..schedules import Window, equal_time
 from ..streams import Streams
 from . import statistics
 from .compat import Compat, compat
@@ -54,6 +54,10 @@ class EMAttention:
     @property
     def needs_uncond(self) -> bool:
         return self.compat.needs_uncond
+
+    def decay(self, count: int) -> float:
+        """beta per step in a run of `count` steps."""
+        return equal_time(self.beta, count) if self.beta_time == "equal-time" else self.beta
 
     def applies(self, index: int, sigmas: tuple[float, ...]) -> bool:
         """True where the average replaces the live attention at step `index`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..attention import Attention
-from ..schedules import Phase, equal_time
+from ..schedules import Phase
 from ..streams import Streams
 from .average import Average, MapAverage, QueryAverage, Sdpa
 from .base import Rows
@@ -87,8 +87,7 @@ class Tracker:
 
     def _average(self, block: int) -> Average:
         spec = self.spec
-        beta = equal_time(spec.beta, len(self.phases)) if spec.beta_time == "equal-time" else spec.beta
-        settings = (beta, spec.strength, spec.resolved_statistic, spec.compat.stat_against,
+        settings = (spec.decay(len(self.phases)), spec.strength, spec.resolved_statistic, spec.compat.stat_against,
                     getattr(torch, spec.compat.ema_dtype), spec.jitter, f"emag/{block}", self.streams)
         if spec.variant == "query":
             return QueryAverage(*settings)
