@@ -9,7 +9,7 @@ import torch
 from . import recipe
 from .errors import BadValue
 from .guidance import Rule
-from .hosts.table import Host
+from .hosts.entry import Host
 
 _LEFT_OUT = {"output_type", "return_dict", "generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs",
              "callback", "callback_steps", "kwargs"}

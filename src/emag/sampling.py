@@ -11,9 +11,10 @@ from PIL import Image
 from .errors import BadValue, EmagError, Unsupported
 from .guidance import Rule
 from .hosts.encoders import label_of
+from .hosts.entry import Host
 from .hosts.given import Condition
 from .hosts.pipeline import Guided, guide
-from .hosts.table import Host, lookup
+from .hosts.table import lookup
 
 Progress = Callable[[int, int], None]
 

@@ -1,8 +1,10 @@
 """The supported pipelines and networks as a page: docs/models.md."""
 
-from .backbones.table import BACKBONES, Backbone, Stack
+from .backbones.entry import Backbone, Stack
+from .backbones.table import BACKBONES
 from .defaults import TABLE
-from .hosts.table import HOSTS, Host
+from .hosts.entry import Host
+from .hosts.table import HOSTS
 
 LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls"}
 

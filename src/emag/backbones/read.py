@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from .table import BACKBONES, Backbone, Stack
+from .entry import Backbone, Stack
+from .table import BACKBONES
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
-from .table import Host
+from .entry import Host
 
 log = logging.getLogger("emag")
 

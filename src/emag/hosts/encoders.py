@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..backbones.table import Backbone
+from ..backbones.entry import Backbone
 from ..errors import BadValue
 
 Tensors = dict[str, torch.Tensor]

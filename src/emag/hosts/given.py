@@ -12,7 +12,7 @@ from ..errors import BadValue, EmagError, Unsupported
 from ..guidance import Rule
 from ..masks import not_given
 from .encoders import COMPANIONS, ENCODERS, UNBATCHED, Tensors, whole_text
-from .table import Host
+from .entry import Host
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
 """A prompt or class label, one for each image, or network arguments by name, each [1 or images, ...]."""

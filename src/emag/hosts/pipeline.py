@@ -25,8 +25,9 @@ from ..guidance import Rule
 from ..perturbations.base import Rows
 from ..samplers.base import Corrector
 from .checks import check, check_order
+from .entry import Host
 from .given import Condition, Given
-from .table import Host, lookup
+from .table import lookup
 
 
 class PipelineView:

@@ -1,0 +1,75 @@
+"""What we know of a denoiser class, as data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One list of blocks.
+
+    name: attribute of the network. attention: the block's attention module that mixes image tokens. streams: block
+    arguments that flow from block to block. returns: the same names, in the order in which a block returns them.
+    tokens: what the attention sees along its sequence, in order: ("image",), ("image", "text") or ("text", "image");
+    a stack of one stream with two kinds of tokens has both in it.
+    cross: the block's attention module from image to text, where that is one of its own.
+    linear: `attention` has no map, and makes no fused call. each_sample: it makes one for each sample, of the image tokens
+    and those of the text that are not masked.
+    """
+
+    name: str
+    attention: str
+    streams: tuple[str, ...]
+    returns: tuple[str, ...]
+    tokens: tuple[str, ...]
+    cross: str | None = None
+    linear: bool = False
+    each_sample: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One denoiser class.
+
+    per_row: arguments of the network whose first dimension is the batch (tensors, or lists and dicts of tensors).
+    kwargs: its dict of extra attention arguments; kwargs_rows: entries in it whose first dimension is the batch.
+    condition: arguments that a condition rule may change. condition_modules: submodules (fnmatch patterns) whose outputs
+    are the condition where the argument itself is not a float tensor. time_scale: what its timestep is multiplied
+    by to give the scheduler's. grid_ids: argument with the (.., row, column) of each image token, where x_t is a sequence
+    of patches, or a list per image of (frames, rows, columns); grid_at: where row and column sit in it; patch: the side
+    of a patch in latent pixels. time_modules: submodules (fnmatch patterns) that embed the timestep.
+    grid_sizes: arguments with the number of patches along each dimension, ([frames,] rows, columns), where x_t is a sequence
+    of them. channel_dim: dimension of x_t that holds the channels. negated: of a flow model, it predicts data minus noise
+    (for hosts that make one call a step).
+    joint_mask: argument with a mask over the text and then the image tokens, [batch, text + image].
+    text_ids: width of `txt_ids`, and its column that numbers the text tokens, where there is one.
+    skips: later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass.
+    """
+
+    name: str
+    stacks: tuple[Stack, ...]
+    per_row: tuple[str, ...]
+    condition: tuple[str, ...] = ()
+    condition_modules: tuple[str, ...] = ()
+    kwargs: str | None = None
+    kwargs_rows: tuple[str, ...] = ()
+    sample: str = "hidden_states"
+    text: str | None = "encoder_hidden_states"
+    timestep: str = "timestep"
+    time_scale: float = 1.0
+    time_modules: tuple[str, ...] = ()
+    grid_ids: str | None = None
+    grid_at: tuple[int, int] = (-2, -1)
+    grid_sizes: tuple[str, ...] = ()
+    channel_dim: int = 1
+    negated: bool = False
+    patch: int = 2
+    joint_mask: str | None = None
+    text_ids: tuple[int, int | None] = (3, None)
+    skips: bool = False
+
+
+# streams of a block and the order in which it returns them
+SINGLE = (("hidden_states",), ("hidden_states",))
+MERGED = SINGLE
+DUAL = (("hidden_states", "encoder_hidden_states"),) * 2
+JOINT = (("hidden_states", "encoder_hidden_states"), ("encoder_hidden_states", "hidden_states"))

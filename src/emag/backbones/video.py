@@ -1,0 +1,45 @@
+"""Video transformers."""
+
+from .entry import DUAL, SINGLE, Backbone, Stack
+
+ENTRIES: tuple[Backbone, ...] = (
+    Backbone(
+        "WanTransformer3DModel",
+        stacks=(Stack("blocks", "attn1", *SINGLE, ("image",), "attn2"),),
+        per_row=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+        condition=("encoder_hidden_states",),
+        kwargs="attention_kwargs", time_modules=("condition_embedder.time_embedder",),
+    ),
+    Backbone(
+        "LTXVideoTransformer3DModel",
+        stacks=(Stack("transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),),
+        per_row=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+        condition=("encoder_hidden_states",),
+        kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
+        grid_sizes=("num_frames", "height", "width"), patch=1,
+    ),
+    Backbone(
+        "CogVideoXTransformer3DModel",
+        stacks=(Stack("transformer_blocks", "attn1", *DUAL, ("text", "image")),),
+        per_row=("hidden_states", "encoder_hidden_states", "timestep", "timestep_cond", "ofs"),
+        condition=("encoder_hidden_states",),
+        kwargs="attention_kwargs", time_modules=("time_embedding",), channel_dim=2,
+    ),
+    Backbone(
+        "MochiTransformer3DModel",
+        stacks=(Stack("transformer_blocks", "attn1", *DUAL, ("image", "text"), each_sample=True),),
+        per_row=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        condition=("encoder_hidden_states",),
+        kwargs="attention_kwargs", time_modules=("time_embed.timestep_embedder",), negated=True,
+    ),
+    Backbone(
+        "HunyuanVideoTransformer3DModel",
+        stacks=(Stack("transformer_blocks", "attn", *DUAL, ("image", "text")),
+                Stack("single_transformer_blocks", "attn", *DUAL, ("image", "text"))),
+        per_row=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "pooled_projections",
+                 "guidance"),
+        condition=("encoder_hidden_states", "pooled_projections"),
+        kwargs="attention_kwargs",
+        time_modules=("time_text_embed.timestep_embedder", "context_embedder.time_text_embed.timestep_embedder"),
+    ),
+)

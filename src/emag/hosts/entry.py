@@ -1,0 +1,60 @@
+"""What we know of a pipeline class, as data: how it calls its network and how it combines the answers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """One pipeline class.
+
+    layout: rows of its network call under CFG: one doubled call [negative, positive] or [positive, negative],
+    "calls", two calls tagged by `cache_context`, or "calls-untagged", two calls with the same x_t, conditional first.
+    scale: the argument that switches CFG on above 1; None where it never evaluates unconditional rows. strength: the
+    argument that leaves out the first part of the steps. negative: sets of arguments of which one must be given as well.
+    third_call: network argument that marks a call of the host's own guidance, let through uncounted; third_asked: the
+    pipeline argument that asks for it. prompt, negative_prompt: the arguments that hold the condition. sized: takes
+    height and width. distilled: the entry of the pipeline's configuration that, where true, leaves CFG out. second: the
+    component that, where it is there, is a second denoiser of the run. refused: arguments that cannot be served, and why.
+    """
+
+    name: str
+    layout: Layout
+    scale: str | None = "guidance_scale"
+    strength: str | None = None
+    negative: tuple[tuple[str, ...], ...] = ()
+    third_call: str | None = None
+    third_asked: str | None = None
+    prompt: str = "prompt"
+    negative_prompt: str | None = "negative_prompt"
+    sized: bool = True
+    denoiser: str = "transformer"
+    distilled: str | None = None
+    second: str | None = None
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def guides(self, arguments: dict[str, Any]) -> bool:
+        """True where a call with these arguments evaluates unconditional rows."""
+        if self.scale is None or not arguments[self.scale] > 1:
+            return False
+        return not self.negative or any(
+            all(arguments.get(name) is not None for name in names) for names in self.negative)
+
+    @property
+    def doubled(self) -> bool:
+        """True where both branches come in one call."""
+        return not self.layout.startswith("calls")
+
+    def steps(self, arguments: dict[str, Any]) -> int | None:
+        """Steps of a call with these arguments, before its scheduler is asked; None where they do not tell."""
+        count = arguments.get("num_inference_steps")
+        strength = arguments.get(self.strength or "")
+        if not count or strength is None:
+            return count
+        return count - int(max(count - min(count * strength, count), 0))
+
+
+# arguments that give Flux its unconditional prompt, one set or the other
+FLUX_NEGATIVE = (("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))
