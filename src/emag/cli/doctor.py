@@ -8,7 +8,8 @@ import torch
 import typer
 from rich.table import Table
 
-from ..doctor.diagnose import Finding, diagnose, matrix, tried
+from ..doctor.diagnose import diagnose, matrix, tried
+from ..doctor.finding import Finding
 from ..doctor.small import MATRIX
 from ..errors import BadValue
 from ..hosts.table import lookup
@@ -26,8 +27,14 @@ def doctor(
     prompt: Annotated[str, typer.Option(help="Prompt (or class label) for a model.")] = "a photo of a ship",
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
+    every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
+                                        "guiders.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --matrix: the page docs/coverage.md.")] = False,
 ) -> None:
     """Try every method: does it act, what does it cost, and if not, why not."""
+    if every:
+        _matrix(methods or [], as_json, markdown)
+        return
     names = {column.label for column in tried()}
     if set(methods or []) - names:
         raise BadValue(f"there is no method {', '.join(sorted(set(methods or []) - names))} to try; there are "
@@ -43,6 +50,27 @@ def doctor(
         out.print(_list(found))
 
 
+def _matrix(methods: list[str], as_json: bool, markdown: bool) -> None:
+    from ..doctor import coverage, page
+
+    known = [column.label for column in coverage.METHODS]
+    if set(methods) - set(known):
+        raise BadValue(f"--matrix tries {', '.join(known)}; not {', '.join(sorted(set(methods) - set(known)))}")
+    found = list(_watched(coverage.coverage(methods)))
+    if as_json:
+        shared.show_json([finding.as_dict() for finding in found])
+    elif markdown:
+        print(page.markdown(found), end="")
+    else:
+        table = Table("network", *page.methods_of(found), box=None)
+        for network in page.networks_of(found):
+            table.add_row(network, *(cell.strip("*") for cell in page.cells(found, network)))
+        table.add_row("works on", *map(str, page.totals(found)))
+        out.print(table)
+        for where, reason in page.reasons(found):
+            out.print(f"[bold]{where}[/bold]: {reason}", highlight=False)
+
+
 def _model(model: str, prompt: str, steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
     pipe = shared.open_pipeline(model, device, dtype, offload)
     call = arguments(pipe, [Job(prompt, None, 8)], Settings(steps))
@@ -55,8 +83,10 @@ def _model(model: str, prompt: str, steps: int, device: str | None, dtype: str |
 
 
 def _watched(source: Iterator[Finding]) -> Iterator[Finding]:
-    with err.status("trying"):
-        yield from source
+    with err.status("trying") as status:
+        for finding in source:
+            status.update(f"tried {finding.method} on {finding.backbone}")
+            yield finding
 
 
 def _grid(found: list[Finding]) -> Table:

@@ -11,7 +11,7 @@ from ..defaults import models_of, resolved
 from ..errors import BadValue
 from ..guidance import COND, Branches, Rule, Step
 from ..hosts.pipeline import guide
-from ..hosts.table import lookup
+from ..hosts.table import denoisers, lookup
 from ..layout import unpack
 from ..perturbations.base import Perturbation
 from ..schedules import Schedule
@@ -57,7 +57,7 @@ def measure(pipe: Any, rule: Rule, call: Callable[[Any], Any],
     """The reach of `rule` on each block alone. Raises `BadValue` for a rule that has no layers."""
     if "layers" not in {f.name for f in fields(rule)} or rule.kind != "weak":
         raise BadValue(f"{rule.name} is no weak branch on layers, so there is nothing to calibrate")
-    network, models = read(getattr(pipe, lookup(pipe).denoiser)), models_of(pipe)
+    network, models = read(denoisers(pipe, lookup(pipe))[0]), models_of(pipe)
     found = []
     for block in range(network.depth):
         alone, = resolved((replace(rule, layers=(block,)),), models, network)  # type: ignore[call-arg]

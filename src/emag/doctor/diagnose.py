@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..columns import Column
 from ..errors import EmagError, NoEffect
 from ..hosts.pipeline import guide
 from ..showcase import OTHER, columns
+from .finding import Finding
 from .small import MATRIX, Case, noise
 
 KINDS = ("condition", "weak", "null", "attention", "combining", "after")
@@ -26,25 +26,6 @@ SECOND = ("autoguidance: autoguidance=2", "sine: sine=0.7,source=cond", "domain:
 MODELS = ("guide", "tuned", "pretrained", "base")
 
 Call = Callable[[Any], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One method on one backbone. status: "works", "unsupported" or "no-effect". effect: |image - plain| / |plain|.
-
-    evaluations: block evaluations per image, against those of the pipeline alone.
-    """
-
-    method: str
-    backbone: str
-    status: str
-    effect: float = 0.0
-    evaluations: float = 0.0
-    reason: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as JSON-ready data."""
-        return asdict(self)
 
 
 def diagnose(pipe: Any, call: Call, backbone: str, methods: Sequence[Column], conditions: Mapping[str, Any] | None = None,
