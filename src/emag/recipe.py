@@ -22,8 +22,13 @@ def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
     strange = [rule.name for rule in rules if METHODS.get(rule.name) is not type(rule)]
     if strange:
         raise BadValue(f"{strange[0]} is not in the list of methods, so a recipe cannot name it: add it to METHODS")
-    return [{rule.name: {f.name: plain(getattr(rule, f.name)) for f in fields(rule)
-                         if f.default is MISSING or getattr(rule, f.name) != f.default}} for rule in rules]
+    return values_of(rules)
+
+
+def values_of(parts: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+    """Rules, or parts of a sampler, as JSON-ready data, without parameters at their defaults."""
+    return [{part.name: {f.name: plain(getattr(part, f.name)) for f in fields(part)
+                         if f.default is MISSING or getattr(part, f.name) != f.default}} for part in parts]
 
 
 def from_data(data: Any) -> tuple[Rule, ...]:

@@ -1,0 +1,53 @@
+"""`emag sweep`: which setting of each recipe is best, at the same number of trials."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import common as shared
+from .common import app, out
+from .run import Engine, _bar, evaluation
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="YAML file: a run spec with open values in recipes, and a section sweep.")],
+    folder: Annotated[str | None, typer.Option("--out", "-o", help="Folder, path or URL; default: the spec's.")] = None,
+    engine: Engine = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per device.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the trials and their front.")] = None,
+    best: Annotated[Path | None, typer.Option(help="YAML to write: a run spec, each recipe at its best.")] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Try settings of recipes, measure each, and name the best of each and the Pareto front.
+
+    Open values are {grid: [1.25, 1.5]} or {low: 1, high: 3} anywhere in a recipe. Give the same command again to finish a
+    sweep that was killed.
+    """
+    with evaluation():
+        from ..evaluate.sweep.outcome import draw, write_best
+        from ..evaluate.sweep.search import sweep as search
+        from ..evaluate.sweep.spec import read_sweep
+    asked = read_sweep(spec)
+    with _bar() as begun:
+        found = search(asked, folder, engine, workers, begun)
+    if plot:
+        draw(found, plot)
+    if best:
+        write_best(asked, found, best)
+    if as_json:
+        shared.show_json(found)
+    else:
+        out.print(_table(found))
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table("trial", "setting", *found["objectives"], "front", "best", box=None)
+    for trial in found["trials"]:
+        cells = [f"{trial['results'][name]['value']:.4g}" for name in found["objectives"]]
+        table.add_row(trial["trial"], trial["setting"], *cells, "*" if trial["trial"] in found["front"] else "",
+                      "*" if trial["trial"] == found["best"].get(trial["recipe"]) else
+                      "given up" if trial["given_up"] else "")
+    return table

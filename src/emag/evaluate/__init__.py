@@ -1,0 +1,1 @@
+"""Evaluation: runs of many images, metrics, sweeps and reports."""

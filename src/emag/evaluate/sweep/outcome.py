@@ -1,0 +1,49 @@
+"""What comes of a sweep: a picture of the front, and a run spec with the best setting of each recipe."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..metrics.table import METRICS
+from ..pareto import front
+from .spec import SweepSpec
+
+
+def write_best(spec: SweepSpec, found: dict[str, Any], path: Path) -> None:
+    """Write a run spec: the sweep's, with the best setting of each recipe under the recipe's name, and no folder."""
+    trials = {trial["trial"]: trial["data"] for trial in found["trials"]}
+    base = {key: value for key, value in spec.base.items() if key != "out"}
+    data = {**base, "recipes": {recipe: trials[name] for recipe, name in found["best"].items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(draft, path)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw the first two objectives of all trials, and their front, as a PNG (one objective: against the trial)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = found["objectives"][:2]
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    for recipe in dict.fromkeys(trial["recipe"] for trial in found["trials"]):
+        values = np.array([[trial["results"][name]["value"] for name in names] for trial in found["trials"]
+                           if trial["recipe"] == recipe])
+        axes.plot(*(values.T if len(names) == 2 else (np.arange(len(values)), values[:, 0])), "o", label=recipe)
+    if len(names) == 2:
+        values = np.array([[trial["results"][name]["value"] for name in names] for trial in found["trials"]])
+        best = values[front(values, [METRICS[name].higher for name in names])]
+        axes.plot(*best[best[:, 0].argsort()].T, "-", color="0.5", zorder=0, label="front")
+    axes.set(xlabel=names[0] if len(names) == 2 else "trial", ylabel=names[-1])
+    axes.legend(ncols=2, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.part.png")
+    figure.savefig(draft, dpi=120)
+    plt.close(figure)
+    os.replace(draft, path)

@@ -1,0 +1,465 @@
+"""Extractors on small random networks, preprocessing against plain references, the list of metrics, measuring a run."""
+
+import io
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emag.errors import BadValue
+from emag.evaluate.metrics import features, frechet, measure, prdc, reference, resize
+from emag.evaluate.metrics.extractors import EXTRACTORS, base, hps, rewards, towers
+from emag.evaluate.metrics.extractors.embedded import Random
+from emag.evaluate.metrics.table import METRICS, chosen
+
+pa = pytest.importorskip("pyarrow")
+fsspec = pytest.importorskip("fsspec")
+close = np.testing.assert_allclose
+CLASSES = ["airplane", "ship"]
+
+
+def pictures(seed, n=4, h=20, w=30):
+    return np.random.default_rng(seed).integers(0, 256, (n, h, w, 3), dtype=np.uint8)
+
+
+class Run:
+    """The parts of a run folder that metrics read: two recipes of random images."""
+
+    def __init__(self, folder, n=24, size=32):
+        from fsspec.implementations.local import LocalFileSystem
+
+        from emag.evaluate.storage import Storage
+
+        self.storage, self.n, self.read = Storage(LocalFileSystem(), str(folder)), n, 0
+        self.stored = {name: pictures(seed, n, size, size) for seed, name in enumerate(["cfg", "emag"])}
+        self.stored["emag"] = (0.9 * self.stored["cfg"] + 0.1 * self.stored["emag"]).astype(np.uint8)
+
+    def recipes(self):
+        return list(self.stored)
+
+    def index(self, recipe):
+        images = self.stored[recipe]
+        return pa.table({"number": list(range(len(images))), "prompt": ["a photo of a ship"] * len(images),
+                         "class": [CLASSES[i % 2] for i in range(len(images))],
+                         "sha256": [str(image.sum()) for image in images]})
+
+    def images(self, recipe, batch=256, limit=None):
+        for start in range(0, limit or self.n, 7):
+            self.read += 1
+            yield self.stored[recipe][start:limit][:7]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def known(tmp_path):
+    """A reference of the random extractor."""
+    found = features.extract([pictures(9, 40, 32, 32)], Random(), [""] * 40)["features"]
+    return reference.read(reference.write(tmp_path / "known.npz", found, Random().version))
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (16, 16), (9, 70)])
+def test_clip_preprocessing_is_transformers(shape):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    images = pictures(1, 3, *shape)
+    theirs = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    wanted = theirs([Image.fromarray(one) for one in images], return_tensors="np")["pixel_values"]
+    found = resize.normalised(resize.cropped(images, 16), resize.CLIP_MEAN, resize.CLIP_STD)
+    close(found, np.stack(list(wanted)), atol=1e-5)
+
+
+def kernel(x):
+    """Keys' cubic with a = -1/2, the one of antialiased bicubic in torch and PIL."""
+    x = abs(x)
+    return (1.5 * x - 2.5) * x * x + 1 if x < 1 else ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+
+
+def shrunk(line, size):
+    """A line of pixels at a smaller size, each output a normalised sum of stretched kernels: written out."""
+    ratio = len(line) / size
+    out = []
+    for i in range(size):
+        centre = (i + 0.5) * ratio
+        weights = np.array([kernel((j + 0.5 - centre) / ratio) for j in range(len(line))])
+        out.append(np.tensordot(weights / weights.sum(), line, 1))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (33, 33)])
+def test_hps_preprocessing_is_the_plain_one(shape):
+    image, size = pictures(2, 1, *shape)[0], 16
+    h, w = (round(side * size / max(shape)) for side in shape)
+    small = shrunk(shrunk(image / 255, h).transpose(1, 0, 2), w).transpose(1, 0, 2)
+    wanted = np.zeros((size, size, 3))
+    top, left = (size - h) // 2, (size - w) // 2
+    wanted[top:top + h, left:left + w] = small
+    found = resize.padded(image[None], size)[0].permute(1, 2, 0)
+    close(found, wanted, atol=1e-5)
+    assert not np.allclose(resize.padded(image[None], size, antialias=False)[0].permute(1, 2, 0), wanted, atol=1e-2)
+
+
+def test_hps_pads_images_that_already_have_the_size():
+    found = resize.padded(np.full((1, 16, 8, 3), 255, np.uint8), 16)
+    assert found.shape == (1, 3, 16, 16) and found[..., 4:12].min() == 1 and found[..., :4].max() == 0
+
+
+def test_dinov2_stretches():
+    image = pictures(3, 1, 12, 40)
+    wanted = np.asarray(Image.fromarray(image[0]).resize((16, 16), Image.Resampling.BICUBIC)) / 255
+    close(resize.stretched(image, 16)[0].permute(1, 2, 0), wanted, atol=1e-6)
+
+
+def words(texts, **options):
+    """A tokenizer of letters: start 1, end 2 (the largest id), cut as asked."""
+    from transformers import BatchEncoding
+
+    rows = [[1, *(3 + ord(c) % 20 for c in text)][:options["max_length"] - 1] + [30] for text in texts]
+    longest = options["max_length"] if options["padding"] == "max_length" else max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
+
+
+@pytest.fixture
+def clip():
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    net = CLIPModel(CLIPConfig(text_config={**layers, "vocab_size": 31, "bos_token_id": 1, "eos_token_id": 30},
+                               vision_config={**layers, "image_size": 16, "patch_size": 8}, projection_dim=12)).eval()
+    made = towers.Clip()
+    made.__dict__["loaded"] = (net, words)
+    return made
+
+
+def test_clip_is_its_own_forward_pass(clip):
+    images, texts = pictures(4), ["a", "ship", "frog", ""]
+    found = clip(images, texts)
+    net = clip.loaded[0]
+    pixels = resize.normalised(resize.cropped(images, 16), resize.CLIP_MEAN, resize.CLIP_STD)
+    theirs = net(**words(texts, padding=True, max_length=77), pixel_values=pixels)
+    close(found["score"], 100 * (theirs.logits_per_image / net.logit_scale.exp()).diagonal().detach(), rtol=1e-4)
+    clip.times = None
+    close(clip(images, texts)["score"], theirs.logits_per_image.diagonal().detach(), rtol=1e-4)
+    assert found["features"].shape == (4, 12) and towers.pickscore().version != clip.version
+
+
+def test_clip_does_not_depend_on_batches(clip):
+    images, texts = pictures(5), ["a", "a longer one", "frog", "x"]
+    whole, parts = clip(images, texts), [clip(images[i:i + 1], texts[i:i + 1]) for i in range(4)]
+    for name, value in whole.items():
+        close(value, np.concatenate([part[name] for part in parts]), rtol=1e-3, atol=1e-4)
+
+
+def test_dinov2_gives_the_class_token():
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    net = Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28)).eval()
+    made = towers.DINOv2(size=28)
+    made.__dict__["loaded"] = net
+    images = pictures(6)
+    x = resize.normalised(resize.stretched(images, 28), resize.IMAGENET_MEAN, resize.IMAGENET_STD)
+    close(made(images, [""] * 4)["features"], net(pixel_values=x).last_hidden_state[:, 0].detach(), rtol=1e-4, atol=1e-5)
+
+
+class Tower(torch.nn.Module):
+    """What HPS needs of open_clip: two encoders."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = torch.nn.Linear(3, 5), torch.nn.Embedding(31, 5)
+
+    def encode_image(self, x):
+        return self.image(x.mean((2, 3)))
+
+    def encode_text(self, ids):
+        return self.text(ids).mean(1)
+
+
+@pytest.fixture
+def open_clip(monkeypatch, tmp_path):
+    """A stand-in for the package and for the hub: each version of HPS has its own file."""
+    asked = []
+
+    def download(repository, name):
+        torch.manual_seed(len(name))
+        torch.save({"state_dict": Tower().state_dict()}, tmp_path / name)
+        asked.append(name)
+        return str(tmp_path / name)
+
+    def tokenizer(name):
+        return lambda texts: torch.tensor([[1, len(text) % 31] for text in texts])
+
+    monkeypatch.setitem(sys.modules, "open_clip", types.SimpleNamespace(
+        create_model=lambda name, pretrained, precision: Tower(), get_tokenizer=tokenizer))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return asked
+
+
+def test_hps_loads_the_version_asked_for_and_names_it(open_clip):
+    images, texts = pictures(7), ["a", "bb", "ccc", "dddd"]
+    scores = {}
+    for number, file in (("2.0", "HPS_v2_compressed.pt"), ("2.1", "HPS_v2.1_compressed.pt")):
+        made = hps.HPS(number)
+        made.check()
+        assert open_clip[-1] == file and f"v{number}" in made.version and "antialias" in made.version
+        scores[number] = made(images, texts)["score"]
+        net, tokenizer = made.loaded
+        x = resize.normalised(resize.padded(images, 224), resize.CLIP_MEAN, resize.CLIP_STD)
+        image, text = net.encode_image(x).detach().numpy(), net.encode_text(tokenizer(texts)).detach().numpy()
+        close(scores[number], 100 * (image * text).sum(1) / np.linalg.norm(image, axis=1) / np.linalg.norm(text, axis=1),
+              rtol=1e-4)
+    assert not np.allclose(scores["2.0"], scores["2.1"])
+    with pytest.raises(BadValue, match=r"versions 2.0, 2.1"):
+        hps.HPS("3")
+
+
+def test_a_checkpoint_with_code_is_not_run(open_clip, tmp_path, monkeypatch):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "bad.pt")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a: str(tmp_path / "bad.pt"))
+    with pytest.raises(BadValue, match="weights cannot be loaded"):
+        hps.HPS().check()
+    assert not (tmp_path / "ran").exists()
+
+
+OLD_NAMES = {
+    "vision.embeddings.patch_embedding.": "vision.patch_embed.proj.",
+    "vision.embeddings.class_embedding": "vision.cls_token", "vision.embeddings.position_embedding": "vision.pos_embed",
+    "vision.post_layernorm.": "vision.norm.",
+    "vision.encoder.layers.": "vision.blocks.", ".layer_norm": ".norm", ".self_attn.qkv": ".attn.qkv",
+    ".self_attn.projection": ".attn.proj", "vision.": "blip.visual_encoder.", "text.": "blip.text_encoder.",
+    "head.": "mlp.layers."}
+
+
+def old_name(name):
+    """A weight of our network by its name in ImageReward.pt."""
+    for new, old in OLD_NAMES.items():
+        if new[0] == "." or name.startswith(new):
+            name = name.replace(new, old, 1)
+    return name
+
+
+@pytest.fixture
+def reward():
+    from transformers import BlipTextConfig, BlipVisionConfig
+
+    torch.manual_seed(0)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return rewards.network(BlipVisionConfig(hidden_size=12, image_size=16, patch_size=8, **layers),
+                           BlipTextConfig(hidden_size=16, encoder_hidden_size=12, vocab_size=31, **layers))
+
+
+def test_imagereward_finds_every_weight_by_its_old_name(reward):
+    state = {old_name(name): value + 0 for name, value in reward.state_dict().items()}
+    assert {"blip.visual_encoder.blocks.1.norm2.bias", "blip.visual_encoder.cls_token", "mlp.layers.7.weight",
+            "blip.text_encoder.encoder.layer.0.crossattention.self.query.weight"} <= state.keys()
+    found = rewards.renamed({**state, "blip.vision_proj.weight": torch.ones(1)}, reward)
+    assert found.keys() == reward.state_dict().keys()
+    assert all(torch.equal(value, found[name]) for name, value in reward.state_dict().items())
+
+
+def test_imagereward_reads_image_and_prompt_and_standardises(reward):
+    made = rewards.ImageReward()
+    made.__dict__["loaded"] = (reward, words)
+    images = pictures(8)
+    first = made(images, ["ship"] * 4)["score"]
+    with torch.no_grad():
+        reward["head"][-1].weight.mul_(2)
+        reward["head"][-1].bias.mul_(2)
+    doubled = made(images, ["ship"] * 4)["score"]
+    close(doubled * rewards.STD + rewards.MEAN, 2 * (first * rewards.STD + rewards.MEAN), rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        reward["head"][0].weight.mul_(1e4)
+        reward["head"][-1].weight.mul_(1e4)
+    scores = [made(pictures(seed, 1), [text])["score"][0] for seed, text in ((8, "ship"), (9, "ship"), (8, "frog"))]
+    assert len({round(float(score), 6) for score in scores}) == 3
+
+
+def test_aesthetic_reads_the_normalised_embedding(clip):
+    made, last = rewards.Aesthetic(), rewards.head(12)
+    made.__dict__["loaded"] = (clip, last)
+    images = pictures(9)
+    embedded = clip(images, [""] * 4)["features"]
+    unit = torch.from_numpy(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
+    close(made(images, [""] * 4)["score"], last(unit)[:, 0].detach(), rtol=1e-4, atol=1e-6)
+    assert [p.shape[0] for p in last.parameters()][::2] == [1024, 128, 64, 16, 1]
+
+
+@pytest.mark.parametrize("name", ["clipscore", "dinov2-fd", "pickscore", "hps2.1", "aesthetic", "imagereward", "fid"])
+def test_missing_weights_or_packages_are_one_error_before_any_work(name, monkeypatch, tmp_path):
+    def offline(*a, **k):
+        raise OSError("there is no network")
+
+    for place in ("huggingface_hub.hf_hub_download", "transformers.CLIPModel.from_pretrained",
+                  "transformers.Dinov2Model.from_pretrained"):
+        monkeypatch.setattr(place, offline)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    path = tmp_path / "foreign.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(BadValue, match=r"cannot be loaded|pip install"):
+        measure.plan([name], reference.read(path))
+
+
+def test_metrics_by_name():
+    assert [one.name for one in chosen(["prdc", "fd", "fd"])] == ["precision", "recall", "density", "coverage", "fd"]
+    assert chosen(["dinov2-prdc"])[0].extractor == "dinov2" and chosen(["fid"])[0].name == "inception-fd"
+    assert {one.extractor for one in METRICS.values()} == EXTRACTORS.keys()
+    with pytest.raises(BadValue, match="there is no metric fdd"):
+        chosen(["fdd"])
+    with pytest.raises(BadValue, match="needs a reference"):
+        measure.plan(["random-fd"])
+
+
+def test_random_features_are_seeded():
+    images = pictures(10)
+    assert np.array_equal(Random()(images, [])["features"], Random()(images, [])["features"])
+    assert not np.allclose(Random()(images, [])["features"], Random(seed=1)(images, [])["features"])
+
+
+def test_features_are_kept_until_images_change(run):
+    made = Random()
+    first = features.features(features.Images.of(run, "cfg"), made)
+    reads = run.read
+    again = features.features(features.Images.of(run, "cfg"), made)
+    assert run.read == reads and np.array_equal(first["features"], again["features"])
+    run.stored["cfg"][3] = 255 - run.stored["cfg"][3]
+    changed = features.features(features.Images.of(run, "cfg"), made)
+    moved = np.abs(changed["features"] - first["features"]).max(1) > 1e-6
+    assert run.read > reads and moved.tolist() == [i == 3 for i in range(24)]
+    assert len(features.features(features.Images.of(run, "cfg", 10), made)["features"]) == 10
+
+
+def test_damaged_features_are_made_again(run):
+    made = Random()
+    first = features.features(features.Images.of(run, "cfg"), made)
+    name = f"features/{made.version}/cfg.npz"
+    run.storage.write(name, run.storage.read(name)[:500])
+    assert np.array_equal(features.features(features.Images.of(run, "cfg"), made)["features"], first["features"])
+
+
+def test_a_run_measures_as_the_statistics_do(run, known):
+    plan = measure.plan(["random-fd", "random-prdc", "random-kid", "random-diversity", "pixels"], known, k=3)
+    found = {(one.recipe, one.metric): one for one in measure.measure(run, plan)}
+    x = Random()(run.stored["emag"], [])["features"]
+    close(found["emag", "random-fd"].value, frechet.distance(known.moments, frechet.moments(x)), rtol=1e-9)
+    manifolds = prdc.prdc(known.features, x, 3)
+    close(found["emag", "random-coverage"].value, manifolds.coverage.mean())
+    close(found["emag", "random-density"].value, manifolds.density.mean())
+    assert all(one.low <= one.value <= one.high for one in found.values())
+    assert "k=3" in found["cfg", "random-recall"].version and known.name in found["cfg", "random-fd"].version
+    assert known.name not in found["cfg", "contrast"].version and found["cfg", "random-fd"].n == 24
+    json.dumps([one.data for one in found.values()])
+
+
+def test_paired_differences_of_recipes(run, known):
+    plan = measure.plan(["contrast", "random-fd", "random-kid"], known)
+    found = measure.measure(run, plan, against="cfg")
+    minus = {one.metric: one for one in found if one.against == "cfg"}
+    value = {(one.recipe, one.metric): one for one in found if one.against is None}
+    assert minus.keys() == {"contrast", "random-fd"} and {one.recipe for one in minus.values()} == {"emag"}
+    one = minus["contrast"]
+    close(one.value, value["emag", "contrast"].value - value["cfg", "contrast"].value)
+    assert one.high < 0 and one.high - one.low < value["cfg", "contrast"].high - value["cfg", "contrast"].low
+    with pytest.raises(BadValue, match="none of the recipes"):
+        measure.measure(run, plan, against="apg")
+    run.stored["emag"] = run.stored["emag"][:20]
+    with pytest.raises(BadValue, match="different images"):
+        measure.measure(run, plan, against="cfg")
+
+
+def test_versions_are_not_mixed(run, known, tmp_path):
+    results = measure.measure(run, measure.plan(["random-fd"], known), ["cfg"])
+    other = measure.measure(run, measure.plan(["contrast"]), ["cfg"])
+    assert len(measure.check_table([*results, *other])) == 2
+    fewer = reference.read(reference.write(tmp_path / "fewer.npz", known.features[:30], known.version))
+    again = measure.measure(run, measure.plan(["random-fd"], fewer), ["emag"])
+    with pytest.raises(BadValue, match="one table"):
+        measure.check_table([*results, *again])
+    wrong = reference.read(reference.write(tmp_path / "wrong.npz", known.features, "random-64-seed1"))
+    with pytest.raises(BadValue, match="random-64-seed1"):
+        measure.plan(["random-fd"], wrong)
+
+
+def test_foreign_references(tmp_path):
+    """pytorch-fid writes mu and sigma, ADM those and mu_s, sigma_s; both are of Inception."""
+    x = np.random.default_rng(0).standard_normal((50, 6))
+    np.savez(tmp_path / "adm.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=x.mean(0), sigma_s=np.eye(6))
+    found = reference.read(tmp_path / "adm.npz")
+    assert frechet.distance(found.moments, frechet.moments(x)) < 1e-9
+    assert found.features is None and found.fits(EXTRACTORS["inception"]("cpu").version) and not found.fits("random-64")
+
+
+def test_bad_references(tmp_path):
+    (tmp_path / "text.npz").write_bytes(b"no zip")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    np.savez(tmp_path / "shape.npz", mu=np.zeros(3), sigma=np.eye(4))
+    np.savez(tmp_path / "pickle.npz", mu=np.array([{}], dtype=object), sigma=np.eye(1))
+    for name, says in (("none", "no npz"), ("text", "no npz"), ("other", "lacks mu"), ("shape", r"\[3\] and \[4, 4\]"),
+                       ("pickle", "no npz")):
+        with pytest.raises(BadValue, match=says):
+            reference.read(tmp_path / f"{name}.npz")
+
+
+def test_a_reference_of_moments_alone_gives_no_prdc(run, known):
+    bare = reference.Reference(known.moments, None, known.version, "bare")
+    assert measure.measure(run, measure.plan(["random-fd"], bare), ["cfg"])
+    with pytest.raises(BadValue, match="only mu and sigma"):
+        measure.measure(run, measure.plan(["random-recall"], bare), ["cfg"])
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    import pyarrow.parquet as pq
+
+    rows = []
+    for image in pictures(11, 12, 32, 32):
+        sink = io.BytesIO()
+        Image.fromarray(image).save(sink, "PNG")
+        rows.append({"image": {"bytes": sink.getvalue(), "path": None}, "label": 0})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    return tmp_path / "train.parquet"
+
+
+def test_the_commands(run, parquet, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from emag.cli import metrics as commands
+    from emag.cli.common import app
+
+    monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
+    call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
+    file = tmp_path / "reference.npz"
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10).exit_code == 0
+    close(reference.read(file).features, Random()(pictures(11, 12, 32, 32)[:10], [])["features"], atol=1e-5)
+    made = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
+    assert made.exit_code == 0 and "minus cfg" in made.output, made.output
+    stored = json.loads(run.storage.read(commands.STORED))
+    assert {(one["recipe"], one["metric"], one["against"]) for one in stored} == {
+        (recipe, metric, None) for recipe in ("cfg", "emag") for metric in ("random-fd", "contrast")} | {
+        ("emag", "random-fd", "cfg"), ("emag", "contrast", "cfg")}
+    assert call("metrics", "run", "--metrics", "saturation", "--json").exit_code == 0
+    assert len(json.loads(run.storage.read(commands.STORED))) == 8
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9).exit_code == 0
+    mixed = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
+    assert isinstance(mixed.exception, BadValue) and "one table" in str(mixed.exception)
+
+
+def test_errors_name_the_package():
+    def build():
+        raise ModuleNotFoundError("No module named 'x'", name="x")
+
+    with pytest.raises(BadValue, match=r"\(x\): pip install y"):
+        base.needs(build, "it", "y")
