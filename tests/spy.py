@@ -16,10 +16,15 @@ def snapshot(pipe: Any) -> dict[str, Any]:
     state: dict[str, Any] = {"class": type(pipe), "scheduler class": type(pipe.scheduler)}
     state |= {f"pipe.{k}": v for k, v in vars(pipe).items()}
     state |= {f"scheduler.{k}": v for k, v in vars(pipe.scheduler).items()}
-    for part in ("transformer", "vae"):
-        for name, module in getattr(pipe, part).named_modules():
+    for part, whole in (("transformer", denoiser_of(pipe)), ("vae", pipe.vae)):
+        for name, module in whole.named_modules():
             state |= _module(f"{part}.{name}", module)
     return state
+
+
+def denoiser_of(pipe: Any) -> Any:
+    """A pipeline's network."""
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
 
 
 def _module(name: str, module: torch.nn.Module) -> dict[str, Any]:
@@ -82,14 +87,15 @@ def scheduler_steps(pipe: Any) -> Iterator[list[torch.Tensor]]:
 def network_outputs(pipe: Any) -> Iterator[list[torch.Tensor]]:
     """What the network itself returns, weak passes included, in order."""
     seen: list[torch.Tensor] = []
-    original = pipe.transformer.forward
+    original = denoiser_of(pipe).forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         answer = original(*args, **kwargs)
-        seen.append((answer[0] if isinstance(answer, tuple) else answer.sample).clone())
+        found = answer[0] if isinstance(answer, tuple) else answer.sample
+        seen.append(torch.stack(found).squeeze(2) if isinstance(found, list) else found.clone())
         return answer
 
-    with attribute(pipe.transformer, "forward", forward):
+    with attribute(denoiser_of(pipe), "forward", forward):
         yield seen
 
 

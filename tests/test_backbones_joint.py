@@ -405,15 +405,6 @@ def test_prompts_are_encoded_by_the_pipeline(case):
 # what cannot work
 
 
-@cases("flux2", "klein")
-def test_reference_images_are_refused(case):
-    pipe = case.pipe()
-    before = snapshot(pipe)
-    with pytest.raises(emag.Unsupported, match="reference image"), emag.guide(pipe, EMAG()):
-        case.run(pipe, image=[object()])
-    assert changes(before, snapshot(pipe), own=False) == []
-
-
 def test_a_distilled_klein_has_no_unconditional_rows():
     case = MORE["klein"]
     pipe = case.pipe()

@@ -14,7 +14,7 @@ class Attention:
     """One attention call: q [B, H, L, d], k and v [B, G, S, d] with G dividing H, and where its image tokens sit.
 
     mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and of S. cross: the
-    keys are other tokens (text) than the queries.
+    keys are other tokens (text) than the queries. references: tokens of reference images, right behind the image.
     """
 
     q: torch.Tensor
@@ -24,11 +24,17 @@ class Attention:
     mask: torch.Tensor | None = None
     scale: float | None = None
     cross: bool = False
+    references: int = 0
+
+    @property
+    def pictures(self) -> slice:
+        """The image and the reference images behind it."""
+        return slice(self.image.start, self.image.stop + self.references)
 
     @property
     def has_text(self) -> bool:
-        """True where the keys hold more than the image tokens."""
-        return self.cross or self.image.stop - self.image.start < self.k.shape[2]
+        """True where the keys hold more than pictures."""
+        return self.cross or self.pictures.stop - self.pictures.start < self.k.shape[2]
 
     def rows(self, rows: slice) -> "Attention":
         """The same call for some batch rows."""
@@ -68,6 +74,14 @@ class Attention:
             return seen
         mask = self.mask[..., self.image, :] if self.mask.shape[-2] > 1 else self.mask
         return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, float("-inf"))
+
+    def key_size(self) -> torch.Tensor:
+        """Mean |k| per sample [B], over the keys that a mask of keys leaves."""
+        size, mask = self.k.float().abs().mean((1, 3)), self.mask
+        if mask is None or mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:3] != (1, 1):
+            return size.mean(1)
+        seen = mask[:, 0, 0].expand_as(size)
+        return (size * seen).sum(1) / seen.sum(1)
 
     def values(self) -> torch.Tensor:
         """v in fp32, grouped heads repeated to [B, H, S, d]."""

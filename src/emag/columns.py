@@ -14,7 +14,8 @@ from .engine.trajectory import trajectory
 from .errors import BadValue
 from .guidance import Rule
 from .hosts import own_loop
-from .hosts.table import lookup
+from .hosts.own_guider import with_scale
+from .hosts.table import denoisers, lookup
 from .methods import METHODS
 from .rules.cfg import CFG
 from .samplers import CORRECTORS, SOLVERS, Corrector, Solver
@@ -113,8 +114,9 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings,
 def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:
     """Block evaluations per image of the pipeline's latest call on its own."""
     host = lookup(pipe)
-    depth = read(getattr(pipe, host.denoiser)).depth
-    return depth * len(trajectory(pipe.scheduler).timesteps) * (2 if host.guides({host.scale or "": 0, **call}) else 1)
+    depth = read(denoisers(pipe, host)[0]).depth
+    rows = 2 if host.guides(with_scale({host.scale or "": 0, **call}, host, pipe)) else 1
+    return depth * len(trajectory(pipe.scheduler).timesteps) * rows
 
 
 def _labelled(text: str) -> bool:

@@ -26,11 +26,17 @@ USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among 
               "ChromaTransformer2DModel": 512, "Flux2Transformer2DModel": 512,
               # no padding there: a long prompt
               "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128,
-              "CogVideoXTransformer3DModel": 226, "HunyuanVideoTransformer3DModel": 256, "MochiTransformer3DModel": 256}
+              "Lumina2Transformer2DModel": 256, "ZImageTransformer2DModel": 128, "Krea2Transformer2DModel": 512,
+              "HiDreamImageTransformer2DModel": 384,  # 128 of T5, and of Llama twice
+              "CogVideoXTransformer3DModel": 226, "HunyuanVideoTransformer3DModel": 256, "MochiTransformer3DModel": 256,
+              "HunyuanVideo15Transformer3DModel": 1985}
 # frames, height and width of its pipeline by default; frames and pixels along a side of a token (the first frame is one too)
 VIDEO = {"WanTransformer3DModel": ((81, 480, 832), (4, 16)), "LTXVideoTransformer3DModel": ((161, 512, 704), (8, 32)),
          "CogVideoXTransformer3DModel": ((49, 480, 720), (4, 16)), "MochiTransformer3DModel": ((19, 480, 848), (6, 16)),
-         "HunyuanVideoTransformer3DModel": ((129, 720, 1280), (4, 16))}
+         "HunyuanVideoTransformer3DModel": ((129, 720, 1280), (4, 16)),
+         "WanVACETransformer3DModel": ((81, 480, 832), (4, 16)),
+         "HunyuanVideo15Transformer3DModel": ((121, 480, 848), (4, 16)),
+         "LTX2VideoTransformer3DModel": ((121, 512, 768), (8, 32))}
 
 
 def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
@@ -81,8 +87,9 @@ def image_tokens(network: Network, height: int | None, width: int | None) -> int
         pixels = 16
         own = 1024
     else:
-        pixels = config.patch_size * (1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8))
-        own = config.sample_size * pixels // config.patch_size
+        pixels = network.patch * (1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8))
+        size = getattr(config, "sample_size", None)
+        own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
 
 
@@ -100,8 +107,8 @@ def _branch(branch: EMAttention, sigmas: tuple[float, ...], network: Network, to
     watched = [i for i, phase in enumerate(phases) if phase != "off"]
     applied = [i for i, phase in enumerate(phases) if phase == "apply"]
     attention: Any = network.blocks[branch.blocks[0]].attention
-    heads = attention.heads
-    head_dim = attention.inner_dim // heads
+    heads = getattr(attention, "heads", None) or attention.num_heads
+    head_dim = getattr(attention, "head_dim", None) or attention.inner_dim // heads
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
             "applied": len(applied), "picture": "".join(PICTURE[phase] for phase in phases), "images": images,
             "bytes": branch.state_bytes(images, *tokens, heads, head_dim),

@@ -33,7 +33,7 @@ class Step:
     (alpha, sigma) the sampler ends at; x = alpha x0 + sigma epsilon. `time` is the timestep as a fraction of the training
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
-    `seen`: what the observers asked for saw.
+    `seen`: what the observers asked for saw. `fresh`: another network has just taken over.
     """
 
     index: int
@@ -48,6 +48,7 @@ class Step:
     grid: tuple[int, ...] | None = None
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    fresh: bool = False
 
     @property
     def count(self) -> int:

@@ -74,6 +74,9 @@ def arguments(pipe: Any, group: Sequence[Job], settings: Settings) -> dict[str, 
         values[host.negative_prompt] = [negative or "" for negative in negatives]
     if not host.sized and (settings.height or settings.width):
         raise BadValue(f"{host.name} has one image size; leave out height and width")
+    if host.guider and settings.scale is not None:
+        raise BadValue(f"{host.name} has its scale in its {host.guider}: leave the scale out here, or name a rule such as "
+                       "cfg=4")
     shared = {"num_inference_steps": settings.steps, host.scale or "guidance_scale": settings.scale,
               "height": settings.height, "width": settings.width, **settings.more}
     return {**values, **{name: value for name, value in shared.items() if value is not None}}

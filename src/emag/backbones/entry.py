@@ -7,13 +7,16 @@ from dataclasses import dataclass
 class Stack:
     """One list of blocks.
 
-    name: attribute of the network. attention: the block's attention module that mixes image tokens. streams: block
+    name: attribute of the network; a path of attributes with * for every entry of a list means all the lists it leads to.
+    attention: the block's attention module that mixes image tokens. streams: block
     arguments that flow from block to block. returns: the same names, in the order in which a block returns them.
     tokens: what the attention sees along its sequence, in order: ("image",), ("image", "text") or ("text", "image");
     a stack of one stream with two kinds of tokens has both in it.
-    cross: the block's attention module from image to text, where that is one of its own.
+    cross: the block's attention module from image to text, where that is one of its own; cross_picture: an attribute of it
+    that is there where it attends to a picture first, in a call of its own.
     linear: `attention` has no map, and makes no fused call. each_sample: it makes one for each sample, of the image tokens
-    and those of the text that are not masked.
+    and those of the text that are not masked. middle: the blocks at the bottom of a network that narrows and widens again,
+    which rules take where no layers are named. padded: the stream of the image may end in padding.
     """
 
     name: str
@@ -22,8 +25,11 @@ class Stack:
     returns: tuple[str, ...]
     tokens: tuple[str, ...]
     cross: str | None = None
+    cross_picture: str | None = None
     linear: bool = False
     each_sample: bool = False
+    middle: bool = False
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,24 @@ class Backbone:
 
     per_row: arguments of the network whose first dimension is the batch (tensors, or lists and dicts of tensors).
     kwargs: its dict of extra attention arguments; kwargs_rows: entries in it whose first dimension is the batch.
-    condition: arguments that a condition rule may change. condition_modules: submodules (fnmatch patterns) whose outputs
-    are the condition where the argument itself is not a float tensor. time_scale: what its timestep is multiplied
-    by to give the scheduler's. grid_ids: argument with the (.., row, column) of each image token, where x_t is a sequence
+    condition: arguments that a condition rule may change; "a.b" is entry b of the dict a. condition_modules: submodules
+    (fnmatch patterns) whose outputs are the condition where the argument itself is not a float tensor. time_scale,
+    time_offset: what its timestep is multiplied by, and what is then added, to give the scheduler's. grid_ids: argument
+    with the (.., row, column) of each image token, where x_t is a sequence
     of patches, or a list per image of (frames, rows, columns); grid_at: where row and column sit in it; patch: the side
     of a patch in latent pixels. time_modules: submodules (fnmatch patterns) that embed the timestep.
     grid_sizes: arguments with the number of patches along each dimension, ([frames,] rows, columns), where x_t is a sequence
-    of them. channel_dim: dimension of x_t that holds the channels. negated: of a flow model, it predicts data minus noise
-    (for hosts that make one call a step).
-    joint_mask: argument with a mask over the text and then the image tokens, [batch, text + image].
+    of them. channel_dim: dimension of x_t that holds the channels. negated: of a flow model, it predicts data minus noise.
+    joint_mask: argument with a mask over the text and then the image tokens, [batch, text + image]; joint_ids: one with
+    their positions, [text + image, axes], where those of the text are 0.
+    packed: argument with a mask [batch, text]; the image tokens of a row follow its own text without the padding.
+    lists: arguments with one tensor for each row; x_t among them means that it, and the answer, are lists of one frame each.
+    row_dims: arguments whose batch is another dimension than the first, and which; conditions are given with rows first.
+    references: reference images may follow the image in the making in its sequence: their tokens have another first
+    coordinate in `grid_ids`, or sizes of their own. layered: the entry of the configuration that, where true, says that of
+    several sizes only the last is a reference, and those before it are layers in the making.
     text_ids: width of `txt_ids`, and its column that numbers the text tokens, where there is one.
+    paired: it answers for more than x_t (a sound), row by row, which the host combines by itself: no rows are ever spared.
     skips: later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass.
     """
 
@@ -56,6 +70,7 @@ class Backbone:
     text: str | None = "encoder_hidden_states"
     timestep: str = "timestep"
     time_scale: float = 1.0
+    time_offset: float = 0.0
     time_modules: tuple[str, ...] = ()
     grid_ids: str | None = None
     grid_at: tuple[int, int] = (-2, -1)
@@ -64,8 +79,15 @@ class Backbone:
     negated: bool = False
     patch: int = 2
     joint_mask: str | None = None
+    joint_ids: str | None = None
+    packed: str | None = None
+    lists: tuple[str, ...] = ()
+    row_dims: tuple[tuple[str, int], ...] = ()
     text_ids: tuple[int, int | None] = (3, None)
     skips: bool = False
+    paired: bool = False
+    references: bool = False
+    layered: str | None = None
 
 
 # streams of a block and the order in which it returns them

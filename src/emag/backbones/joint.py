@@ -20,7 +20,7 @@ ENTRIES: tuple[Backbone, ...] = (
                  "controlnet_block_samples", "controlnet_single_block_samples"),
         condition=("encoder_hidden_states", "pooled_projections"),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-        time_scale=1000.0, grid_ids="img_ids", time_modules=("time_text_embed.timestep_embedder",),
+        time_scale=1000.0, grid_ids="img_ids", references=True, time_modules=("time_text_embed.timestep_embedder",),
     ),
     Backbone(
         "QwenImageTransformer2DModel",
@@ -28,7 +28,8 @@ ENTRIES: tuple[Backbone, ...] = (
         per_row=("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep", "guidance",
                  "controlnet_block_samples", "additional_t_cond"),
         condition=("encoder_hidden_states",), kwargs="attention_kwargs",
-        time_scale=1000.0, grid_ids="img_shapes", time_modules=("time_text_embed.timestep_embedder",),
+        time_scale=1000.0, grid_ids="img_shapes", references=True, layered="use_layer3d_rope",
+        time_modules=("time_text_embed.timestep_embedder",),
     ),
     Backbone(
         "ChromaTransformer2DModel",
@@ -46,7 +47,7 @@ ENTRIES: tuple[Backbone, ...] = (
                 Stack("single_transformer_blocks", "attn", *MERGED, ("text", "image"))),
         per_row=("hidden_states", "encoder_hidden_states", "timestep", "guidance"),
         condition=("encoder_hidden_states",), kwargs="joint_attention_kwargs",
-        time_scale=1000.0, grid_ids="img_ids", grid_at=(1, 2), text_ids=(4, 3),
+        time_scale=1000.0, grid_ids="img_ids", grid_at=(1, 2), references=True, text_ids=(4, 3),
         time_modules=("time_guidance_embed.timestep_embedder",),
     ),
     Backbone(

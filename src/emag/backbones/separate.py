@@ -23,7 +23,7 @@ ENTRIES: tuple[Backbone, ...] = (
         "HunyuanDiT2DModel",
         stacks=(Stack("blocks", "attn1", *SINGLE, ("image",), "attn2"),),
         per_row=("hidden_states", "timestep", "encoder_hidden_states", "text_embedding_mask", "encoder_hidden_states_t5",
-                 "text_embedding_mask_t5", "image_meta_size", "style"),
+                 "text_embedding_mask_t5", "image_meta_size", "style", "controlnet_block_samples"),
         condition=("encoder_hidden_states", "encoder_hidden_states_t5"),
         time_modules=("time_extra_emb.timestep_embedder",), skips=True,
     ),

@@ -12,7 +12,23 @@ from .common import Once, app
 def main() -> None:
     """Run the command; errors are one line on standard error and exit code 2."""
     transformers_logging.set_verbosity_error()  # it warns of every image library that is not installed
-    from . import calibrate, compare, demo, doctor, generate, listing, metrics, plan, run, show, sweep, verify  # noqa: F401  (register)
+    from . import (  # noqa: F401  (register)
+        calibrate,
+        compare,
+        demo,
+        doctor,
+        generate,
+        listing,
+        metrics,
+        plan,
+        report,
+        results,
+        run,
+        show,
+        sweep,
+        verify,
+        vote,
+    )
 
     log, once = logging.getLogger("emag"), Once()
     log.addFilter(once)

@@ -21,10 +21,11 @@ def entry(rule: str, models: tuple[str, ...]) -> Entry:
     return Entry({}, "none")
 
 
-def resolve(rule: Rule, models: tuple[str, ...], depth: int) -> Rule:
+def resolve(rule: Rule, models: tuple[str, ...], depth: int, middle: tuple[int, ...] = ()) -> Rule:
     """`rule` with every field left at None filled from the table, layers as block numbers of a `depth`-block network.
 
-    Layers that no entry names, and "auto", are those of `Rule.automatic_layers`, by default the middle block.
+    Layers that no entry names, and "auto", are those of `Rule.automatic_layers`, by default the middle block, or `middle`
+    where the network has such blocks.
     """
     values = entry(rule.name, models).values
     missing = {f.name: values[f.name] for f in fields(rule) if getattr(rule, f.name) is None and f.name in values}
@@ -36,7 +37,9 @@ def resolve(rule: Rule, models: tuple[str, ...], depth: int) -> Rule:
         missing["scale"] = replace(given, scale=default.scale if isinstance(default, Schedule) else default)
     rule = replace(rule, **missing)
     if getattr(rule, "layers", 0) in (None, AUTO):
-        rule = replace(rule, layers=rule.automatic_layers(depth))  # type: ignore[call-arg]
+        own = type(rule).automatic_layers is not Rule.automatic_layers
+        layers = rule.automatic_layers(depth) if own or not middle else middle
+        rule = replace(rule, layers=layers)  # type: ignore[call-arg]
     scale = getattr(rule, "scale", 0)
     if scale is None or (isinstance(scale, Schedule) and scale.scale is None):
         raise BadValue(f"{rule.name} has no default scale on {models[0]}: give one, e.g. {rule.name}=1.5")
@@ -52,7 +55,7 @@ def models_of(pipe: Any) -> tuple[str, ...]:
 def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -> tuple[Rule, ...]:
     """`rules` with the defaults of `models`, then of the network's class. Raises `BadValue` for blocks it does not have."""
     names = (*models, network.backbone.name)
-    concrete = tuple(resolve(rule, names, network.depth) for rule in rules)
+    concrete = tuple(resolve(rule, names, network.depth, network.middle) for rule in rules)
     for rule in concrete:
         network.check_layers(getattr(rule, "layers", None) or ())
     return concrete

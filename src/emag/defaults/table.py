@@ -1,6 +1,7 @@
 """The table: one module per group of models."""
 
-from . import common, joint, separate, video
+from . import common, joint, ragged, separate, unet, video
 from .entry import Defaults
 
-TABLE: Defaults = {model: rules for module in (joint, separate, video, common) for model, rules in module.ENTRIES.items()}
+TABLE: Defaults = {model: rules for module in (joint, ragged, separate, unet, video, common)
+                   for model, rules in module.ENTRIES.items()}

@@ -15,12 +15,25 @@ from ..columns import Column
 from ..guidance import Rule
 from ..hosts.table import lookup
 from ..showcase import OTHER, columns
-from . import small, small_joint, small_separate, small_video, stock
+from . import (
+    small,
+    small_control,
+    small_edits,
+    small_joint,
+    small_ragged,
+    small_separate,
+    small_unet,
+    small_video,
+    small_video_more,
+    small_wan,
+    stock,
+)
 from .diagnose import diagnose
 from .finding import Finding
 from .small import Case, noise
 
-MODULES = (small, small_joint, small_separate, small_video)
+MODULES = (small, small_joint, small_ragged, small_separate, small_unet, small_video, small_wan, small_video_more,
+           small_edits, small_control)
 
 _COLUMNS = {column.label: column for column in columns(("weak", "attention"))}
 _MAP = Column.parse("emag map: emag=1.5,variant=map")
@@ -28,12 +41,17 @@ METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.it
 """Weak branches and changes of attention; "negative" does not look into the network, so it works wherever CFG does."""
 
 
+def every() -> dict[str, Case]:
+    """Every small pipeline, by its name."""
+    registers = (getattr(module, kind, {}) for module in MODULES for kind in ("CASES", "MORE"))
+    return {name: case for register in registers for name, case in register.items()}
+
+
 def networks() -> dict[str, Case]:
     """One case for each network class, the first that has it."""
     found: dict[str, Case] = {}
-    for module in MODULES:
-        for case in (getattr(module, "CASES", {}) | getattr(module, "MORE", {})).values():
-            found.setdefault(_network(case.pipe()).backbone.name, case)
+    for case in every().values():
+        found.setdefault(_network(case.pipe()).backbone.name, case)
     return found
 
 
@@ -72,7 +90,14 @@ def _other_text(network: Network, call: Callable[[], Any]) -> dict[str, Any]:
 def _stock(guider: str, name: str, case: Case) -> Finding:
     pipe = case.pipe()
     network = _network(pipe)
-    return stock.diagnose(guider, network.module, partial(_run, case, pipe), network.blocks[0].stack.name, name)
+    return stock.diagnose(guider, network.module, partial(_run, case, pipe), _stack(network), name)
+
+
+def _stack(network: Network) -> str:
+    """The path of the list that holds the first block, which may stand where a table entry has a pattern."""
+    first = network.blocks[0].module
+    return next(name for name, module in network.module.named_modules()
+                if isinstance(module, torch.nn.ModuleList) and any(block is first for block in module))
 
 
 def _network(pipe: Any) -> Network:

@@ -34,10 +34,14 @@ class Video(Case):
         return read(pipe.transformer).depth
 
 
+def wan_network(cls: type = WanTransformer3DModel, layers: int = 4, seed: int = 0, **config: Any) -> Any:
+    net = cls(**{**dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+                        text_dim=12, freq_dim=16, ffn_dim=32, num_layers=layers), **config})
+    return awaken(net, seed)
+
+
 def wan(layers: int = 4, seed: int = 0, **settings: Any) -> WanPipeline:
-    net = WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
-                                out_channels=4, text_dim=12, freq_dim=16, ffn_dim=32, num_layers=layers)
-    return quiet(WanPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=awaken(net, seed),
+    return quiet(WanPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=wan_network(layers=layers, seed=seed),
                              scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **settings))
 
 

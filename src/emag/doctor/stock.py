@@ -12,6 +12,7 @@ from diffusers.hooks.smoothed_energy_guidance_utils import SmoothedEnergyGuidanc
 from ..engine.undo import patch
 from .finding import Finding
 
+
 def _pag(stack: str) -> Any:
     layers = LayerSkipConfig([0], fqn=stack, skip_attention=False, skip_attention_scores=True, skip_ff=False)
     return PerturbedAttentionGuidance(5.0, perturbed_guidance_config=layers, perturbed_guidance_start=0.0,

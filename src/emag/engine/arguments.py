@@ -8,14 +8,14 @@ import torch
 
 from ..backbones.read import Network
 from ..errors import Unsupported
-from . import output
+from . import form
 
-Change = Callable[[torch.Tensor], torch.Tensor]
+Change = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """One call of a network, its x_t with the channels first. `per_row`, `shared`: extra attention arguments declared to
+    """One call of a network, its values in our form (see `form`). `per_row`, `shared`: extra attention arguments declared to
     have batch rows, or none."""
 
     network: Network
@@ -27,15 +27,14 @@ class Arguments:
     def bind(cls, network: Network, args: tuple, kwargs: dict[str, Any], per_row: tuple[str, ...] = (),
              shared: tuple[str, ...] = ()) -> "Arguments":
         values = dict(network.signature.bind(*args, **kwargs).arguments)
-        sample = network.backbone.sample
-        values[sample] = output.moved(values[sample], network.backbone.channel_dim, 1)
-        return cls(network, values, per_row, shared)
+        return cls(network, form.taken(values, network.backbone), per_row, shared)
 
     def evaluated(self, forward: Callable[..., Any]) -> Any:
-        """What `forward` answers to this call, its sample with the channels first, and noise minus data in a flow model."""
+        """What `forward` answers to this call, in our form."""
         backbone = self.network.backbone
-        x_t = {backbone.sample: output.moved(self.sample, 1, backbone.channel_dim)}
-        return output.moved(forward(**{**self.values, **x_t}), backbone.channel_dim, 1, backbone.negated)
+        # a U-Net takes what it adds from its list of residuals out of that list
+        values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
+        return form.answered(forward(**form.given(values, backbone)), backbone)
 
     @property
     def sample(self) -> torch.Tensor:
@@ -49,32 +48,60 @@ class Arguments:
 
     def condition(self) -> dict[str, torch.Tensor]:
         """The condition tensors given as arguments, all rows."""
-        return {n: self.values[n] for n in self.network.backbone.condition if self.values.get(n) is not None}
+        found = {name: self.value(name) for name in self.network.backbone.condition}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def value(self, name: str) -> Any:
+        """One argument, or entry b of the dict a for the name "a.b"; None where there is none."""
+        outer, _, inner = name.partition(".")
+        value = self.values.get(outer)
+        return (value or {}).get(inner) if inner else value
 
     def replacing(self, values: dict[str, Any]) -> "Arguments":
-        """The same call with some arguments changed."""
-        return replace(self, values={**self.values, **values})
+        """The same call with some arguments changed; the name "a.b" means entry b of the dict a."""
+        new = dict(self.values)
+        for name, value in values.items():
+            outer, _, inner = name.partition(".")
+            new[outer] = {**(new.get(outer) or {}), inner: value} if inner else value
+        return replace(self, values=new)
 
     def conditioned(self, condition: dict[str, Any]) -> "Arguments":
-        """The same call under another condition, whose text mask is made to cover the image tokens where it must."""
-        name = self.network.backbone.joint_mask
-        if name is None or condition.get(name) is None:
-            return self.replacing(condition)
-        mask = condition[name]
-        image = mask.new_ones(mask.shape[0], self.network.image_tokens(self.values))
-        return self.replacing({**condition, name: torch.cat([mask, image], 1)})
+        """The same call under another condition: masks of the call's own type; masks and positions cover the image too."""
+        backbone, pictures = self.network.backbone, self.network.image_tokens(self.values) + self.network.references
+        new = {name: self._typed(name, value) for name, value in condition.items()}
+        if backbone.joint_mask and new.get(backbone.joint_mask) is not None:
+            mask = new[backbone.joint_mask]
+            new[backbone.joint_mask] = torch.cat([mask, mask.new_ones(mask.shape[0], pictures)], 1)
+        if backbone.joint_ids and backbone.text in new:
+            ids = self.values[backbone.joint_ids]
+            text = ids.new_zeros(new[backbone.text].shape[1], ids.shape[1])
+            new[backbone.joint_ids] = torch.cat([text, ids[-pictures:]])
+        return self.replacing(new)
+
+    def _typed(self, name: str, value: Any) -> Any:
+        """A condition argument as the call has it: a list of rows; a mask of whole numbers or of truth values."""
+        own = self.values.get(name)
+        if name in self.network.backbone.lists:
+            return list(value)
+        return value.to(own.dtype) if isinstance(own, torch.Tensor) and not own.is_floating_point() else value
 
     def rows(self, rows: slice) -> "Arguments":
         """The same call for some rows. Arguments are sliced by declared name, never by the look of their shape."""
         if len(range(*rows.indices(self.total))) == self.total:
             return self
-        return self._each(lambda value: value if value.shape[0] == 1 else value[rows])
+        return self._each(lambda value: value if len(value) == 1 else value[rows])
 
     def repeated(self, times: int) -> "Arguments":
         """The same call with all its rows `times` over."""
         if times == 1:
             return self
-        return self._each(lambda v: torch.cat([v] * times) if v.shape[0] == self.total else v)
+
+        def over(value: Any) -> Any:
+            if len(value) != self.total:
+                return value
+            return value * times if isinstance(value, list) else torch.cat([value] * times)
+
+        return self._each(over)
 
     def _each(self, change: Change) -> "Arguments":
         """The same call, its declared row tensors changed."""
@@ -83,9 +110,14 @@ class Arguments:
             values[name] = self._changed(name, values.get(name), change)
         if backbone.kwargs and values.get(backbone.kwargs):
             values[backbone.kwargs] = self._kwargs(values[backbone.kwargs], change)
+        sizes = values.get(backbone.grid_ids or "")
+        if isinstance(sizes, list) and len(sizes) == self.total:  # one entry per row
+            values[str(backbone.grid_ids)] = [sizes[i] for i in change(torch.arange(self.total)).tolist()]
         return replace(self, values={k: v for k, v in values.items() if k in self.values})
 
     def _changed(self, name: str, value: Any, change: Change) -> Any:
+        if name in self.network.backbone.lists:
+            return change(value)
         if isinstance(value, dict):
             return {key: self._changed(f"{name}[{key!r}]", v, change) for key, v in value.items()}
         if isinstance(value, (list, tuple)):

@@ -18,10 +18,12 @@ import torch
 from ..backbones.read import Block, Network
 from ..errors import Busy
 from ..perturbations.base import Tokens
+from .packed import Packing
 from .taps import Tap, Taps
 from .undo import patch
 
 CLEAN, WHOLE = 0, -1
+X = "hidden_states"  # what states call the stream of the image
 Call = Callable[..., Any]
 Changer = Callable[[Tokens, Callable[[Tokens], Tokens]], Tokens]
 
@@ -52,7 +54,8 @@ class Wanted:
 class Pass:
     """One pass through the network. mode: CLEAN, WHOLE where a weak pass has inputs of its own, or k + 1 where it resumes at
     block k. rows: those of the recorded streams it uses, None for all, and how often they repeat. taps, changers: what to do
-    with tapped attention and changed blocks. image: image tokens of the call, where a stream has text tokens as well."""
+    with tapped attention and changed blocks. image: image tokens of the call, where a stream has text tokens as well.
+    references: tokens of reference images behind them. packing: where they sit, if that differs from row to row."""
 
     mode: int = CLEAN
     rows: slice | None = None
@@ -60,6 +63,8 @@ class Pass:
     taps: dict[Tap, Any] = field(default_factory=dict)
     changers: dict[int, Changer] = field(default_factory=dict)
     image: int = 0
+    references: int = 0
+    packing: Packing | None = None
 
 
 class Blocks:
@@ -98,12 +103,12 @@ class Blocks:
     def serving(self, now: Pass) -> Iterator[None]:
         """One pass of the run through the network."""
         self.now, self.mode, self.changing = now, now.mode, int(bool(now.changers))
-        self.taps.handlers, self.thread = now.taps, threading.get_ident()
+        self.taps.handlers, self.taps.packing, self.thread = now.taps, now.packing, threading.get_ident()
         try:
             yield
         finally:
             self.now, self.mode, self.changing = Pass(), CLEAN, 0
-            self.taps.handlers, self.thread = {}, None
+            self.taps.handlers, self.taps.packing, self.thread = {}, None, None
 
     def clear(self) -> None:
         """Drop everything a run left."""
@@ -202,7 +207,7 @@ class Blocks:
             raise Busy(f"this {self.network.backbone.name} serves a guided run; wait for its end")
         if self.around != block.index + 1:
             args, kwargs = self._exchange(block, args, kwargs)
-        self.taps.locate(block, block.streams(args, kwargs), self.now.image)
+        self.taps.locate(block, block.streams(args, kwargs), self.now.image, self.now.references)
         return args, kwargs
 
     @torch.compiler.disable
@@ -214,7 +219,9 @@ class Blocks:
             self.recorded[block.index] = block.streams(args, kwargs)
         elif self.mode == block.index + 1:
             self.resumed += 1
-            return block.with_streams(args, kwargs, self._held(self.recorded[block.index]))
+            held = self._held(self.recorded[block.index])
+            mine = block.streams(args, kwargs)  # fewer rows may need less padding
+            return block.with_streams(args, kwargs, {name: held[name][:, :mine[name].shape[1]] for name in mine})
         return args, kwargs
 
     def _held(self, streams: Tokens) -> Tokens:
@@ -230,10 +237,20 @@ class Blocks:
             return original(*args, **kwargs)
         self.changed[block.index] = self.changed.get(block.index, 0) + 1
 
-        image = self.now.image
-
         def run(streams: Tokens) -> Tokens:
-            new_args, new_kwargs = block.with_streams(args, kwargs, block.joined(streams))
-            return block.parted(block.returned(original(*new_args, **new_kwargs)), image)
+            new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams))
+            return self._parted(block, block.returned(original(*new_args, **new_kwargs)))
 
-        return block.as_returned(block.joined(changer(block.parted(block.streams(args, kwargs), image), run)))
+        return block.as_returned(self._joined(block, changer(self._parted(block, block.streams(args, kwargs)), run)))
+
+    def _parted(self, block: Block, streams: Tokens) -> Tokens:
+        now = self.now
+        opened = {name: now.packing.opened(value) for name, value in streams.items()} if now.packing else streams
+        behind = opened[block.stack.streams[0]].shape[1] - now.image if block.stack.padded else now.references
+        parts = block.parted(opened, now.image, behind)
+        return {X: parts.pop(block.stack.streams[0]), **parts}
+
+    def _joined(self, block: Block, parts: Tokens) -> Tokens:
+        parts = dict(parts)
+        packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts})
+        return {name: packing.closed(value) for name, value in streams.items()} if packing else streams

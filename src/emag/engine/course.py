@@ -14,7 +14,7 @@ from . import output
 from .arguments import Arguments
 from .plan import Plan, plan, unfed, weak_branches
 from .trajectory import Trajectory
-from .view import View
+from .view import Ahead
 
 SAME = 5e-4  # relative distance below which two predictions may differ by rounding alone
 
@@ -22,7 +22,7 @@ SAME = 5e-4  # relative distance below which two predictions may differ by round
 class Course:
     """Where a run is. seen: steps begun; images: rows of one branch; effects: per step, how far weak predictions were."""
 
-    def __init__(self, network: Network, rules: Sequence[Rule], view: View, masks: Mapping[str, torch.Tensor]):
+    def __init__(self, network: Network, rules: Sequence[Rule], view: Ahead, masks: Mapping[str, torch.Tensor]):
         self.network, self.rules, self.view, self.masks = network, rules, view, masks
         self.trajectory: Trajectory | None = None
         self.plan: Plan | None = None
@@ -38,7 +38,7 @@ class Course:
 
     def next(self, call: Arguments, rows: slice, waiting: bool) -> Step:
         """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished."""
-        x = self.network.latents(call.sample[rows])
+        x = call.network.latents(call.sample[rows])
         if self.trajectory is None:
             self._start(call, x)
         assert self.trajectory is not None
@@ -55,15 +55,24 @@ class Course:
 
     def _start(self, call: Arguments, x: torch.Tensor) -> None:
         """At the first evaluation: trajectory, plan and states."""
-        self.trajectory, self.grid = self.view.trajectory(), self.network.grid(call.values)
-        self.images, self.total, self.streams = x.shape[0], call.total, Streams.of(x)
-        self.plan = plan(self.rules, self.network.depth, self.trajectory, self.view.uncond)
+        self.begin(Streams.of(x))
+        self.images, self.total, self.grid = x.shape[0], call.total, call.network.grid(call.values)
+        self.introduce(call.network.tokens(call.values) if self.states else ())
+
+    def begin(self, streams: Streams) -> None:
+        """Trajectory, plan and states of a run."""
+        self.trajectory, self.streams = self.view.trajectory(), streams
+        self.plan = plan(self.rules, self.network.depth, self.trajectory, self.view.uncond,
+                         self.network.backbone.paired)
         self._check_null()
         sigmas = self.trajectory.sigmas
-        self.states = {branch: branch.start(sigmas, self.streams) for branch in weak_branches(self.rules)}
+        self.states = {branch: branch.start(sigmas, streams) for branch in weak_branches(self.rules)}
+
+    def introduce(self, tokens: tuple[int, ...]) -> None:
+        """Tell new states of each other and of the grid of image tokens."""
+        self.tokens = tokens
         for state in self.states.values():
             state.meet(self.states)
-        tokens = self.network.tokens(call.values) if self.states else ()
         for state in self.states.values():
             state.place(tokens)
 
@@ -74,6 +83,17 @@ class Course:
         if combining is not None:
             raise BadValue(f"{combining} needs the unconditional prediction at some step of this run, and this call has "
                            "none: give the pipeline's guidance a scale above 1 where it has one")
+
+    def change(self, network: Network) -> None:
+        """Another network serves from the next step on: what branches saw inside the one before is forgotten."""
+        self.network = network
+        for branch, old in self.states.items():
+            if branch.blocks:
+                assert self.trajectory is not None
+                self.states[branch] = branch.start(self.trajectory.sigmas, self.streams)
+                self.states[branch].picks, self.states[branch].differed = old.picks, old.differed
+        if self.states:
+            self.introduce(self.tokens)
 
     def held(self, branches: Sequence[Perturbation]) -> list[tuple[Perturbation, State]]:
         """Branches with their states."""
@@ -97,8 +117,11 @@ class Course:
 
     def check_effect(self) -> None:
         """After a run that went to its end: raise `NoEffect` where a branch changed nothing."""
-        if self.trajectory is None or self.seen < self.count or self.plan is None:
-            return
+        if self.trajectory is not None and self.seen >= self.count:
+            self.prove_effect()
+
+    def prove_effect(self) -> None:
+        """Raise `NoEffect` where a branch of the run changed nothing so far."""
         idle = self._idle()
         for branch, state in self.states.items():
             if branch not in idle and not branch.observes and (state.differed is None or not bool(state.differed)):
@@ -132,7 +155,8 @@ def _check_time(call: Arguments, expected: float) -> None:
     backbone = call.network.backbone
     given = call.values.get(backbone.timestep)
     if isinstance(given, torch.Tensor) and given.device.type == "cpu":
-        found = float(given.flatten()[0]) * backbone.time_scale
+        at = float(given.max())  # tokens of a given picture have a time of their own, 0
+        found = at * backbone.time_scale + backbone.time_offset
         if abs(found - expected) > 0.01 * max(1.0, abs(expected)):
             raise Unsupported(f"the network was called at timestep {found:g} where the scheduler is at {expected:g}: the "
                               "run's steps are not the scheduler's, or the network was called out of turn")

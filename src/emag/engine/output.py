@@ -31,7 +31,10 @@ def moved(answer: Any, source: int, to: int, negated: bool = False) -> Any:
 
 
 def guided_channels(sample: torch.Tensor, x: torch.Tensor) -> int | None:
-    """Channels that are a prediction: those of x_t where the network returns more (a learned variance), else all."""
+    """Channels that are a prediction: those of x_t where the network returns more (a learned variance), else all.
+
+    Of a sequence these are tokens: more are returned where reference images are behind x_t.
+    """
     return x.shape[1] if sample.ndim == x.ndim and sample.shape[1] > x.shape[1] else None
 
 

@@ -14,10 +14,12 @@ from .arguments import Arguments
 from .blocks import WHOLE, Blocks, Pass
 from .conditions import Conditions
 from .handlers import Group, changing, perturbing, strengthening, watching
+from .packed import Packing
 from .swaps import Times, scale_lora
 from .taps import Tap
 
 Forward = Callable[..., Any]
+X = "hidden_states"  # what states call x_t
 
 
 class Extras(Protocol):
@@ -76,6 +78,10 @@ class Passes:
         taps = strengthening(self.strong, watching(watchers, rows), rows)
         return self._pass(forward, call, Pass(taps=taps))
 
+    def unchanged(self, forward: Forward, call: Arguments, block: int) -> Any:
+        """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
+        return self._pass(forward, call, Pass(block + 1, taps=strengthening(self.strong, {}, Rows.all_cond(call.total))))
+
     def weak(self, forward: Forward, at: Place, group: Group, channels: int | None) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
         branch, times = group[0][0], len(group)
@@ -106,17 +112,19 @@ class Passes:
             call = self.conditions.on(call, rows)
         if branch.condition is not None:
             given = self.extras.given(branch.condition)
-            rowed = call.network.backbone.per_row
+            rowed = [key for key in given if key.partition(".")[0] in call.network.backbone.per_row]
             other = {key: expanded(value, call.total) if key in rowed else value for key, value in given.items()}
             new = call.conditioned(other)
             if state.differed is None:  # conditions stay what they are over a run: the device is asked once
-                told = [key for key in other if key in rowed]  # positions follow from the text
-                state.note(torch.tensor(any(_differ(new.values[key], call.values.get(key)) for key in told)))
+                # positions, which have no rows, follow from the text
+                state.note(torch.tensor(any(_differ(new.value(key), call.value(key)) for key in rowed)))
             call = self.conditions.on(new, rows)
         network, sample = call.network, call.network.backbone.sample
-        changed = state.inputs({**call.values, sample: network.latents(call.sample)}, network.backbone.condition)
-        if sample in changed:
-            changed = {**changed, sample: network.with_latents(call.sample, changed[sample])}
+        values = {**call.values, **call.condition(), X: network.latents(call.sample)}
+        changed = dict(state.inputs(values, network.backbone.condition))
+        x = changed.pop(X, None)
+        if x is not None:
+            changed[sample] = network.with_latents(call.sample, x)
         return call.replacing(changed) if changed else call
 
     def _forward(self, forward: Forward, group: Group, undo: ExitStack) -> Forward:
@@ -148,9 +156,11 @@ class Passes:
         self.evaluations += call.total // self.images * blocks - skipped
 
     def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Any:
-        network = self.blocks.network
+        network = call.network
         if any(block.merged for block in network.blocks):
-            now = replace(now, image=network.image_tokens(call.values))
+            now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
+        if network.references:
+            now = replace(now, references=network.references)
         try:
             with self.blocks.serving(now):
                 return call.evaluated(forward)
@@ -158,6 +168,14 @@ class Passes:
             if "`torch.compiler.disable()`d function" not in str(error):
                 raise
             raise Unsupported("taps break the graph of a compiled network: compile it without fullgraph=True") from error
+
+
+def _packing(call: Arguments) -> Packing | None:
+    name = call.network.backbone.packed
+    if name is None:
+        return None
+    mask = call.values[name]
+    return Packing.of(mask.sum(1).long().tolist(), call.network.image_tokens(call.values), mask.device)
 
 
 def whole(branch: Perturbation, state: State) -> bool:
@@ -176,10 +194,14 @@ def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
 
 def expanded(value: Any, rows: int) -> Any:
     """A condition tensor of one row, for `rows` of them."""
+    if isinstance(value, list) and len(value) == 1:
+        return value * rows
     return value.expand(rows, *value.shape[1:]) if isinstance(value, torch.Tensor) and value.shape[0] == 1 else value
 
 
 def _differ(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) != len(b) or any(map(_differ, a, b))
     if b is None and isinstance(a, torch.Tensor):
         return not bool((a == 1).all())  # a mask of ones says what none does
     return not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.shape == b.shape and bool((a == b).all()))

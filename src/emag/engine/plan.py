@@ -54,14 +54,14 @@ def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
 
 
-def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool) -> Plan:
-    """Plan a run along `trajectory`. Raises `BadValue` where a branch would never be used."""
+def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False) -> Plan:
+    """Plan a run along `trajectory`; paired: no rows are spared. Raises `BadValue` where a branch would never be used."""
     branches = weak_branches(rules)
     for branch in branches:
         branch.check(trajectory.sigmas)
     fresh: list[dict] = [{} for _ in rules]
     places = trajectory.places()
-    both = [uncond and evaluates_null(rules, branches, step, fresh) for step in places]
+    both = [uncond and (paired or evaluates_null(rules, branches, step, fresh)) for step in places]
     return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1,
                 tuple(needed(rules, step) for step in places), any(reads_null(rules, step) for step in places))
 
@@ -76,10 +76,13 @@ def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:
 
 
 def needed(rules: Sequence[Rule], step: Step) -> tuple[Perturbation, ...]:
-    """Further branches of one step, each once; those that give UNCOND only where it is read."""
+    """Further branches of one step, each once; those that give UNCOND only where it is read.
+
+    Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
+    """
     read = reads_null(rules, step)
     asked = (rule.branches(step) if read or rule.kind != "null" else rule.unread(step) for rule in rules)
-    return tuple(dict.fromkeys(branch for branches in asked for branch in branches))
+    return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
 
 
 def evaluates_null(rules: Sequence[Rule], branches: Sequence[Perturbation], step: Step, states: States) -> bool:

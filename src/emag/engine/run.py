@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ..backbones.read import Network
 from ..errors import Busy
 from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
 from ..perturbations.base import Perturbation, Rows, State
-from . import output
+from . import form, output
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions
@@ -35,7 +35,11 @@ class Evaluated:
 
 @dataclass
 class Run:
-    """State of one run; dies with it. `rules` are resolved and not neutral."""
+    """State of one run; dies with it. `rules` are resolved and not neutral.
+
+    others: blocks of further networks of the same depth, one of which may take over between two steps. States that come of
+    the attention of the network before then start afresh; the random streams and the memory of rules go on.
+    """
 
     network: Network
     rules: tuple[Rule, ...]
@@ -45,33 +49,45 @@ class Run:
     shared: tuple[str, ...] = ()
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
     on_step: Callable[[int, int], None] | None = None
+    others: tuple[Blocks, ...] = ()
     thread: int = field(default_factory=threading.get_ident)
 
     def __post_init__(self) -> None:
+        self.all_blocks = (self.blocks, *self.others)  # `blocks` are those of the network that serves just now
         self.conditions = Conditions(self.rules)
         self.passes = Passes(self.blocks, self.conditions, self.view)
         self.course = Course(self.network, self.rules, self.view, self.masks)
         self.combines = any(rule.kind == "combining" for rule in self.rules)
         self.further = weak_branches(self.rules)
         self._first: tuple[Evaluated, torch.Tensor] | None = None  # of two calls: what it gave, and the answer kept
+        self._lent: torch.Tensor | None = None  # the answer kept, as the host has it
+        self._references: int | None = None  # tokens of reference images behind x_t
 
     def install(self, undo: ExitStack) -> None:
-        """Put the taps into the network, until `undo` closes."""
-        undo.callback(self.blocks.clear)
-        self.blocks.install(undo)
-        self.conditions.install(self.network, undo)
-        if any(branch.modules == "time" for branch in self.further):
-            self.passes.times.install(self.network, undo)
+        """Put the taps into the networks, until `undo` closes."""
+        for blocks in self.all_blocks:
+            undo.callback(blocks.clear)
+            blocks.install(undo)
+            self.conditions.install(blocks.network, undo)
+            if any(branch.modules == "time" for branch in self.further):
+                self.passes.times.install(blocks.network, undo)
 
-    def evaluate(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        """One call of the network by the host; `forward` is the network's own."""
-        backbone = self.network.backbone
-        return output.moved(self._evaluated(forward, args, kwargs), 1, backbone.channel_dim, backbone.negated)
+    def evaluate(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any],
+                 blocks: Blocks | None = None) -> Any:
+        """One call of a network by the host; `forward` is the network's own. blocks: its blocks, where there are several."""
+        if blocks is not None and blocks is not self.blocks:
+            self.blocks = self.passes.blocks = blocks
+            self.network = blocks.network
+            self.course.change(self.network)
+        handed = form.handed(self._evaluated(forward, args, kwargs), self.network.backbone)
+        if self._first is not None:
+            self._lent = output.sample_of(handed)
+        return handed
 
     def _evaluated(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self.thread:
             raise Busy(f"this {self.network.backbone.name} serves a guided run in another thread; wait for it")
-        call = Arguments.bind(self.network, args, kwargs, self.per_row, self.shared)
+        call = self._bound(args, kwargs)
         kind = self.view.kind(call)
         if kind == "other":
             return self.passes.other(forward, self.conditions.on(call, Rows.all_cond(call.total)))
@@ -81,11 +97,19 @@ class Run:
         found = self._step(forward, call, rows, kind)
         return self._hold(found) if kind == "cond" and self.view.uncond else self._hand_back(found, rows)
 
+    def _bound(self, args: tuple, kwargs: dict[str, Any]) -> Arguments:
+        """The arguments of a call. How many tokens are those of reference images is read off the first one."""
+        call = Arguments.bind(self.network, args, kwargs, self.per_row, self.shared)
+        if self._references is None:
+            self._references = self.network.references_in(call.values)
+        return replace(call, network=replace(self.network, references=self._references)) if self._references else call
+
     def _step(self, forward: Callable[..., Any], call: Arguments, host: Rows, kind: Kind) -> Evaluated:
         """A call with conditional rows: a new step, with every branch it needs."""
         step = self.conditions.step = self.course.next(call, host.cond, waiting=self._first is not None)
         self._begin()
-        spared = self.view.uncond and not evaluates_null(self.rules, self.further, step, self.course.memory)
+        spared = self.view.uncond and not self.network.backbone.paired and not evaluates_null(
+            self.rules, self.further, step, self.course.memory)
         rows = Rows.all_cond(self.course.images) if spared and kind == "both" else host
         place = Place(self.conditions.on(call if rows is host else call.rows(host.cond), rows), rows, call, host)
         wanted = self.course.held(needed(self.rules, step))
@@ -93,7 +117,7 @@ class Run:
             self.passes.weak(forward, place, [one], None)
         answer = self.passes.clean(forward, place.call, rows, self.course.watching())
         sample = output.sample_of(answer)
-        channels = output.guided_channels(sample, call.sample)
+        channels = output.guided_channels(sample, call.network.latents(call.sample))
         branches: dict[Any, torch.Tensor] = {COND: output.branch(sample, rows.cond, channels)}
         if rows.uncond is not None:
             branches[UNCOND] = output.branch(sample, rows.uncond, channels)
@@ -158,6 +182,9 @@ class Run:
         pred = self._combined(after, found.step)
         if pred is not found.branches[COND]:
             kept.copy_(output.with_rows(kept, [(slice(None), pred)], found.channels))
+            if self._lent is not None and self._lent is not kept:
+                for lent, row in zip(self._lent, form.handed(kept, self.network.backbone), strict=True):
+                    lent.copy_(row)
         if self.combines:
             return output.with_sample(answer, kept)
         if after[UNCOND] is null:

@@ -28,12 +28,16 @@ Handler = Callable[[Attention, Live], torch.Tensor]
 class Seam(TorchFunctionMode):
     """Scoped interceptor: calls of `length` queries go to `handle(call, live)`; `fired` counts them.
 
-    cross: the keys are others than the queries' tokens; else they are as many.
+    cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
+    right behind those of `image`. before: how many such calls come first and are let through. once: those after the first
+    are let through too.
     """
 
-    def __init__(self, length: int, image: slice, handle: Handler, cross: bool = False):
+    def __init__(self, length: int, image: slice, handle: Handler, cross: bool = False, references: int = 0,
+                 before: int = 0, once: bool = False):
         super().__init__()
         self.length, self.image, self.handle, self.cross, self.fired = length, image, handle, cross, 0
+        self.references, self.before, self.once = references, before, once
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -44,9 +48,14 @@ class Seam(TorchFunctionMode):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
+        if self.before:
+            self.before -= 1
+            return func(*args, **kwargs)
+        if self.once and self.fired:
+            return func(*args, **kwargs)
         self.fired += 1
         call = Attention(bound["query"], bound["key"], bound["value"], self.image, bound.get("attn_mask"),
-                         bound.get("scale"), self.cross)
+                         bound.get("scale"), self.cross, self.references)
 
         def live(part: Attention) -> torch.Tensor:
             return func(**{**bound, "query": part.q, "key": part.k, "value": part.v, "attn_mask": part.mask})

@@ -8,6 +8,7 @@ import torch
 from ..backbones.read import Block, Network
 from ..errors import NoEffect, Unsupported
 from . import each_sample
+from .packed import Packing
 from .seam import Handler, Seam, native_backend
 
 Tap = tuple[int, bool]
@@ -15,7 +16,8 @@ Tap = tuple[int, bool]
 
 
 class Taps:
-    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass. fired: calls, by tap.
+    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; packing: where its rows
+    hold their image tokens. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
     """
@@ -24,7 +26,9 @@ class Taps:
         self.network, self.tapped = network, tapped
         self.handlers: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
+        self.packing: Packing | None = None
         self._image: dict[int, tuple[slice, int]] = {}
+        self._references = 0
         self.wrappers = [self._wrap(network.blocks[at], cross) for at, cross in sorted(tapped)]
 
     def clear(self) -> None:
@@ -32,9 +36,10 @@ class Taps:
         self.fired.clear()
         self._image.clear()
 
-    def locate(self, block: Block, streams: dict[str, torch.Tensor], image: int) -> None:
+    def locate(self, block: Block, streams: dict[str, torch.Tensor], image: int, references: int = 0) -> None:
         """Note where the image tokens of a block are, before its attention is called."""
-        self._image[block.index] = image_tokens(block, streams, image)
+        self._image[block.index] = image_tokens(block, streams, image, references)
+        self._references = references
 
     def _wrap(self, block: Block, cross: bool) -> tuple[torch.nn.Module, str, Any, Any]:
         module = block.cross if cross else block.attention
@@ -44,6 +49,9 @@ class Taps:
         if block.stack.linear and not cross:
             raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
+        if getattr(module, "is_cross_attention", False) and not cross:
+            raise Unsupported(f"the first attention of block {block.index} of this {name} is to the text, not to the image "
+                              "itself: name layers that have a self-attention, or use cross=True where the method has it")
         original, tap = module.forward, self._tap
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -57,6 +65,7 @@ class Taps:
         handler = self.handlers.get((block.index, cross))
         if handler is None:
             return original(*args, **kwargs)
+        handler = self.packing.around(handler) if self.packing else handler
         image, length = self._image[block.index]
         module = block.cross if cross else block.attention
         assert module is not None
@@ -65,7 +74,8 @@ class Taps:
                 out, calls = each_sample.run(original, args, kwargs, image, length, handler)
                 fired = calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
             else:
-                with Seam(length, image, handler, cross) as seam:
+                with Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
+                          with_pictures(kwargs, cross)) as seam:
                     out = original(*args, **kwargs)
                 fired = seam.fired
         if fired != 1:
@@ -74,17 +84,30 @@ class Taps:
         return out
 
 
-def image_tokens(block: Block, streams: dict[str, torch.Tensor], count: int) -> tuple[slice, int]:
-    """Where the image tokens sit in the attention's sequence, and its length. count: image tokens of a merged stream."""
-    image = streams[block.stack.streams[0]].shape[1]
+def calls_before(block: Block, module: torch.nn.Module, cross: bool) -> int:
+    """Calls to a picture that a cross-attention makes before the one to the text."""
+    marked = block.stack.cross_picture
+    return int(cross and marked is not None and getattr(module, marked, None) is not None)
+
+
+def with_pictures(kwargs: dict[str, Any], cross: bool) -> bool:
+    """True where a cross-attention is given (text, pictures), as an IP-Adapter does it: calls to the pictures follow."""
+    return cross and isinstance(kwargs.get("encoder_hidden_states"), tuple)
+
+
+def image_tokens(block: Block, streams: dict[str, torch.Tensor], count: int, references: int = 0) -> tuple[slice, int]:
+    """Where the image tokens sit in the attention's sequence, and its length. count: image tokens of a merged or padded
+    stream; references: those of reference images behind them."""
+    pictures = streams[block.stack.streams[0]].shape[1]
     if block.merged:
-        start = 0 if block.stack.tokens[0] == "image" else image - count
-        return slice(start, start + count), image
+        start = 0 if block.stack.tokens[0] == "image" else pictures - references - count
+        return slice(start, start + count), pictures
+    image = count if block.stack.padded else pictures - references
     if block.stack.tokens == ("image",):
-        return slice(0, image), image
+        return slice(0, image), pictures
     text = streams[block.stack.streams[1]].shape[1]
     start = 0 if block.stack.tokens[0] == "image" else text
-    return slice(start, start + image), image + text
+    return slice(start, start + image), pictures + text
 
 
 def _not_seen(block: Block, module: torch.nn.Module, fired: float, length: int) -> str:

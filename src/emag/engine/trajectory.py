@@ -12,6 +12,9 @@ from ..streams import Streams
 
 SPACE_OF = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
+# spacings of noise levels that lie between training timesteps, to which a scheduler rounds
+ROUNDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -19,7 +22,8 @@ class Trajectory:
 
     timesteps: the scheduler's, one per evaluation. index: for each, its number among the distinct ones.
     times, alphas, sigmas: per distinct timestep; x = alpha x0 + sigma epsilon. space: the network's prediction.
-    end: (alpha, sigma) that the sampler ends at.
+    end: (alpha, sigma) that the sampler ends at. takeover: number of the distinct timestep at which a second network takes
+    over, None where none does.
     """
 
     timesteps: tuple[float, ...]
@@ -29,6 +33,7 @@ class Trajectory:
     sigmas: tuple[float, ...]
     space: str
     end: tuple[float, float] = (1.0, 0.0)
+    takeover: int | None = None
 
     @classmethod
     def even(cls, count: int) -> "Trajectory":
@@ -44,13 +49,16 @@ class Trajectory:
              masks: Mapping[str, torch.Tensor] | None = None) -> Step:
         """The step at distinct timestep `index`, with x_t of its conditional rows."""
         return Step(index, self.sigmas, self.alphas, self.times[index], self.space, x, streams, end=self.end, grid=grid,
-                    masks=masks or {})
+                    masks=masks or {}, fresh=index == self.takeover)
 
 
-def trajectory(scheduler: Any) -> Trajectory:
-    """Read a scheduler whose timesteps are set. Raises `Unsupported` for one whose prediction space is unknown."""
+def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
+    """Read a scheduler whose timesteps are set. Raises `Unsupported` for one whose prediction space is unknown.
+
+    late: first timestep of the run; None is the one at which the scheduler says it begins.
+    """
     # a late start (image to image) leaves out the first ones
-    first = getattr(scheduler, "begin_index", None) or 0
+    first = (getattr(scheduler, "begin_index", None) or 0) if late is None else late
     timesteps = tuple(float(t) for t in scheduler.timesteps[first:].tolist())
     distinct = list(dict.fromkeys(timesteps))
     space = prediction_space(scheduler)
@@ -61,7 +69,7 @@ def trajectory(scheduler: Any) -> Trajectory:
         sigmas = times
         alphas = tuple(1 - s for s in sigmas)
     else:
-        alphas, sigmas = _variance_preserving(scheduler, distinct)
+        alphas, sigmas = _variance_preserving(scheduler, distinct, [first + timesteps.index(t) for t in distinct])
     index = tuple(distinct.index(t) for t in timesteps)
     return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space))
 
@@ -84,9 +92,16 @@ def _end(scheduler: Any, space: str) -> tuple[float, float]:
     return float(last)**0.5, (1 - float(last))**0.5
 
 
-def _variance_preserving(scheduler: Any, timesteps: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _variance_preserving(scheduler: Any, timesteps: list[float], at: list[int]) -> tuple[tuple[float, ...], ...]:
+    """Levels of the network's input; schedulers whose noise has size s beside data of size 1 divide x by (1 + s^2)^(1/2)."""
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise Unsupported(f"the noise levels of {type(scheduler).__name__} are not those of a variance preserving process "
+                          "(it has no alphas_cumprod): use another scheduler, such as EulerDiscreteScheduler")
     bars = scheduler.alphas_cumprod.double().tolist()
-    squares = [_between(bars, t) for t in timesteps]
+    if getattr(scheduler, "order", 1) == 1 and any(scheduler.config.get(name) for name in ROUNDED):
+        squares = [1 / (1 + float(scheduler.sigmas[i])**2) for i in at]
+    else:
+        squares = [_between(bars, t) for t in timesteps]
     return tuple(a**0.5 for a in squares), tuple((1 - a)**0.5 for a in squares)
 
 

@@ -10,10 +10,18 @@ from .trajectory import Trajectory
 Kind = Literal["both", "cond", "uncond", "other"]
 
 
-class View(Protocol):
-    """What a run asks of its host."""
+class Ahead(Protocol):
+    """What a host knows of a run before it begins."""
 
     uncond: bool  # unconditional rows are evaluated
+
+    def trajectory(self) -> Trajectory:
+        """The evaluations to come; asked at the first one."""
+        ...
+
+
+class View(Ahead, Protocol):
+    """What a run asks of its host."""
 
     def kind(self, arguments: Arguments) -> Kind:
         """What a network call is: both branches in one batch, one of the two, or the host's own business."""
@@ -21,10 +29,6 @@ class View(Protocol):
 
     def rows(self, kind: Kind, total: int) -> Rows:
         """Where the branches sit in a call of `total` rows."""
-        ...
-
-    def trajectory(self) -> Trajectory:
-        """The evaluations to come; asked at the first one."""
         ...
 
     def given(self, name: str) -> dict[str, Any]:

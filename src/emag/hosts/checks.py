@@ -16,12 +16,19 @@ log = logging.getLogger("emag")
 HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
 
 
-def check(rules: Sequence[Rule], host: Host, network: Network, arguments: dict[str, Any]) -> None:
+def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any]) -> None:
     """Refuse what cannot work. Raises `BadValue` and `Unsupported`; says so where the host's scale is ignored."""
-    branches = weak_branches(rules)
+    branches, network = weak_branches(rules), networks[0]
+    if any(other.depth != network.depth for other in networks):
+        depths = " and ".join(str(one.depth) for one in networks)
+        raise Unsupported(f"the networks of this {host.name} have {depths} blocks: they must have as many, for layers to "
+                          "mean the same in both")
     for name, reason in host.refused:
         if arguments.get(name) is not None:
             raise Unsupported(f"{name} in a guided {host.name}: {reason}; leave it out")
+    _check_own(host, arguments)
+    if host.guides(arguments):
+        _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
     _check_combiner(rules, host, arguments)
@@ -30,10 +37,44 @@ def check(rules: Sequence[Rule], host: Host, network: Network, arguments: dict[s
         raise Unsupported(f"{needy[0]} with these settings needs conditional and unconditional rows in one network call, "
                           f"and {host.name} has none here: use a pipeline that makes one doubled call (SD3, PixArt, DiT), "
                           "with its guidance on, or name the negative in the rule where it takes one")
+    _check_conditions(rules, network)
+    _check_paired(rules, network)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
     if branches:
-        _check_hooks(network, resumed=any(branch.resume or branch.skipped for branch in branches))
+        for one in networks:
+            check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
+
+
+def _check_values(host: Host, only: Sequence[tuple[str, tuple[Any, ...], str]], arguments: dict[str, Any]) -> None:
+    for name, values, reason in only:
+        if arguments.get(name) is not None and arguments[name] not in values:
+            raise Unsupported(f"{name}={arguments[name]} in a guided {host.name}: {reason}")
+
+
+def _check_conditions(rules: Sequence[Rule], network: Network) -> None:
+    """Rules on the condition need one tensor of it."""
+    backbone = network.backbone
+    rule = next((rule.name for rule in rules if rule.kind == "condition"), None)
+    if rule and not (backbone.condition or backbone.condition_modules):
+        raise Unsupported(f"{rule} changes the condition as one tensor, and {backbone.name} takes a list of texts of "
+                          "different lengths: leave it out")
+
+
+def _check_paired(rules: Sequence[Rule], network: Network) -> None:
+    """Rules that spare the unconditional evaluation would take it from what else the network makes."""
+    saver = next((rule.name for rule in rules if type(rule).spares_null is not Rule.spares_null), None)
+    if saver and network.backbone.paired:
+        raise Unsupported(f"{saver} spares unconditional evaluations, and {network.backbone.name} makes a sound with the "
+                          "video, whose unconditional prediction comes of the same ones: leave it out")
+
+
+def _check_own(host: Host, arguments: dict[str, Any]) -> None:
+    """Refuse guidance of the host's own that makes further calls of the network."""
+    asked = next((name for name, off in host.own if arguments.get(name) not in (None, off)), None)
+    if asked:
+        raise Unsupported(f"{asked}={arguments[asked]:g} is guidance of {host.name}'s own, which calls the network once "
+                          f"more: say {', '.join(f'{name}={off:g}' for name, off in host.own)}, and name rules in its place")
 
 
 def _check_models(rules: Sequence[Rule], network: Network) -> None:
@@ -79,6 +120,7 @@ def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]
                        f"unconditional rows: {_way_out(host)}")
     if host.third_asked and arguments.get(host.third_asked) is not None:
         raise Unsupported(f"{host.third_asked} adds to the result of {combiner}; use one of the two")
+    _check_values(host, host.combined, arguments)
     if host.scale is not None:
         log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
 
@@ -87,8 +129,10 @@ def _way_out(host: Host) -> str:
     """How a call gets unconditional rows."""
     if host.scale is None:
         return f"{host.name} evaluates none; leave this rule out"
+    if host.guider:
+        return f"give its {host.guider} a {host.scale} above 1"
     extra = f" and a {host.negative[0][0]}" if host.negative else ""
-    return f"give the pipeline a {host.scale} above 1{extra}"
+    return f"give the pipeline a {host.scale} above {host.off:g}{extra}"
 
 
 def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
@@ -97,7 +141,7 @@ def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, An
     after = next((rule.name for rule in rules if rule.kind == "after"), None)
     if after and guides and host.scale is not None:
         raise BadValue(f"{after} works on the combined prediction, and here the pipeline combines: name a combining rule "
-                       f"before it, e.g. cfg={arguments[host.scale]:g}")
+                       f"before it, e.g. cfg={arguments[host.scale] + 1 - host.off:g}")
     null = next((rule.name for rule in rules if rule.kind == "null"), None)
     if null and not guides:
         raise BadValue(f"{null} is about the unconditional prediction, and this call has none: {_way_out(host)}")
@@ -111,15 +155,26 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
     plan(early, network.depth, Trajectory.even(count), host.guides(arguments))
 
 
-def _check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse diffusers' block caches, and offloading by groups of blocks where weak passes skip blocks."""
-    registries = [getattr(module, "_diffusers_hook", None) for module in network.module.modules()]
-    hooks = [type(hook) for registry in registries if registry is not None for hook in registry.hooks.values()]
-    for hook in hooks:
-        package, _, kind = hook.__module__.rpartition(".")
-        if package == "diffusers.hooks" and kind not in HARMLESS_HOOKS:
-            raise Unsupported(f"{hook.__name__} ({kind}) is at work in the network: a cache or another hook that changes "
-                              "what blocks compute. Switch it off, e.g. by transformer.disable_cache()")
-        if kind == "group_offloading" and resumed:
-            raise Unsupported("group offload moves weights as blocks are reached, and a weak pass skips blocks: use "
-                              "enable_model_cpu_offload(), or full weak passes, e.g. EMAG(compat={'resume': False})")
+def check_hooks(network: Network, resumed: bool) -> None:
+    """Refuse diffusers' block caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    for module in network.module.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for hook in registry.hooks.values() if registry is not None else ():
+            _check_hook(hook, resumed and module is not network.module)
+
+
+def _check_hook(hook: Any, skippable: bool) -> None:
+    package, _, kind = type(hook).__module__.rpartition(".")
+    if package == "diffusers.hooks" and kind not in HARMLESS_HOOKS:
+        raise Unsupported(f"{type(hook).__name__} ({kind}) is at work in the network: a cache or another hook that changes "
+                          "what blocks compute. Switch it off, e.g. by transformer.disable_cache()")
+    if kind == "group_offloading" and skippable and not _serves_itself(hook):
+        raise Unsupported("group offload moves the weights of several blocks, or the next one's, as blocks are reached, and "
+                          "a weak pass skips some: use num_blocks_per_group=1 or offload_type='leaf_level', without a "
+                          "stream; or enable_model_cpu_offload(); or full weak passes, e.g. EMAG(compat={'resume': False})")
+
+
+def _serves_itself(hook: Any) -> bool:
+    """True where an offload hook moves the weights of its own module, when that is called, and no others."""
+    group = getattr(hook, "group", None)
+    return group is not None and group.stream is None and len(group.modules) <= 1

@@ -49,6 +49,13 @@ def _states(pipe: Any, texts: list[str]) -> Tensors:
     return {"encoder_hidden_states": pipe.encode_prompt(texts, do_classifier_free_guidance=False)[0]}
 
 
+def _unet(pipe: Any, texts: list[str]) -> Tensors:
+    """One text encoder, or two and what the second one pools."""
+    found = pipe.encode_prompt(texts, device=pipe._execution_device, num_images_per_prompt=1,
+                               do_classifier_free_guidance=False)
+    return {"encoder_hidden_states": found[0], **({"added_cond_kwargs.text_embeds": found[2]} if len(found) > 2 else {})}
+
+
 def _wan(pipe: Any, texts: list[str]) -> Tensors:
     states, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False, max_sequence_length=512)
     return {"encoder_hidden_states": states}
@@ -57,6 +64,13 @@ def _wan(pipe: Any, texts: list[str]) -> Tensors:
 def _hunyuan_video(pipe: Any, texts: list[str]) -> Tensors:
     states, pooled, mask = pipe.encode_prompt(texts)
     return {"encoder_hidden_states": states, "pooled_projections": pooled, "encoder_attention_mask": mask}
+
+
+def _hunyuan_video_15(pipe: Any, texts: list[str]) -> Tensors:
+    """Both encoders: what to show, and the letters in it."""
+    states, mask, letters, letters_mask = pipe.encode_prompt(texts, batch_size=len(texts))
+    return {"encoder_hidden_states": states, "encoder_attention_mask": mask, "encoder_hidden_states_2": letters,
+            "encoder_attention_mask_2": letters_mask}
 
 
 def _qwen(pipe: Any, texts: list[str]) -> Tensors:
@@ -91,6 +105,21 @@ def _sana(pipe: Any, texts: list[str]) -> Tensors:
     return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
 
+def _z_image(pipe: Any, texts: list[str]) -> Tensors:
+    """A list with one text for each row."""
+    return {"cap_feats": pipe.encode_prompt(list(texts), do_classifier_free_guidance=False)[0]}
+
+
+def _hidream(pipe: Any, texts: list[str]) -> Tensors:
+    t5, _, llama, _, pooled, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False)
+    return {"encoder_hidden_states_t5": t5, "encoder_hidden_states_llama3": llama.movedim(1, 0), "pooled_embeds": pooled}
+
+
+def _krea2(pipe: Any, texts: list[str]) -> Tensors:
+    states, mask = pipe.encode_prompt(texts)
+    return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+
 ENCODERS: dict[str, Callable[[Any, list[str]], Tensors]] = {
     "AuraFlowTransformer2DModel": _states, "HunyuanDiT2DModel": _hunyuan, "SanaTransformer2DModel": _sana,
     "SD3Transformer2DModel": _sd3, "DiTTransformer2DModel": _dit, "PixArtTransformer2DModel": _pixart,
@@ -98,7 +127,10 @@ ENCODERS: dict[str, Callable[[Any, list[str]], Tensors]] = {
     "Flux2Transformer2DModel": _flux2, "CogView4Transformer2DModel": _states,
     "WanTransformer3DModel": _wan, "LTXVideoTransformer3DModel": _pixart, "CogVideoXTransformer3DModel": _states,
     "MochiTransformer3DModel": _pixart,
-    "HunyuanVideoTransformer3DModel": _hunyuan_video,
+    "HunyuanVideo15Transformer3DModel": _hunyuan_video_15, "WanVACETransformer3DModel": _wan,
+    "HunyuanVideoTransformer3DModel": _hunyuan_video, "UNet2DConditionModel": _unet,
+    "Lumina2Transformer2DModel": _pixart, "ZImageTransformer2DModel": _z_image,
+    "HiDreamImageTransformer2DModel": _hidream, "Krea2Transformer2DModel": _krea2,
 }
 
 

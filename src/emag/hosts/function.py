@@ -2,19 +2,24 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from ..defaults import resolve
-from ..engine.plan import needed, weak_branches
+from ..backbones.read import read
+from ..defaults import resolve, resolved
+from ..engine.plan import Plan, evaluates_null, needed, weak_branches
+from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
-from ..guidance import COND, UNCOND, Rule, Step, combine, needs_null, with_null
+from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..perturbations.base import Perturbation
 from ..predictions import SPACES
 from ..samplers.base import Corrector
 from ..samplers.path import Path
 from ..streams import Streams
 from .checks import check_order
+from .network_function import Described, Inside, Outside, find
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
@@ -22,13 +27,16 @@ Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 
 def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], prediction: str = "flow",
            conditions: Mapping[str, Any] | None = None, time: Callable[[float, float], float] | None = None,
-           masks: Mapping[str, torch.Tensor] | None = None, grid: tuple[int, int, int] | None = None) -> "Function":
+           masks: Mapping[str, torch.Tensor] | None = None, grid: tuple[int, int, int] | None = None,
+           backbone: Described | None = None) -> "Function":
     """`denoiser` under `rules`: call the result as `model(x, i)` for the guided prediction at level i of the path.
 
     path: the N + 1 noise levels of the run, a `Path`, or falling sigmas of a straight (flow) path. prediction: the space of
     the denoiser, "flow", "epsilon", "v" or "x0". conditions: what the denoiser gets as its third argument, by name: "cond",
     "uncond" where a rule combines, and whatever other names the rules use. time: (alpha, sigma) -> its second argument; None
-    passes sigma. masks, grid: see `emag.guide` and `Step`.
+    passes sigma. masks, grid: see `emag.guide` and `Step`. backbone: the network the denoiser calls, for rules that look
+    into it: a module of a known class, (module, `Backbone` entry) for another, or, where the denoiser is a module itself,
+    the entry or the class name of one part. Each call of the denoiser must call it once, for one condition.
 
     One object serves one batch at a time; a call at level 0, or at a noisier level than the one before, starts a new run.
     Raises `BadValue` and `Unsupported` for what cannot work, before any evaluation.
@@ -40,20 +48,26 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
                        "Path.edm(sigmas), from emag.samplers")
     levels = path if isinstance(path, Path) else Path.flow(tuple(path))
     _check_types(rules)
-    active = tuple(rule for rule in (resolve(rule, ("a plain function",), 0) for rule in rules) if not rule.neutral)
+    found = None if backbone is None else find(denoiser, backbone)
+    concrete = resolved(rules, (), read(*found)) if found else [resolve(rule, ("a plain function",), 0) for rule in rules]
+    active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
-    _check(active, given)
-    return Function(denoiser, active, levels, prediction, given, time or _sigma, dict(masks or {}), grid)
+    _check(active, given, inside=found is not None)
+    trajectory = _trajectory(levels, prediction)
+    network = Inside(*found, active, trajectory, grid) if found else Outside()
+    return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
 
 
 class Function:
     """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; latest: the branches of
     the latest step."""
 
-    def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, space: str, conditions: dict[str, Any],
-                 time: Callable[[float, float], float], masks: dict[str, torch.Tensor], grid: tuple[int, int, int] | None):
-        self.denoiser, self.rules, self.path, self.space = denoiser, rules, path, space
-        self.conditions, self.time, self.masks, self.grid = conditions, time, masks, grid
+    def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, trajectory: Trajectory,
+                 conditions: dict[str, Any], time: Callable[[float, float], float], masks: dict[str, torch.Tensor],
+                 grid: tuple[int, int, int] | None, network: Outside):
+        self.denoiser, self.rules, self.path, self.trajectory = denoiser, rules, path, trajectory
+        self.conditions, self.time, self.masks, self.grid, self.network = conditions, time, masks, grid, network
+        self.space = trajectory.space
         self.combines = any(rule.kind == "combining" for rule in rules)
         self.evaluations = 0
         self.latest: dict[Any, torch.Tensor] = {}
@@ -64,10 +78,14 @@ class Function:
     def start(self, x: torch.Tensor) -> None:
         """Begin a new run from x [batch, ...]: forget all state, seed each sample's random streams by its own bytes."""
         self._streams, self._memory = Streams.of(x), [{} for _ in self.rules]
+        self.network.start(self._streams)
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, i: int) -> torch.Tensor:
-        """The guided prediction for x [batch, ...] at level i of the path, in x's dtype."""
+        """The guided prediction for x [batch, ...] at level i of the path, in x's dtype.
+
+        Raises `NoEffect` at the last level of a run in which a weak branch changed nothing.
+        """
         if not 0 <= i < len(self.path):
             raise BadValue(f"level {i} is not on the path: its steps start from levels 0 to {len(self.path) - 1}")
         if i == 0 or i < self._level or self._streams is None:
@@ -76,12 +94,27 @@ class Function:
         assert self._streams is not None
         self._streams.next_step()
         step = self._step(x, i)
-        branches: dict[Hashable, torch.Tensor] = {COND: self._evaluate(x, step, COND)}
-        if self.combines and needs_null(self.rules, step, self._memory):
-            branches[UNCOND] = self._evaluate(x, step, UNCOND)
-        branches |= {b: self._evaluate(x, step, str(b.condition)) for b in needed(self.rules, step)}
+        with self.network.step(step):
+            branches = self._branches(x, step)
         self.latest = dict(with_null(self.rules, branches, step, self._memory))
-        return combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)
+        prediction = combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)
+        if i == len(self.path) - 1:
+            self.check()
+        return prediction
+
+    def check(self) -> None:
+        """Raise `NoEffect` where a weak branch of the run changed nothing so far."""
+        self.network.check()
+
+    @property
+    def plan(self) -> Plan | None:
+        """What a run will evaluate inside the network; None where that is not known."""
+        return self.network.plan
+
+    @property
+    def block_evaluations(self) -> int:
+        """Blocks of the network evaluated in this run so far, per image."""
+        return self.network.block_evaluations
 
     def branches(self, x: torch.Tensor, i: int) -> dict[str, torch.Tensor]:
         """Clean predictions at level i: COND, and UNCOND where there is one. Beside the run: changes no state."""
@@ -102,11 +135,24 @@ class Function:
 
     def _step(self, x: torch.Tensor, i: int) -> Step:
         assert self._streams is not None
-        alphas, sigmas = self.path.alphas[:-1], self.path.sigmas[:-1]
-        time = sigmas[i] if self.path.fits("flow") else 1 - i / len(self.path)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return Step(i, sigmas, alphas, time, self.space, x, self._streams, end=self.path.at(-1), grid=self.grid,
-                    masks=self.masks)
+        return self.trajectory.step(i, x, self._streams, self.grid, self.masks)
+
+    def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
+        """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
+        wanted = needed(self.rules, step)
+        null = self.combines and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
+
+        def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
+            name = branch.condition or (UNCOND if branch.null else COND)
+            return self.network.weak(partial(self._evaluate, x, step, name), step, branch, cond)
+
+        found: dict[Hashable, torch.Tensor] = {branch: further(branch, None) for branch in wanted if branch.ahead}
+        cond = found[COND] = self.network.clean(partial(self._evaluate, x, step, COND), step)
+        found |= {branch: further(branch, cond) for branch in wanted if not branch.ahead}
+        if null:
+            found[UNCOND] = self.network.clean(partial(self._evaluate, x, step, UNCOND), step, null=True)
+        return found
 
     def _evaluate(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
         condition = self.conditions[name]
@@ -125,6 +171,12 @@ def _sigma(alpha: float, sigma: float) -> float:
     return sigma
 
 
+def _trajectory(path: Path, space: str) -> Trajectory:
+    alphas, sigmas, count = path.alphas[:-1], path.sigmas[:-1], len(path)
+    times = sigmas if path.fits("flow") else tuple(1 - i / count for i in range(count))
+    return Trajectory(times, tuple(range(count)), times, alphas, sigmas, space, path.at(-1))
+
+
 def _changed(rules: Sequence[Rule], condition: Any, step: Step) -> Any:
     values = condition if isinstance(condition, dict) else {"condition": condition}
     for rule in rules:
@@ -140,7 +192,7 @@ def _check_types(rules: Sequence[Any]) -> None:
             raise BadValue(f"a guidance is made of rules such as emag.CFG(4.0), got {rule!r}")
 
 
-def _check(rules: Sequence[Rule], conditions: dict[str, Any]) -> None:
+def _check(rules: Sequence[Rule], conditions: dict[str, Any], inside: bool) -> None:
     check_order(rules)
     combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combining and UNCOND not in conditions:
@@ -149,10 +201,10 @@ def _check(rules: Sequence[Rule], conditions: dict[str, Any]) -> None:
     if null and not combining:
         raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
                        "CFG(4.0)")
-    for rule in rules:
+    for rule in rules if not inside else ():
         if any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak):
             raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
-                              "use emag.guide around a pipeline")
+                              "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
     for name in (branch.condition for branch in weak_branches(rules)):
         if name is not None and name not in conditions:
             raise BadValue(f"a rule names the condition {name!r}, which was not given: give conditions={{{name!r}: ...}}")

@@ -85,7 +85,13 @@ def encode(value: Condition, host: Host, pipe: Any, network: Network) -> Tensors
     if states is not None and network.backbone.joint_mask:
         found.setdefault(network.backbone.joint_mask, whole_text(states, network.backbone))
     dtype, device = network.module.dtype, pipe._execution_device
-    return {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in found.items()}
+    return {name: _placed(value, device, dtype) for name, value in found.items()}
+
+
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [_placed(one, device, dtype) for one in value]
+    return value.to(device, dtype if value.is_floating_point() else value.dtype)
 
 
 def images(host: Host, arguments: Mapping[str, Any]) -> int | None:
@@ -112,11 +118,13 @@ def _tensors(value: Mapping[str, Any], network: Network) -> Tensors:
     backbone = network.backbone
     known = [name for name in (*backbone.per_row, *COMPANIONS) if name in network.signature.parameters
              and name not in (backbone.sample, backbone.timestep)]
+    known += [name for name in backbone.condition if "." in name]
     unknown = [name for name in value if name not in known]
     if unknown or not value:
         raise BadValue(f"{backbone.name} has no condition argument {', '.join(unknown) or '(none given)'}; it has "
                        f"{', '.join(known)}")
-    odd = [name for name, tensor in value.items() if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0]
+    odd = [name for name, given in value.items() for tensor in (given if name in backbone.lists else [given])
+           if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0]
     if odd:
         raise BadValue(f"the condition argument {odd[0]} must be a tensor [1 or images, ...], got "
                        f"{type(value[odd[0]]).__name__}")
@@ -125,9 +133,12 @@ def _tensors(value: Mapping[str, Any], network: Network) -> Tensors:
 
 def _encoded(texts: list[str], host: Host, pipe: Any, network: Network) -> Tensors:
     name = network.backbone.name
-    instead = f"{{{', '.join(f'{argument!r}: ...' for argument in network.backbone.condition or ('class_labels',))}}}"
+    instead = f"{{{', '.join(f'{argument!r}: ...' for argument in _arguments(network))}}}"
     if name not in ENCODERS:
         raise Unsupported(f"how {host.name} encodes prompts is not known here: give conditions as tensors, {instead}")
+    if host.pictured:
+        raise Unsupported(f"{host.name} encodes prompts together with a picture, and a condition has none: give conditions "
+                          f"as tensors, {instead}")
     try:
         return ENCODERS[name](pipe, texts)
     except (EmagError, torch.OutOfMemoryError):
@@ -136,6 +147,11 @@ def _encoded(texts: list[str], host: Host, pipe: Any, network: Network) -> Tenso
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadValue(f"{host.name} could not encode {texts[0]!r} ({reason}): give the condition as tensors, {instead}"
                        ) from error
+
+
+def _arguments(network: Network) -> tuple[str, ...]:
+    """Names of the arguments that hold the condition."""
+    return network.backbone.condition or (network.backbone.text or "class_labels",)
 
 
 def _check_rows(name: str, tensors: Tensors, count: int | None) -> None:

@@ -5,11 +5,12 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..backbones.read import Network, plain, read
+from ..backbones.read import Network, read
 from ..defaults import models_of, resolved
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks, Wanted
@@ -27,7 +28,8 @@ from ..samplers.base import Corrector
 from .checks import check, check_order
 from .entry import Host
 from .given import Condition, Given
-from .table import lookup
+from .own_guider import with_scale
+from .table import denoisers, lookup
 
 
 class PipelineView:
@@ -46,7 +48,7 @@ class PipelineView:
         if self.host.doubled or not self.uncond:
             return "both" if self.uncond else "cond"
         if self.host.layout == "calls":
-            return "uncond" if self.tag == "uncond" else "cond"
+            return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
         return self._untagged(arguments.sample)
 
     def _untagged(self, x: torch.Tensor) -> Kind:
@@ -62,7 +64,20 @@ class PipelineView:
         return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
 
     def trajectory(self) -> Trajectory:
-        return trajectory(self.pipe.scheduler)
+        path = trajectory(self.pipe.scheduler, self._late())
+        share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
+        if share is None:
+            return path
+        limit = share * self.pipe.scheduler.config.num_train_timesteps
+        late = [index for index, t in zip(path.index, path.timesteps) if t < limit]
+        return replace(path, takeover=late[0] if late and late[0] > 0 else None)
+
+    def _late(self) -> int | None:
+        """Evaluations left out at the start, where the pipeline knows it and its scheduler does not."""
+        told = getattr(self.pipe, "_num_timesteps", None)
+        if self.host.strength is None or told is None or getattr(self.pipe.scheduler, "begin_index", None) is not None:
+            return None
+        return len(self.pipe.scheduler.timesteps) - told
 
     def given(self, name: str) -> dict[str, Any]:
         return self.conditions[name]
@@ -98,8 +113,8 @@ class Guided:
         self.on_step: Callable[[int, int], None] | None = None
         self.stats: Stats | None = None
         self.record: dict[str, Any] | None = None
-        self._blocks: Blocks | None = None
-        self.resolved = self._resolve(pipe, read(getattr(pipe, self.host.denoiser)))
+        self._blocks: dict[torch.nn.Module, Blocks] = {}
+        self.resolved = self._resolve(pipe, self._networks(pipe)[0])
         self.active = tuple(rule for rule in self.resolved if not rule.neutral)
         check_order(self.active)
 
@@ -121,43 +136,50 @@ class Guided:
         """One call of the pipeline under the guidance: a run."""
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
+        arguments = with_scale(arguments, self.host, pipe)
         self.stats = None
         if not self.active:
             return original(pipe, *args, **kwargs)
-        denoiser = getattr(pipe, self.host.denoiser)
-        network = read(denoiser)
-        check(self.active, self.host, network, arguments)
-        conditions = self.given.encoded(self.active, self.host, pipe, network, arguments)
+        networks = self._networks(pipe)
+        check(self.active, self.host, networks, arguments)
+        conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active))
-        with hold(plain(denoiser), type(pipe).__name__), ExitStack() as undo:
-            run = Run(network, self.active, view, self._blocks_of(network), self.given.per_row, self.given.shared,
-                      self.given.masks, self.on_step)
-            self._install(run, view, denoiser, undo)
+        with ExitStack() as undo:
+            for network in networks:
+                undo.enter_context(hold(network.module, type(pipe).__name__))
+            self._blocks = {network.module: self._blocks_of(network) for network in networks}
+            first, *others = self._blocks.values()
+            run = Run(networks[0], self.active, view, first, self.given.per_row, self.given.shared, self.given.masks,
+                      self.on_step, tuple(others))
+            self._install(run, view, denoisers(pipe, self.host), undo)
             start = time.perf_counter()
             result = original(pipe, *args, **kwargs)
             run.course.check_effect()
             self.stats = stats(run, time.perf_counter() - start)
         return result
 
-    def _install(self, run: Run, view: PipelineView, denoiser: torch.nn.Module, undo: ExitStack) -> None:
+    def _install(self, run: Run, view: PipelineView, modules: list[torch.nn.Module], undo: ExitStack) -> None:
         run.install(undo)
-        view.install(run.network, undo)
-        name = "forward" if denoiser._compiled_call_impl is None else "_compiled_call_impl"
-        forward = getattr(denoiser, name)
-        patch(undo, denoiser, name, lambda *args, **kwargs: run.evaluate(forward, args, kwargs))
+        for denoiser, blocks in zip(modules, (run.blocks, *run.others), strict=True):
+            view.install(blocks.network, undo)
+            name = "forward" if denoiser._compiled_call_impl is None else "_compiled_call_impl"
+            patch(undo, denoiser, name, _evaluated(run, getattr(denoiser, name), blocks))
+
+    def _networks(self, pipe: Any) -> list[Network]:
+        return [read(denoiser) for denoiser in denoisers(pipe, self.host)]
 
     def _resolve(self, pipe: Any, network: Network) -> tuple[Rule, ...]:
         return resolved(self.rules, models_of(pipe), network)
 
     def _blocks_of(self, network: Network) -> Blocks:
-        if self._blocks is None or not self._blocks.fits(network):
-            self._blocks = Blocks(network, Wanted.of(weak_branches(self.active)))
-        return self._blocks
+        made = self._blocks.get(network.module)
+        return made if made and made.fits(network) else Blocks(network, Wanted.of(weak_branches(self.active)))
 
     def _remember(self, pipe: Any, arguments: dict[str, Any]) -> None:
         from ..record import record
 
-        self.record = record(pipe, self.host, self.resolved, arguments, self.given.conditions, self.given.handed)
+        self.record = record(pipe, self.host, self.resolved, arguments, self.given.conditions,
+                             (*self.given.handed, *filter(None, [self.host.guider])))
 
 
 @contextmanager
@@ -191,6 +213,11 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
         yield guided
     finally:
         pipe.__class__ = cls
+
+
+def _evaluated(run: Run, forward: Callable[..., Any], blocks: Blocks) -> Callable[..., Any]:
+    """What stands in for a network's `forward` in a run."""
+    return lambda *args, **kwargs: run.evaluate(forward, args, kwargs, blocks)
 
 
 def _guided_class(cls: type, guided: Guided) -> type:

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..errors import Unsupported
-from . import edits, images, videos
+from . import edits, images, unets, videos
 from .entry import Host
 
-HOSTS: dict[str, Host] = {host.name: host for module in (images, edits, videos) for host in module.ENTRIES}
+HOSTS: dict[str, Host] = {host.name: host for module in (images, edits, unets, videos) for host in module.ENTRIES}
 
 
 def lookup(pipe: Any) -> Host:
@@ -15,12 +17,27 @@ def lookup(pipe: Any) -> Host:
     for cls in type(pipe).__mro__:
         if cls.__name__ in HOSTS:
             host = HOSTS[cls.__name__]
-            _check_single(host, pipe)
-            return replace(host, scale=None) if host.distilled and pipe.config.get(host.distilled) else host
+            return replace(host, scale=None) if _distilled(host, pipe) else host
+    if hasattr(pipe, "guider"):
+        raise Unsupported(f"{type(pipe).__name__} takes its guidance from a guider: say emag.hosts.guider.EmagGuider(rules)"
+                          ".attach(pipe)")
     raise Unsupported(f"{type(pipe).__name__} is not a supported pipeline; supported are {', '.join(HOSTS)}")
 
 
-def _check_single(host: Host, pipe: Any) -> None:
-    if host.second and getattr(pipe, host.second, None) is not None:
-        raise Unsupported(f"this {host.name} has a {host.second}, which takes over half way, and a guided run has one "
-                          "network: use a model with one, such as Wan 2.1 or Wan 2.2 TI2V-5B")
+def _distilled(host: Host, pipe: Any) -> bool:
+    if not host.distilled:
+        return False
+    configs = pipe.config, getattr(getattr(pipe, host.denoiser, None), "config", {})
+    return any(config.get(host.distilled) for config in configs)
+
+
+def denoisers(pipe: Any, host: Host) -> list[torch.nn.Module]:
+    """The networks of a pipeline in the order in which they serve, each once; of two, one may be missing.
+
+    Raises `Unsupported` where there is none.
+    """
+    found = (getattr(pipe, name, None) for name in (host.denoiser, host.second) if name)
+    networks = list(dict.fromkeys(network for network in found if network is not None))
+    if not networks:
+        raise Unsupported(f"this {host.name} has no {host.denoiser}: load one")
+    return networks

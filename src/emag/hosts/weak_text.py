@@ -35,7 +35,8 @@ def weak_text(pipe: Any, prompt: str | Sequence[str], tau: float = 0.01,
     with ExitStack() as undo:
         for query in attention:
             patch(undo, query, "forward", _scaled(query.forward, tau))
-        return encode(prompt, lookup(pipe), pipe, read(pipe.transformer))
+        host = lookup(pipe)
+        return encode(prompt, host, pipe, read(getattr(pipe, host.denoiser)))
 
 
 def _layers(encoder: torch.nn.Module) -> list[torch.nn.Module]:

@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..hosts.table import lookup
+from ..hosts.table import denoisers, lookup
 from . import folder
 from .folder import first_line
 from .tiny import TinyPipeline
@@ -41,7 +41,7 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
         _add_lora(pipe, lora)
     _put(pipe, place, offload)
     pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
-                        "dtype": str(getattr(pipe, lookup(pipe).denoiser).dtype).removeprefix("torch.")}
+                        "dtype": str(denoisers(pipe, lookup(pipe))[0].dtype).removeprefix("torch.")}
     return pipe
 
 

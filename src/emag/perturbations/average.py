@@ -81,7 +81,7 @@ class QueryAverage(Average):
             return statistics.cosine(average, live) / rows
         moved = statistics.mae(average, live) / rows
         # what acts is the change of the logits, so |E - Q| counts with the size of the keys it meets
-        return moved * call.k.float().abs().mean((1, 2, 3)) if self.statistic == "logits" else moved
+        return moved * call.key_size() if self.statistic == "logits" else moved
 
     def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.value is not None
@@ -138,7 +138,7 @@ class MapAverage(Average):
 
     def _rows(self, call: Attention, chunk: slice) -> torch.Tensor:
         """Rows of the map to use, over all keys: live and average blended, rows summing to 1 as the live ones do."""
-        average = self._jittered(chunk)
+        average = self._jittered(chunk)[..., :call.k.shape[2]]  # a pass of fewer rows may have less padding
         if self._all_columns(call):
             return average if self.strength == 1 else call.weights(chunk).lerp_(average, self.strength)
         rows = call.weights(chunk)

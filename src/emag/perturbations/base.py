@@ -1,5 +1,6 @@
 """What the engine needs of any branch beyond the clean two: which blocks, from where on, and its state in a run."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,13 @@ class State:
         """The grid of this run's image tokens, told once, before the first step."""
         self.grid = grid
 
+    def grid_of(self, tokens: int) -> tuple[int, ...]:
+        """The grid of a block of `tokens` image tokens: this run's, or that halved (rounded up) as often as fits."""
+        found = self.grid
+        while math.prod(found) > tokens and max(found[-2:]) > 1:
+            found = (*found[:-2], *(-(-side // 2) for side in found[-2:]))
+        return found if math.prod(found) == tokens else self.grid
+
     def begin(self, index: int) -> None:
         """Start of the step `index`."""
         self.picks.append(None)
@@ -96,7 +104,10 @@ class State:
         return value
 
     def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
-        """Network arguments to change in the weak pass, of `values`; `condition` names those that hold the condition."""
+        """Network arguments to change in the weak pass, of `values`; `condition` names those that hold the condition.
+
+        "hidden_states" is x_t in both, whatever the network calls it.
+        """
         return {}
 
     def at_step(self, prediction: torch.Tensor) -> torch.Tensor:
@@ -188,6 +199,11 @@ class Perturbation:
     @property
     def all_rows(self) -> bool:
         """True where the weak pass runs all rows of the host's call, not the conditional ones alone."""
+        return False
+
+    @property
+    def tracks(self) -> bool:
+        """True where the weak pass uses what earlier clean passes of the same network showed."""
         return False
 
     @property

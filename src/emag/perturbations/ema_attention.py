@@ -55,6 +55,10 @@ class EMAttention(Perturbation):
         return self.compat.accumulate_in == "clean"
 
     @property
+    def tracks(self) -> bool:
+        return self.skippable
+
+    @property
     def all_rows(self) -> bool:
         return self.compat.rows == "all"
 

@@ -43,7 +43,8 @@ class Drawn(State):
     def _noise(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, torch.Tensor]:
         found = {name: values[name] for name in condition if values.get(name) is not None}
         if not found:
-            raise Unsupported("this network takes its condition as class labels, which cannot be noise: say icg=label")
+            raise Unsupported("this network takes its condition as class labels, or as a list of texts, not noise: "
+                              "say icg=label, or ICG('given', ('prompt:a text',))")
         return {name: noise_like(y, self.streams.normal(f"icg/{name}", y)) for name, y in found.items()}
 
     def _labels(self, values: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -58,7 +58,7 @@ class NormalizedState(NegativeText):
         if not self.acts or rows.cond.start == rows.cond.stop:
             return live
         part, negative = call.rows(rows.cond), self.negative(block, call, rows)
-        keys = negative if call.cross else Keys.of(part, call.image).beside(negative)
+        keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
         plus = live[rows.cond][:, :, call.image]
         new = normalized(plus, attend(part, keys), self.spec)
         self.note(moved(new, plus))

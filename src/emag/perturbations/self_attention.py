@@ -116,12 +116,13 @@ def received(call: Attention) -> torch.Tensor:
 def on_pixels(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Values of tokens [batch, tokens] on the pixels of latents of `shape`, nearest; [batch, 1, height, width]."""
     height, width = shape[-2:]
-    side = math.isqrt(height * width // tokens.shape[1])
-    if len(shape) != 4 or side == 0 or (height // side) * (width // side) != tokens.shape[1]:
+    sides = (math.isqrt(height * width // tokens.shape[1]), *(2**i for i in range(max(height, width).bit_length() + 1)))
+    side = next((n for n in sides if n and -(-height // n) * -(-width // n) == tokens.shape[1]), None)
+    if len(shape) != 4 or side is None:
         raise Unsupported(f"sag cannot place {tokens.shape[1]} image tokens on latents of shape {tuple(shape)}: it needs "
                           "images, one token per square patch, and no tokens of further images")
-    grid = tokens.unflatten(1, (1, height // side, width // side))
-    return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)
+    grid = tokens.unflatten(1, (1, -(-height // side), -(-width // side)))
+    return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width]
 
 
 @dataclass(frozen=True)

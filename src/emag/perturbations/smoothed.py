@@ -37,7 +37,8 @@ class SmoothedState(State):
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live = sdpa(call.q)
         q = call.q.clone()
-        q[:, :, call.image] = smoothed(call.image_queries(), self.grid, self.sigma)
+        image = call.image_queries()
+        q[:, :, call.image] = smoothed(image, self.grid_of(image.shape[2]), self.sigma)
         out = sdpa(q)
         self.note(differ(out, live))
         return out

@@ -44,7 +44,7 @@ class NoisyTimeState(State):
             raise Unsupported("tsg needs one timestep per image; this network embeds one per token")
         wide = value.float().expand(rows, *value.shape[1:])
         size = self.spec.strength * self.time**self.spec.power
-        unit = wide.std(1, keepdim=True, correction=0) if self.spec.relative else 1.0
+        unit = wide.std(-1, keepdim=True, correction=0) if self.spec.relative else 1.0
         # one draw for all embedders: the copies of it that a network holds (DiT: one per block) mean one embedding
         return (wide + size * unit * self.streams.normal("tsg", wide)).to(value.dtype)
 

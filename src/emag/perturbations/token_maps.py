@@ -109,7 +109,7 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
     share = member / member.sum(0)
     own = text = torch.zeros((), device=call.q.device)
     for chunk in call.chunks():
-        image, words = _split(call.weights(chunk), call.image)
+        image, words = _split(call.weights(chunk), call.image, call.pictures)
         own, text = own + share[chunk].T @ (image @ member), text + share[chunk].T @ words
     total = torch.zeros_like(text)
     for _ in range(POWERS):
@@ -117,9 +117,9 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
     return blur((total / POWERS).mT.unflatten(2, (rows.shape[1], columns.shape[1])), GAUSSIAN)
 
 
-def _split(weights: torch.Tensor, image: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def _split(weights: torch.Tensor, image: slice, pictures: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax rows over all keys [B, H, queries, keys] as rows over the image and over the text keys, heads averaged."""
-    parts = weights[..., image], torch.cat([weights[..., :image.start], weights[..., image.stop:]], -1)
+    parts = weights[..., image], torch.cat([weights[..., :pictures.start], weights[..., pictures.stop:]], -1)
     tiny = torch.finfo(weights.dtype).tiny
     first, second = ((part / part.sum(-1, keepdim=True).clamp(min=tiny)).mean(1) for part in parts)
     return first, second

@@ -32,8 +32,11 @@ class Tracker(State):
     pick: torch.Tensor | None = None
 
     def begin(self, index: int) -> None:
-        """Start of step `index`: its phase, and the statistics of the step before put aside."""
-        self.phase = self.phases[index]
+        """Start of step `index`: its phase, and the statistics of the step before put aside.
+
+        Where another network has just taken over there is nothing to apply yet.
+        """
+        self.phase = "watch" if self.phases[index] == "apply" and not self.averages else self.phases[index]
         self.before = dict(self.statistic)
         self.pick = None
         self.picks.append(None)

@@ -69,7 +69,7 @@ class Sweep:
     def store(self) -> dict[str, Any]:
         """Write sweep.json: trials, the front over all, the best of each recipe."""
         done = [trial for trial in self.trials if not trial.given_up]
-        on = front(np.array([self.values(trial) for trial in done]), self.higher) if done else []
+        on = front(np.array([self.values(trial) for trial in done]).reshape(len(done), -1), self.higher)
         found = {"objectives": list(self.spec.options.objectives), "select": self.spec.options.select,
                  "method": self.spec.options.method, "trials": [trial.summary for trial in self.trials],
                  "front": [trial.name for trial, there in zip(done, on) if there],

@@ -1,0 +1,54 @@
+"use strict";
+const at = id => document.getElementById(id), sides = ["left", "right"];
+const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "none" };
+let number = null;
+
+async function show(state) {
+  at("bar").max = state.total;
+  at("bar").value = state.done;
+  at("count").textContent = `${state.done} of ${state.total} votes`;
+  at("prompt").textContent = state.prompt || "";
+  if (state.number === null) return end();
+  at("pair").classList.add("waiting");
+  await Promise.all(sides.map(side => load(at(side), `/image/${state.number}/${side}`)));
+  at("pair").classList.remove("waiting");
+  document.body.dataset.widths = sides.map(side => at(side).naturalWidth).join(" ");
+  number = state.number;
+}
+
+function load(image, url) {
+  image.src = url;
+  return image.decode().then(() => image.classList.toggle("small", image.naturalWidth < 256));
+}
+
+function end() {
+  at("question").textContent = "Thank you: every image has a vote.";
+  at("pair").hidden = at("none").hidden = true;
+}
+
+async function ask(path, options) {
+  try {
+    const answer = await fetch(path, options), state = await answer.json();
+    if (!answer.ok && answer.status !== 409) throw new Error(state.error);
+    at("error").textContent = "";
+    await show(state);
+  } catch (error) {
+    at("error").textContent = `Not stored: ${error.message}. Load the page again.`;
+  }
+}
+
+function vote(choice) {
+  if (number === null) return;
+  const body = JSON.stringify({ number, choice });
+  number = null;
+  ask("/vote", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+}
+
+document.querySelectorAll("[data-choice]").forEach(button =>
+  button.addEventListener("click", () => { button.blur(); vote(button.dataset.choice); }));
+document.addEventListener("keydown", event => {
+  if (!(event.key in KEYS) || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  event.preventDefault();
+  vote(KEYS[event.key]);
+});
+ask("/next");

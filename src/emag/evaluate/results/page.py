@@ -1,0 +1,172 @@
+"""docs/results.md from the numbers: tables, sentences, what made them."""
+
+from collections.abc import Iterable, Sequence
+
+from ..metrics.bootstrap import Estimate
+from .numbers import Results
+from .picture import pairs
+from .verdict import DESCRIBED, about_emag, clear, code, differences, digits, judged, on_front, sentences
+
+INTRO = """# Results
+
+Made by `emag results` from the numbers in [{name}.json]({name}.json); no number or verdict here is written by hand.
+"""
+INTERVALS = """Brackets are 95 % intervals, by bootstrap over images. Those of recall and coverage draw reference images and
+hold the images made, so they are too narrow to speak for other seeds. Differences are paired: the same images are drawn for
+both recipes. A difference is **clear** where its interval leaves out 0. An interval speaks of one difference, not of all
+together: were there no difference anywhere, about {chance:.0f} of these {count} would still leave out 0."""
+COSTS = """Block evaluations are counted, not estimated. Seconds are wall-clock time, the median over batches, with its
+interval; they hold whatever else the machine did."""
+
+
+def markdown(results: Results, name: str = "results") -> str:
+    """The page; its numbers and picture lie beside it under the same name."""
+    parts = [INTRO.format(name=name), facts(results), "## What comes out\n", *conclusions(results),
+             "## Quality\n", quality(results), f"## Differences to {code(results.against)}\n", gaps(results),
+             "## Settings and cost\n", COSTS + "\n", costs(results), *appearance(results), *fronts(results, name),
+             *trials(results), *left_out(results), "## What measured it\n", versions(results), *again(results, name)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def facts(results: Results) -> str:
+    """What was run, on what."""
+    run, machine = dict(results.run), dict(results.machine)
+    model = dict(run["model"])
+    kinds = ", ".join(f"{key} {value}" for key, value in model.items() if key != "id")
+    classes = run.get("classes")
+    shown = f"{run['prompts']} {'classes' if classes else 'prompts'} in turn"
+    most = max(row.wanted for row in results.rows)
+    count = f"{results.images} images" + ("" if results.images == most else f" (of {most} asked for)")
+    lines = [f"- **Run**: model `{model['id']}`" + (f" ({kinds})" if kinds else "") +
+             f", {len(results.compared)} recipes, {count} each, {run.get('steps') or 'the default'} steps, "
+             f"seed {run['seed']}, {shown}. Image number i has the same prompt and the same starting noise in every recipe.",
+             f"- **Machine**: {machine.pop('cpu')}, {machine.pop('cores')} cores, {machine.pop('system')}; "
+             f"{', '.join(f'{name} {version}' for name, version in machine.items())}.", *_chosen(results)]
+    return "\n".join(lines) + "\n"
+
+
+def conclusions(results: Results) -> list[str]:
+    """Sentences, and how far they can be trusted."""
+    count = sum(len([name for name in differences(results, row, results.against) if name in judged(results)])
+                for row in results.compared)
+    helped = about_emag(results)
+    return [*([INTERVALS.format(chance=0.05 * count, count=count) + "\n"] if count else []), *sentences(results), "",
+            *(["### EMAG\n", *helped, ""] if helped else [])]
+
+
+def quality(results: Results) -> str:
+    """Values with intervals."""
+    names = judged(results)
+    places = {name: digits([row.values[name] for row in results.compared if name in row.values]) for name in names}
+    return _table(["recipe", *(f"{name} {_arrow(results, name)}" for name in names)],
+                  ([code(row.name), *(_cell(row.values.get(name), places[name]) for name in names)]
+                   for row in results.compared))
+
+
+def gaps(results: Results) -> str:
+    """Differences to the base; clear ones in bold, with a word."""
+    names, base = judged(results), results.against
+    found = {row.name: differences(results, row, base) for row in results.compared if row.name != base}
+    names = [name for name in names if any(name in one for one in found.values())]
+    places = {name: digits([one[name] for one in found.values() if name in one]) for name in names}
+    rows = ([code(row), *(_gap(results, name, one.get(name), places[name]) for name in names)] for row, one in found.items())
+    return _table(["recipe", *(f"{name} {_arrow(results, name)}" for name in names)], rows)
+
+
+def costs(results: Results) -> str:
+    """Setting, block evaluations and seconds of each recipe."""
+    base, rows = results.base, []
+    for row in results.compared:
+        ratio = f"{row.evaluations / base.evaluations:.2f}" if row.evaluations and base.evaluations else ""
+        seconds = _cell(row.seconds, digits([row.seconds]) if row.seconds else 0)
+        star = " *" if row.best is False else ""
+        rows.append([code(row.name), code(row.setting) + star, f"{row.evaluations or 0:g}", ratio, seconds])
+    head = ["recipe", "setting", "block evaluations an image", f"of {code(results.against)}", "seconds an image"]
+    odd = any(row.best is False for row in results.compared)
+    return _table(head, rows) + ("\n\\* not the setting that the sweep chose.\n" if odd else "")
+
+
+def appearance(results: Results) -> list[str]:
+    """Metrics that describe."""
+    names = [name for name in results.metrics if name.endswith(DESCRIBED)]
+    if not names:
+        return []
+    places = {name: digits([row.values[name] for row in results.compared if name in row.values]) for name in names}
+    rows = ([code(row.name), *(_cell(row.values.get(name), places[name]) for name in names)] for row in results.compared)
+    return ["## How the images look\n", "No direction of these is the better one.\n", _table(["recipe", *names], rows)]
+
+
+def fronts(results: Results, name: str) -> list[str]:
+    """The picture, and who is on which front."""
+    found = pairs(results)
+    if not found:
+        return []
+    lines = [f"- {x} and {y}: {', '.join(map(code, on_front(results, (x, y))))}" for x, y in found]
+    said = "No other recipe has better values of both metrics (by the values; intervals may overlap):\n"
+    return ["## Fronts\n", said, *lines, "", f"![Recipes over pairs of metrics]({name}.png)\n"]
+
+
+def trials(results: Results) -> list[str]:
+    """What the sweep tried."""
+    if not results.sweep or not any(row.tried for row in results.rows):
+        return []
+    select = results.sweep["select"]
+    best = max if results.metrics[select].higher else min
+    lines = []
+    for row in results.rows:
+        top = best((value for _, value in row.tried), default=None)
+        marks = (f"{code(name)} {'**' if value == top else ''}{value:.4g}{'**' if value == top else ''}"
+                 for name, value in row.tried)
+        lines.append([code(row.name), "; ".join(marks)])
+    said = f"{select} of every setting tried, the best in bold. Where that is the end of a grid, a better one may lie beyond.\n"
+    return ["## Settings tried\n", said, _table(["recipe", select], lines)]
+
+
+def left_out(results: Results) -> list[str]:
+    """Recipes that are not finished."""
+    rows = [f"- {code(row.name)}: {row.images} of {row.wanted} images finished, {row.measured} measured"
+            for row in results.left_out]
+    said = f"All above is over {results.images} images of each recipe. These have another number:\n"
+    return ["## Not compared\n", said, *rows, ""] if rows else []
+
+
+def versions(results: Results) -> str:
+    """The versions of the metrics."""
+    return "\n".join(f"- {name}: {one.version}" for name, one in results.metrics.items()) + "\n"
+
+
+def again(results: Results, name: str) -> list[str]:
+    """How to make it all again."""
+    lines = [*results.again, f"emag results {name}.json --out {name}.md  # this page from its numbers alone"]
+    return ["## Again\n", "```sh", *lines, "```"]
+
+
+def _chosen(results: Results) -> list[str]:
+    sweep = results.sweep
+    if not sweep:
+        return []
+    same = " These are the first images of the run too." if sweep["seed"] == results.run["seed"] else ""
+    return [f"- **Settings**: a {sweep['method']} sweep, {sweep['trials']} setting(s) of each recipe on {sweep['images']} "
+            f"images, the one with the best {sweep['select']} taken. Other settings than those tried may be better.{same}"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
+
+
+def _cell(one: Estimate | None, places: int) -> str:
+    return "" if one is None else f"{one.value:.{places}f} [{one.low:.{places}f}, {one.high:.{places}f}]"
+
+
+def _gap(results: Results, name: str, one: Estimate | None, places: int) -> str:
+    if one is None:
+        return ""
+    text = f"{one.value:+.{places}f} [{one.low:+.{places}f}, {one.high:+.{places}f}]"
+    better = (one.value > 0) == results.metrics[name].higher
+    return f"**{text} {'better' if better else 'worse'}**" if clear(one) else text
+
+
+def _arrow(results: Results, name: str) -> str:
+    return "↑" if results.metrics[name].higher else "↓"
+

@@ -1,0 +1,50 @@
+"""The front as a picture: recipes over two metrics, with their intervals."""
+
+import io
+
+import numpy as np
+
+from .numbers import Results, Row
+from .verdict import on_front
+
+PAIRS = (("fd", "accuracy"), ("precision", "recall"))
+
+
+def pairs(results: Results) -> list[tuple[str, str]]:
+    """The pairs of metrics that there are."""
+    return [pair for pair in PAIRS if all(name in results.metrics for name in pair)]
+
+
+def png(results: Results) -> bytes:
+    """A panel for each pair of metrics: points with 95 % intervals, the front as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = pairs(results)
+    figure, axes = plt.subplots(1, len(found), figsize=(7.5 * len(found), 6.5), layout="constrained", squeeze=False)
+    for panel, pair in zip(axes[0], found):
+        _panel(panel, results, pair)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=100, metadata={"Software": None})
+    plt.close(figure)
+    return sink.getvalue()
+
+
+def _panel(panel: object, results: Results, pair: tuple[str, str]) -> None:
+    rows = [row for row in results.compared if all(name in row.values for name in pair)]
+    best = sorted(_at(row, pair) for row in rows if row.name in on_front(results, pair))
+    panel.plot(*np.array(best).T, "-", color="0.6", zorder=0)  # type: ignore[attr-defined]
+    for row in rows:
+        x, y = _at(row, pair)
+        colour = "tab:red" if row.emag else "black" if row.name == results.against else "tab:blue"
+        spans = [[[one.value - one.low], [one.high - one.value]] for one in (row.values[name] for name in pair)]
+        panel.errorbar(x, y, np.abs(spans[1]), np.abs(spans[0]), "o", color=colour, ms=4, lw=0.7)  # type: ignore[attr-defined]
+        panel.annotate(row.name, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)  # type: ignore[attr-defined]
+    arrows = ["more is better" if results.metrics[name].higher else "less is better" for name in pair]
+    panel.set(xlabel=f"{pair[0]} ({arrows[0]})", ylabel=f"{pair[1]} ({arrows[1]})")  # type: ignore[attr-defined]
+
+
+def _at(row: Row, pair: tuple[str, str]) -> tuple[float, float]:
+    return row.values[pair[0]].value, row.values[pair[1]].value

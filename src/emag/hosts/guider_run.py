@@ -1,0 +1,165 @@
+"""The run behind a diffusers guider: what a guider is told of its network calls, one by one, put together."""
+
+import functools
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..backbones.read import plain, read
+from ..defaults import models_of, resolved
+from ..engine.arguments import Arguments
+from ..engine.blocks import Blocks, Wanted
+from ..engine.lock import hold
+from ..engine.plan import unfed, weak_branches
+from ..engine.run import Run
+from ..engine.stats import Stats, stats
+from ..engine.trajectory import Trajectory
+from ..engine.undo import patch
+from ..engine.view import Kind
+from ..errors import BadValue
+from ..guidance import Rule
+from .checks import check
+from .entry import Host
+from .given import Given
+from .pipeline import PipelineView
+from .table import denoisers
+
+
+@dataclass(frozen=True)
+class GuiderHost(Host):
+    """A pipeline whose loop asks a guider. uncond: whether its run has unconditional rows."""
+
+    uncond: bool = False
+
+    def guides(self, arguments: dict[str, Any]) -> bool:
+        return self.uncond
+
+
+class GuiderView(PipelineView):
+    """What a run asks of a guider's pipeline. now: the kind of the network call that comes next."""
+
+    now: Kind = "cond"
+
+    def kind(self, arguments: Arguments) -> Kind:
+        return self.now
+
+
+class GuiderRun:
+    """The runs of one guider, one at a time. stats: of the latest that went to its end.
+
+    A network carries something of ours only while it evaluates a call that `prepare` announced: an exception, wherever it
+    comes from, leaves nothing behind that the next step would not clear.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...]):
+        self.rules = tuple(rule for rule in rules if not rule.neutral)
+        self.given = Given()
+        self.stats: Stats | None = None
+        self._pipe: Callable[[], Any] = lambda: None
+        self._undo = ExitStack()
+        self._blocks: dict[torch.nn.Module, Blocks] = {}
+        self._run: Run | None = None
+        self._view: GuiderView | None = None
+        self._step = -1
+
+    @property
+    def reads_null(self) -> bool:
+        """True where a rule combines with an unconditional prediction that the network must evaluate."""
+        return unfed(self.rules, Trajectory.even(28)) is not None
+
+    def attach(self, pipe: Any, given: Given) -> None:
+        """Serve `pipe`, whose scheduler tells the path of its runs."""
+        self._pipe, self.given = weakref.ref(pipe), given
+        self.forget()
+
+    def forget(self) -> None:
+        """End the run that is under way, if any."""
+        self._undo.close()
+        self._run = self._view = None
+
+    def step(self, number: int) -> None:
+        """The loop of the pipeline is at its step `number`; where that does not follow the latest, a new run begins."""
+        self._undo.close()
+        if not self.rules:
+            return
+        if number != self._step + 1:
+            self.forget()
+        self._step = number
+
+    def prepare(self, denoiser: torch.nn.Module, kind: Kind, uncond: bool) -> None:
+        """The next call of `denoiser` is of `kind`. uncond: calls for unconditional rows are made as well."""
+        self._undo.close()
+        if not self.rules:
+            return
+        run = self._run or self._begin(uncond)
+        blocks = self._blocks.get(plain(denoiser))
+        if blocks is None or self._view is None:
+            raise BadValue("this guider is asked by another pipeline than the one it is attached to: give each its own")
+        self._view.now = kind
+        name = "forward" if denoiser._compiled_call_impl is None else "_compiled_call_impl"
+        patch(self._undo, denoiser, name, self._once(run, getattr(denoiser, name), blocks))
+
+    def release(self) -> None:
+        """Take back what `prepare` announced."""
+        self._undo.close()
+
+    def combined(self) -> None:
+        """The calls of a step are made. After the last one raises `NoEffect` where a branch changed nothing."""
+        run = self._run
+        if run is None or run.course.seen < run.course.count:
+            return
+        self.forget()
+        run.course.check_effect()
+        self.stats = stats(run, time.perf_counter() - self._start)
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline. Raises `BadValue` where none is attached."""
+        pipe = self._pipe()
+        if pipe is None:
+            raise BadValue("this guider does not know its pipeline, and so no noise levels: say guider.attach(pipe), which "
+                           "also puts it in place")
+        return pipe
+
+    def _begin(self, uncond: bool) -> Run:
+        """A run, everything about it checked."""
+        pipe, self.stats, self._start = self.pipe, None, time.perf_counter()
+        host = GuiderHost(type(pipe).__name__, "calls-untagged", scale=None, uncond=uncond, denoiser=_network_of(pipe),
+                          second="transformer_2", boundary="boundary_ratio")
+        networks = [read(denoiser) for denoiser in denoisers(pipe, host)]
+        rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
+        check(rules, host, networks, {})
+        conditions = self.given.encoded(rules, host, pipe, networks[0])
+        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules))
+        self._blocks = {network.module: self._blocks_of(network, rules) for network in networks}
+        first, *others = self._blocks.values()
+        self._run = Run(networks[0], rules, view, first, self.given.per_row, self.given.shared, self.given.masks,
+                        others=tuple(others))
+        self._view = view
+        return self._run
+
+    def _blocks_of(self, network: Any, rules: tuple[Rule, ...]) -> Blocks:
+        made = self._blocks.get(network.module)
+        return made if made and made.fits(network) else Blocks(network, Wanted.of(weak_branches(rules)))
+
+    def _once(self, run: Run, forward: Callable[..., Any], blocks: Blocks) -> Callable[..., Any]:
+        """What stands in for a network's `forward` in one call."""
+        @functools.wraps(forward)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._undo.close()
+            with ExitStack() as undo:
+                for module in self._blocks:
+                    undo.enter_context(hold(module, type(self.pipe).__name__))
+                run.install(undo)
+                return run.evaluate(forward, args, kwargs, blocks)
+
+        return call
+
+
+def _network_of(pipe: Any) -> str:
+    return "unet" if hasattr(pipe, "unet") else "transformer"

@@ -1,0 +1,256 @@
+"""The network inside a denoiser function: weak branches of `guided` that look into it.
+
+Each branch is one call of the function, whose one call of the network is made as the branch's pass: whole, or resumed at
+the first block that differs. So all that the function does around its network goes for every branch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+
+from ..backbones.entry import Backbone
+from ..backbones.read import Network, plain, read
+from ..backbones.table import BACKBONES
+from ..engine import output
+from ..engine.arguments import Arguments
+from ..engine.blocks import Blocks, Wanted
+from ..engine.conditions import Conditions
+from ..engine.course import SAME, Course
+from ..engine.lock import hold
+from ..engine.passes import Forward, Passes, Place
+from ..engine.plan import Plan, plan, weak_branches
+from ..engine.trajectory import Trajectory
+from ..engine.undo import patch
+from ..errors import BadValue, Unsupported
+from ..guidance import Rule, Step
+from ..perturbations.base import Perturbation, Rows, State
+from ..streams import Streams
+from .checks import check_hooks
+
+Evaluate = Callable[[], torch.Tensor]
+Make = Callable[[Forward, Arguments], None]
+Described: TypeAlias = torch.nn.Module | tuple[torch.nn.Module, Backbone] | Backbone | str
+"""A network of a known class, or (network, entry); an entry, or a class name, for a part of a denoiser that is a module."""
+
+
+class Outside:
+    """A denoiser function of which nothing is known: each branch is a plain call of it."""
+
+    block_evaluations = 0
+    plan: Plan | None = None
+
+    def start(self, streams: Streams) -> None:
+        """Begin a new run."""
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Around all evaluations of one step."""
+        yield
+
+    def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
+        """A clean prediction, by one call of `evaluate`. null: it is the unconditional one."""
+        return evaluate()
+
+    def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
+        """The prediction of a further branch; `cond` is the clean one, None where that comes later."""
+        return evaluate()
+
+    def check(self) -> None:
+        """Raise `NoEffect` where a branch of the run changed nothing so far."""
+
+
+class Inside(Outside):
+    """A denoiser function whose network is known. block_evaluations: blocks evaluated in this run so far, per image.
+
+    entry: what describes a class that the table does not have; it is held against the network in the first step.
+    """
+
+    def __init__(self, module: torch.nn.Module, entry: Backbone | None, rules: Sequence[Rule], trajectory: Trajectory,
+                 grid: tuple[int, ...] | None):
+        self.module, self.entry, self.rules, self._trajectory, self.grid = module, entry, rules, trajectory, grid
+        self.uncond = any(rule.kind == "combining" for rule in rules)
+        self.further = weak_branches(rules)
+        self.network = read(module, entry)
+        _check(rules, self.network)
+        self.plan = plan(rules, self.network.depth, trajectory, self.uncond)
+        self.blocks = Blocks(self.network, Wanted.of(self.further))
+        self._unproven, self._x = entry is not None, torch.empty(0)
+        self._fresh, self._references = False, 0  # no pass of this step was made yet; tokens of reference images
+
+    @property
+    def block_evaluations(self) -> int:  # type: ignore[override]
+        return self.passes.evaluations
+
+    def trajectory(self) -> Trajectory:
+        """The levels of the path."""
+        return self._trajectory
+
+    def given(self, name: str) -> dict[str, Any]:
+        """Nothing: a further condition comes in by the function's own argument."""
+        return {}
+
+    def model(self, name: str) -> Forward:
+        """Refused before."""
+        raise Unsupported(f"a function has no model {name!r} beside its own network")
+
+    def start(self, streams: Streams) -> None:
+        self.network = read(self.module, self.entry)
+        if self.further:
+            check_hooks(self.network, resumed=any(branch.resume or branch.skipped for branch in self.further))
+        if not self.blocks.fits(self.network):
+            self.blocks = Blocks(self.network, Wanted.of(self.further))
+        self.course = Course(self.network, self.rules, self, {})
+        self.course.begin(streams)
+        self.passes = Passes(self.blocks, Conditions(()), self)
+        self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Taps are in the network around the evaluations of one step, and not after it."""
+        self._fresh, self._x = True, step.x
+        with hold(plain(self.module), "emag.guided"), ExitStack() as undo:
+            undo.callback(self.blocks.clear)
+            self.blocks.install(undo)
+            if any(branch.modules == "time" for branch in self.further):
+                self.passes.times.install(self.network, undo)
+            yield
+
+    def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
+        def make(forward: Forward, call: Arguments) -> None:
+            rows = Rows.all_uncond(call.total) if null else Rows.all_cond(call.total)
+            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null))
+            if self._unproven:
+                self._prove_entry(forward, call, output.sample_of(answer))
+
+        prediction = self._through(evaluate, step, make)
+        self.course.look(step)
+        return prediction
+
+    def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
+        state = self.course.states[branch]
+        if cond is not None:
+            state.predicted(step, cond)
+
+        def make(forward: Forward, call: Arguments) -> None:
+            self._check_x(call, state)
+            rows = Rows.all_cond(call.total)
+            place = Place(call, rows, call, Rows(rows.cond, rows.cond, call.total))
+            self.passes.weak(forward, place, [(branch, state)], None)
+
+        prediction = state.at_step(self._through(evaluate, step, make))
+        if cond is not None:
+            self.course.take_down({branch: prediction}, cond)
+            if branch.condition is not None and not state.proves:
+                state.note((output.distance({branch: prediction}, cond) > SAME).any())
+        return prediction
+
+    def check(self) -> None:
+        self.course.prove_effect()
+
+    def _through(self, evaluate: Evaluate, step: Step, make: Make) -> torch.Tensor:
+        """What `evaluate` gives, its one call of the network made by `make`, of which the first answer counts."""
+        name = "forward" if self.module._compiled_call_impl is None else "_compiled_call_impl"
+        original, answers = getattr(self.module, name), list[Any]()
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if answers:
+                raise Unsupported(f"the denoiser calls its {self.network.backbone.name} more than once: let it evaluate one "
+                                  "condition at one x, and leave combining and solving to rules and to your loop")
+
+            def keeping(*args: Any, **kwargs: Any) -> Any:
+                answers.append(original(*args, **kwargs))
+                return answers[-1]
+
+            make(keeping, self._met(Arguments.bind(self.network, args, kwargs), step))
+            return answers[0]
+
+        with ExitStack() as undo:
+            patch(undo, self.module, name, forward)
+            prediction = evaluate()
+        if not answers:
+            raise Unsupported(f"the denoiser did not call the {self.network.backbone.name} named as its backbone")
+        return prediction
+
+    def _met(self, call: Arguments, step: Step) -> Arguments:
+        """A call of the network, its rows checked; what the first of a run and of a step settle."""
+        if call.total != len(self._x):
+            raise Unsupported(f"the denoiser called its network with {call.total} rows for a batch of {len(self._x)}: let "
+                              "it evaluate one condition, and leave combining to a rule, e.g. CFG(4.0)")
+        if self.course.images not in (0, call.total):
+            raise BadValue(f"the batch had {self.course.images} rows at the start of this run, and now {call.total}")
+        if not self.course.images:
+            self._references = self.network.references_in(call.values)
+            self.course.images = self.passes.images = call.total
+            tokens = self.grid[:-1] if self.grid else self.network.tokens(call.values) if self.further else ()
+            self.course.introduce(tokens)
+        for state in self.course.states.values() if self._fresh else ():
+            state.begin(step.index)
+        self._fresh = False
+        return replace(call, network=replace(self.network, references=self._references))
+
+    def _check_x(self, call: Arguments, state: State) -> None:
+        """A branch evaluated at another x_t needs a network that is given x_t itself."""
+        if type(state).at_step is not State.at_step:
+            x = self.network.latents(call.sample)
+            if x.shape != self._x.shape or not torch.allclose(x.float(), self._x.float(), rtol=1e-2):
+                raise Unsupported("a weak branch at another x_t needs a network that gets x_t as it is, and this denoiser "
+                                  "scales or packs it")
+
+    def _prove_entry(self, forward: Forward, call: Arguments, clean: torch.Tensor) -> None:
+        """A pass resumed at a block, with nothing changed, gives the clean answer, or the entry is wrong."""
+        for block in sorted(self.blocks.wanted.resume):
+            again = self._unchanged(forward, call, block)
+            if again is None or bool((output.distance({block: again.float()}, clean.float()) > SAME).any()):
+                raise Unsupported(f"the entry of {self.network.backbone.name} does not fit: resumed at block {block}, with "
+                                  "nothing changed, it does not give its answer. See the streams and returns of its stacks, "
+                                  "and skips, where later blocks read what earlier ones gave")
+        self._unproven = False
+
+    def _unchanged(self, forward: Forward, call: Arguments, block: int) -> torch.Tensor | None:
+        """The answer resumed at `block`; None where the network cannot go on with what it is handed."""
+        try:
+            return output.sample_of(self.passes.unchanged(forward, call, block))
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            return None
+
+
+def find(denoiser: Any, described: Described) -> tuple[torch.nn.Module, Backbone | None]:
+    """The network that `backbone=` means, and its entry where it was given. Raises `BadValue` and `Unsupported`."""
+    if isinstance(described, tuple):
+        return described
+    if isinstance(described, torch.nn.Module):
+        _check_known(described)
+        return described, None
+    name = described if isinstance(described, str) else described.name
+    parts = list(denoiser.modules()) if isinstance(denoiser, torch.nn.Module) else []
+    found = [part for part in parts if type(part).__name__ == name]
+    if len(found) != 1:
+        raise BadValue(f"{name} names {len(found)} parts of the denoiser, expected 1: give the network itself, "
+                       "backbone=network or (network, entry)")
+    if isinstance(described, Backbone):
+        return found[0], described
+    return find(denoiser, found[0])
+
+
+def _check_known(module: torch.nn.Module) -> None:
+    name = type(plain(module)).__name__
+    if not any(cls.__name__ in BACKBONES for cls in type(plain(module)).__mro__):
+        raise Unsupported(
+            f"{name} is not a known network: describe it by an entry, from emag.backbones.entry import Backbone, Stack; "
+            f"backbone=(network, Backbone({name!r}, (Stack('blocks', 'attn', ('x',), ('x',), ('image',)),), "
+            "per_row=('x', 't'), sample='x', timestep='t')): its list of blocks, their attention module, the argument that "
+            "flows through them, and the network's arguments that have batch rows")
+
+
+def _check(rules: Sequence[Rule], network: Network) -> None:
+    for rule in rules:
+        network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
+        if any(branch.model for branch in rule.weak):
+            raise Unsupported(f"{rule.name} needs another network, and a function has one: use emag.guide around a pipeline")
+        if any(branch.needs_uncond or branch.all_rows for branch in rule.weak):
+            raise Unsupported(f"{rule.name} with these settings needs conditional and unconditional rows in one network "
+                              "call, and a function evaluates one condition at a time: name the negative in the rule where "
+                              "it takes one, or use emag.guide around a pipeline that makes one doubled call (SD3, PixArt)")

@@ -1,0 +1,51 @@
+"""What docs/coverage.md says: our weak branches and diffusers' guiders on every network."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+
+from emag.backbones.table import BACKBONES
+from emag.doctor import coverage, page
+from emag.doctor.finding import Finding
+from test_cli import run  # noqa: F401  (a fixture)
+
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+ROWS = {line.split(" | ")[0].strip("| "): line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+KNOWN = pytest.mark.skipif(diffusers.__version__ != "0.42.1", reason="the page is of diffusers 0.42.1")
+
+
+def test_the_page_has_every_network_once():
+    assert set(BACKBONES) <= set(ROWS) and set(coverage.networks()) == set(BACKBONES)
+
+
+@KNOWN
+@pytest.mark.parametrize("network", ["SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel",
+                                     "QwenImageTransformer2DModel", "WanTransformer3DModel", "UNet2DConditionModel"])
+def test_a_row_of_the_page_is_what_is_found(network):
+    found = list(coverage.coverage(names=[network]))
+    assert ROWS[network] == f"| {network} | {' | '.join(page.cells(found, network))} |"
+
+
+@KNOWN
+def test_no_cell_of_ours_is_without_effect():
+    ours = [line.split(" | ")[1:-3] for name, line in ROWS.items() if name in BACKBONES]
+    assert all(cell in ("yes", "-") for row in ours for cell in row)
+
+
+def test_the_table_counts_and_gathers():
+    found = [Finding("emag", "A", "works", 0.1), Finding("pag", "A", "unsupported", reason="no map"),
+             Finding("emag", "B", "no-effect", reason="same"), Finding("pag", "B", "unsupported", reason="no map")]
+    assert page.cells(found, "A") == ["yes", "-"] and page.cells(found, "B") == ["**none**", "-"]
+    assert page.totals(found) == [1, 0]
+    assert page.reasons(found) == [("pag on A, B", "no map"), ("emag on B", "same")]
+    assert "| **works on, of 2** | 1 | 0 |" in page.markdown(found)
+
+
+def test_the_command(run, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(coverage, "coverage", lambda methods: iter([Finding("pag", "A", "unsupported", reason="no map")]))
+    assert "no map" in run("doctor", "--matrix", "pag")[1]
+    assert '"status": "unsupported"' in run("doctor", "--matrix", "--json")[1]
+    assert run("doctor", "--matrix", "--markdown")[1].startswith("# Coverage")
+    code, _, error = run("doctor", "--matrix", "apg")
+    assert code == 2 and "not apg" in error

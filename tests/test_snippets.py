@@ -1,0 +1,50 @@
+"""The five lines of docs/models.md, run as they stand, on small networks in the place of the pretrained ones."""
+
+import functools
+import sys
+
+import pytest
+import torch
+
+import emag
+from emag.backbones.table import BACKBONES
+from emag.doctor.coverage import every
+from emag.hosts.table import HOSTS, denoisers, lookup
+from emag.snippets import MODELS
+
+CASES = every()
+
+
+def prompted(pipe, case):
+    """The small pipeline, whose text is that of its case whatever prompt it gets: it has no text encoders."""
+    cls = type(pipe)
+    text = {k: v for k, v in case.call((8,)).items() if k not in ("guidance_scale", "true_cfg_scale", "height", "width")}
+
+    @functools.wraps(cls.__call__)
+    def call(self, *prompt, **given):
+        kept = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt", "class_labels", "image")}
+        sizes = {k: v for k, v in case.call((8,)).items() if k in ("height", "width")}
+        return cls.__call__(self, **{**sizes, **text, **kept})
+
+    pipe.__class__ = type(cls.__name__, (cls,), {"__call__": call})
+    return pipe
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.title)
+def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
+    case, asked = CASES[model.small], []
+    pipe = prompted(case.pipe(), case)
+    monkeypatch.setattr(emag, "load", lambda name: asked.append(name) or pipe)
+    names = {"photo": None}
+    exec(model.lines, names)
+    assert asked == [model.name] and len(model.lines.splitlines()) == 5
+    assert torch.as_tensor(names[model.output]).isfinite().all() if isinstance(names[model.output], torch.Tensor) else True
+    stats = names["run"].stats
+    assert stats.evaluations == stats.planned > stats.clean and "emag run" in capsys.readouterr().out
+    assert lookup(pipe).name == model.pipeline
+
+
+def test_every_network_and_every_text_pipeline_has_its_lines():
+    shown = {type(denoisers(pipe, lookup(pipe))[0]).__name__ for pipe in (CASES[m.small].pipe() for m in MODELS)}
+    assert shown == set(BACKBONES)
+    assert {m.pipeline for m in MODELS} <= set(HOSTS) and sys.modules["emag"] is emag
