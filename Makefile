@@ -1,14 +1,25 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := 0.41.0
+RESULTS := out/results
+MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test test-oldest lint types bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# the same tests on the oldest diffusers that pyproject.toml allows
+test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
+	PYTHONPATH=$(VENV)/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+$(VENV)/oldest/.$(OLDEST): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -18,6 +29,20 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
+
+# docs/results.md from nothing: hours on two cores. Ended at any moment, it goes on where it was.
+results: $(STAMP) $(RESULTS)/test.npz
+	$(BIN)/emag sweep bench/results_sweep.yaml --best $(RESULTS)/best.yaml
+	sed 's/^images: .*/images: 5000/' $(RESULTS)/best.yaml > $(RESULTS)/run.yaml
+	mv $(RESULTS)/run.yaml bench/results.yaml
+	$(BIN)/emag run bench/results.yaml --out $(RESULTS)/run
+	$(MEASURE) --against cfg
+	$(MEASURE) --recipe apg --recipe emag+apg --against apg
+	$(MEASURE) --recipe cads --recipe emag+cads --against cads
+	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results.md --again "make results"
+
+$(RESULTS)/test.npz: | $(STAMP)
+	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet
 
 $(STAMP): pyproject.toml constraints-cpu.txt
 	python3 -m venv $(VENV)

@@ -436,8 +436,7 @@ def parquet(tmp_path):
 def test_the_commands(run, parquet, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from emag.cli import metrics as commands
-    from emag.cli.common import app
+    from emag.cli.metrics import app
 
     monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
     call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
@@ -446,12 +445,12 @@ def test_the_commands(run, parquet, tmp_path, monkeypatch):
     close(reference.read(file).features, Random()(pictures(11, 12, 32, 32)[:10], [])["features"], atol=1e-5)
     made = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
     assert made.exit_code == 0 and "minus cfg" in made.output, made.output
-    stored = json.loads(run.storage.read(commands.STORED))
+    stored = json.loads(run.storage.read("metrics.json"))
     assert {(one["recipe"], one["metric"], one["against"]) for one in stored} == {
         (recipe, metric, None) for recipe in ("cfg", "emag") for metric in ("random-fd", "contrast")} | {
         ("emag", "random-fd", "cfg"), ("emag", "contrast", "cfg")}
     assert call("metrics", "run", "--metrics", "saturation", "--json").exit_code == 0
-    assert len(json.loads(run.storage.read(commands.STORED))) == 8
+    assert len(json.loads(run.storage.read("metrics.json"))) == 8
     assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9).exit_code == 0
     mixed = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
     assert isinstance(mixed.exception, BadValue) and "one table" in str(mixed.exception)

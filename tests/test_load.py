@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
 
+import emag
 from emag.errors import BadValue, Unsupported
 from emag.hosts.table import lookup
 from emag.models import load as load_module
@@ -105,7 +106,7 @@ def test_folders_that_hold_no_model(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "says"), [
-    ("StableDiffusionPipeline", "not a supported pipeline"), ("NoSuchPipeline", "does not have"),
+    ("KandinskyPipeline", "not a supported pipeline"), ("NoSuchPipeline", "does not have"),
     ("UNet2DModel", "not a supported pipeline")])
 def test_unsupported_pipelines_are_refused_before_their_weights_are_read(tmp_path, name, says, monkeypatch):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "_diffusers_version": "0.42.0"}))
@@ -122,3 +123,16 @@ def test_a_hub_id_goes_to_its_own_class_with_safetensors_only(monkeypatch):
     load_module._open("me/model", None, torch.device("cuda"), "v2")
     assert seen == {"name": "me/model", "dtype": torch.bfloat16, "revision": "v2", "use_safetensors": True,
                     "image_encoder": None}
+
+
+def test_another_diffusers_is_refused_early(monkeypatch):
+    from emag import versions
+    from tiny import sd3
+
+    monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "0.99.0")
+    versions.check.cache_clear()
+    with pytest.raises(Unsupported, match=r"diffusers 0.99.0 is here.*pip install 'diffusers"), emag.guide(sd3()):
+        pass
+    monkeypatch.undo()
+    versions.check.cache_clear()
+    versions.check()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
-           "Unsupported", "Window",           "guide", "guided", "load", "recipes"]
+           "Unsupported", "Window", "guide", "guided", "load", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

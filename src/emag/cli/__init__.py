@@ -22,6 +22,7 @@ def main() -> None:
         metrics,
         plan,
         report,
+        reproduce,
         results,
         run,
         show,

@@ -1,6 +1,5 @@
 """`emag metrics` and `emag reference`: what a run's images measure, and what they are compared with."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,6 @@ from rich.table import Table
 from ..errors import BadValue
 from . import common as shared
 from .common import app, err, out
-
-STORED = "metrics.json"
 
 
 @app.command()
@@ -29,16 +26,15 @@ def metrics(
 ) -> None:
     """Measure the images of a run, with 95 % intervals; writes metrics.json into the run folder."""
     from ..evaluate.folder import RunFolder
-    from ..evaluate.metrics import measure
-    from ..evaluate.metrics import reference as stored
+    from ..evaluate.metrics import measure, stored
+    from ..evaluate.metrics import reference as known
 
-    plan = measure.plan(_names(names), stored.read(reference) if reference else None, k, device)
+    plan = measure.plan(_names(names), known.read(reference) if reference else None, k, device)
     run, results = RunFolder(folder), []
     wanted = recipe or run.recipes()
     with shared.progress(len(wanted), "measuring") as (_, finished):
         results = measure.measure(run, plan, wanted, against, limit, seed, lambda done: finished(wanted.index(done) + 1))
-    kept = measure.check_table([*_others(run, results), *results])
-    run.storage.write(STORED, (json.dumps([one.data for one in kept], indent=1) + "\n").encode())
+    stored.add(run, results)
     if as_json:
         shared.show_json([one.data for one in results])
         return
@@ -73,18 +69,6 @@ def reference(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _others(run: Any, results: list[Any]) -> list[Any]:
-    """Results stored before that these do not replace."""
-    from ..evaluate.metrics.measure import Result
-
-    new = {(one.recipe, one.metric, one.against) for one in results}
-    try:
-        kept = [Result(**row) for row in json.loads(run.storage.read(STORED))] if run.storage.exists(STORED) else []
-    except (ValueError, TypeError):
-        raise BadValue(f"{STORED} of the run is damaged: remove it") from None
-    return [one for one in kept if (one.recipe, one.metric, one.against) not in new]
 
 
 def _table(results: list[Any], base: str | None) -> Table:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .. import versions
 from ..errors import Unsupported
 from . import edits, images, unets, videos
 from .entry import Host
@@ -14,6 +15,7 @@ HOSTS: dict[str, Host] = {host.name: host for module in (images, edits, unets, v
 
 def lookup(pipe: Any) -> Host:
     """The table entry of a pipeline's class or of one of its bases. Raises `Unsupported` where there is none."""
+    versions.check()
     for cls in type(pipe).__mro__:
         if cls.__name__ in HOSTS:
             host = HOSTS[cls.__name__]

@@ -52,9 +52,7 @@ class Ballot:
         if number not in self.numbers:
             raise BadValue(f"the ballot has no image {number}")
         sink = io.BytesIO()
-        picture = self.run.image(self.sides(number)[side], number)
-        picture.info.clear()
-        picture.save(sink, format="PNG")
+        self.run.image(self.sides(number)[side], number).save(sink, format="PNG")
         return sink.getvalue()
 
     def cast(self, number: object, choice: object) -> bool:

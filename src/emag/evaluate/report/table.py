@@ -1,7 +1,7 @@
 """The table of recipes and metrics: values, intervals, the best of each column, differences to a baseline."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..metrics.measure import Result
 from .stored import COSTS, by_name
@@ -11,13 +11,17 @@ VERDICTS = {1: ("better", "▲"), -1: ("worse", "▼"), 0: ("no clear difference
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, its interval, whether it is the best of its column, and how it differs from the baseline."""
+    """A value as text, its interval, whether it is the best of its column; then the same of its difference to the baseline.
+
+    sort: the value itself. sign: a mark for the verdict. Texts are empty where there is nothing to say.
+    """
 
     sort: float
     value: str
     interval: str
     best: bool
     difference: str = ""
+    apart: str = ""
     verdict: str = ""
     sign: str = ""
 
@@ -75,9 +79,9 @@ def _cell(own: dict[tuple[str, str], Result], apart: Result | None, recipe: str,
     cell = Cell(one.value, f"{one.value:.4g}", interval(one) if one.high > one.low else "", best)
     if apart is None:
         return cell
-    text = f"{apart.value:+.3g}" + (f" ({interval(apart, '+')})" if apart.high > apart.low else "")
     word, sign = VERDICTS[verdict(apart)]
-    return Cell(cell.sort, cell.value, cell.interval, best, text, word, sign)
+    ends = interval(apart, "+") if apart.high > apart.low else ""
+    return replace(cell, difference=f"{apart.value:+.3g}", apart=ends, verdict=word, sign=sign)
 
 
 def interval(one: Result, sign: str = "") -> str:

@@ -13,13 +13,12 @@ from ...columns import Column
 from ...errors import BadValue
 from ...perturbations.ema_attention import EMAG
 from ..folder import RunFolder
+from ..metrics import stored
 from ..metrics.bootstrap import Estimate, Statistic, interval
 from ..metrics.measure import Result, check_table
 from ..recipes import read_recipe, recipe_data
 from ..sweep.search import STORED as SWEEP
 from .numbers import Metric, Results, Row, rounded
-
-MEASURED = "metrics.json"
 
 
 def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()) -> Results:
@@ -34,7 +33,7 @@ def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()
         raise BadValue(f"give one run folder or more, and at most one folder of a sweep; got {len(runs)} and {len(sweeps)}")
     facts = _agreed(runs)
     sweep = json.loads(sweeps[0].storage.read(SWEEP)) if sweeps else None
-    results = check_table([one for folder in runs for one in stored(folder)])
+    results = check_table([one for folder in runs for one in measured(folder)])
     rows = [_row(folder, name, results, sweep) for folder in runs for name in folder.recipes()]
     doubled = sorted({row.name for row in rows if sum(other.name == row.name for other in rows) > 1})
     if doubled:
@@ -44,14 +43,12 @@ def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()
                    tuple(again))
 
 
-def stored(folder: RunFolder) -> list[Result]:
+def measured(folder: RunFolder) -> list[Result]:
     """What `emag metrics` wrote. Raises `BadValue` where it did not."""
-    if not folder.storage.exists(MEASURED):
-        raise BadValue(f"{folder.url} has no {MEASURED}: give emag metrics {folder.url} --against cfg first")
-    try:
-        return [Result(**row) for row in json.loads(folder.storage.read(MEASURED))]
-    except (ValueError, TypeError):
-        raise BadValue(f"{MEASURED} in {folder.url} is damaged: remove it, and give emag metrics again") from None
+    found = stored.read(folder)
+    if not found:
+        raise BadValue(f"{folder.url} has no {stored.STORED}: give emag metrics {folder.url} --against cfg first")
+    return found
 
 
 def short(column: Column) -> str:

@@ -56,11 +56,7 @@ def conclusions(results: Results) -> list[str]:
 
 def quality(results: Results) -> str:
     """Values with intervals."""
-    names = judged(results)
-    places = {name: digits([row.values[name] for row in results.compared if name in row.values]) for name in names}
-    return _table(["recipe", *(f"{name} {_arrow(results, name)}" for name in names)],
-                  ([code(row.name), *(_cell(row.values.get(name), places[name]) for name in names)]
-                   for row in results.compared))
+    return _values(results, judged(results), [f"{name} {_arrow(results, name)}" for name in judged(results)])
 
 
 def gaps(results: Results) -> str:
@@ -89,11 +85,8 @@ def costs(results: Results) -> str:
 def appearance(results: Results) -> list[str]:
     """Metrics that describe."""
     names = [name for name in results.metrics if name.endswith(DESCRIBED)]
-    if not names:
-        return []
-    places = {name: digits([row.values[name] for row in results.compared if name in row.values]) for name in names}
-    rows = ([code(row.name), *(_cell(row.values.get(name), places[name]) for name in names)] for row in results.compared)
-    return ["## How the images look\n", "No direction of these is the better one.\n", _table(["recipe", *names], rows)]
+    said = "No direction of these is the better one.\n"
+    return ["## How the images look\n", said, _values(results, names, names)] if names else []
 
 
 def fronts(results: Results, name: str) -> list[str]:
@@ -103,7 +96,8 @@ def fronts(results: Results, name: str) -> list[str]:
         return []
     lines = [f"- {x} and {y}: {', '.join(map(code, on_front(results, (x, y))))}" for x, y in found]
     said = "No other recipe has better values of both metrics (by the values; intervals may overlap):\n"
-    return ["## Fronts\n", said, *lines, "", f"![Recipes over pairs of metrics]({name}.png)\n"]
+    return ["## Fronts\n", said, *lines, "", f"![Recipes over pairs of metrics]({name}.png)\n",
+            f"Black: {code(results.against)}. Red: with EMAG. Lines: 95 % intervals; grey: the front.\n"]
 
 
 def trials(results: Results) -> list[str]:
@@ -118,7 +112,7 @@ def trials(results: Results) -> list[str]:
         marks = (f"{code(name)} {'**' if value == top else ''}{value:.4g}{'**' if value == top else ''}"
                  for name, value in row.tried)
         lines.append([code(row.name), "; ".join(marks)])
-    said = f"{select} of every setting tried, the best in bold. Where that is the end of a grid, a better one may lie beyond.\n"
+    said = f"{select} of every setting, the best in bold. Where that is the end of a grid, a better one may lie beyond.\n"
     return ["## Settings tried\n", said, _table(["recipe", select], lines)]
 
 
@@ -148,6 +142,12 @@ def _chosen(results: Results) -> list[str]:
     same = " These are the first images of the run too." if sweep["seed"] == results.run["seed"] else ""
     return [f"- **Settings**: a {sweep['method']} sweep, {sweep['trials']} setting(s) of each recipe on {sweep['images']} "
             f"images, the one with the best {sweep['select']} taken. Other settings than those tried may be better.{same}"]
+
+
+def _values(results: Results, names: Sequence[str], head: Sequence[str]) -> str:
+    places = {name: digits([row.values[name] for row in results.compared if name in row.values]) for name in names}
+    rows = ([code(row.name), *(_cell(row.values.get(name), places[name]) for name in names)] for row in results.compared)
+    return _table(["recipe", *head], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

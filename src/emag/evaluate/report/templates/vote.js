@@ -18,7 +18,10 @@ async function show(state) {
 
 function load(image, url) {
   image.src = url;
-  return image.decode().then(() => image.classList.toggle("small", image.naturalWidth < 256));
+  return image.decode().then(() => {
+    image.classList.toggle("small", image.naturalWidth < 256);
+    image.style.maxWidth = `${image.naturalWidth * 10}px`;
+  });
 }
 
 function end() {
