@@ -40,14 +40,13 @@ def coloured(n=120, seed=0):
     return Images(pixels, labels)
 
 
-@pytest.mark.xfail(reason="these weights are of a short training: train_classifier's defaults are longer and wider")
 def test_the_accuracy_that_is_wanted():
     assert json.loads((FOLDER / classifier.CARD).read_text())["test_accuracy"] >= 0.9
 
 
 def test_the_card_is_of_these_weights():
     card = json.loads((FOLDER / classifier.CARD).read_text())
-    assert card["test_accuracy"] >= 0.87 and card["bytes"] == (FOLDER / WEIGHTS).stat().st_size <= 5e6
+    assert card["bytes"] == (FOLDER / WEIGHTS).stat().st_size <= 5e6
     assert card["cpu_minutes"] <= 40 and tuple(card["classes"]) == CIFAR10 and card["widths"][-1] == 256
     weighted = np.mean(card["class_accuracy"])
     close(weighted, card["test_accuracy"], atol=1e-3)
@@ -75,11 +74,14 @@ def test_features_do_not_depend_on_batches(trained):
         torch.testing.assert_close(getattr(whole, name), parts, atol=1e-4, rtol=1e-4)
 
 
-def test_logits_are_those_of_the_forward_pass(trained):
+def test_logits_are_the_mean_over_an_image_and_its_mirror_image(trained):
     images = pictures(2, 3, 32, 32)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        torch.testing.assert_close(trained[0].outputs(images).logits, trained[0](x), atol=1e-4, rtol=1e-4)
+        both = (trained[0](x) + trained[0](x.flip(-1))) / 2
+    found = trained[0].outputs(images)
+    torch.testing.assert_close(found.logits, both, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.features, trained[0].outputs(images[:, :, ::-1].copy()).features)
 
 
 def test_other_sizes_and_types_are_refused(trained):

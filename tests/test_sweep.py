@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from emag.errors import BadValue
 from emag.evaluate.folder import RunFolder
+from emag.evaluate.metrics import reference as stored
+from emag.evaluate.metrics.extractors import EXTRACTORS
 from emag.evaluate.pareto import front
 from emag.evaluate.spec import parse, read_spec
 from emag.evaluate.sweep import search
@@ -22,8 +24,19 @@ from test_cli import run  # noqa: F401  (a fixture)
 
 OPEN = {"guidance_scale": {"grid": [2.0, 2.5]}, "rules": [{"emag": {"scale": {"low": 1.1, "high": 2.0}, "layers": [2, 3]}}]}
 SWEEP = {"model": "tiny", "classes": ["frog", "ship"], "images": 8, "batch_size": 2, "steps": 2, "seed": 3,
-         "sweep": {"objectives": ["saturation", "contrast"], "select": "contrast"},
+         "sweep": {"objectives": ["random-fd", "accuracy"], "select": "random-fd"},
          "recipes": {"none": {"guidance_scale": 1}, "cfg": {"guidance_scale": {"grid": [1.5, 3.0]}}}}
+
+
+@pytest.fixture(autouse=True)
+def known(tmp_path_factory, monkeypatch):
+    """The reference of random-fd: features of noise."""
+    file = tmp_path_factory.getbasetemp() / "known.npz"
+    extractor = EXTRACTORS["random"]("cpu")
+    if not file.exists():
+        noise = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+        stored.write(file, extractor(noise, [""] * 40)["features"], extractor.version)
+    monkeypatch.setitem(SWEEP["sweep"], "reference", str(file))
 
 
 def changed(**options):
@@ -64,7 +77,8 @@ def test_malformed_open_values_are_refused(value):
     (changed(trials=3), r"3 trials.*cfg \(2\) differ"),
     ({**SWEEP, "recipes": {"emag": OPEN}}, "is a range, and a grid has no end"),
     ({**SWEEP, "recipes": {"emag": {"rules": [{"emag": {"scales": {"grid": [1]}}}]}}}, "recipe emag: emag has no parameter"),
-    (changed(objectives=["fd"], select="fd"), "fd needs a reference"),
+    (changed(reference=None), "random-fd needs a reference"),
+    (changed(objectives=["contrast"]), "not contrast"),
 ])
 def test_bad_sweeps_are_refused_before_any_image(data, said, tmp_path):
     with pytest.raises(BadValue, match=said):
@@ -121,8 +135,8 @@ def test_a_grid_is_made_measured_and_chosen_from(tmp_path):
     told = []
     found = sweep(parse_sweep(SWEEP), str(tmp_path), told=lambda trial: told.append(trial.name))
     assert told == ["none.0", "cfg.0", "cfg.1"] == [trial["trial"] for trial in found["trials"]]
-    contrast = {trial["trial"]: trial["results"]["contrast"]["value"] for trial in found["trials"]}
-    wanted = (max if search.METRICS["contrast"].higher else min)(("cfg.0", "cfg.1"), key=contrast.get)
+    distance = {trial["trial"]: trial["results"]["random-fd"]["value"] for trial in found["trials"]}
+    wanted = (max if search.METRICS["random-fd"].higher else min)(("cfg.0", "cfg.1"), key=distance.get)
     assert found["best"] == {"none": "none.0", "cfg": wanted} and found["front"]
     assert json.loads((tmp_path / "sweep.json").read_text()) == found
     folder = RunFolder(str(tmp_path))

@@ -67,6 +67,9 @@ def reference(
     out.print(f"{file}: {len(features)} images, {features.shape[1]} channels, {made.version}", highlight=False)
 
 
+ARROWS = {True: "↑", False: "↓", None: ""}
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -75,6 +78,6 @@ def _table(results: list[Any], base: str | None) -> Table:
     sign = "" if base is None else "+"
     table = Table("metric", "recipe" if base is None else f"minus {base}", "value", "95 % interval", "images", box=None)
     for one in sorted(results, key=lambda one: [r.metric for r in results].index(one.metric)):
-        table.add_row(f"{one.metric} {'↑' if one.higher else '↓'}", one.recipe, f"{one.value:{sign}.4g}",
+        table.add_row(f"{one.metric} {ARROWS[one.higher]}", one.recipe, f"{one.value:{sign}.4g}",
                       f"{one.low:{sign}.4g} to {one.high:{sign}.4g}", str(one.n))
     return table

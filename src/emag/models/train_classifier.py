@@ -97,8 +97,9 @@ def _step(model: Classifier, optimizer: torch.optim.Optimizer, x: torch.Tensor, 
 
 @torch.no_grad()
 def recognised(model: Classifier, images: Images) -> torch.Tensor:
-    """1 for each image whose class is recognised, without a mirrored copy, else 0: fp64 [n]."""
-    found = torch.cat([model(pixels(part)).argmax(1) for part in images.pixels.split(500)])
+    """1 for each image whose class is recognised, as metrics ask for it, else 0: fp64 [n]."""
+    parts = images.pixels.permute(0, 2, 3, 1).split(500)
+    found = torch.cat([model.outputs(part.numpy()).logits.argmax(1) for part in parts])
     return (found == images.labels).double()
 
 

@@ -25,7 +25,7 @@ class Result:
     high: float
     n: int
     version: str
-    higher: bool
+    higher: bool | None
     against: str | None = None
 
     @property

@@ -52,12 +52,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Metric:
-    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and such named."""
+    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and such named.
+
+    higher: whether more of it is better; None where neither more nor less is: it tells how images look.
+    """
 
     name: str
     extractor: str
     of: Callable[[Sample], Statistic | Estimate]
-    higher: bool
+    higher: bool | None
     part: str
     reference: bool = False
 
@@ -105,16 +108,16 @@ def _over(extractor: str, prefix: str) -> list[Metric]:
             Metric(prefix + "kid", extractor, _kid, False, "KID, 100 subsets of 1000", True),
             *(Metric(prefix + name, extractor, _part(name), True, f"{name}, k={{k}}", True)
               for name in ("precision", "recall", "density", "coverage")),
-            Metric(prefix + "diversity", extractor, _diversity, True, "1 - cosine within a prompt or class")]
+            Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
 
 
 SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     *_over("embedded", ""), Metric("accuracy", "embedded", accuracy, True, "class accuracy"),
     *_over("inception", "inception-"), *_over("dinov2", "dinov2-"), *_over("clip", "clip-"), *_over("random", "random-"),
-    Metric("saturation", "pixels", _of("saturation"), False, "HSV saturation"),
-    Metric("contrast", "pixels", _of("contrast"), False, "RMS contrast"),
-    Metric("high_frequency", "pixels", _of("high_frequency"), False, "luma energy from half Nyquist on"),
+    Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
+    Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
+    Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
     Metric("clipscore", "clip", _of("score"), True, "mean score"),
     *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES))}
 """Every metric by name. Without a prefix: features of the embedded classifier."""

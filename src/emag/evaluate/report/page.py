@@ -42,7 +42,7 @@ def page(run: RunFolder, baseline: str | None = None, rows: int = 24, cell: int 
         raise BadValue(f"the run has no metric {unknown!r} to plot; it has {', '.join(sorted(known))}")
     return PAGES.get_template("page.html").render(
         name=_name(run), facts=page_facts(run), spec=_yaml(run), commands=_commands(run, stored, base), plain_costs=COSTS,
-        done={name: run.index(name).num_rows for name in run.recipes()}, total=run.spec.total,
+        unfinished=_unfinished(run), total=run.spec.total,
         table=table(results, run.recipes(), base), plots=_safe(plots.drawn(results, asked or plots.pairs(results))),
         breakdowns=breakdowns(run, stored), picks=_safe({one.text: plots.picks(one) for one in picks(run)}),
         recipes=run.recipes(), lines=sheet(run, rows, cell), per_page=PER_PAGE, tallies=tallies(run.storage),
@@ -63,6 +63,12 @@ def _safe(drawings: Any) -> dict[str, Markup]:
 
 def _name(run: RunFolder) -> str:
     return run.url.rstrip("/").rpartition("/")[2] or run.url
+
+
+def _unfinished(run: RunFolder) -> list[tuple[str, int]]:
+    """Recipes that lack images, and how many they have."""
+    counts = ((name, run.index(name).num_rows) for name in run.recipes())
+    return [(name, count) for name, count in counts if count < run.spec.total]
 
 
 def _yaml(run: RunFolder) -> str:

@@ -44,7 +44,7 @@ def pareto(results: Sequence[Result], x: str, y: str) -> tuple[str, str] | None:
         return None
     columns = [[own[name, metric] for name in names] for metric in (x, y)]
     values = np.array([[one.value for one in column] for column in columns]).T
-    higher = [column[0].higher for column in columns]
+    higher = [bool(column[0].higher) for column in columns]
     best = front(values, higher)
     words = f"{y} against {x} of {len(names)} recipes. On the front: {', '.join(np.array(names)[best])}."
     with matplotlib.rc_context(STYLE):

@@ -31,7 +31,7 @@ class Head:
     """A column: its metric, the direction in which it gets better, its images, and what measured it."""
 
     metric: str
-    higher: bool
+    higher: bool | None
     images: str
     version: str
 
@@ -58,8 +58,8 @@ def table(results: Sequence[Result], recipes: Sequence[str], baseline: str) -> T
 
 
 def verdict(difference: Result) -> int:
-    """1 better, -1 worse, 0 where the interval of the difference holds 0."""
-    if difference.low <= 0 <= difference.high:
+    """1 better, -1 worse, 0 where the interval of the difference holds 0, or neither more nor less is better."""
+    if difference.higher is None or difference.low <= 0 <= difference.high:
         return 0
     return 1 if (difference.low > 0) == difference.higher else -1
 
@@ -75,7 +75,7 @@ def _cell(own: dict[tuple[str, str], Result], apart: Result | None, recipe: str,
     if one is None:
         return None
     column = [other.value for (_, name), other in own.items() if name == metric]
-    best = one.value == (max if one.higher else min)(column) and len(set(column)) > 1
+    best = one.higher is not None and one.value == (max if one.higher else min)(column) and len(set(column)) > 1
     cell = Cell(one.value, f"{one.value:.4g}", interval(one) if one.high > one.low else "", best)
     if apart is None:
         return cell

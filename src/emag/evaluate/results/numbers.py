@@ -46,7 +46,7 @@ class Metric:
     """What measured it, and whether more is better."""
 
     version: str
-    higher: bool
+    higher: bool | None
 
 
 @dataclass(frozen=True)

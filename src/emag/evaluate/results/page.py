@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from ..metrics.bootstrap import Estimate
 from .numbers import Results
 from .picture import pairs
-from .verdict import DESCRIBED, about_emag, clear, code, differences, digits, judged, on_front, sentences
+from .verdict import about_emag, clear, code, differences, digits, judged, on_front, sentences
 
 INTRO = """# Results
 
@@ -84,7 +84,7 @@ def costs(results: Results) -> str:
 
 def appearance(results: Results) -> list[str]:
     """Metrics that describe."""
-    names = [name for name in results.metrics if name.endswith(DESCRIBED)]
+    names = [name for name in results.metrics if name not in judged(results)]
     said = "No direction of these is the better one.\n"
     return ["## How the images look\n", said, _values(results, names, names)] if names else []
 

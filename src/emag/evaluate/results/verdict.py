@@ -9,9 +9,6 @@ from ..metrics.bootstrap import Estimate
 from ..pareto import front
 from .numbers import Results, Row
 
-DESCRIBED = ("saturation", "contrast", "high_frequency", "diversity")
-"""Metrics that tell how images look: neither more nor less of them is better."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -24,7 +21,7 @@ class Verdict:
 
 def judged(results: Results) -> list[str]:
     """Metrics of which more, or less, is better."""
-    return [name for name in results.metrics if not name.endswith(DESCRIBED)]
+    return [name for name in results.metrics if results.metrics[name].higher is not None]
 
 
 def clear(one: Estimate) -> bool:
@@ -54,7 +51,7 @@ def on_front(results: Results, names: Sequence[str]) -> list[str]:
     """Recipes that no other beats in all of these metrics."""
     rows = [row for row in results.compared if all(name in row.values for name in names)]
     values = np.array([[row.values[name].value for name in names] for row in rows]).reshape(len(rows), len(names))
-    there = front(values, [results.metrics[name].higher for name in names])
+    there = front(values, [bool(results.metrics[name].higher) for name in names])
     return [row.name for row, on in zip(rows, there) if on]
 
 

@@ -38,7 +38,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.plot(*(values.T if len(names) == 2 else (np.arange(len(values)), values[:, 0])), "o", label=recipe)
     if len(names) == 2:
         values = np.array([[trial["results"][name]["value"] for name in names] for trial in found["trials"]])
-        best = values[front(values, [METRICS[name].higher for name in names])]
+        best = values[front(values, [bool(METRICS[name].higher) for name in names])]
         axes.plot(*best[best[:, 0].argsort()].T, "-", color="0.5", zorder=0, label="front")
     axes.set(xlabel=names[0] if len(names) == 2 else "trial", ylabel=names[-1])
     axes.legend(ncols=2, fontsize="small")

@@ -81,7 +81,7 @@ class Sweep:
     @property
     def higher(self) -> list[bool]:
         """Of each objective, whether more is better."""
-        return [METRICS[name].higher for name in self.spec.options.objectives]
+        return [bool(METRICS[name].higher) for name in self.spec.options.objectives]
 
 
 def sweep(spec: SweepSpec, out: str | None = None, engine: str | None = None, workers: int | None = None,

@@ -38,10 +38,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise BadValue(f"sweep method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        unknown = [name for name in (*self.objectives, self.select) if name not in METRICS]
+        known = [name for name, metric in METRICS.items() if metric.higher is not None]
+        unknown = [name for name in (*self.objectives, self.select) if name not in known]
         if unknown or not self.objectives:
-            raise BadValue(f"sweep objectives and select are metrics ({', '.join(METRICS)}), "
-                           f"not {', '.join(unknown) or 'none'}")
+            raise BadValue(f"sweep objectives and select are metrics of which more or less is better: "
+                           f"{', '.join(known)}; not {', '.join(unknown) or 'none'}")
         if self.method != "grid" and not (self.trials and self.trials > 0):
             raise BadValue(f"sweep method {self.method} needs trials, the number of trials of each recipe")
 
