@@ -5,13 +5,17 @@ OLDEST := 0.41.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-oldest lint types bench results clean
+.PHONY: demo test test-long test-oldest lint types bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# faults of evaluation runs, minutes each
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 # the same tests on the oldest diffusers that pyproject.toml allows
 test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)

@@ -20,9 +20,9 @@ from emag.hosts.encoders import ENCODERS
 from emag.hosts.unets import ENTRIES
 from emag.methods import METHODS as C
 from emag.perturbations import smoothed
-from emag.perturbations.base import State
 from emag.perturbations.compat import Compat
 from emag.perturbations.self_attention import on_pixels
+from emag.perturbations.state import State
 from emag.predictions import to_x0
 from emag.rules.compose import Compose, Term
 from spy import attribute, changes, denoiser_of, network_outputs, scheduler_steps, snapshot

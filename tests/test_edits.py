@@ -19,9 +19,9 @@ from emag.hosts.pipeline import _bind
 from emag.hosts.table import HOSTS, lookup
 from emag.layout import unpack
 from emag.methods import METHODS as C
-from emag.perturbations.base import Rows
 from emag.perturbations.compat import Compat
 from emag.perturbations.normalized import NormalizedAttention
+from emag.perturbations.state import Rows
 from emag.perturbations.token_maps import Cells, token_maps
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 from test_backbones_separate import in_dtype, rows_evaluated, size_of

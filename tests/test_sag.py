@@ -16,8 +16,8 @@ from emag.defaults import resolve
 from emag.guidance import COND, combine
 from emag.layout import pack, unpack
 from emag.methods import METHODS as C
-from emag.perturbations.base import Rows
 from emag.perturbations.self_attention import SelfBlurred, SelfBlurredState, on_pixels, received
+from emag.perturbations.state import Rows
 from emag.predictions import convert, from_x0, to_x0
 from emag.pyramid import blur
 from exact import Gaussian

@@ -12,7 +12,7 @@ from emag.errors import BadValue, NoEffect, Unsupported
 from emag.guidance import COND, UNCOND, combine
 from emag.layout import pack, unpack
 from emag.methods import METHODS as C
-from emag.perturbations.base import Rows
+from emag.perturbations.state import Rows
 from emag.perturbations.token_maps import GAUSSIAN, Cells, Watcher, token_maps
 from emag.rules.semantic import foreground, rates, regions
 from emag.schedules import Interval

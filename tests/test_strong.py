@@ -13,10 +13,11 @@ from emag.entmax import entmax
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.guidance import COND, Rule
 from emag.methods import METHODS
-from emag.perturbations.base import Perturbation, Rows, State
+from emag.perturbations.base import Perturbation
 from emag.perturbations.normalized import NAG, NormalizedAttention, normalized
 from emag.perturbations.sign_flip import VSF, FlippedText, negative_share
 from emag.perturbations.sparse import PLADIS, SparseText, sharpening
+from emag.perturbations.state import Rows, State
 from emag.perturbations.strong import Keys
 from emag.streams import Streams
 from reference import Model, Path, softmax_map, tensors

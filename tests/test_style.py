@@ -10,7 +10,7 @@ import emag
 from emag.attention import Attention
 from emag.errors import BadValue, Unsupported
 from emag.guidance import COND, UNCOND
-from emag.perturbations.base import Rows
+from emag.perturbations.state import Rows
 from emag.perturbations.style import SPG, StyledState, read_latents
 from emag.streams import Streams
 from reference import at_step, softmax_map, tensors

@@ -10,61 +10,20 @@ Code that `torch.compile` may trace reads two integers, `mode` and `changing`; w
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..backbones.read import Block, Network
+from ..backbones.block import Block
+from ..backbones.read import Network
 from ..errors import Busy
-from ..perturbations.base import Tokens
-from .packed import Packing
-from .taps import Tap, Taps
+from ..perturbations.state import Tokens
+from .taps import Taps
 from .undo import patch
+from .wanted import CLEAN, Pass, Wanted
 
-CLEAN, WHOLE = 0, -1
 X = "hidden_states"  # what states call the stream of the image
 Call = Callable[..., Any]
-Changer = Callable[[Tokens, Callable[[Tokens], Tokens]], Tokens]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Blocks that a guidance touches: where weak passes resume, what is changed as a whole, whose attention is tapped."""
-
-    resume: frozenset[int] = frozenset()
-    changed: frozenset[int] = frozenset()
-    tapped: frozenset[Tap] = frozenset()
-
-    @classmethod
-    def of(cls, branches: Iterable[Any]) -> "Wanted":
-        """What the branches of a guidance touch."""
-        found = list(branches)
-        evaluated = [b for b in found if not (b.observes or b.strong or b.whole)]
-        return cls(frozenset(b.resume for b in evaluated), frozenset(i for b in found for i in b.changes),
-                   frozenset((i, b.cross) for b in found for i in b.blocks))
-
-    @property
-    def last(self) -> int:
-        """The last block that a weak pass may skip up to."""
-        return max(self.resume, default=-1)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass through the network. mode: CLEAN, WHOLE where a weak pass has inputs of its own, or k + 1 where it resumes at
-    block k. rows: those of the recorded streams it uses, None for all, and how often they repeat. taps, changers: what to do
-    with tapped attention and changed blocks. image: image tokens of the call, where a stream has text tokens as well.
-    references: tokens of reference images behind them. packing: where they sit, if that differs from row to row."""
-
-    mode: int = CLEAN
-    rows: slice | None = None
-    repeat: int = 1
-    taps: dict[Tap, Any] = field(default_factory=dict)
-    changers: dict[int, Changer] = field(default_factory=dict)
-    image: int = 0
-    references: int = 0
-    packing: Packing | None = None
 
 
 class Blocks:
@@ -254,3 +213,9 @@ class Blocks:
         parts = dict(parts)
         packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts})
         return {name: packing.closed(value) for name, value in streams.items()} if packing else streams
+
+
+def blocks_of(network: Network, branches: Iterable[Any], made: Blocks | None = None) -> Blocks:
+    """The wrappers for `branches` in `network`; those `made` for a run before, where they still fit."""
+    wanted = Wanted.of(branches)
+    return made if made and made.wanted == wanted and made.fits(network) else Blocks(network, wanted)

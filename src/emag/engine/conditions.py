@@ -9,7 +9,7 @@ import torch
 
 from ..backbones.read import Network
 from ..guidance import UNCOND, Rule, Step
-from ..perturbations.base import Rows
+from ..perturbations.state import Rows
 from .arguments import Arguments
 from .undo import patch
 

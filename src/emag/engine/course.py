@@ -8,7 +8,8 @@ import torch
 from ..backbones.read import Network
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
 from ..guidance import Rule, Step
-from ..perturbations.base import Perturbation, State
+from ..perturbations.base import Perturbation
+from ..perturbations.state import State
 from ..streams import Streams
 from . import output
 from .arguments import Arguments

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..attention import Attention
-from ..perturbations.base import Perturbation, Rows, State
+from ..perturbations.base import Perturbation
+from ..perturbations.state import Rows, State
 from .seam import Handler, Live
 from .taps import Tap
 

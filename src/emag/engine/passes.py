@@ -3,35 +3,26 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ..errors import NoEffect, Unsupported
-from ..perturbations.base import Perturbation, Rows, State
+from ..perturbations.base import Perturbation
+from ..perturbations.state import Rows, State
 from . import output
 from .arguments import Arguments
-from .blocks import WHOLE, Blocks, Pass
+from .blocks import Blocks
 from .conditions import Conditions
 from .handlers import Group, changing, perturbing, strengthening, watching
 from .packed import Packing
 from .swaps import Times, scale_lora
 from .taps import Tap
+from .view import Extras
+from .wanted import WHOLE, Pass
 
 Forward = Callable[..., Any]
 X = "hidden_states"  # what states call x_t
-
-
-class Extras(Protocol):
-    """What branches may be evaluated with beside the host's own network and condition."""
-
-    def given(self, name: str) -> dict[str, Any]:
-        """Network arguments of a further condition, one batch row or one per image."""
-        ...
-
-    def model(self, name: str) -> Forward:
-        """The forward of another network."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from ..backbones.read import Network
 from ..errors import Busy
 from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
-from ..perturbations.base import Perturbation, Rows, State
+from ..perturbations.base import Perturbation
+from ..perturbations.state import Rows, State
 from . import form, output
 from .arguments import Arguments
 from .blocks import Blocks

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Block, Network
+from ..backbones.block import Block
+from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .packed import Packing

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from ..perturbations.base import Rows
+from ..perturbations.state import Rows
 from .arguments import Arguments
 from .trajectory import Trajectory
 
@@ -20,7 +20,19 @@ class Ahead(Protocol):
         ...
 
 
-class View(Ahead, Protocol):
+class Extras(Protocol):
+    """What branches may be evaluated with beside the host's own network and condition."""
+
+    def given(self, name: str) -> dict[str, Any]:
+        """Network arguments of a further condition, one batch row or one per image."""
+        ...
+
+    def model(self, name: str) -> Callable[..., Any]:
+        """Another network that can be called with the same arguments."""
+        ...
+
+
+class View(Ahead, Extras, Protocol):
     """What a run asks of its host."""
 
     def kind(self, arguments: Arguments) -> Kind:
@@ -29,12 +41,4 @@ class View(Ahead, Protocol):
 
     def rows(self, kind: Kind, total: int) -> Rows:
         """Where the branches sit in a call of `total` rows."""
-        ...
-
-    def given(self, name: str) -> dict[str, Any]:
-        """Network arguments of a further condition, one batch row or one per image."""
-        ...
-
-    def model(self, name: str) -> Callable[..., Any]:
-        """Another network that can be called with the same arguments."""
         ...

@@ -11,15 +11,16 @@ from ..backbones.read import read
 from ..defaults import resolve, resolved
 from ..engine.plan import Plan, evaluates_null, needed, weak_branches
 from ..engine.trajectory import Trajectory
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue
 from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
 from ..perturbations.base import Perturbation
 from ..predictions import SPACES
-from ..samplers.base import Corrector
 from ..samplers.path import Path
 from ..streams import Streams
-from .checks import check_order
-from .network_function import Described, Inside, Outside, find
+from .described import Described, find
+from .function_checks import check_given, check_types
+from .network_function import Inside
+from .outside import Outside
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
@@ -47,12 +48,12 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
         raise BadValue(f"a list of sigmas means a flow path; for {prediction} say path=Path.variance_preserving(sigmas) or "
                        "Path.edm(sigmas), from emag.samplers")
     levels = path if isinstance(path, Path) else Path.flow(tuple(path))
-    _check_types(rules)
+    check_types(rules)
     found = None if backbone is None else find(denoiser, backbone)
     concrete = resolved(rules, (), read(*found)) if found else [resolve(rule, ("a plain function",), 0) for rule in rules]
     active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
-    _check(active, given, inside=found is not None)
+    check_given(active, given, inside=found is not None)
     trajectory = _trajectory(levels, prediction)
     network = Inside(*found, active, trajectory, grid) if found else Outside()
     return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
@@ -182,37 +183,3 @@ def _changed(rules: Sequence[Rule], condition: Any, step: Step) -> Any:
     for rule in rules:
         values = rule.condition(values, step)
     return values if isinstance(condition, dict) else values["condition"]
-
-
-def _check_types(rules: Sequence[Any]) -> None:
-    for rule in rules:
-        if isinstance(rule, Corrector):
-            raise BadValue(f"{rule.name} is a corrector: give it to the loop, emag.samplers.sample(model, x, corrector)")
-        if not isinstance(rule, Rule):
-            raise BadValue(f"a guidance is made of rules such as emag.CFG(4.0), got {rule!r}")
-
-
-def _check(rules: Sequence[Rule], conditions: dict[str, Any], inside: bool) -> None:
-    check_order(rules)
-    combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
-    if combining and UNCOND not in conditions:
-        raise BadValue(f"{combining} needs the unconditional prediction: give conditions={{'cond': ..., 'uncond': ...}}")
-    null = next((rule.name for rule in rules if rule.kind == "null"), None)
-    if null and not combining:
-        raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
-                       "CFG(4.0)")
-    for rule in rules if not inside else ():
-        if any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak):
-            raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
-                              "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
-    for name in (branch.condition for branch in weak_branches(rules)):
-        if name is not None and name not in conditions:
-            raise BadValue(f"a rule names the condition {name!r}, which was not given: give conditions={{{name!r}: ...}}")
-    noisy = next((rule.name for rule in rules if rule.kind == "condition"), None)
-    if noisy and not _tensors(conditions[COND]):
-        raise BadValue(f"{noisy} changes the condition, which must be a tensor or a dict of tensors [batch, ...]")
-
-
-def _tensors(condition: Any) -> bool:
-    values = condition.values() if isinstance(condition, dict) else [condition]
-    return all(isinstance(value, torch.Tensor) for value in values)

@@ -13,7 +13,7 @@ import torch
 from ..backbones.read import plain, read
 from ..defaults import models_of, resolved
 from ..engine.arguments import Arguments
-from ..engine.blocks import Blocks, Wanted
+from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
 from ..engine.plan import unfed, weak_branches
 from ..engine.run import Run
@@ -26,7 +26,7 @@ from ..guidance import Rule
 from .checks import check
 from .entry import Host
 from .given import Given
-from .pipeline import PipelineView
+from .pipeline_view import PipelineView
 from .table import denoisers
 
 
@@ -136,16 +136,13 @@ class GuiderRun:
         check(rules, host, networks, {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules))
-        self._blocks = {network.module: self._blocks_of(network, rules) for network in networks}
+        branches, made = weak_branches(rules), self._blocks
+        self._blocks = {one.module: blocks_of(one, branches, made.get(one.module)) for one in networks}
         first, *others = self._blocks.values()
         self._run = Run(networks[0], rules, view, first, self.given.per_row, self.given.shared, self.given.masks,
                         others=tuple(others))
         self._view = view
         return self._run
-
-    def _blocks_of(self, network: Any, rules: tuple[Rule, ...]) -> Blocks:
-        made = self._blocks.get(network.module)
-        return made if made and made.fits(network) else Blocks(network, Wanted.of(weak_branches(rules)))
 
     def _once(self, run: Run, forward: Callable[..., Any], blocks: Blocks) -> Callable[..., Any]:
         """What stands in for a network's `forward` in one call."""

@@ -7,59 +7,32 @@ the first block that differs. So all that the function does around its network g
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from ..backbones.entry import Backbone
-from ..backbones.read import Network, plain, read
-from ..backbones.table import BACKBONES
+from ..backbones.read import plain, read
 from ..engine import output
 from ..engine.arguments import Arguments
-from ..engine.blocks import Blocks, Wanted
+from ..engine.blocks import blocks_of
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.passes import Forward, Passes, Place
-from ..engine.plan import Plan, plan, weak_branches
+from ..engine.plan import plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule, Step
-from ..perturbations.base import Perturbation, Rows, State
+from ..perturbations.base import Perturbation
+from ..perturbations.state import Rows, State
 from ..streams import Streams
 from .checks import check_hooks
+from .function_checks import check_inside
+from .outside import Evaluate, Outside
 
-Evaluate = Callable[[], torch.Tensor]
 Make = Callable[[Forward, Arguments], None]
-Described: TypeAlias = torch.nn.Module | tuple[torch.nn.Module, Backbone] | Backbone | str
-"""A network of a known class, or (network, entry); an entry, or a class name, for a part of a denoiser that is a module."""
-
-
-class Outside:
-    """A denoiser function of which nothing is known: each branch is a plain call of it."""
-
-    block_evaluations = 0
-    plan: Plan | None = None
-
-    def start(self, streams: Streams) -> None:
-        """Begin a new run."""
-
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
-        """Around all evaluations of one step."""
-        yield
-
-    def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
-        """A clean prediction, by one call of `evaluate`. null: it is the unconditional one."""
-        return evaluate()
-
-    def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
-        """The prediction of a further branch; `cond` is the clean one, None where that comes later."""
-        return evaluate()
-
-    def check(self) -> None:
-        """Raise `NoEffect` where a branch of the run changed nothing so far."""
 
 
 class Inside(Outside):
@@ -74,9 +47,9 @@ class Inside(Outside):
         self.uncond = any(rule.kind == "combining" for rule in rules)
         self.further = weak_branches(rules)
         self.network = read(module, entry)
-        _check(rules, self.network)
+        check_inside(rules, self.network)
         self.plan = plan(rules, self.network.depth, trajectory, self.uncond)
-        self.blocks = Blocks(self.network, Wanted.of(self.further))
+        self.blocks = blocks_of(self.network, self.further)
         self._unproven, self._x = entry is not None, torch.empty(0)
         self._fresh, self._references = False, 0  # no pass of this step was made yet; tokens of reference images
 
@@ -100,8 +73,7 @@ class Inside(Outside):
         self.network = read(self.module, self.entry)
         if self.further:
             check_hooks(self.network, resumed=any(branch.resume or branch.skipped for branch in self.further))
-        if not self.blocks.fits(self.network):
-            self.blocks = Blocks(self.network, Wanted.of(self.further))
+        self.blocks = blocks_of(self.network, self.further, self.blocks)
         self.course = Course(self.network, self.rules, self, {})
         self.course.begin(streams)
         self.passes = Passes(self.blocks, Conditions(()), self)
@@ -215,42 +187,3 @@ class Inside(Outside):
             return output.sample_of(self.passes.unchanged(forward, call, block))
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
             return None
-
-
-def find(denoiser: Any, described: Described) -> tuple[torch.nn.Module, Backbone | None]:
-    """The network that `backbone=` means, and its entry where it was given. Raises `BadValue` and `Unsupported`."""
-    if isinstance(described, tuple):
-        return described
-    if isinstance(described, torch.nn.Module):
-        _check_known(described)
-        return described, None
-    name = described if isinstance(described, str) else described.name
-    parts = list(denoiser.modules()) if isinstance(denoiser, torch.nn.Module) else []
-    found = [part for part in parts if type(part).__name__ == name]
-    if len(found) != 1:
-        raise BadValue(f"{name} names {len(found)} parts of the denoiser, expected 1: give the network itself, "
-                       "backbone=network or (network, entry)")
-    if isinstance(described, Backbone):
-        return found[0], described
-    return find(denoiser, found[0])
-
-
-def _check_known(module: torch.nn.Module) -> None:
-    name = type(plain(module)).__name__
-    if not any(cls.__name__ in BACKBONES for cls in type(plain(module)).__mro__):
-        raise Unsupported(
-            f"{name} is not a known network: describe it by an entry, from emag.backbones.entry import Backbone, Stack; "
-            f"backbone=(network, Backbone({name!r}, (Stack('blocks', 'attn', ('x',), ('x',), ('image',)),), "
-            "per_row=('x', 't'), sample='x', timestep='t')): its list of blocks, their attention module, the argument that "
-            "flows through them, and the network's arguments that have batch rows")
-
-
-def _check(rules: Sequence[Rule], network: Network) -> None:
-    for rule in rules:
-        network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
-        if any(branch.model for branch in rule.weak):
-            raise Unsupported(f"{rule.name} needs another network, and a function has one: use emag.guide around a pipeline")
-        if any(branch.needs_uncond or branch.all_rows for branch in rule.weak):
-            raise Unsupported(f"{rule.name} with these settings needs conditional and unconditional rows in one network "
-                              "call, and a function evaluates one condition at a time: name the negative in the rule where "
-                              "it takes one, or use emag.guide around a pipeline that makes one doubled call (SD3, PixArt)")

@@ -5,103 +5,26 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..backbones.read import Network, read
 from ..defaults import models_of, resolved
-from ..engine.arguments import Arguments
-from ..engine.blocks import Blocks, Wanted
+from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
 from ..engine.plan import weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
-from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import patch
-from ..engine.view import Kind
 from ..errors import BadValue, Busy, Unsupported
 from ..guidance import Rule
-from ..perturbations.base import Rows
 from ..samplers.base import Corrector
 from .checks import check, check_order
-from .entry import Host
 from .given import Condition, Given
 from .own_guider import with_scale
+from .pipeline_view import PipelineView
 from .table import denoisers, lookup
-
-
-class PipelineView:
-    """What a run asks of a pipeline: the kind and rows of its network calls, by its table entry."""
-
-    def __init__(self, host: Host, pipe: Any, arguments: dict[str, Any], conditions: dict[str, dict[str, Any]],
-                 models: dict[str, Any]):
-        self.host, self.pipe, self.arguments, self.conditions, self.models = host, pipe, arguments, conditions, models
-        self.uncond = host.guides(arguments)
-        self.tag: str | None = None
-        self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
-
-    def kind(self, arguments: Arguments) -> Kind:
-        if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
-            return "other"
-        if self.host.doubled or not self.uncond:
-            return "both" if self.uncond else "cond"
-        if self.host.layout == "calls":
-            return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
-        return self._untagged(arguments.sample)
-
-    def _untagged(self, x: torch.Tensor) -> Kind:
-        """Of two calls in turn with the same x_t, the second is the unconditional one."""
-        second = x is self._waiting
-        self._waiting = None if second else x
-        return "uncond" if second else "cond"
-
-    def rows(self, kind: Kind, total: int) -> Rows:
-        if kind == "cond":
-            return Rows.all_cond(total)
-        first, second = slice(0, total // 2), slice(total // 2, total)
-        return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
-
-    def trajectory(self) -> Trajectory:
-        path = trajectory(self.pipe.scheduler, self._late())
-        share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
-        if share is None:
-            return path
-        limit = share * self.pipe.scheduler.config.num_train_timesteps
-        late = [index for index, t in zip(path.index, path.timesteps) if t < limit]
-        return replace(path, takeover=late[0] if late and late[0] > 0 else None)
-
-    def _late(self) -> int | None:
-        """Evaluations left out at the start, where the pipeline knows it and its scheduler does not."""
-        told = getattr(self.pipe, "_num_timesteps", None)
-        if self.host.strength is None or told is None or getattr(self.pipe.scheduler, "begin_index", None) is not None:
-            return None
-        return len(self.pipe.scheduler.timesteps) - told
-
-    def given(self, name: str) -> dict[str, Any]:
-        return self.conditions[name]
-
-    def model(self, name: str) -> Callable[..., Any]:
-        return self.models[name]
-
-    def install(self, network: Network, undo: ExitStack) -> None:
-        """Where the host tags its calls, learn the tag."""
-        if self.host.layout == "calls":
-            original = network.module.cache_context
-            patch(undo, network.module, "cache_context", self._tagging(original))
-
-    def _tagging(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @contextmanager
-        def cache_context(name: str, **where: Any) -> Iterator[None]:
-            before, self.tag = self.tag, name
-            try:
-                with original(name, **where):
-                    yield
-            finally:
-                self.tag = before
-
-        return cache_context
 
 
 class Guided:
@@ -147,7 +70,8 @@ class Guided:
         with ExitStack() as undo:
             for network in networks:
                 undo.enter_context(hold(network.module, type(pipe).__name__))
-            self._blocks = {network.module: self._blocks_of(network) for network in networks}
+            branches, made = weak_branches(self.active), self._blocks
+            self._blocks = {one.module: blocks_of(one, branches, made.get(one.module)) for one in networks}
             first, *others = self._blocks.values()
             run = Run(networks[0], self.active, view, first, self.given.per_row, self.given.shared, self.given.masks,
                       self.on_step, tuple(others))
@@ -170,10 +94,6 @@ class Guided:
 
     def _resolve(self, pipe: Any, network: Network) -> tuple[Rule, ...]:
         return resolved(self.rules, models_of(pipe), network)
-
-    def _blocks_of(self, network: Network) -> Blocks:
-        made = self._blocks.get(network.module)
-        return made if made and made.fits(network) else Blocks(network, Wanted.of(weak_branches(self.active)))
 
     def _remember(self, pipe: Any, arguments: dict[str, Any]) -> None:
         from ..record import record

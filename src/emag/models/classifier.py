@@ -63,7 +63,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def outputs(self, images: np.ndarray) -> Outputs:
-        """Features and logits of uint8 images [n, 32, 32, 3], each the mean of those of the image and of its mirror image."""
+        """Features and logits of uint8 images [n, 32, 32, 3]: means over the image and its mirror image."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIZE, SIZE, 3):
             raise BadValue(f"the classifier reads uint8 images [n, {SIZE}, {SIZE}, 3], not {images.dtype} "
                            f"{list(images.shape)}")

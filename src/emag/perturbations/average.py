@@ -7,7 +7,7 @@ import torch
 from ..attention import Attention
 from ..streams import Streams
 from . import statistics
-from .base import Sdpa
+from .state import Sdpa
 
 
 @dataclass

@@ -7,8 +7,9 @@ import torch
 from ..attention import Attention
 from ..errors import BadValue
 from ..streams import Streams
-from .base import OnLayers, Sdpa, State
+from .base import OnLayers
 from .push import Push
+from .state import Sdpa, State
 
 FORMS = ("image", "joint")
 

@@ -8,8 +8,9 @@ import torch
 from ..errors import BadValue, Unsupported
 from ..guidance import Step
 from ..streams import Streams
-from .base import Given, Perturbation, State
+from .base import Given, Perturbation
 from .null_branch import NullBranch
+from .state import State
 
 FORMS = ("gaussian", "label", "given")
 LABELS = "class_labels"

@@ -8,7 +8,8 @@ import torch
 from ..attention import Attention
 from ..errors import Unsupported
 from ..streams import Streams
-from .base import Perturbation, Rows, Sdpa, State
+from .base import Perturbation
+from .state import Rows, Sdpa, State
 from .strong import Keys, text_keys
 
 

@@ -9,10 +9,11 @@ from ..attention import Attention
 from ..errors import BadValue
 from ..guidance import COND, UNCOND, Branches, Step
 from ..streams import Streams
-from .base import Given, OnLayers, Perturbation, Sdpa, State
+from .base import Given, OnLayers, Perturbation
 from .identity_attention import differ
 from .null_branch import NullBranch
 from .push import Push, layers_of
+from .state import Sdpa, State
 
 EARLY = ("uncond", "cond")
 

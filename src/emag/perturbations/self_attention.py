@@ -14,8 +14,9 @@ from ..layout import from_planes, planes, unpack
 from ..predictions import to_x0
 from ..pyramid import blur
 from ..streams import Streams
-from .base import Perturbation, Rows, State
+from .base import Perturbation
 from .push import Push
+from .state import Rows, State
 
 TIE = 1e-4  # relative; a mass of exactly the threshold stays outside the mask, whatever rounding does to it
 SAME = 5e-4  # relative distance below which two predictions may differ by rounding alone

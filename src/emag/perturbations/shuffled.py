@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from ..streams import Streams
-from .base import Perturbation, State, Tokens
+from .base import Perturbation
 from .push import Push
+from .state import State, Tokens
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from ..attention import Attention
 from ..errors import BadValue
 from ..streams import Streams
-from .base import Rows, Sdpa
 from .negative_text import NegativePass, NegativeText
+from .state import Rows, Sdpa
 from .strong import Inside, Keys, Strong, attend, moved, put, wide
 
 

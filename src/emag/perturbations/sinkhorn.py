@@ -8,9 +8,10 @@ import torch
 from ..attention import Attention
 from ..errors import BadValue, Unsupported
 from ..streams import Streams
-from .base import OnLayers, Sdpa, State
+from .base import OnLayers
 from .identity_attention import differ
 from .push import Push
+from .state import Sdpa, State
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from ..errors import BadValue
 from ..streams import Streams
-from .base import Perturbation, State, Tokens
+from .base import Perturbation
 from .identity_attention import PAG
 from .push import Push
+from .state import State, Tokens
 
 FORMS = ("residual", "attention")
 

@@ -8,7 +8,7 @@ from ..attention import Attention
 from ..entmax import ALPHAS, entmax
 from ..errors import BadValue
 from ..streams import Streams
-from .base import Rows, Sdpa, State
+from .state import Rows, Sdpa, State
 from .strong import Inside, Strong, moved, put, text_keys, wide
 
 ORIGINS = ("dense", "sparse")

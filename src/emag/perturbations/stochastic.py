@@ -10,8 +10,9 @@ import torch
 
 from ..errors import BadValue
 from ..streams import Streams
-from .base import Perturbation, State, Tokens
+from .base import Perturbation
 from .push import Push
+from .state import State, Tokens
 
 
 @dataclass(frozen=True)

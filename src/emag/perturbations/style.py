@@ -13,8 +13,9 @@ from ..errors import BadValue
 from ..guidance import UNCOND, Branches, Step
 from ..schedules import Scale, known, weight
 from ..streams import Streams
-from .base import Perturbation, Rows, Sdpa, State
+from .base import Perturbation
 from .push import Push
+from .state import Rows, Sdpa, State
 from .strong import Keys, attend, moved, put, text_keys
 
 KEY = "latents"

@@ -7,8 +7,9 @@ import torch
 from ..errors import BadValue, Unsupported
 from ..guidance import Step
 from ..streams import Streams
-from .base import Perturbation, State
+from .base import Perturbation
 from .push import Push
+from .state import State
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from ..errors import Unsupported
 from ..guidance import COND, UNCOND
 from ..pyramid import blur
 from ..streams import Streams
-from .base import Perturbation, Rows, State
+from .base import Perturbation
+from .state import Rows, State
 
 SIDE = 16  # cells along the longer side of the image, at most
 POWERS = 4

@@ -9,7 +9,7 @@ from ..attention import Attention
 from ..schedules import Phase
 from ..streams import Streams
 from .average import Average, MapAverage, QueryAverage
-from .base import Rows, Sdpa, State
+from .state import Rows, Sdpa, State
 
 if TYPE_CHECKING:
     from .ema_attention import EMAttention

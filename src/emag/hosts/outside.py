@@ -1,0 +1,39 @@
+"""A plain denoiser function, whose network is not known."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..engine.plan import Plan
+from ..guidance import Step
+from ..perturbations.base import Perturbation
+from ..streams import Streams
+
+Evaluate = Callable[[], torch.Tensor]
+
+
+class Outside:
+    """A denoiser function of which nothing is known: each branch is a plain call of it."""
+
+    block_evaluations = 0
+    plan: Plan | None = None
+
+    def start(self, streams: Streams) -> None:
+        """Begin a new run."""
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Around all evaluations of one step."""
+        yield
+
+    def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
+        """A clean prediction, by one call of `evaluate`. null: it is the unconditional one."""
+        return evaluate()
+
+    def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
+        """The prediction of a further branch; `cond` is the clean one, None where that comes later."""
+        return evaluate()
+
+    def check(self) -> None:
+        """Raise `NoEffect` where a branch of the run changed nothing so far."""

@@ -1,0 +1,88 @@
+"""What a run asks of a diffusers pipeline: the kind and the rows of its network calls, and the path of its scheduler."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..backbones.read import Network
+from ..engine.arguments import Arguments
+from ..engine.trajectory import Trajectory, trajectory
+from ..engine.undo import patch
+from ..engine.view import Kind
+from ..perturbations.state import Rows
+from .entry import Host
+
+
+class PipelineView:
+    """What a run asks of a pipeline: the kind and rows of its network calls, by its table entry."""
+
+    def __init__(self, host: Host, pipe: Any, arguments: dict[str, Any], conditions: dict[str, dict[str, Any]],
+                 models: dict[str, Any]):
+        self.host, self.pipe, self.arguments, self.conditions, self.models = host, pipe, arguments, conditions, models
+        self.uncond = host.guides(arguments)
+        self.tag: str | None = None
+        self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
+
+    def kind(self, arguments: Arguments) -> Kind:
+        if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
+            return "other"
+        if self.host.doubled or not self.uncond:
+            return "both" if self.uncond else "cond"
+        if self.host.layout == "calls":
+            return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
+        return self._untagged(arguments.sample)
+
+    def _untagged(self, x: torch.Tensor) -> Kind:
+        """Of two calls in turn with the same x_t, the second is the unconditional one."""
+        second = x is self._waiting
+        self._waiting = None if second else x
+        return "uncond" if second else "cond"
+
+    def rows(self, kind: Kind, total: int) -> Rows:
+        if kind == "cond":
+            return Rows.all_cond(total)
+        first, second = slice(0, total // 2), slice(total // 2, total)
+        return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
+
+    def trajectory(self) -> Trajectory:
+        path = trajectory(self.pipe.scheduler, self._late())
+        share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
+        if share is None:
+            return path
+        limit = share * self.pipe.scheduler.config.num_train_timesteps
+        late = [index for index, t in zip(path.index, path.timesteps) if t < limit]
+        return replace(path, takeover=late[0] if late and late[0] > 0 else None)
+
+    def _late(self) -> int | None:
+        """Evaluations left out at the start, where the pipeline knows it and its scheduler does not."""
+        told = getattr(self.pipe, "_num_timesteps", None)
+        if self.host.strength is None or told is None or getattr(self.pipe.scheduler, "begin_index", None) is not None:
+            return None
+        return len(self.pipe.scheduler.timesteps) - told
+
+    def given(self, name: str) -> dict[str, Any]:
+        return self.conditions[name]
+
+    def model(self, name: str) -> Callable[..., Any]:
+        return self.models[name]
+
+    def install(self, network: Network, undo: ExitStack) -> None:
+        """Where the host tags its calls, learn the tag."""
+        if self.host.layout == "calls":
+            original = network.module.cache_context
+            patch(undo, network.module, "cache_context", self._tagging(original))
+
+    def _tagging(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @contextmanager
+        def cache_context(name: str, **where: Any) -> Iterator[None]:
+            before, self.tag = self.tag, name
+            try:
+                with original(name, **where):
+                    yield
+            finally:
+                self.tag = before
+
+        return cache_context
