@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import emag
 from emag import recipe
@@ -29,7 +30,7 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in (
-    "architecture", "emag", "adding-a-rule", "diffusers", "methods"))])
+    "architecture", "emag", "adding-a-rule", "diffusers", "methods", "evaluate", "modular"))])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
@@ -110,3 +111,15 @@ def test_tests_named_in_the_docs_exist():
 def test_a_bench_starts(script):
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
+
+
+def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
+    from emag.evaluate.spec import parse
+    from emag.evaluate.sweep.spec import Options
+
+    page = (ROOT / "docs" / "evaluate.md").read_text()
+    run, sweep = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
+    (tmp_path / "prompts.tsv").write_text("Prompt\tCategory\na frog\tanimals\n")
+    spec = parse(run, beside=tmp_path)
+    assert [one.label for one in spec.recipes] == ["cfg", "emag", "apg", "named"] and spec.prompts[0].category == "animals"
+    assert Options(**{**sweep["sweep"], "objectives": tuple(sweep["sweep"]["objectives"])}).trials == 4

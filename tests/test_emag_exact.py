@@ -331,6 +331,7 @@ def test_counts_on_24_blocks():
 def test_ties_go_to_the_first_listed_block_and_resume_is_the_lowest():
     weak = emag.EMAG(1.5, layers=(3, 1, 2), window=emag.Window()).perturbation
     state = weak.start(tuple(1 - i / 8 for i in range(8)), None)
+    state.averages = dict.fromkeys((1, 2, 3))  # there, from the steps before
     state.begin(4)
     state.statistic = {block: torch.zeros(2) for block in (1, 2, 3)}
     state.choose()

@@ -99,13 +99,17 @@ class RunSpec:
 
 def read_spec(path: str | Path) -> RunSpec:
     """The spec in a YAML file. Files it names are looked for from here, then beside it. Raises `BadValue`."""
+    return parse(yaml_of(path), beside=Path(path).parent)
+
+
+def yaml_of(path: str | Path) -> Any:
+    """What a YAML file holds. Raises `BadValue` where it cannot be read."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse(data, beside=Path(path).parent)
 
 
 def parse(data: Any, prompts: Sequence[Prompt] | None = None, beside: Path = Path()) -> RunSpec:

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import BadValue
 from ...values import checked, hints_of
 from ..metrics.table import METRICS
 from ..recipes import read_recipe
-from ..spec import RunSpec, parse
+from ..spec import RunSpec, parse, yaml_of
 from ..unknown import refuse_unknown
 from .space import Point, filled, grid, names, opens
 
@@ -88,13 +86,7 @@ class SweepSpec:
 
 def read_sweep(path: str | Path) -> SweepSpec:
     """The sweep in a YAML file. Raises `BadValue`."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_sweep(data, Path(path).parent)
+    return parse_sweep(yaml_of(path), Path(path).parent)
 
 
 def parse_sweep(data: Any, beside: Path = Path()) -> SweepSpec:
