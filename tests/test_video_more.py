@@ -359,7 +359,8 @@ def test_a_forecast_needs_the_configuration_alone(tmp_path, name, tokens, text):
 
 
 @pytest.mark.parametrize("name", ["hunyuan-video-1.5", "ltx-2", "ltx-2-image", "cogvideox-image"])
-@pytest.mark.parametrize("more", [{"height": 64, "width": 96, "num_frames": 9}, {"num_frames": 1}], ids=["wide", "one frame"])
+@pytest.mark.parametrize("more", [{"height": 64, "width": 96, "num_frames": 9}, {"num_frames": 1}],
+                         ids=["wide", "one frame"])
 def test_other_sizes(name, more):
     if name.endswith("image") and more["num_frames"] == 1:
         pytest.skip("the picture is the only frame")
