@@ -187,13 +187,10 @@ def test_what_a_worker_refuses_is_raised_here(real, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
-def test_a_ray_worker_is_killed_twenty_times(real, tmp_path, monkeypatch):
+def test_a_ray_worker_is_killed_again_and_again(real, tmp_path):
     import ray
 
-    from emag.evaluate import ray_engine
-
-    monkeypatch.setattr(ray_engine, "RESTARTS", 24)
-    spec = {**FEW, "images": 44}
+    spec = {**FEW, "images": 8}
     killed_workers = set()
 
     def kill(images):
@@ -202,14 +199,14 @@ def test_a_ray_worker_is_killed_twenty_times(real, tmp_path, monkeypatch):
         ours = psutil.Process().children(recursive=True)  # other Ray workers on this machine are not the test's
         workers = [one for one in ours if one.pid not in killed_workers and one.status() != psutil.STATUS_ZOMBIE
                    and "ray::Worker" in " ".join(one.cmdline())]
-        if workers and len(killed_workers) < 20:
+        if workers and len(killed_workers) < 2:
             killed_workers.add(workers[0].pid)
             workers[0].kill()
 
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
         run = made(tmp_path / "run", spec, engine="ray", workers=1, begun=lambda done, total: kill)
-        assert len(killed_workers) == 20
+        assert len(killed_workers) == 2
         with pytest.raises(BadValue, match="this Ray cluster has 2"):
             made(tmp_path / "other", spec, engine="ray", workers=3)
     finally:
