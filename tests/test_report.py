@@ -18,6 +18,7 @@ from emag.evaluate.folder import RunFolder
 from emag.evaluate.metrics.extractors.embedded import Embedded
 from emag.evaluate.metrics.features import Images, features
 from emag.evaluate.metrics.measure import Result
+from emag.evaluate.metrics.stored import STORED
 from emag.evaluate.prompts import Prompt
 from emag.evaluate.report import groups, plots, stored
 from emag.evaluate.report.page import page
@@ -73,7 +74,7 @@ def results(n=14):
 
 
 def keep(run, found):
-    run.storage.write(stored.METRICS_FILE, json.dumps([asdict(one) for one in found]).encode())
+    run.storage.write(STORED, json.dumps([asdict(one) for one in found]).encode())
     return run
 
 
@@ -230,7 +231,7 @@ def test_refusals(run, tmp_path, monkeypatch, capsys):
         page(run, asked=[("fd", "hps2")])
     damaged = folder(tmp_path / "run", images=2)
     for data in (b"{", b'[{"recipe": "cfg"}]', json.dumps([asdict(results()[0]) | {"value": EVIL}]).encode()):
-        damaged.storage.write(stored.METRICS_FILE, data)
+        damaged.storage.write(STORED, data)
         with pytest.raises(BadValue, match=r"metrics\.json"):
             page(damaged)
     code, _, text = emag(monkeypatch, capsys, "report", run.url, "--plot", "fd")

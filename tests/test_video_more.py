@@ -70,13 +70,7 @@ def test_a_pipeline_is_left_as_it_was(case):
 @ALL
 @pytest.mark.parametrize("variant", ["query", "map"])
 def test_emag_acts_and_costs_what_is_planned(case, variant):
-    pipe = case.pipe()
-    plain, counted = case.run(pipe), Counted(pipe)
-    with emag.guide(pipe, EMAG(variant=variant)) as run:
-        out = case.run(pipe)
-    assert run.stats.evaluations == run.stats.planned == counted.per_image(2)
-    assert run.stats.clean == evaluated(case) * 4 * (2 if case.uncond else 1)
-    assert run.stats.effect > 1e-4 and (out - plain).abs().max() > 1e-3 * plain.abs().max()
+    laws.acts_and_costs(case, variant, evaluated(case) * 4)
 
 
 @ALL

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from .errors import BadValue
+from .files import whole
 
 KEY = "emag"
 
@@ -29,12 +30,8 @@ def write(image: Image.Image, path: Path, record: dict[str, Any]) -> Path:
     """Write one PNG with its record, to a temporary name first."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, json.dumps(record, sort_keys=True, ensure_ascii=False))
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        image.save(temporary, format="PNG", pnginfo=info)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as draft:
+        image.save(draft, format="PNG", pnginfo=info)
     return path
 
 

@@ -4,7 +4,6 @@ prompt.json: vocab, max_length, scale (of pixels in [-1, 1]), classes, and free 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import BadValue
+from ..files import whole
 from .tiny import TinyPipeline
 from .words import WordEncoder
 
@@ -63,17 +63,15 @@ def write(folder: Path, config: Mapping[str, Any], network: dict[str, torch.Tens
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name, then rename it."""
-    draft = path.with_name(path.name + ".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft,
-              metadata={"format": "pt", **(metadata or {})})
-    os.replace(draft, path)
+    with whole(path) as draft:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft,
+                  metadata={"format": "pt", **(metadata or {})})
 
 
 def save_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file under a temporary name, then rename it."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(dict(data), indent=1) + "\n")
-    os.replace(draft, path)
+    with whole(path) as draft:
+        draft.write_text(json.dumps(dict(data), indent=1) + "\n")
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import BadValue
+from ...files import whole
 from . import frechet
 from .extractors.base import Extractor
 from .features import BATCH, extract, packed
@@ -70,11 +70,9 @@ def _check(file: Path, arrays: dict[str, np.ndarray]) -> None:
 def write(path: str | Path, features: np.ndarray, version: str) -> Path:
     """Save features [r, d] and their moments: under a temporary name first."""
     found, file = frechet.moments(features), Path(path).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.part")
-    draft.write_bytes(packed({"mu": found.mean.numpy(), "sigma": found.cov.numpy(), "n": np.array(len(features)),
-                              "features": features.astype(np.float32), "version": np.array(version)}))
-    os.replace(draft, file)
+    with whole(file) as draft:
+        draft.write_bytes(packed({"mu": found.mean.numpy(), "sigma": found.cov.numpy(), "n": np.array(len(features)),
+                                  "features": features.astype(np.float32), "version": np.array(version)}))
     return file
 
 

@@ -15,7 +15,7 @@ def read(run: Any) -> list[Result]:
     if not run.storage.exists(STORED):
         return []
     try:
-        return [Result(**row) for row in json.loads(run.storage.read(STORED))]
+        return [_checked(Result(**row)) for row in json.loads(run.storage.read(STORED))]
     except (ValueError, TypeError):
         raise BadValue(f"{STORED} of {run.url} is damaged: remove it, and give emag metrics again") from None
 
@@ -26,3 +26,9 @@ def add(run: Any, results: Sequence[Result]) -> None:
     kept = [one for one in read(run) if (one.recipe, one.metric, one.against) not in new]
     data = [one.data for one in check_table([*kept, *results])]
     run.storage.write(STORED, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def _checked(one: Result) -> Result:
+    if not all(isinstance(x, (int, float)) for x in (one.value, one.low, one.high, one.n)):
+        raise TypeError(one.metric)
+    return one

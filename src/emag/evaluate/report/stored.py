@@ -1,6 +1,5 @@
 """What a report reads of a run: its metrics.json, and what images cost by its index."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,24 +7,17 @@ import numpy as np
 
 from ...errors import BadValue
 from ..folder import RunFolder
-from ..metrics import bootstrap
+from ..metrics import bootstrap, stored
 from ..metrics.bootstrap import Estimate
 from ..metrics.measure import Result
 
-METRICS_FILE = "metrics.json"
 COSTS = {"evaluations": "block evaluations per image", "seconds": "seconds per image, by batch"}
 
 
 def measured(run: RunFolder) -> list[Result]:
     """The metrics stored in a run, of the recipes that it has; none where nothing was measured. Raises `BadValue`."""
-    if not run.storage.exists(METRICS_FILE):
-        return []
-    try:
-        found = [_checked(Result(**row)) for row in json.loads(run.storage.read(METRICS_FILE))]
-    except (ValueError, TypeError):
-        raise BadValue(f"{METRICS_FILE} of {run.url} is damaged: remove it, and give emag metrics again") from None
     known = run.recipes()
-    return [one for one in found if one.recipe in known and one.against in (None, *known)]
+    return [one for one in stored.read(run) if one.recipe in known and one.against in (None, *known)]
 
 
 def costs(run: RunFolder, baseline: str | None) -> list[Result]:
@@ -48,12 +40,6 @@ def baseline_of(results: Sequence[Result], recipes: Sequence[str], wanted: str |
     if wanted is not None and wanted not in recipes:
         raise BadValue(f"the run has no recipe {wanted!r}; it has {', '.join(recipes)}")
     return wanted or next((one.against for one in results if one.against), recipes[0])
-
-
-def _checked(one: Result) -> Result:
-    if not all(isinstance(x, (int, float)) for x in (one.value, one.low, one.high, one.n)):
-        raise TypeError(one.metric)
-    return one
 
 
 def _costs(run: RunFolder, recipe: str) -> dict[str, dict[int, float]]:

@@ -1,12 +1,12 @@
 """What comes of a sweep: a picture of the front, and a run spec with the best setting of each recipe."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from ...files import whole
 from ..metrics.table import METRICS
 from ..pareto import front
 from .spec import SweepSpec
@@ -17,10 +17,8 @@ def write_best(spec: SweepSpec, found: dict[str, Any], path: Path) -> None:
     trials = {trial["trial"]: trial["data"] for trial in found["trials"]}
     base = {key: value for key, value in spec.base.items() if key != "out"}
     data = {**base, "recipes": {recipe: trials[name] for recipe, name in found["best"].items()}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(draft, path)
+    with whole(path) as draft:
+        draft.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -42,8 +40,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.plot(*best[best[:, 0].argsort()].T, "-", color="0.5", zorder=0, label="front")
     axes.set(xlabel=names[0] if len(names) == 2 else "trial", ylabel=names[-1])
     axes.legend(ncols=2, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(draft, dpi=120)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")
     plt.close(figure)
-    os.replace(draft, path)
