@@ -1,6 +1,7 @@
 """The `emag` command."""
 
 import logging
+import os
 import sys
 
 from transformers.utils import logging as transformers_logging
@@ -12,6 +13,7 @@ from .common import Once, app
 def main() -> None:
     """Run the command; errors are one line on standard error and exit code 2."""
     transformers_logging.set_verbosity_error()  # it warns of every image library that is not installed
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # for worker processes, which read it at import
     from . import (  # noqa: F401  (register)
         calibrate,
         compare,
