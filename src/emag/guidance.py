@@ -112,6 +112,13 @@ class Rule:
         """Further branches needed at this step."""
         return tuple(branch for branch in self.weak if branch.runs(step.index, step.sigmas))
 
+    def spares_weak(self, step: Step, state: dict[str, Any]) -> bool:
+        """True where `apply` goes without `branches(step)`, which are then not evaluated.
+
+        Asked once for each step that has some, before it, in a plan (with a state of its own) as in a run.
+        """
+        return False
+
     def unread(self, step: Step) -> tuple[Perturbation, ...]:
         """Of a "null" rule: further branches needed at a step where nothing reads UNCOND."""
         return ()

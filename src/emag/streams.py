@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -15,16 +16,24 @@ def digest(sample: torch.Tensor) -> bytes:
 
 @dataclass
 class Streams:
-    """Random streams of the samples of one run, seeded by `keys`, one digest per sample."""
+    """Random streams of the samples of one run. source: their first latents [batch, ...], or a digest of each.
 
-    keys: Sequence[bytes]
+    Latents are read off their device when something is drawn, and then once.
+    """
+
+    source: torch.Tensor | Sequence[bytes]
     step: int = 0
     _drawn: dict[tuple[str, torch.Size], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, latents: torch.Tensor) -> "Streams":
-        """Streams for first latents [batch, ...]. One transfer to the host, once per run."""
-        return cls([digest(row) for row in latents.detach().cpu()])
+        """Streams for first latents [batch, ...], which may change afterwards."""
+        return cls(latents.detach().clone())
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """One digest per sample."""
+        return [digest(row) for row in self.source.cpu()] if isinstance(self.source, torch.Tensor) else list(self.source)
 
     def next_step(self) -> None:
         """Forget this step's draws, so that `normal` draws anew."""
@@ -47,5 +56,5 @@ class Streams:
         return torch.stack(rows).to(like.device)
 
     def _stream(self, i: int, name: str) -> torch.Generator:
-        seed = hashlib.sha256(self.keys[i % len(self.keys)] + f"{name}/{self.step}".encode()).digest()
+        seed = hashlib.sha256(self.keys[i % len(self.source)] + f"{name}/{self.step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)

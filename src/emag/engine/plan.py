@@ -15,7 +15,8 @@ class Plan:
 
     depth: blocks of the network. rows: for each evaluation of the host, rows per image of its clean pass (a rule that
     decides from the predictions, such as adaptive guidance, may spare more). host_rows: those without any rule.
-    steps: for each evaluation, the further branches it needs. reads_null: some step reads the unconditional prediction.
+    steps: for each evaluation, the further branches it needs (likewise). reads_null: some step reads the unconditional
+    prediction.
     """
 
     depth: int
@@ -63,7 +64,7 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     places = trajectory.places()
     both = [uncond and (paired or evaluates_null(rules, branches, step, fresh)) for step in places]
     return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1,
-                tuple(needed(rules, step) for step in places), any(reads_null(rules, step) for step in places))
+                tuple(needed(rules, step, fresh) for step in places), any(reads_null(rules, step) for step in places))
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:
@@ -75,14 +76,19 @@ def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:
     return combining if any(reads_null(rules, step) for step in trajectory.places()) else None
 
 
-def needed(rules: Sequence[Rule], step: Step) -> tuple[Perturbation, ...]:
+def needed(rules: Sequence[Rule], step: Step, states: States) -> tuple[Perturbation, ...]:
     """Further branches of one step, each once; those that give UNCOND only where it is read.
 
     Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
     """
     read = reads_null(rules, step)
-    asked = (rule.branches(step) if read or rule.kind != "null" else rule.unread(step) for rule in rules)
+    asked = (_asked(rule, read, step, state) for rule, state in zip(rules, states, strict=True))
     return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
+
+
+def _asked(rule: Rule, read: bool, step: Step, state: dict) -> tuple[Perturbation, ...]:
+    branches = rule.branches(step) if read or rule.kind != "null" else rule.unread(step)
+    return () if branches and rule.spares_weak(step, state) else branches
 
 
 def evaluates_null(rules: Sequence[Rule], branches: Sequence[Perturbation], step: Step, states: States) -> bool:

@@ -113,7 +113,7 @@ class Run:
             self.rules, self.further, step, self.course.memory)
         rows = Rows.all_cond(self.course.images) if spared and kind == "both" else host
         place = Place(self.conditions.on(call if rows is host else call.rows(host.cond), rows), rows, call, host)
-        wanted = self.course.held(needed(self.rules, step))
+        wanted = self.course.held(needed(self.rules, step, self.course.memory))
         for one in (item for item in wanted if item[0].ahead):
             self.passes.weak(forward, place, [one], None)
         answer = self.passes.clean(forward, place.call, rows, self.course.watching())

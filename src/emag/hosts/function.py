@@ -141,7 +141,7 @@ class Function:
 
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
-        wanted = needed(self.rules, step)
+        wanted = needed(self.rules, step, self._memory)
         null = self.combines and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
 
         def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:

@@ -1,18 +1,21 @@
 """The running averages of one block: of its image queries, or of its attention map. EMAG's state."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from ..attention import Attention
 from ..streams import Streams
-from . import statistics
+from . import statistics, stored_map
 from .state import Sdpa
+
+FUSED = os.environ.get("EMAG_FUSED_MAP") == "1"  # has not been run on a GPU yet, and is therefore asked for
 
 
 @dataclass
 class Average:
-    """Settings shared by both kinds; `value` is E, or None before the first update.
+    """Settings shared by both kinds.
 
     `moved` [B]: samples whose live attention ever differed from E; elsewhere only rounding sets the two apart.
     """
@@ -25,7 +28,6 @@ class Average:
     jitter: float
     name: str  # of the random streams
     streams: Streams
-    value: torch.Tensor | None = None
     moved: torch.Tensor | None = None
 
     def observe(self, call: Attention) -> torch.Tensor:
@@ -36,16 +38,8 @@ class Average:
         """Attention output with the average in the `chosen` rows [B] bool, and whether anything differed."""
         raise NotImplementedError
 
-    def _update(self, live: torch.Tensor, part: slice) -> None:
-        """E <- beta E + (1 - beta) A on some query rows, in the storage dtype (half-precision: multiply, then add)."""
-        assert self.value is not None
-        old = self.value[:, :, part]
-        differs = (old != live.to(self.dtype)).flatten(1).any(1)
+    def _note(self, differs: torch.Tensor) -> None:
         self.moved = differs if self.moved is None else self.moved | differs
-        if self.dtype == torch.float32:
-            old.lerp_(live, 1 - self.beta)
-        else:
-            old.mul_(self.beta).add_(live.to(self.dtype), alpha=1 - self.beta)
 
     def _effective(self, new: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         """Whether putting `new` for `live` [B, ...] was more than rounding."""
@@ -56,8 +50,14 @@ class Average:
         return self.jitter * self.streams.normal(self.name, like)
 
 
+@dataclass
 class QueryAverage(Average):
-    """Average of the image queries after norm and rotary: [B, H, image tokens, d]. Fused attention is kept."""
+    """Average of the image queries after norm and rotary: [B, H, image tokens, d]. Fused attention is kept.
+
+    `value` is E, or None before the first update.
+    """
+
+    value: torch.Tensor | None = None
 
     def observe(self, call: Attention) -> torch.Tensor:
         live = call.image_queries()
@@ -66,7 +66,7 @@ class QueryAverage(Average):
             return torch.zeros(live.shape[0], device=live.device)
         live = live.float()
         old = None if self.against == "updated" else self._statistic(call, live)
-        self._update(live, slice(None))
+        self._note(stored_map.advance(self.value, live, self.beta))
         return self._statistic(call, live) if old is None else old
 
     def _statistic(self, call: Attention, live: torch.Tensor) -> torch.Tensor:
@@ -98,33 +98,61 @@ class QueryAverage(Average):
 
 @dataclass
 class MapAverage(Average):
-    """Average of the map's image rows [B, H, image tokens, columns]; columns are all keys, or the image keys."""
+    """Average of the map's image rows [B, H, image tokens, columns]; columns are all keys, or the image keys.
+
+    maps: how E is stored, one of `stored_map.FORMATS`.
+    """
 
     image_keys: bool = False
+    maps: str = "auto"
+    stored: stored_map.StoredMap | None = None
+
+    @property
+    def value(self) -> torch.Tensor | None:
+        """E, or None before the first update."""
+        return None if self.stored is None else self.stored.value
 
     def observe(self, call: Attention) -> torch.Tensor:
-        first = self.value is None
-        total = torch.zeros(call.q.shape[0], device=call.q.device)
-        for chunk in call.chunks():
-            live = self._columns(call, call.weights(chunk))
-            if self.value is None:
-                tokens = call.image.stop - call.image.start
-                self.value = live.new_empty(*live.shape[:2], tokens, live.shape[-1], dtype=self.dtype)
-            if first:
-                self.value[:, :, chunk] = live
-            else:
-                total += self._take(live, chunk)
+        first = self.stored is None
+        stored = self.stored = self.stored or self._empty(call)
+        stored.updates += 1
+        beta = 0 if first else self.beta  # the first time E = A
+        total, differs = self._fused(call, beta) if self._fits(call) else self._chunked(call, beta)
+        if first:
+            return torch.zeros_like(total)
+        self._note(differs)
         return total / (call.q.shape[1] * (call.image.stop - call.image.start))
 
-    def _take(self, live: torch.Tensor, chunk: slice) -> torch.Tensor:
+    def _empty(self, call: Attention) -> stored_map.StoredMap:
+        kind = stored_map.resolve(self.maps, str(self.dtype).removeprefix("torch."), call.q.device)
+        kept, image = self._kept(call), call.image
+        shape = (*call.q.shape[:2], image.stop - image.start, kept.stop - kept.start)
+        return stored_map.empty(kind, shape, call.q.device)
+
+    def _fits(self, call: Attention) -> bool:
+        """True where the fused kernel does what the chunks do."""
+        known = self.statistic == "mae" and self.against == "old" and self.dtype == torch.float32
+        return known and call.q.is_cuda and FUSED
+
+    def _fused(self, call: Attention, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        from .fused_map import observe  # imports Triton
+
+        assert self.stored is not None
+        return observe(call, self._kept(call), self.stored, beta)
+
+    def _chunked(self, call: Attention, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over rows of the statistic [B], and the samples [B] where A was not E; E takes in A."""
+        found = [self._take(call.weights(chunk)[..., self._kept(call)], chunk, beta) for chunk in call.chunks()]
+        totals, differs = zip(*found)
+        return sum(totals, torch.zeros_like(totals[0])), torch.stack(differs).any(0)
+
+    def _take(self, live: torch.Tensor, rows: slice, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
         measure = statistics.ON_MAPS[self.statistic]
-        assert self.value is not None
+        assert self.stored is not None
         if self.against == "old":
-            statistic = measure(self.value[:, :, chunk].float(), live)
-            self._update(live, chunk)
-            return statistic
-        self._update(live, chunk)
-        return measure(self.value[:, :, chunk].float(), live)
+            return measure(self.stored.read(rows), live), self.stored.take(rows, live, beta)
+        differs = self.stored.take(rows, live, beta)
+        return measure(self.stored.read(rows), live), differs
 
     def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         out = sdpa(call.q)
@@ -139,7 +167,7 @@ class MapAverage(Average):
     def _rows(self, call: Attention, chunk: slice) -> torch.Tensor:
         """Rows of the map to use, over all keys: live and average blended, rows summing to 1 as the live ones do."""
         average = self._jittered(chunk)[..., :call.k.shape[2]]  # a pass of fewer rows may have less padding
-        if self._all_columns(call):
+        if not self._some_keys(call):
             return average if self.strength == 1 else call.weights(chunk).lerp_(average, self.strength)
         rows = call.weights(chunk)
         columns = rows[..., call.image]
@@ -147,15 +175,15 @@ class MapAverage(Average):
         return rows / rows.sum(-1, keepdim=True)
 
     def _jittered(self, chunk: slice) -> torch.Tensor:
-        assert self.value is not None
-        average = self.value[:, :, chunk].float()
+        assert self.stored is not None
+        average = self.stored.read(chunk)
         if not self.jitter:
             return average
-        noisy = average * self._noise(self.value)[:, :, chunk].exp()
+        noisy = average * self._noise(self.stored.codes)[:, :, chunk].exp()
         return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True))
 
-    def _all_columns(self, call: Attention) -> bool:
-        return not (self.image_keys and call.has_text)
+    def _some_keys(self, call: Attention) -> bool:
+        return self.image_keys and call.has_text
 
-    def _columns(self, call: Attention, rows: torch.Tensor) -> torch.Tensor:
-        return rows if self._all_columns(call) else rows[..., call.image]
+    def _kept(self, call: Attention) -> slice:
+        return call.image if self._some_keys(call) else slice(0, call.k.shape[2])

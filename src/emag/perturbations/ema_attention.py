@@ -1,6 +1,6 @@
 """Exponential moving average guidance: the weak branch (EMAttention) and the rule that pushes away from it (EMAG)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from ..guidance import COND, Branches, Rule, Step
 from ..rules.cfg import on_channels
 from ..schedules import Scale, Window, check_scale, equal_time, known, weight
 from ..streams import Streams
-from . import statistics
+from . import carried, statistics, stored_map
 from .base import Perturbation
 from .compat import Compat, compat
 from .push import layers_of
@@ -33,6 +33,7 @@ class EMAttention(Perturbation):
     statistic: str
     jitter: float
     compat: Compat
+    maps: str = "auto"
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -90,10 +91,10 @@ class EMAttention(Perturbation):
         return Tracker(self, self.window.phases(sigmas), streams)
 
     def state_bytes(self, rows: int, image: int, text: int, heads: int, head_dim: int) -> int:
-        """Bytes of the averages of `rows` rows of `image` + `text` tokens in the attention."""
+        """Bytes of the averages of `rows` rows of `image` + `text` tokens in the attention; a CPU's where maps is "auto"."""
         columns = {"query": head_dim, "map": image + text, "image": image}[self.variant]
-        size = 4 if self.compat.ema_dtype == "float32" else 2
-        return len(self.blocks) * rows * heads * image * columns * size
+        kind = stored_map.resolve(self.maps, self.compat.ema_dtype, torch.device("cpu"))
+        return len(self.blocks) * stored_map.size(kind, rows * heads * image, columns)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ class EMAG(Rule):
     candidate blocks, None takes the model's. beta in [0, 1]: decay of the average per step; beta_time "equal-time" rescales
     it to the number of steps. strength in [0, 1]: share of the average, 1 replaces. window: steps that average and steps
     that apply. statistic: "auto", "mae", "kl", "cosine", "entropy", "logits" (query only), or "fixed" for all listed blocks
-    at once. jitter: at least 0, size of seeded noise on the average. compat: switches for the authors' code paths.
+    at once. jitter: at least 0, size of seeded noise on the average. compat: switches for the authors' code paths. maps: how
+    averaged maps are stored: "float32", "scaled16", "scaled8" (4, 2, 1 bytes an entry), or "auto": what compat says, else
+    float32 on a CPU and scaled16 on other devices. every: one weak evaluation in so many steps, after the first two; in
+    between, cond - weak is extrapolated. agree: cosine of the last two from which on a step goes without, -1 for all.
     """
 
     scale: Scale | None = None
@@ -118,6 +122,9 @@ class EMAG(Rule):
     statistic: str = "auto"
     jitter: float = 0.0
     compat: str | Compat = "clean"
+    maps: str = "auto"
+    every: int = field(default=1, kw_only=True)
+    agree: float = field(default=-1.0, kw_only=True)
 
     name = "emag"
     paper = "arXiv 2512.17303"
@@ -132,12 +139,18 @@ class EMAG(Rule):
         _one_of("variant", self.variant, VARIANTS)
         _one_of("beta_time", self.beta_time, BETA_TIMES)
         _one_of("statistic", self.statistic, statistics.NAMES)
+        _one_of("maps", self.maps, stored_map.FORMATS)
+        if self.maps != "auto" and self.variant == "query":
+            raise BadValue("emag maps is for variant='map' or 'image'; averaged queries are small, and kept in float32")
         if self.statistic == "logits" and self.variant != "query":
             raise BadValue("emag statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
         check_scale(self.name, self.scale)
-        for field, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
-            if not low <= getattr(self, field) <= high:
-                raise BadValue(f"emag {field} must lie in [{low}, {high}], got {getattr(self, field)}")
+        carried.check(self)
+        if self.every > 1 and (compat(self.compat).accumulate_in != "clean" or compat(self.compat).every_step):
+            raise BadValue(f"emag compat={self.compat!r} evaluates its weak branch at every step: every must be 1 with it")
+        for name, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
+            if not low <= getattr(self, name) <= high:
+                raise BadValue(f"emag {name} must lie in [{low}, {high}], got {getattr(self, name)}")
 
     @property
     def neutral(self) -> bool:
@@ -149,7 +162,7 @@ class EMAG(Rule):
         """The weak branch, once layers and window are known."""
         assert self.layers is not None and self.window is not None
         return EMAttention(self.variant, self.layers, self.beta, self.strength, self.window, self.beta_time,
-                           self.statistic, self.jitter, compat(self.compat))
+                           self.statistic, self.jitter, compat(self.compat), self.maps)
 
     @property
     def weak(self) -> tuple[EMAttention, ...]:
@@ -158,12 +171,18 @@ class EMAG(Rule):
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return () if self.perturbation.skippable and known(self.scale, step) == 1 else super().branches(step)
 
+    def spares_weak(self, step: Step, state: dict[str, Any]) -> bool:
+        return carried.spares(self, step, state)
+
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         weak = self.perturbation
-        if weak not in branches or not weak.applies(step.index, step.sigmas):
+        if not weak.applies(step.index, step.sigmas):
             return pred
-        scale = weight(self.scale, branches, step, state, pred)
-        pushed = pred + (scale - 1) * (branches[COND] - branches[weak])
+        made = branches[COND] - branches[weak] if weak in branches else None
+        direction = carried.direction(made, step, state)
+        if direction is None:
+            return pred
+        pushed = pred + (weight(self.scale, branches, step, state, pred) - 1) * direction
         return on_channels(pushed, pred, weak.compat.channels)
 
 

@@ -1,6 +1,6 @@
 """The rule that all weak branches without a rule of their own share: push away from the weak prediction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from ..errors import BadValue
 from ..guidance import COND, Branches, Rule, Step
 from ..schedules import Scale, check_scale, known, weight
 from ..values import AUTO
+from . import carried
 from .base import Perturbation
 
 
@@ -16,10 +17,14 @@ from .base import Perturbation
 class Push(Rule):
     """Base of rules p + (w - 1) (cond - weak); a subclass says which `perturbation` makes the branch weak.
 
-    scale: w, at least 0, or a schedule; 1 is off. In the additive form p + s (cond - weak), s = w - 1.
+    scale: w, at least 0, or a schedule; 1 is off. In the additive form p + s (cond - weak), s = w - 1. every: one weak
+    evaluation in so many steps, after the first two; in between, cond - weak is extrapolated. agree: cosine of the last two
+    from which on a step goes without, -1 for all; above -1 the device is asked once a step.
     """
 
     scale: Scale | None = None
+    every: int = field(default=1, kw_only=True)
+    agree: float = field(default=-1.0, kw_only=True)
 
     equation: ClassVar[str] = "p + (w - 1) (cond - weak)"
     kind = "weak"
@@ -27,6 +32,7 @@ class Push(Rule):
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
+        carried.check(self)
         layers = getattr(self, "layers", None)
         if layers is not None:
             object.__setattr__(self, "layers", layers_of(self.name, layers))
@@ -47,11 +53,18 @@ class Push(Rule):
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return () if known(self.scale, step) == 1 else super().branches(step)
 
+    def spares_weak(self, step: Step, state: dict[str, Any]) -> bool:
+        return carried.spares(self, step, state)
+
+    def away(self, branches: Branches) -> torch.Tensor | None:
+        """The direction of the push, cond - weak; None where the branch is not evaluated."""
+        return branches[COND] - branches[self.perturbation] if self.perturbation in branches else None
+
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if self.perturbation not in branches:
+        direction = carried.direction(self.away(branches), step, state)
+        if direction is None:
             return pred
-        scale = weight(self.scale, branches, step, state, pred)
-        return pred + (scale - 1) * (branches[COND] - branches[self.perturbation])
+        return pred + (weight(self.scale, branches, step, state, pred) - 1) * direction
 
 
 def layers_of(name: str, layers: Any) -> tuple[int, ...]:

@@ -55,25 +55,24 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
                           "patch, and no tokens of further images")
     wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
     planes = wide.unflatten(2, (-1, *grid[-2:]))
-    down, across = (kernel(n, sigma).to(wide) for n in grid[-2:])
+    down, across = (kernel(n, sigma, wide) for n in grid[-2:])
     return torch.einsum("ry,cx,bhfyxd->bhfrcd", down, across, planes).flatten(2, 4).to(queries.dtype)
 
 
-def kernel(count: int, sigma: float) -> torch.Tensor:
-    """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges, fp64.
+def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges. Made where `like` is.
 
     It reaches ceil(6 sigma) // 2 tokens each way, and half the side at most (the published kernel size). Above INFINITE
     it is the mean over the side.
     """
     if sigma > INFINITE:
-        return torch.full((count, count), 1 / count, dtype=torch.float64)
-    reach = min(math.ceil(6 * sigma) // 2, count // 2)
-    offsets = torch.arange(-reach, reach + 1) if count > 1 else torch.zeros(1, dtype=torch.long)
-    taps = torch.exp(-0.5 * (offsets / sigma).double().square()) if sigma > 0 else (offsets == 0).double()
-    places = (torch.arange(count)[:, None] + offsets).abs()
+        return like.new_full((count, count), 1 / count)
+    reach = min(math.ceil(6 * sigma) // 2, count // 2) if count > 1 else 0
+    offsets = torch.arange(-reach, reach + 1, device=like.device)
+    taps = (torch.exp(-0.5 * (offsets.to(like.dtype) / sigma).square()) if sigma > 0 else offsets == 0).to(like.dtype)
+    places = (torch.arange(count, device=like.device)[:, None] + offsets).abs()
     mirrored = (count - 1) - ((count - 1) - places).abs()
-    matrix = torch.zeros(count, count, dtype=torch.float64)
-    return matrix.scatter_add_(1, mirrored, (taps / taps.sum()).expand(count, -1))
+    return like.new_zeros(count, count).scatter_add_(1, mirrored, (taps / taps.sum()).expand(count, -1))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ..attention import Attention
 from ..errors import BadValue
 from ..guidance import UNCOND, Branches, Step
-from ..schedules import Scale, known, weight
+from ..schedules import Scale, known
 from ..streams import Streams
 from .base import Perturbation
 from .push import Push
@@ -150,8 +150,5 @@ class SPG(Push):
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1
 
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if self.perturbation not in branches:
-            return pred
-        scale = weight(self.scale, branches, step, state, pred)
-        return pred + (scale - 1) * (branches[self.perturbation] - branches[UNCOND])
+    def away(self, branches: Branches) -> torch.Tensor | None:
+        return branches[self.perturbation] - branches[UNCOND] if self.perturbation in branches else None

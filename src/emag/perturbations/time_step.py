@@ -40,7 +40,7 @@ class NoisyTimeState(State):
         self.time = step.time
 
     def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        rows = len(self.streams.keys)
+        rows = len(self.streams.source)
         if value.shape[0] not in (1, rows):
             raise Unsupported("tsg needs one timestep per image; this network embeds one per token")
         wide = value.float().expand(rows, *value.shape[1:])

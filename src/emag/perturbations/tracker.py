@@ -95,4 +95,4 @@ class Tracker(State):
                     getattr(torch, spec.compat.ema_dtype), spec.jitter, f"emag/{block}", self.streams)
         if spec.variant == "query":
             return QueryAverage(*settings)
-        return MapAverage(*settings, image_keys=spec.variant == "image")
+        return MapAverage(*settings, image_keys=spec.variant == "image", maps=spec.maps)
