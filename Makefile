@@ -43,6 +43,7 @@ results: $(STAMP) $(RESULTS)/test.npz
 	$(MEASURE) --against cfg
 	$(MEASURE) --recipe apg --recipe emag+apg --against apg
 	$(MEASURE) --recipe cads --recipe emag+cads --against cads
+	$(MEASURE) --recipe none --recipe emag-alone --recipe pag-alone --recipe seg-alone --against none
 	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results.md --again "make results"
 
 $(RESULTS)/test.npz: | $(STAMP)

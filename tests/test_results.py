@@ -83,6 +83,13 @@ def test_emag_is_held_against_all_that_it_was_compared_with():
     assert "1.30 times the block evaluations" in against_cfg and "against `cads`: better in recall" in against_cads
 
 
+def test_others_are_held_against_what_is_not_the_base():
+    alone = row("pag-alone", 30, 0.6, 0.4, minus={"cfg": (20, 0.1, -0.4), "none": (-1, 0.1, 0)})
+    text = markdown(replace(RESULTS, rows=(BASE, KNOWN["better"], row("none", 31, 0.5, 0.4), alone)))
+    assert "### Others, against another recipe\n\n- `pag-alone` against `none`: better in fd" in text
+    assert "`better` against" not in text and "`pag-alone` against `cfg`" not in text
+
+
 def test_a_difference_over_other_images_than_the_values_does_not_count():
     old = replace(KNOWN["better"], minus={"cfg": estimates(-1, 0.1, 0.1, 0, n=3000)})
     assert set(verdict.differences(RESULTS, old, "cfg")) == {"recall"}

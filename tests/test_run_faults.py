@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -185,32 +187,49 @@ def test_what_a_worker_refuses_is_raised_here(real, tmp_path):
     assert not multiprocessing.active_children()
 
 
+def ray_workers():
+    import psutil
+
+    ours = psutil.Process().children(recursive=True)  # other Ray workers on this machine are not the test's
+    return [one for one in ours if one.status() != psutil.STATUS_ZOMBIE and "ray::Worker" in " ".join(one.cmdline())]
+
+
+def kill_ray_workers(killed, times, over):
+    """Kill workers at random moments, until there were so many or it is over; an actor starts in 5 to 10 s."""
+    import psutil
+
+    moments = random.Random(4)
+    while len(killed) < times and not over.wait(moments.uniform(0, 10)):
+        for worker in ray_workers()[:1]:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+                killed.append(worker.pid)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
-def test_a_ray_worker_is_killed_again_and_again(real, tmp_path):
+def test_a_ray_worker_is_killed_twenty_times(real, tmp_path):
+    """A run in which a worker is lost too often ends with an error, and the same command goes on."""
     import ray
 
-    spec = {**FEW, "images": 8}
-    killed_workers = set()
-
-    def kill(images):
-        import psutil
-
-        ours = psutil.Process().children(recursive=True)  # other Ray workers on this machine are not the test's
-        workers = [one for one in ours if one.pid not in killed_workers and one.status() != psutil.STATUS_ZOMBIE
-                   and "ray::Worker" in " ".join(one.cmdline())]
-        if workers and len(killed_workers) < 2:
-            killed_workers.add(workers[0].pid)
-            workers[0].kill()
-
+    killed, over = [], threading.Event()
+    killer = threading.Thread(target=kill_ray_workers, args=(killed, 20, over))
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    killer.start()
     try:
-        run = made(tmp_path / "run", spec, engine="ray", workers=1, begun=lambda done, total: kill)
-        assert len(killed_workers) == 2
+        for images in range(4, 400, 4):
+            spec = {**FEW, "images": images}
+            with suppress(BadValue):
+                run = made(tmp_path / "run", spec, engine="ray", workers=1)
+                if len(killed) >= 20:
+                    break
         with pytest.raises(BadValue, match="this Ray cluster has 2"):
             made(tmp_path / "other", spec, engine="ray", workers=3)
     finally:
+        over.set()
+        killer.join()
         ray.shutdown()
+    assert len(killed) == 20
     whole(run, made(tmp_path / "undisturbed", spec))
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from ..errors import BadValue
 from .common import app, err, out
 
-Engine = Annotated[str | None, typer.Option(help="local, or ray (pip install emag\\[ray]); default: the spec's, else local.")]
+Engine = Annotated[str | None, typer.Option(help="local, or ray (pip install emag\\[ray]); default: the spec's, or local.")]
 
 
 @app.command()

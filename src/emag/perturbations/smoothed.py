@@ -60,10 +60,10 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
 
 
 def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
-    """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges. Made where `like` is.
+    """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges.
 
     It reaches ceil(6 sigma) // 2 tokens each way, and half the side at most (the published kernel size). Above INFINITE
-    it is the mean over the side.
+    it is the mean over the side. It is made on the device and in the dtype of `like`: nothing waits for a copy.
     """
     if sigma > INFINITE:
         return like.new_full((count, count), 1 / count)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from ..metrics.bootstrap import Estimate
 from .numbers import Results
 from .picture import pairs
-from .verdict import about_emag, clear, code, differences, digits, judged, on_front, sentences
+from .verdict import about_emag, about_others, clear, code, differences, digits, judged, on_front, sentences
 
 INTRO = """# Results
 
@@ -49,9 +49,9 @@ def conclusions(results: Results) -> list[str]:
     """Sentences, and how far they can be trusted."""
     count = sum(len([name for name in differences(results, row, results.against) if name in judged(results)])
                 for row in results.compared)
-    helped = about_emag(results)
+    parts = {"### EMAG\n": about_emag(results), "### Others, against another recipe\n": about_others(results)}
     return [*([INTERVALS.format(chance=0.05 * count, count=count) + "\n"] if count else []), *sentences(results), "",
-            *(["### EMAG\n", *helped, ""] if helped else [])]
+            *(line for head, lines in parts.items() if lines for line in (head, *lines, ""))]
 
 
 def quality(results: Results) -> str:

@@ -76,8 +76,17 @@ def sentences(results: Results) -> list[str]:
 
 def about_emag(results: Results) -> list[str]:
     """Where each recipe with EMAG helps and where not: against the base, and against what it was also compared with."""
-    rows = [row for row in results.compared if row.emag]
-    return [line for row in rows for base in row.minus for line in [_pair(results, row, base)] if line]
+    return _pairs(results, [(row, base) for row in results.compared if row.emag for base in row.minus])
+
+
+def about_others(results: Results) -> list[str]:
+    """The same of recipes without EMAG, against what is not the base."""
+    rows = [row for row in results.compared if not row.emag]
+    return _pairs(results, [(row, base) for row in rows for base in row.minus if base not in (results.against, row.name)])
+
+
+def _pairs(results: Results, pairs: Sequence[tuple[Row, str]]) -> list[str]:
+    return [line for row, base in pairs for line in [_pair(results, row, base)] if line]
 
 
 def _pair(results: Results, row: Row, base: str) -> str:
