@@ -30,7 +30,7 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in (
-    "architecture", "emag", "adding-a-rule", "diffusers", "methods", "evaluate", "modular"))])
+    "architecture", "emag", "adding-a-rule", "diffusers", "methods", "evaluate", "modular", "gpu"))])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
