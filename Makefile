@@ -2,10 +2,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
+TRITON := 3.9.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-oldest lint types bench results clean
+.PHONY: demo test test-long test-kernel test-oldest lint types bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -16,6 +17,14 @@ test: $(STAMP)
 # faults of evaluation runs, minutes each
 test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# the Triton kernel, in Triton's interpreter; without a GPU torch brings no Triton
+test-kernel: $(STAMP) $(VENV)/triton/.$(TRITON)
+	PYTHONPATH=$(VENV)/triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fused_map.py
+
+$(VENV)/triton/.$(TRITON): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/triton triton==$(TRITON)
+	touch $@
 
 # the same tests on the oldest diffusers that pyproject.toml allows
 test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
