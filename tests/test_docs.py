@@ -123,3 +123,12 @@ def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
     spec = parse(run, beside=tmp_path)
     assert [one.label for one in spec.recipes] == ["cfg", "emag", "apg", "named"] and spec.prompts[0].category == "animals"
     assert Options(**{**sweep["sweep"], "objectives": tuple(sweep["sweep"]["objectives"])}).trials == 4
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_specs_of_bench_are_read(path):
+    from emag.evaluate.spec import read_spec
+    from emag.evaluate.sweep.spec import read_sweep
+
+    swept = "sweep" in yaml.safe_load(path.read_text())
+    assert read_sweep(path).recipes if swept else read_spec(path).recipes
