@@ -110,6 +110,13 @@ def test_the_front_is_of_values_in_their_directions():
     assert picture.png(RESULTS)[:4] == b"\x89PNG"
 
 
+def test_the_picture_shows_the_crowd_again_where_some_are_far_out():
+    crowd = [row(f"r{i}", 10 + 0.1 * i, 0.5, 0.8 + 0.01 * i) for i in range(6)]
+    assert picture.crowd(replace(RESULTS, rows=(BASE, *crowd)), ("fd", "accuracy")) == {}
+    limits = picture.crowd(replace(RESULTS, rows=(BASE, *crowd, row("far", 40, 0.5, 0.3))), ("fd", "accuracy"))
+    assert 9 < limits["xlim"][0] < 10 < 10.5 < limits["xlim"][1] < 11 and limits["ylim"][0] > 0.7
+
+
 @pytest.mark.parametrize(("low", "high", "places"), [(0.09, 0.11, 3), (9, 11, 1), (0, 200, 0), (1, 1, 0), (0.5, 1.5, 2)])
 def test_numbers_have_the_digits_that_their_intervals_warrant(low, high, places):
     assert verdict.digits([Estimate((low + high) / 2, low, high, 9)]) == places

@@ -16,20 +16,39 @@ def pairs(results: Results) -> list[tuple[str, str]]:
 
 
 def png(results: Results) -> bytes:
-    """A panel for each pair of metrics: points with 95 % intervals, the front as a line."""
+    """A panel for each pair of metrics: points with 95 % intervals, the front as a line; below, where most points lie."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     found = pairs(results)
-    figure, axes = plt.subplots(1, len(found), figsize=(7.5 * len(found), 6.5), layout="constrained", squeeze=False)
+    crowds = {pair: crowd(results, pair) for pair in found}
+    lines = 2 if any(crowds.values()) else 1
+    figure, axes = plt.subplots(lines, len(found), figsize=(7.5 * len(found), 6.5 * lines), layout="constrained",
+                                squeeze=False)
     for panel, pair in zip(axes[0], found):
         _panel(panel, results, pair)
+    for panel, (pair, limits) in zip(axes[1:].flat, crowds.items()):
+        _panel(panel, results, pair)
+        panel.set(**limits)
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)
     return sink.getvalue()
+
+
+def crowd(results: Results, pair: tuple[str, str]) -> dict[str, tuple[float, float]]:
+    """Limits (xlim, ylim) around the recipes that are not far out, where some are: beyond three times the spread of the
+    middle half, in either metric. None where none are."""
+    at = np.array([_at(row, pair) for row in results.compared if all(name in row.values for name in pair)])
+    low, middle, high = np.quantile(at, (0.25, 0.5, 0.75), axis=0)
+    near = (np.abs(at - middle) <= 3 * (high - low)).all(1)
+    if near.all() or near.sum() < 3:
+        return {}
+    ends = at[near].min(0), at[near].max(0)
+    margin = 0.15 * (ends[1] - ends[0])
+    return {name: (float(a), float(b)) for name, a, b in zip(("xlim", "ylim"), ends[0] - margin, ends[1] + margin)}
 
 
 def _panel(panel: object, results: Results, pair: tuple[str, str]) -> None:
@@ -41,7 +60,8 @@ def _panel(panel: object, results: Results, pair: tuple[str, str]) -> None:
         colour = "tab:red" if row.emag else "black" if row.name == results.against else "tab:blue"
         spans = [[[one.value - one.low], [one.high - one.value]] for one in (row.values[name] for name in pair)]
         panel.errorbar(x, y, np.abs(spans[1]), np.abs(spans[0]), "o", color=colour, ms=4, lw=0.7)  # type: ignore[attr-defined]
-        panel.annotate(row.name, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)  # type: ignore[attr-defined]
+        panel.annotate(row.name, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour,
+                       annotation_clip=True)  # type: ignore[attr-defined]
     arrows = ["more is better" if results.metrics[name].higher else "less is better" for name in pair]
     panel.set(xlabel=f"{pair[0]} ({arrows[0]})", ylabel=f"{pair[1]} ({arrows[1]})")  # type: ignore[attr-defined]
 
