@@ -17,7 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
-from emag.perturbations import average
+from emag.perturbations import stored_map
 from emag.perturbations.compat import Compat
 from spy import attention_of, blocks_of, changes, snapshot
 from tiny import CASES, awaken, noise, sd3, sd3_call
@@ -196,24 +196,21 @@ def test_half_precision(case, dtype, variant):
 
 @ALL
 @pytest.mark.parametrize("variant", ["query", "map", "image"])
-def test_autocast(case, variant):
+def test_autocast(case, variant, monkeypatch):
     """The network runs in half precision, the averages do not."""
     pipe, rules, kept = case.pipe(), (EMAG(variant=variant),), set()
-    original = average.Average._update
+    advance = stored_map.advance
 
-    def update(self, live, part):
-        kept.add((live.dtype, self.value.dtype))
-        return original(self, live, part)
+    def watched(held, live, beta):
+        kept.add((live.dtype, held.dtype))
+        return advance(held, live, beta)
 
-    average.Average._update = update
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            plain = case.run(pipe)
-            out, stats = guided(case, pipe, *rules)
-    finally:
-        average.Average._update = original
+    monkeypatch.setattr(stored_map, "advance", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = case.run(pipe)
+        out, stats = guided(case, pipe, *rules)
     assert out.isfinite().all() and not torch.equal(out, plain) and stats.effect > 1e-3
-    assert {value for _, value in kept} == {torch.float32}
+    assert {held for _, held in kept} == {torch.float32}
     assert variant == "query" or kept == {(torch.float32, torch.float32)}
 
 

@@ -35,8 +35,11 @@ def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
     assert all((PACKAGE / name).is_file() or (ROOT / name).is_file() or list(PACKAGE.glob(f"*/{name}")) for name in named)
-    links = re.findall(r"\]\(((?!http)[^)]+)\)", text)
-    assert all((ROOT / page).parent.joinpath(link).exists() for link in links)
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        name, _, heading = link.partition("#")
+        target = (ROOT / page).parent / name
+        assert target.exists(), link
+        assert not heading or f"# {heading.replace('-', ' ')}\n" in target.read_text().lower(), link
 
 
 def test_the_page_of_models_is_up_to_date():
