@@ -101,6 +101,13 @@ def test_plan_counts_what_a_run_counts(run):
     assert weak["bytes"] == len(weak["blocks"]) * 3 * 64 * 64 * 4
 
 
+def test_plan_tells_steps_without_a_weak_pass(run):
+    code, text, _ = run("plan", "-g", "emag=1.5,every=3")
+    assert code == 0 and "490 (448 without weak passes, +9.4%)" in text
+    assert "7 of them with a weak pass, 11 more in the window without one" in " ".join(text.split())
+    assert "ooooo##~~#~~#~~#~~#~~#~....." in text
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (("generate",), "at least one prompt"),
     (("generate", "a photo of the moon"), "airplane"),

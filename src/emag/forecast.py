@@ -11,7 +11,7 @@ import torch
 from .backbones.read import Network, read
 from .backbones.table import BACKBONES
 from .defaults import resolved
-from .engine.plan import plan, weak_branches
+from .engine.plan import Plan, plan, weak_branches
 from .engine.trajectory import Trajectory
 from .errors import BadValue
 from .guidance import Rule
@@ -19,7 +19,7 @@ from .models import folder
 from .models.load import MODELS, WEIGHTS
 from .perturbations.ema_attention import EMAttention
 
-PICTURE = {"off": ".", "watch": "o", "apply": "#"}
+PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
 LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8
 USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among them
               "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512,
@@ -47,7 +47,7 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
     tokens = image_tokens(network, height, width), text_tokens(network, model, text)
-    branches = [_branch(branch, path.sigmas, network, tokens, images) for branch in weak_branches(active)
+    branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
             "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
@@ -100,16 +100,18 @@ def text_tokens(network: Network, model: str, text: int | None) -> int:
     return text if text is not None else 8 if model == "tiny" else USUAL_TEXT.get(network.backbone.name, 0)
 
 
-def _branch(branch: EMAttention, sigmas: tuple[float, ...], network: Network, tokens: tuple[int, int],
+def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],
             images: int) -> dict[str, Any]:
     phases = branch.window.phases(sigmas)
     beta = branch.decay(len(sigmas))
     watched = [i for i, phase in enumerate(phases) if phase != "off"]
     applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    made = [i for i in applied if branch in planned.steps[i]]
+    shown = (SPARED if i in applied and i not in made else PICTURE[phase] for i, phase in enumerate(phases))
     attention: Any = network.blocks[branch.blocks[0]].attention
     heads = getattr(attention, "heads", None) or attention.num_heads
     head_dim = getattr(attention, "head_dim", None) or attention.inner_dim // heads
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
-            "applied": len(applied), "picture": "".join(PICTURE[phase] for phase in phases), "images": images,
+            "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
             "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
             "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}

@@ -37,7 +37,9 @@ def plan(
 def _branch(branch: dict[str, Any]) -> Table:
     table = Table("weak branch", branch["method"], box=None)
     table.add_row("blocks", " ".join(map(str, branch["blocks"])))
-    table.add_row("window", f"{branch['watched']} steps averaged, {branch['applied']} of them with a weak pass")
+    spared = branch["applied"] - branch["evaluated"]
+    table.add_row("window", f"{branch['watched']} steps averaged, {branch['evaluated']} of them with a weak pass"
+                  + (f", {spared} more in the window without one" if spared else ""))
     table.add_row("steps", branch["picture"])
     table.add_row("extra memory", f"{branch['bytes'] / 2**20:,.1f} MiB for {branch['images']} image(s)")
     table.add_row("weight of the first map", f"{branch['first_weight'][0]:.3f} at the first weak pass, "
