@@ -60,8 +60,8 @@ def _panel(panel: object, results: Results, pair: tuple[str, str]) -> None:
         colour = "tab:red" if row.emag else "black" if row.name == results.against else "tab:blue"
         spans = [[[one.value - one.low], [one.high - one.value]] for one in (row.values[name] for name in pair)]
         panel.errorbar(x, y, np.abs(spans[1]), np.abs(spans[0]), "o", color=colour, ms=4, lw=0.7)  # type: ignore[attr-defined]
-        panel.annotate(row.name, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour,
-                       annotation_clip=True)  # type: ignore[attr-defined]
+        label = {"textcoords": "offset points", "fontsize": 8, "color": colour, "annotation_clip": True}
+        panel.annotate(row.name, (x, y), (4, 4), **label)  # type: ignore[attr-defined]
     arrows = ["more is better" if results.metrics[name].higher else "less is better" for name in pair]
     panel.set(xlabel=f"{pair[0]} ({arrows[0]})", ylabel=f"{pair[1]} ({arrows[1]})")  # type: ignore[attr-defined]
 
