@@ -1,19 +1,19 @@
 """Exponential moving average guidance: the weak branch (EMAttention) and the rule that pushes away from it (EMAG)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import BadValue
-from ..guidance import COND, Branches, Rule, Step
+from ..guidance import Branches, Rule, Step
 from ..rules.cfg import on_channels
-from ..schedules import Scale, Window, check_scale, equal_time, known, weight
+from ..schedules import Window, equal_time
 from ..streams import Streams
-from . import carried, statistics, stored_map
+from . import statistics, stored_map
 from .base import Perturbation
 from .compat import Compat, compat
-from .push import layers_of
+from .push import Push
 from .tracker import Tracker
 
 VARIANTS = ("query", "map", "image")
@@ -98,7 +98,7 @@ class EMAttention(Perturbation):
 
 
 @dataclass(frozen=True)
-class EMAG(Rule):
+class EMAG(Push):
     """Exponential moving average guidance, arXiv 2512.17303, Eq. 14: p + (w - 1) (cond - weak).
 
     scale: w, at least 0, or a schedule; 1 is off, above 1 moves away from the weak branch. variant: "query" (image queries
@@ -112,7 +112,6 @@ class EMAG(Rule):
     between, cond - weak is extrapolated. agree: cosine of the last two from which on a step goes without, -1 for all.
     """
 
-    scale: Scale | None = None
     variant: str = "query"
     layers: tuple[int, ...] | None = None
     beta: float = 0.988
@@ -123,18 +122,13 @@ class EMAG(Rule):
     jitter: float = 0.0
     compat: str | Compat = "clean"
     maps: str = "auto"
-    every: int = field(default=1, kw_only=True)
-    agree: float = field(default=-1.0, kw_only=True)
 
     name = "emag"
     paper = "arXiv 2512.17303"
-    equation = "p + (w - 1) (cond - weak)"
-    kind = "weak"
     cost = "one weak evaluation of the conditional rows per step of the window, from the first candidate block on"
 
     def __post_init__(self) -> None:
-        if self.layers is not None:
-            object.__setattr__(self, "layers", layers_of(self.name, self.layers))
+        super().__post_init__()
         compat(self.compat)
         _one_of("variant", self.variant, VARIANTS)
         _one_of("beta_time", self.beta_time, BETA_TIMES)
@@ -144,8 +138,6 @@ class EMAG(Rule):
             raise BadValue("emag maps is for variant='map' or 'image'; averaged queries are small, and kept in float32")
         if self.statistic == "logits" and self.variant != "query":
             raise BadValue("emag statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
-        check_scale(self.name, self.scale)
-        carried.check(self)
         if self.every > 1 and (compat(self.compat).accumulate_in != "clean" or compat(self.compat).every_step):
             raise BadValue(f"emag compat={self.compat!r} evaluates its weak branch at every step: every must be 1 with it")
         for name, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
@@ -155,7 +147,7 @@ class EMAG(Rule):
     @property
     def neutral(self) -> bool:
         follows = self.beta == 0 and compat(self.compat).update_from == "cond"  # then E is the live attention
-        return self.scale == 1 or self.strength == 0 or follows
+        return super().neutral or self.strength == 0 or follows
 
     @property
     def perturbation(self) -> EMAttention:
@@ -164,26 +156,14 @@ class EMAG(Rule):
         return EMAttention(self.variant, self.layers, self.beta, self.strength, self.window, self.beta_time,
                            self.statistic, self.jitter, compat(self.compat), self.maps)
 
-    @property
-    def weak(self) -> tuple[EMAttention, ...]:
-        return (self.perturbation,)
-
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
-        return () if self.perturbation.skippable and known(self.scale, step) == 1 else super().branches(step)
-
-    def spares_weak(self, step: Step, state: dict[str, Any]) -> bool:
-        return carried.spares(self, step, state)
+        return super().branches(step) if self.perturbation.skippable else Rule.branches(self, step)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         weak = self.perturbation
         if not weak.applies(step.index, step.sigmas):
             return pred
-        made = branches[COND] - branches[weak] if weak in branches else None
-        direction = carried.direction(made, step, state)
-        if direction is None:
-            return pred
-        pushed = pred + (weight(self.scale, branches, step, state, pred) - 1) * direction
-        return on_channels(pushed, pred, weak.compat.channels)
+        return on_channels(super().apply(pred, branches, step, state), pred, weak.compat.channels)
 
 
 def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
