@@ -99,6 +99,20 @@ def test_words_and_pixels_of_a_batch(trainer):
     assert trainer(drop=1.0).batch()[3].eq(0).all()
 
 
+def test_words_of_another_model_stay_as_they_are(trainer, tmp_path):
+    other, small = tmp_path / "other", {"flip": False, "lr": 3e-3}
+    run(trainer(**small), other, 3)
+    guide = trainer(words=str(other), seed=1, **small)
+    theirs = load(other, device="cpu").text_encoder_3.embedding.weight
+    run(guide, tmp_path / "guide", 2)
+    run(trainer(words=str(other), seed=1, **small), tmp_path / "guide", 4)
+    mine = load(tmp_path / "guide", device="cpu").text_encoder_3.embedding.weight
+    assert torch.equal(mine, theirs) and not any("words" in name for name in guide.parameters)
+    assert torch.equal(guide.pipeline().text_encoder_3.embedding.weight, theirs)
+    with pytest.raises(BadValue, match="the words of tiny are not those of disc, box"):
+        trainer(words="tiny")
+
+
 def test_resuming_ends_where_an_uninterrupted_run_does(trainer, tmp_path):
     run(trainer(), tmp_path / "whole", 8)
     stopped = trainer()

@@ -34,10 +34,11 @@ SKIPPED = {
     "feedback": "needs a scoring function, from Python",
     "fkc-product": "needs two named conditions, from Python",
     "spg": "needs a file of the style image's latents",
-    **dict.fromkeys(("w2sd", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
-                    "needs a second model, or a LoRA in the pipeline, from Python"),
+    "w2sd": "needs a second model, from Python",
+    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
+                    "needs a second network: name it, model=load:FOLDER, or model=lora:0.5 where there is a LoRA"),
 }
-"""Methods that no command line can run, and why."""
+"""Methods that need what no default can name, and what that is."""
 
 FORMS = {"condition": "{}", "attention": "{}", "weak": "{}", "null": "{}", "combining": "{}", "after": "cfg {}",
          "schedule": "cfg={}", "corrector": "cfg {}", "solver": "cfg {}"}

@@ -11,8 +11,10 @@ from ..engine.plan import weak_branches
 from ..errors import BadValue, EmagError, Unsupported
 from ..guidance import Rule
 from ..masks import not_given
+from ..perturbations.other_model import LOAD
 from .encoders import COMPANIONS, ENCODERS, UNBATCHED, Tensors, whole_text
 from .entry import Host
+from .second import second
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
 """A prompt or class label, one for each image, or network arguments by name, each [1 or images, ...]."""
@@ -52,14 +54,18 @@ class Given:
             _check_rows(name, tensors, count)
         return found
 
-    def networks(self, rules: Sequence[Rule]) -> dict[str, Callable[..., Any]]:
-        """The networks that `rules` name. Raises `BadValue` for one that was not given."""
+    def networks(self, rules: Sequence[Rule], pipe: Any) -> dict[str, Callable[..., Any]]:
+        """The networks that `rules` name. Raises `BadValue` for one that was not given, or cannot be loaded."""
         names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
-        for name in names:
-            if name not in self.models:
-                raise BadValue(f"a rule names the model {name!r}, which was not given: say emag.guide(..., models="
-                               f"{{{name!r}: a network of the pipeline's class}})")
-        return {name: self.models[name] for name in names}
+        return {name: self._network(name, pipe) for name in names}
+
+    def _network(self, name: str, pipe: Any) -> Callable[..., Any]:
+        if name in self.models:
+            return self.models[name]
+        if name.startswith(LOAD):
+            return second(pipe, name)
+        raise BadValue(f"a rule names the model {name!r}, which was not given: say emag.guide(..., models="
+                       f"{{{name!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub id' in the rule")
 
     def _value(self, name: str) -> Condition:
         if name in self.conditions:

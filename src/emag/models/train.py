@@ -79,6 +79,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     lr: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1.5e-3,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    words: Annotated[str | None, typer.Option(help="Model whose words are taken and kept, as its guide must.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, noise and order.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default cuda if there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="Autocast to bfloat16, or float32.")] = "bfloat16",
@@ -92,7 +93,7 @@ def command(
     """
     try:
         settings = _settings(classes, size=size, layers=layers, heads=heads, patch=patch, batch_size=batch_size, lr=lr,
-                             flip=flip, seed=seed)
+                             flip=flip, seed=seed, words=words)
         images = data.read(source, size, len(settings.classes))
         trainer = Trainer(settings, images, pick_device(device), _autocast(dtype))
         budget = Budget(steps, 60.0 if steps is None and minutes is None else minutes)

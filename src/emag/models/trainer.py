@@ -9,7 +9,9 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..errors import BadValue
 from .data import CIFAR10, Images
+from .load import load
 from .tiny import TinyPipeline
 from .words import WordEncoder, vocabulary
 
@@ -21,7 +23,8 @@ class Settings:
     """All that decides a training run, its data and length apart.
 
     scale: pixels in [-1, 1] are multiplied by it. drop: share of images trained with the empty prompt. flip: mirror
-    half of the images. ema: decay of the averaged weights. warmup: steps of rising learning rate.
+    half of the images. ema: decay of the averaged weights. warmup: steps of rising learning rate. words: a model whose
+    word embedding is taken and kept as it is, so that both networks can be called with the same conditions.
     """
 
     classes: tuple[str, ...] = CIFAR10
@@ -38,6 +41,18 @@ class Settings:
     ema: float = 0.999
     warmup: int = 200
     weight_decay: float = 0.01
+    words: str | None = None
+
+
+def words(settings: Settings) -> WordEncoder:
+    """New words to be trained, or those of another model, frozen. Raises `BadValue` where they do not fit."""
+    own = WordEncoder(vocabulary(settings.classes), settings.classes, WORDS, WORD_DIM)
+    if settings.words is None:
+        return own
+    known = getattr(load(settings.words, device="cpu"), "text_encoder_3", None)
+    if not isinstance(known, WordEncoder) or known.facts != own.facts:
+        raise BadValue(f"the words of {settings.words} are not those of {', '.join(settings.classes)}")
+    return known.requires_grad_(False)
 
 
 def network(settings: Settings) -> SD3Transformer2DModel:
@@ -56,10 +71,10 @@ class Trainer:
     def __init__(self, settings: Settings, images: Images, device: torch.device, dtype: torch.dtype):
         self.settings, self.images, self.device, self.dtype = settings, images, device, dtype
         torch.manual_seed(settings.seed)
-        words = WordEncoder(vocabulary(settings.classes), settings.classes, WORDS, WORD_DIM)
-        self.model = torch.nn.ModuleDict({"network": network(settings), "words": words}).to(device)
-        self.captions = words.ids([*settings.classes, None]).to(device)  # the last row is the empty prompt
-        self.parameters = dict(self.model.named_parameters())
+        encoder = words(settings)
+        self.model = torch.nn.ModuleDict({"network": network(settings), "words": encoder}).to(device)
+        self.captions = encoder.ids([*settings.classes, None]).to(device)  # the last row is the empty prompt
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), settings.lr, betas=(0.9, 0.99),
                                            weight_decay=settings.weight_decay, fused=True)
@@ -139,8 +154,7 @@ class Trainer:
 
     def pipeline(self) -> TinyPipeline:
         """A pipeline with the averaged weights as they are now."""
-        own: dict[str, Any] = {"network": network(self.settings), "words": WordEncoder(
-            vocabulary(self.settings.classes), self.settings.classes, WORDS, WORD_DIM)}
+        own: dict[str, Any] = {"network": network(self.settings), "words": words(self.settings)}
         for part, module in own.items():
             module.load_state_dict(self.averaged(part))
         pipe = TinyPipeline.build(own["network"].eval(), own["words"].eval(), self.settings.scale).to(self.device)

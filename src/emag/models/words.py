@@ -63,6 +63,12 @@ class WordEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.embedding = torch.nn.Embedding(len(vocab), dim)
 
+    @property
+    def facts(self) -> tuple[list[str], list[str], int, int]:
+        """Vocabulary, classes, words of a caption and channels: what two encoders must share to be exchanged."""
+        config = self.config
+        return list(config.vocab), list(config.classes), config.max_length, config.dim
+
     def ids(self, labels: Sequence[str | None]) -> torch.Tensor:
         """Word ids [batch, max_length] of "a photo of a <class>" for class names; None is all padding."""
         vocab, length = list(self.config.vocab), self.config.max_length

@@ -10,15 +10,16 @@ from ..errors import BadValue
 from ..guidance import COND, UNCOND
 from .base import Perturbation
 
-LORA = "lora:"
+LORA, LOAD = "lora:", "load:"
 
 
 @dataclass(frozen=True)
 class OtherModel(Perturbation):
     """One evaluation by `network`, on the conditional rows, on the unconditional ones (`null`), or under another condition.
 
-    network: a name from emag.guide(..., models={name: network}), or "lora:0.5": the pipeline's own, the scales of its LoRA
-    adapters multiplied by 0.5, so that its weights are W0 + 0.5 dW. ("lora:0" is the network without them.)
+    network: a name from emag.guide(..., models={name: network}); "load:..." with a folder, hub id or embedded model, loaded
+    once for each pipeline; or "lora:0.5": the pipeline's own, the scales of its LoRA adapters multiplied by 0.5, so that its
+    weights are W0 + 0.5 dW. ("lora:0" is the network without them.)
     """
 
     network: str
@@ -40,15 +41,15 @@ def other(network: str, condition: str = COND) -> OtherModel:
 
 
 def check_network(rule: str, network: str) -> None:
-    """Raise `BadValue` where a rule's model is neither a name nor "lora:" and a finite number."""
+    """Raise `BadValue` where a rule's model is neither a name, nor "load:" and a place, nor "lora:" and a finite number."""
     try:
-        named = isinstance(network, str) and network != ""
+        named = isinstance(network, str) and network not in ("", LOAD)
         if named and (not network.startswith(LORA) or math.isfinite(float(network.removeprefix(LORA)))):
             return
     except ValueError:
         pass
-    raise BadValue(f"{rule} model is a name from emag.guide(..., models={{name: network}}), or 'lora:0.5' for the "
-                   f"pipeline's own network with half its LoRA scale, got {network!r}")
+    raise BadValue(f"{rule} model is a name from emag.guide(..., models={{name: network}}), 'load:a folder or hub id', or "
+                   f"'lora:0.5' for the pipeline's own network with half its LoRA scale, got {network!r}")
 
 
 def check_condition(rule: str, field: str, condition: str) -> None:

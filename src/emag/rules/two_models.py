@@ -19,9 +19,10 @@ from .cfg import extrapolate
 class Autoguidance(Push):
     """Autoguidance, arXiv 2406.02507: D_g + w (D_m - D_g), D_g a worse version of the network under the same condition.
 
-    model: the worse network, a name from emag.guide(..., models={name: network}), or "lora:0.5" (see `OtherModel`). scale:
-    w, at least 0, or a schedule; 1 is off, and then the guide is not evaluated. Published for EDM2 at 512: 2.1 (S, guided by
-    XS at a sixteenth of its training). Linear: the same in every space.
+    model: the worse network, a name from emag.guide(..., models={name: network}), "load:..." with a folder or hub id, or
+    "lora:0.5" (see `OtherModel`). scale: w, at least 0, or a schedule; 1 is off, and then the guide is not evaluated.
+    Published for EDM2 at 512: 2.1 (S, guided by XS at a sixteenth of its training). Linear: the same in every space.
+    An evaluation of another network counts as one of the pipeline's own, whatever its size; seconds tell the difference.
     """
 
     model: str = "guide"
