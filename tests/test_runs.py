@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 import emag as library
@@ -73,6 +74,16 @@ def test_the_spec_of_the_issue(tmp_path):
     assert (spec.total, spec.seed, spec.steps, spec.batch_size, spec.out) == (64, 8, 28, 16, "runs/first")
     assert [column.scale for column in spec.recipes] == [2.5, 2.5]
     assert spec.recipe("emag").rules == (library.EMAG(1.5),)
+
+
+@pytest.mark.parametrize(("model", "counted"), [("tiny", {"images": 7}),
+                                                ({"id": "tiny", "dtype": "bfloat16"}, {"per_prompt": 2})])
+def test_other_images_and_another_device(tmp_path, model, counted):
+    data = {"model": model, "classes": ["frog", "ship"], "steps": 2, "recipes": {"plain": {}}, **counted}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(data))
+    spec, plain = read_spec(tmp_path / "spec.yaml", 3, "cpu"), read_spec(tmp_path / "spec.yaml")
+    assert spec.total == 3 and spec.model == replace(plain.model, device="cpu")
+    assert plain.total == (7 if "images" in counted else 4) and plain.model.device is None
 
 
 def test_a_recipe_in_any_of_its_forms():
@@ -383,6 +394,10 @@ def test_the_commands(pipe, tmp_path, monkeypatch, capsys):
     assert command("verify", tmp_path / "run", "--repair")[0] == 1
     assert command("run", tmp_path / "spec.yaml")[0] == 0
     assert command("verify", tmp_path / "run")[0] == 0
+    code, text, _ = command("run", tmp_path / "spec.yaml", "--images", 3)
+    assert code == 0 and "3 image(s) of each of 2 recipe(s)" in text
+    code, _, message = command("run", tmp_path / "spec.yaml", "--images", 3, "--device", "cuda")
+    assert code == 2 and "model" in message
     code, _, message = command("verify", tmp_path)
     assert code == 2 and "is no run folder" in message
     code, _, message = command("run", tmp_path / "none.yaml")

@@ -174,14 +174,15 @@ def test_what_is_given_up_makes_a_quarter_of_its_images(tmp_path, monkeypatch):
 def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):  # noqa: F811
     spec, best, plot = tmp_path / "s.yaml", tmp_path / "best.yaml", tmp_path / "front.png"
     spec.write_text(yaml.safe_dump({**SWEEP, "out": str(tmp_path / "out")}))
-    code, text, error = run("sweep", spec, "--best", best, "--plot", plot)
+    code, text, error = run("sweep", spec, "--images", 9, "--device", "cpu", "--best", best, "--plot", plot)
     assert code == 0, error
     assert "cfg.1" in text and plot.stat().st_size > 5000
     made = read_spec(best)
     stored = json.loads((tmp_path / "out" / "sweep.json").read_text())
     chosen = next(trial for trial in stored["trials"] if trial["trial"] == stored["best"]["cfg"])
     assert made.recipe("cfg").scale == chosen["data"]["guidance_scale"] and made.out is None
-    assert parse(yaml.safe_load(best.read_text())).total == 8
+    again = parse(yaml.safe_load(best.read_text()))
+    assert again.total == 9 and again.model.device == "cpu"
 
 
 

@@ -16,13 +16,15 @@ from ..errors import BadValue
 from .common import app, err, out
 
 Engine = Annotated[str | None, typer.Option(help="local, or ray (pip install emag\\[ray]); default: the spec's, or local.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Images of each recipe; default: the spec's.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the spec's.")]
 
 
 @app.command()
 def run(
     spec: Annotated[Path, typer.Argument(help="YAML file: model, prompts or classes, images, recipes, ...")],
     folder: Annotated[str | None, typer.Option("--out", "-o", help="Run folder, path or URL; default: the spec's.")] = None,
-    engine: Engine = None,
+    images: Images = None, device: Device = None, engine: Engine = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per device.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make one batch of each recipe, keep nothing, and print "
                                           "what the run would take.")] = False,
@@ -31,7 +33,7 @@ def run(
     with evaluation():
         from ..evaluate.run import run as make
         from ..evaluate.spec import read_spec
-    asked = read_spec(spec)
+    asked = read_spec(spec, images, device)
     if dry_run:
         _show_plan(replace(asked, out=folder or asked.out), workers)
         return

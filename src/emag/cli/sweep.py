@@ -8,14 +8,14 @@ from rich.table import Table
 
 from . import common as shared
 from .common import app, out
-from .run import Engine, _bar, evaluation
+from .run import Device, Engine, Images, _bar, evaluation
 
 
 @app.command()
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: a run spec with open values in recipes, and a section sweep.")],
     folder: Annotated[str | None, typer.Option("--out", "-o", help="Folder, path or URL; default: the spec's.")] = None,
-    engine: Engine = None,
+    images: Images = None, device: Device = None, engine: Engine = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per device.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG of the trials and their front.")] = None,
     best: Annotated[Path | None, typer.Option(help="YAML to write: a run spec, each recipe at its best.")] = None,
@@ -30,7 +30,7 @@ def sweep(
         from ..evaluate.sweep.outcome import draw, write_best
         from ..evaluate.sweep.search import sweep as search
         from ..evaluate.sweep.spec import read_sweep
-    asked = read_sweep(spec)
+    asked = read_sweep(spec, images, device)
     with _bar() as begun:
         found = search(asked, folder, engine, workers, begun)
     if plot:

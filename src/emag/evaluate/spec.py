@@ -97,19 +97,31 @@ class RunSpec:
                        else {"prompts": self.source})
 
 
-def read_spec(path: str | Path) -> RunSpec:
-    """The spec in a YAML file. Files it names are looked for from here, then beside it. Raises `BadValue`."""
-    return parse(yaml_of(path), beside=Path(path).parent)
+def read_spec(path: str | Path, images: int | None = None, device: str | None = None) -> RunSpec:
+    """The spec in a YAML file. Files it names are looked for from here, then beside it. Raises `BadValue`.
+
+    images, device: in the place of the file's.
+    """
+    return parse(yaml_of(path, images, device), beside=Path(path).parent)
 
 
-def yaml_of(path: str | Path) -> Any:
-    """What a YAML file holds. Raises `BadValue` where it cannot be read."""
+def yaml_of(path: str | Path, images: int | None = None, device: str | None = None) -> Any:
+    """What a YAML file holds, with other images or device where given. Raises `BadValue` where it cannot be read."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return _changed(yaml.safe_load(Path(path).read_text(encoding="utf-8")), images, device)
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _changed(data: Any, images: int | None, device: str | None) -> Any:
+    if not isinstance(data, Mapping):
+        return data
+    held = {**data} if images is None else {**{k: v for k, v in data.items() if k != "per_prompt"}, "images": images}
+    model = held.get("model", "tiny")
+    named = dict(model) if isinstance(model, Mapping) else {"id": model}
+    return held if device is None else {**held, "model": {**named, "device": device}}
 
 
 def parse(data: Any, prompts: Sequence[Prompt] | None = None, beside: Path = Path()) -> RunSpec:

@@ -84,9 +84,9 @@ class SweepSpec:
         return found
 
 
-def read_sweep(path: str | Path) -> SweepSpec:
-    """The sweep in a YAML file. Raises `BadValue`."""
-    return parse_sweep(yaml_of(path), Path(path).parent)
+def read_sweep(path: str | Path, images: int | None = None, device: str | None = None) -> SweepSpec:
+    """The sweep in a YAML file; images, device: in the place of the file's. Raises `BadValue`."""
+    return parse_sweep(yaml_of(path, images, device), Path(path).parent)
 
 
 def parse_sweep(data: Any, beside: Path = Path()) -> SweepSpec:
