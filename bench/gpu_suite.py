@@ -16,8 +16,8 @@ from rich.console import Console
 
 from gpu.jobs import PARTS, Suite
 from gpu.report import show, summary
-from gpu.shapes import SHAPES
 from gpu.store import Store
+from shapes import SHAPES
 
 
 def names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

@@ -28,77 +28,69 @@ import emag
 from emag.engine.passes import Passes
 from emag.perturbations.tracker import Tracker
 from emag.values import layers as parse_layers
-
-SEED, LATENT_CHANNELS, PATCH = 8, 16, 2
+from shapes import SD3, Call, Shape, pipeline
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What is timed: an SD3-style network, tokens, steps and where it runs."""
+class Case:
+    """What is timed: a shape of network and picture, how many at once, candidate blocks, and where it runs."""
 
-    blocks: int
-    width: int
-    tokens: int
-    text: int
-    steps: int
+    shape: Shape
     batch: int
     layers: tuple[int, ...]
     device: str
-    dtype: str
+    dtype: torch.dtype
+    steps: int
+
+    @property
+    def call(self) -> Call:
+        """Arguments of its calls."""
+        return Call(self.shape, self.batch, self.device, self.dtype)
+
+    @property
+    def title(self) -> str:
+        """All of it in a line."""
+        shape = self.shape
+        return (f"{shape.depth} blocks, {shape.tokens} + {shape.text} tokens, {self.steps} steps, batch {self.batch}, "
+                f"candidates {', '.join(map(str, self.layers))}, {self.dtype}")
 
 
-def pipeline(shape: Shape) -> Any:
-    """A StableDiffusion3Pipeline of that shape, random weights, no text encoders."""
-    side = PATCH * round(shape.tokens**0.5)
-    torch.manual_seed(SEED)
-    network = diffusers.SD3Transformer2DModel(
-        sample_size=side, patch_size=PATCH, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-        num_layers=shape.blocks, attention_head_dim=64, num_attention_heads=shape.width // 64, joint_attention_dim=256,
-        caption_projection_dim=shape.width, pooled_projection_dim=256, pos_embed_max_size=side // PATCH)
-    vae = diffusers.AutoencoderKL(latent_channels=LATENT_CHANNELS, block_out_channels=(8,), norm_num_groups=2)
-    pipe = diffusers.StableDiffusion3Pipeline(
-        transformer=network.to(shape.device, getattr(torch, shape.dtype)).eval(), vae=vae,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=None, tokenizer=None,
-        text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def shaped(blocks: int, width: int, tokens: int, text: int) -> Shape:
+    """SD3's network with other numbers of blocks, channels and tokens."""
+    side = 2 * round(tokens**0.5)
+    config = {**SD3.config, "sample_size": side, "num_layers": blocks, "num_attention_heads": width // 64,
+              "joint_attention_dim": 256, "caption_projection_dim": width, "pooled_projection_dim": 256,
+              "pos_embed_max_size": side // 2}
+    return replace(SD3, name="overhead", config=config, size={"height": side, "width": side}, tokens=tokens, text=text)
 
 
-def call(pipe: Any, shape: Shape, rules: tuple[emag.EMAG, ...]) -> int:
+def call(pipe: Any, case: Case, rules: tuple[emag.EMAG, ...]) -> int:
     """One batch of images under `rules`; block evaluations per image."""
-    noise = torch.Generator().manual_seed(SEED)
-    side = PATCH * round(shape.tokens**0.5)
-    to = {"device": shape.device, "dtype": getattr(torch, shape.dtype)}
-    text, pooled = torch.randn(2, shape.text, 256, generator=noise), torch.randn(2, 256, generator=noise)
-    embeds = {"prompt_embeds": text[:1], "negative_prompt_embeds": text[1:], "pooled_prompt_embeds": pooled[:1],
-              "negative_pooled_prompt_embeds": pooled[1:]}
-    embeds = {name: value.to(**to).repeat(shape.batch, *[1] * (value.ndim - 1)) for name, value in embeds.items()}
     with emag.guide(pipe, *rules) as run:
-        pipe(**embeds, height=side, width=side, num_inference_steps=shape.steps, guidance_scale=7.0, output_type="latent",
-             generator=torch.Generator().manual_seed(SEED))
-    return run.stats.evaluations if run.stats else shape.blocks * shape.steps * 2
+        pipe(**case.call.arguments(case.steps))
+    return run.stats.evaluations if run.stats else case.shape.depth * case.steps * 2
 
 
-def lines(shape: Shape) -> dict[str, tuple[emag.EMAG, ...]]:
+def lines(case: Case) -> dict[str, tuple[emag.EMAG, ...]]:
     """What is compared, by name."""
     def guidance(variant: str, **more: Any) -> tuple[emag.EMAG, ...]:
-        return (emag.EMAG(1.5, variant=variant, layers=shape.layers, **more),)
+        return (emag.EMAG(1.5, variant=variant, layers=case.layers, **more),)
 
     return {"CFG": (), "EMAG query": guidance("query"), "EMAG map": guidance("map"),
             "published schedule, query": guidance("query", compat="sd3-official"),
             "published schedule, map": guidance("map", compat="sd3-official")}
 
 
-def timed(pipe: Any, shape: Shape, repeats: int) -> dict[str, dict[str, Any]]:
+def timed(pipe: Any, case: Case, repeats: int) -> dict[str, dict[str, Any]]:
     """Seconds per image and evaluations of every line, in turn, after a short warm-up each."""
-    found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in lines(shape)}
-    for rules in lines(shape).values():
-        call(pipe, replace(shape, steps=min(4, shape.steps)), rules)
+    found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in lines(case)}
+    for rules in lines(case).values():
+        call(pipe, replace(case, steps=min(4, case.steps)), rules)
     for _ in range(repeats):
-        for name, rules in lines(shape).items():
-            seconds, found[name]["evaluations"] = _clock(lambda rules=rules: call(pipe, shape, rules), shape.device)
-            found[name]["seconds"].append(seconds / shape.batch)
-            print(f"{name}: {seconds / shape.batch:.2f} s/image", file=sys.stderr)
+        for name, rules in lines(case).items():
+            seconds, found[name]["evaluations"] = _clock(lambda rules=rules: call(pipe, case, rules), case.device)
+            found[name]["seconds"].append(seconds / case.batch)
+            print(f"{name}: {seconds / case.batch:.2f} s/image", file=sys.stderr)
     return found
 
 
@@ -112,25 +104,25 @@ def _clock(work: Callable[[], int], device: str) -> tuple[float, int]:
     return time.perf_counter() - start, result
 
 
-def peak(name: str, shape: Shape, arguments: list[str]) -> int:
+def peak(name: str, case: Case, arguments: list[str]) -> int:
     """Peak bytes of one line: of a fresh process on the CPU, of the allocator on CUDA."""
-    if shape.device != "cpu":
-        pipe = pipeline(shape)
+    if case.device != "cpu":
+        pipe = pipeline(case.shape, case.device, case.dtype)
         torch.cuda.reset_peak_memory_stats()
-        call(pipe, shape, lines(shape)[name])
+        call(pipe, case, lines(case)[name])
         return torch.cuda.max_memory_allocated()
     command = [sys.executable, __file__, *arguments, "--only", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def breakdown(pipe: Any, shape: Shape) -> Table:
+def breakdown(pipe: Any, case: Case) -> Table:
     """Where one image's seconds go: network passes by kind, and what the averages take inside them (CPU)."""
     table = Table("line", "clean passes", "of that averaging", "weak passes", "of that tapped attention", "rest", box=None)
-    for name, rules in lines(shape).items():
+    for name, rules in lines(case).items():
         if rules:
             with Stopwatch(Passes, "clean", "weak") as passes, Stopwatch(Tracker, "watch", "perturb") as state:
-                total, _ = _clock(lambda rules=rules: call(pipe, shape, rules), shape.device)
+                total, _ = _clock(lambda rules=rules: call(pipe, case, rules), case.device)
             clean, weak = passes.seconds["clean"], passes.seconds["weak"]
             parts = (clean, state.seconds["watch"], weak, state.seconds["perturb"], total - clean - weak)
             table.add_row(name, *(f"{part:.2f} s" for part in parts))
@@ -176,10 +168,10 @@ def process_peak(work: Callable[[], Any]) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def report(found: dict[str, dict[str, Any]], shape: Shape) -> Table:
+def report(found: dict[str, dict[str, Any]], case: Case) -> Table:
     """The figures as ratios to CFG."""
     table = Table("line", "s/image", "spread", "x CFG", "block evaluations", "x CFG", "peak memory over CFG", box=None,
-                  title=f"{shape}")
+                  title=case.title)
     base = found["CFG"]
     for name, line in found.items():
         seconds = statistics.median(line["seconds"])
@@ -199,26 +191,27 @@ def main(
     only: Annotated[str | None, typer.Option(help="Run one line once and print its peak bytes.", hidden=True)] = None,
 ) -> None:
     """Time plain CFG, EMAG and the published schedule against each other."""
-    shape = Shape(blocks, width, tokens, text, steps, batch, parse_layers(layers), device, dtype)
-    pipe = pipeline(shape)
+    shape = shaped(blocks, width, tokens, text)
+    case = Case(shape, batch, parse_layers(layers), device, getattr(torch, dtype), steps)
+    pipe = pipeline(shape, device, case.dtype)
     if only:
-        print(process_peak(lambda: call(pipe, shape, lines(shape)[only])))
+        print(process_peak(lambda: call(pipe, case, lines(case)[only])))
         return
     if parts:
-        Console(width=150).print(breakdown(pipe, shape))
+        Console(width=150).print(breakdown(pipe, case))
         return
-    found = timed(pipe, shape, repeats)
+    found = timed(pipe, case, repeats)
     arguments = [f"--{k}={v}" for k, v in (("blocks", blocks), ("width", width), ("tokens", tokens), ("text", text),
                                            ("steps", min(steps, 8)), ("batch", batch), ("layers", layers), ("dtype", dtype))]
     for name, line in found.items():
-        line["peak"] = peak(name, shape, arguments)
+        line["peak"] = peak(name, case, arguments)
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = cpu if device == "cpu" else torch.cuda.get_device_name()
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
-    Console(width=150).print(report(found, shape), f"{machine}, {versions}")
+    Console(width=150).print(report(found, case), f"{machine}, {versions}")
     if json_path:
         with open(json_path, "w", encoding="utf-8") as file:
-            json.dump({"shape": vars(shape), "machine": machine, "lines": found}, file, indent=1)
+            json.dump({"case": case.title, "machine": machine, "lines": found}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the GPU suite times: pipelines of published shapes, their networks with random weights made on the device."""
+"""What is timed: pipelines of published shapes, their networks with random weights made on the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
