@@ -10,11 +10,13 @@ import emag
 from emag.cli import main
 from emag.errors import BadValue
 from emag.hosts import second as seconds
+from emag.hosts.guider import EmagGuider
 from emag.methods import METHODS
 from emag.models import checkpoint
 from emag.models.data import Images
 from emag.models.load import WEIGHTS, load
 from emag.models.trainer import Settings, Trainer
+from modular import MODULAR
 from tiny import CASES, generators, sd3
 
 Autoguidance = METHODS["autoguidance"]
@@ -69,13 +71,13 @@ def test_it_is_loaded_once_for_a_pipeline(tiny, guide, monkeypatch):
 
 def test_it_takes_the_dtype_of_the_pipeline(guide):
     pipe = load("tiny", device="cpu", dtype="bfloat16")
-    assert seconds.second(pipe, f"load:{guide}").dtype == torch.bfloat16
+    assert seconds.second(pipe, pipe.transformer, f"load:{guide}").dtype == torch.bfloat16
 
 
 def test_it_follows_a_pipeline_to_another_device(tiny, guide):
-    assert seconds.second(tiny, f"load:{guide}").device.type == "cpu"
+    assert seconds.second(tiny, tiny.transformer, f"load:{guide}").device.type == "cpu"
     tiny.to("meta")
-    assert seconds.second(tiny, f"load:{guide}").device.type == "meta"
+    assert seconds.second(tiny, tiny.transformer, f"load:{guide}").device.type == "meta"
 
 
 def test_a_folder_of_diffusers(tmp_path):
@@ -86,6 +88,15 @@ def test_a_folder_of_diffusers(tmp_path):
         named = CASES["sd3"].run(pipe, num_inference_steps=2)
     with emag.guide(pipe, Autoguidance(2.0), models={"guide": other.transformer}):
         assert torch.equal(named, CASES["sd3"].run(pipe, num_inference_steps=2))
+
+
+def test_in_a_modular_pipeline(tmp_path):
+    modular = MODULAR["sd3"]
+    modular.case.pipe(seed=1).save_pretrained(tmp_path)
+    pipe, rules = modular.case.pipe(), (Autoguidance(2.0, model=f"load:{tmp_path}"), emag.CFG(3.0))
+    with emag.guide(pipe, *rules):
+        want, inputs = modular.standard(pipe)
+    assert modular.near(modular.run(modular.pipe(pipe, EmagGuider(*rules)), inputs), want)
 
 
 @pytest.mark.parametrize(("settings", "says"), [

@@ -54,16 +54,16 @@ class Given:
             _check_rows(name, tensors, count)
         return found
 
-    def networks(self, rules: Sequence[Rule], pipe: Any) -> dict[str, Callable[..., Any]]:
-        """The networks that `rules` name. Raises `BadValue` for one that was not given, or cannot be loaded."""
+    def networks(self, rules: Sequence[Rule], pipe: Any, network: Network) -> dict[str, Callable[..., Any]]:
+        """The networks that `rules` name beside `network`. Raises `BadValue` for one not given, or that cannot be loaded."""
         names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
-        return {name: self._network(name, pipe) for name in names}
+        return {name: self._other(name, pipe, network) for name in names}
 
-    def _network(self, name: str, pipe: Any) -> Callable[..., Any]:
+    def _other(self, name: str, pipe: Any, network: Network) -> Callable[..., Any]:
         if name in self.models:
             return self.models[name]
         if name.startswith(LOAD):
-            return second(pipe, name)
+            return second(pipe, network.module, name)
         raise BadValue(f"a rule names the model {name!r}, which was not given: say emag.guide(..., models="
                        f"{{{name!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub id' in the rule")
 

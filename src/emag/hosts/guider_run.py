@@ -135,7 +135,7 @@ class GuiderRun:
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check(rules, host, networks, {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
-        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe))
+        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))
         branches, made = weak_branches(rules), self._blocks
         self._blocks = {one.module: blocks_of(one, branches, made.get(one.module)) for one in networks}
         first, *others = self._blocks.values()

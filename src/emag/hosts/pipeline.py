@@ -66,7 +66,7 @@ class Guided:
         networks = self._networks(pipe)
         check(self.active, self.host, networks, arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
-        view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe))
+        view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
         with ExitStack() as undo:
             for network in networks:
                 undo.enter_context(hold(network.module, type(pipe).__name__))

@@ -15,22 +15,21 @@ INPUTS = ("in_channels", "joint_attention_dim", "pooled_projection_dim", "cross_
 _LOADED: WeakKeyDictionary[Any, dict[str, torch.nn.Module]] = WeakKeyDictionary()
 
 
-def second(pipe: Any, name: str) -> torch.nn.Module:
-    """The network at "load:a folder, hub id or embedded model", with the pipeline's dtype, on its device.
+def second(pipe: Any, own: torch.nn.Module, name: str) -> torch.nn.Module:
+    """The network at "load:a folder, hub id or embedded model", in the dtype of the pipeline's `own`, on its device.
 
     Kept as long as the pipeline is. Raises `BadValue` where it cannot be loaded, or cannot be called with the arguments of
     the pipeline's own.
     """
     held = _LOADED.setdefault(pipe, {})
     if name not in held:
-        held[name] = _loaded(name.removeprefix(LOAD), pipe)
+        held[name] = _loaded(name.removeprefix(LOAD), pipe, own)
     return held[name].to(pipe._execution_device)
 
 
-def _loaded(source: str, pipe: Any) -> torch.nn.Module:
+def _loaded(source: str, pipe: Any, own: Any) -> torch.nn.Module:
     from ..models.load import load
 
-    own = plain(denoisers(pipe, lookup(pipe))[0])
     other = load(source, device="cpu", dtype=own.dtype)
     network: torch.nn.Module = plain(denoisers(other, lookup(other))[0])
     reason = _unfit(own, network) or _foreign(pipe, other)
