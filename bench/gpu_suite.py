@@ -17,7 +17,7 @@ from rich.console import Console
 from gpu.jobs import PARTS, Suite
 from gpu.report import show, summary
 from gpu.store import Store
-from shapes import SHAPES
+from timed.shapes import SHAPES
 
 
 def names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ import emag
 from emag.engine.passes import Passes
 from emag.perturbations.tracker import Tracker
 from emag.values import layers as parse_layers
-from shapes import SD3, Call, Shape, pipeline
+from timed.shapes import SD3, Call, Shape, pipeline
 
 
 @dataclass(frozen=True)

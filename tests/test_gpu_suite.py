@@ -20,7 +20,7 @@ from gpu import measure as gpu_measure
 from gpu import report as gpu_report
 from gpu.lines import EVERY, FUSED, MAP, QUERY
 from gpu.measure import Bench
-from shapes import SHAPES, network
+from timed.shapes import SHAPES, network
 
 TINY, STEPS = SHAPES["tiny"], 6
 PAG_STOCK, SLG_STOCK = gpu_lines.STOCK.values()

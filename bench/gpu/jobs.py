@@ -12,7 +12,7 @@ import torch
 from gpu import measure
 from gpu.lines import FORMATS, MAP, QUERY, Line, lines
 from gpu.store import Store
-from shapes import Shape
+from timed.shapes import Shape
 
 PARTS = ("speed", "memory", "sync", "profile", "storage")
 SHORT = 8  # steps of a run that is checked or profiled: enough for all phases of the published windows

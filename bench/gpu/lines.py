@@ -15,7 +15,7 @@ from emag.defaults import resolved
 from emag.guidance import Rule
 from emag.methods import METHODS
 from emag.perturbations import average
-from shapes import Shape
+from timed.shapes import Shape
 
 QUERY, MAP, EVERY = "EMAG query", "EMAG map", "EMAG query, every=3"
 STORED, FUSED = "EMAG map, {}", "EMAG map, fused kernel"

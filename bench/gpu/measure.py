@@ -18,7 +18,7 @@ from emag.defaults import resolved
 from emag.engine.trajectory import Trajectory
 from emag.perturbations import stored_map
 from gpu.lines import Line, Ran, evaluations, run
-from shapes import Call, Shape, pipeline
+from timed.shapes import Call, Shape, pipeline
 
 WARM_UP, GRAPHS, FRAMES, KERNELS = 6, 64, 3, 15
 COPY = {"cuda": 2**32, "cpu": 2**24}  # bytes

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gpu.lines import EVERY, FORMATS, FUSED, MAP, QUERY, STORED
 from gpu.measure import added
-from shapes import SHAPES
+from timed.shapes import SHAPES
 
 GB = 1e9
 TARGETS = {QUERY: (0.26, 0.3), MAP: (0.32, 2.8), FUSED: (0.32, 2.8), EVERY: (0.12, None)}
