@@ -429,7 +429,7 @@ def test_a_branch_at_another_x_is_refused_where_the_network_gets_a_scaled_one():
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_runs(script, tmp_path):
-    assert len(script.read_text().splitlines()) <= 45
+    assert len(script.read_text().splitlines()) <= 45  # short enough to be read
     target = tmp_path / "out.png"
     done = subprocess.run([sys.executable, str(script), "--steps", "6", "--out", str(target)], capture_output=True,
                           text=True)
