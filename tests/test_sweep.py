@@ -15,7 +15,7 @@ from emag.evaluate.metrics import reference as stored
 from emag.evaluate.metrics.extractors import EXTRACTORS
 from emag.evaluate.pareto import front
 from emag.evaluate.spec import parse, read_spec
-from emag.evaluate.sweep import search
+from emag.evaluate.sweep import outcome, search
 from emag.evaluate.sweep.search import beaten, sweep
 from emag.evaluate.sweep.space import filled, grid, label, opens
 from emag.evaluate.sweep.spec import parse_sweep
@@ -169,6 +169,10 @@ def test_what_is_given_up_makes_a_quarter_of_its_images(tmp_path, monkeypatch):
     assert {name: len(numbers) for name, numbers in RunFolder(str(tmp_path)).missing().items()} == {
         "cfg.0": 0, "cfg.1": 6, "cfg.2": 0}
     assert "cfg.1" not in found["front"] and found["best"]["cfg"] != "cfg.1"
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda axes, x, y, *rest, **more: drawn.append(len(x)))
+    outcome.draw(found, tmp_path / "front.png")
+    assert drawn == [2, len(found["front"])]  # a distance on fewer images is no match for the others
 
 
 def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):  # noqa: F811
