@@ -1,13 +1,11 @@
 """A second network named by where it is: the same as handing it in, loaded once, recorded, refused where unfit."""
 
 import shutil
-import sys
 
 import pytest
 import torch
 
 import emag
-from emag.cli import main
 from emag.errors import BadValue
 from emag.hosts import second as seconds
 from emag.hosts.guider import EmagGuider
@@ -17,6 +15,7 @@ from emag.models.data import Images
 from emag.models.load import WEIGHTS, load
 from emag.models.trainer import Settings, Trainer
 from modular import MODULAR
+from test_cli import emag as shell
 from tiny import CASES, generators, sd3
 
 Autoguidance = METHODS["autoguidance"]
@@ -129,18 +128,11 @@ def test_a_place_needs_a_name(name):
         Autoguidance(2.0, model=name)
 
 
-def shell(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["emag", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-
-
-def test_from_a_shell_and_made_again(tmp_path, guide, monkeypatch):
+def test_from_a_shell_and_made_again(tmp_path, guide, monkeypatch, capsys):
     rule = f"autoguidance=2,model=load:{guide}"
-    shell(monkeypatch, "generate", "a frog", "-n", 3, "-g", rule, "-o", tmp_path / "first")
+    assert shell(monkeypatch, capsys, "generate", "a frog", "-n", 3, "-g", rule, "-o", tmp_path / "first")[0] == 0
     picture, = (tmp_path / "first").glob("*.png")
-    shell(monkeypatch, "again", picture, "-o", tmp_path / "again")
+    assert shell(monkeypatch, capsys, "again", picture, "-o", tmp_path / "again")[0] == 0
     again, = (tmp_path / "again").glob("*.png")
     assert picture.read_bytes() == again.read_bytes()
 

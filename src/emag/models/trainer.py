@@ -44,9 +44,14 @@ class Settings:
     words: str | None = None
 
 
+def untrained_words(settings: Settings) -> WordEncoder:
+    """New words, to be trained or filled."""
+    return WordEncoder(vocabulary(settings.classes), settings.classes, WORDS, WORD_DIM)
+
+
 def words(settings: Settings) -> WordEncoder:
     """New words to be trained, or those of another model, frozen. Raises `BadValue` where they do not fit."""
-    own = WordEncoder(vocabulary(settings.classes), settings.classes, WORDS, WORD_DIM)
+    own = untrained_words(settings)
     if settings.words is None:
         return own
     known = getattr(load(settings.words, device="cpu"), "text_encoder_3", None)
@@ -154,7 +159,7 @@ class Trainer:
 
     def pipeline(self) -> TinyPipeline:
         """A pipeline with the averaged weights as they are now."""
-        own: dict[str, Any] = {"network": network(self.settings), "words": words(self.settings)}
+        own: dict[str, Any] = {"network": network(self.settings), "words": untrained_words(self.settings)}
         for part, module in own.items():
             module.load_state_dict(self.averaged(part))
         pipe = TinyPipeline.build(own["network"].eval(), own["words"].eval(), self.settings.scale).to(self.device)
