@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import emag
-from emag.doctor.small import generators, noise, quiet, sd3
-from emag.perturbations import stored_map
-from emag.perturbations.compat import Compat
-from emag.perturbations.stored_map import FINE, Scaled8
-from emag.perturbations.tracker import Tracker
+from emag.methods.emag import stored_map
+from emag.methods.emag.compat import Compat
+from emag.methods.emag.stored_map import FINE, Scaled8
+from emag.methods.emag.tracker import Tracker
+from emag.testing.small import generators, noise, quiet, sd3
 
 SIDE, TEXT, HEADS, HEAD_DIM, BLOCKS = 16, 77, 4, 64, 6
 BITS = 20  # mantissa bits that float32 has and e4m3 has not

@@ -7,10 +7,10 @@ import argparse
 from pathlib import Path
 
 import emag
-from emag.columns import Column, run
+from emag.lab.draw.columns import Column, run
+from emag.lab.draw.sampling import Job, Settings
+from emag.lab.draw.sheets import sheet
 from emag.methods import METHODS
-from emag.sampling import Job, Settings
-from emag.sheets import sheet
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])

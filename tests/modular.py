@@ -19,15 +19,15 @@ from diffusers.modular_pipelines.stable_diffusion_xl.denoise import StableDiffus
 from diffusers.modular_pipelines.wan.denoise import Wan22DenoiseStep, WanDenoiseStep
 from diffusers.modular_pipelines.z_image.denoise import ZImageDenoiseStep
 
-from emag.doctor.small import CASES, Case
-from emag.doctor.small_edits import MORE as EDITS
-from emag.doctor.small_joint import MORE as JOINT
-from emag.doctor.small_ragged import MORE as RAGGED
-from emag.doctor.small_unet import MORE as UNET
-from emag.doctor.small_video import MORE as VIDEO
-from emag.doctor.small_video import Video, video_call
-from emag.doctor.small_video_more import MORE as VIDEOS
-from emag.doctor.small_wan import SWITCH, experts
+from emag.testing.small import CASES, Case
+from emag.testing.small_edits import MORE as EDITS
+from emag.testing.small_joint import MORE as JOINT
+from emag.testing.small_ragged import MORE as RAGGED
+from emag.testing.small_unet import MORE as UNET
+from emag.testing.small_video import MORE as VIDEO
+from emag.testing.small_video import Video, video_call
+from emag.testing.small_video_more import MORE as VIDEOS
+from emag.testing.small_wan import SWITCH, experts
 from spy import attribute, scheduler_steps
 
 TEXTS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")

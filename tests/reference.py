@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 import emag
-from emag.guidance import COND, UNCOND, Step
-from emag.perturbations.tracker import Tracker
-from emag.predictions import convert
-from emag.streams import Streams
+from emag.core.guidance import COND, UNCOND, Step
+from emag.maths.predictions import convert
+from emag.maths.streams import Streams
+from emag.methods.emag.tracker import Tracker
 from tiny import CASES, Case
 
 VARIANTS = ("query", "map", "image")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import emag
-from emag.guidance import Rule
+from emag.core.guidance import Rule
 from emag.methods import METHODS
-from emag.rules.compose import Compose, Term
+from emag.methods.combining.compose import Compose, Term
 from emag.schedules import MAMBOG, Annealing, BetaCFG, CFGpp, Curve, Interval, NoisePower, Rectified
 from heads import written
 from styles import style

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from emag.analysis import linear_denoiser, split
 from emag.errors import BadValue
+from emag.maths.analysis import linear_denoiser, split
 from exact import Gaussian
 
 SIGMAS = pytest.mark.parametrize("sigma", [0.05, 1.0, 20.0])

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emag import attention
-from emag.attention import Attention
 from emag.engine.seam import Seam
-from emag.perturbations.average import MapAverage, QueryAverage
-from emag.streams import Streams
+from emag.maths import attention
+from emag.maths.attention import Attention
+from emag.maths.streams import Streams
+from emag.methods.emag.average import MapAverage, QueryAverage
 from reference import VARIANTS, live_of, replaced, softmax_map, statistic_of, tensors
 
 B, H, IMAGE, TEXT, D = 3, 4, 6, 5, 8

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import emag
-from emag.backbones.read import Network, read
-from emag.doctor.small_joint import MORE
-from emag.forecast import image_tokens, text_tokens
-from emag.layout import pack, unpack
+from emag.engine.network import Network, read
+from emag.lab.forecast import image_tokens, text_tokens
+from emag.maths.layout import pack, unpack
 from emag.methods import METHODS as C
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
+from emag.testing.small_joint import MORE
 from spy import Counter, blocks_of, changes, network_outputs, scheduler_steps, snapshot
 from tiny import TEXT, noise
 

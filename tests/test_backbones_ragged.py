@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import emag
-from emag.attention import Attention
-from emag.backbones.read import read
-from emag.defaults import entry
-from emag.doctor.small_ragged import MORE, TEXT, texts, z_image
+from emag.engine.network import read
 from emag.engine.packed import Packing
-from emag.forecast import image_tokens, text_tokens
+from emag.families import default as entry
 from emag.hosts.given import encode
-from emag.hosts.table import lookup
+from emag.hosts.lookup import lookup
+from emag.lab.forecast import image_tokens, text_tokens
+from emag.maths.attention import Attention
 from emag.methods import METHODS as C
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
+from emag.testing.small_ragged import MORE, TEXT, texts, z_image
 from spy import changes, network_outputs, scheduler_steps, snapshot
 from tiny import noise
 

@@ -7,21 +7,21 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 import emag
-from emag.backbones.read import read
-from emag.defaults import entry
-from emag.doctor.small_separate import FURTHER, MORE, auraflow, hunyuan, pictures, sana
-from emag.forecast import image_tokens, text_tokens
+from emag.engine.network import read
+from emag.families import default as entry
 from emag.hosts.given import ENCODERS
-from emag.perturbations.compat import Compat
-from emag.perturbations.identity_attention import PAG
-from emag.perturbations.normalized import NAG
-from emag.perturbations.self_attention import SAG
-from emag.perturbations.shuffled import TPG
-from emag.perturbations.skipped import SLG
-from emag.perturbations.smoothed import SEG
-from emag.perturbations.sparse import PLADIS
-from emag.rules.adaptive import AG
-from emag.rules.tcfg import TCFG
+from emag.lab.forecast import image_tokens, text_tokens
+from emag.methods.attention.nag import NAG
+from emag.methods.attention.pladis import PLADIS
+from emag.methods.emag.compat import Compat
+from emag.methods.null.ag import AG
+from emag.methods.null.tcfg import TCFG
+from emag.methods.weak.pag import PAG
+from emag.methods.weak.sag import SAG
+from emag.methods.weak.seg import SEG
+from emag.methods.weak.slg import SLG
+from emag.methods.weak.tpg import TPG
+from emag.testing.small_separate import FURTHER, MORE, auraflow, hunyuan, pictures, sana
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 
 ALL = pytest.mark.parametrize("case", MORE.values(), ids=MORE.keys())

@@ -10,21 +10,21 @@ import torch
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline, UNet2DModel
 
 import emag
-from emag.backbones.read import read
-from emag.defaults import resolve
-from emag.doctor.small import noise
-from emag.doctor.small_unet import MORE, ddim, sd, sd_call, sdxl, sdxl_call, unet
+from emag.core.guidance import COND, Rule
+from emag.core.state import State
+from emag.engine.network import read
 from emag.engine.trajectory import trajectory
-from emag.guidance import COND, Rule
+from emag.families.pipelines.unets import ENTRIES
+from emag.hosts.defaults import resolve
 from emag.hosts.encoders import ENCODERS
-from emag.hosts.unets import ENTRIES
+from emag.maths.predictions import to_x0
 from emag.methods import METHODS as C
-from emag.perturbations import smoothed
-from emag.perturbations.compat import Compat
-from emag.perturbations.self_attention import on_pixels
-from emag.perturbations.state import State
-from emag.predictions import to_x0
-from emag.rules.compose import Compose, Term
+from emag.methods.combining.compose import Compose, Term
+from emag.methods.emag.compat import Compat
+from emag.methods.weak import seg as smoothed
+from emag.methods.weak.sag import on_pixels
+from emag.testing.small import noise
+from emag.testing.small_unet import MORE, ddim, sd, sd_call, sdxl, sdxl_call, unet
 from spy import attribute, changes, denoiser_of, network_outputs, scheduler_steps, snapshot
 from test_backbones_separate import in_dtype, rows_evaluated, size_of
 

@@ -10,20 +10,20 @@ from diffusers import CogVideoXDPMScheduler, LTXPipeline, UniPCMultistepSchedule
 
 import emag
 from cases import EMAG
-from emag.backbones.read import read
-from emag.doctor.small_video import MORE as SMALL
-from emag.doctor.small_video import cogvideox, hunyuan_video, mochi, texts, wan
 from emag.engine import each_sample
+from emag.engine.network import read
 from emag.engine.trajectory import trajectory
-from emag.forecast import forecast
 from emag.hosts.given import encode
-from emag.hosts.table import lookup
-from emag.layout import pack, planes, unpack
-from emag.masks import evaluate
+from emag.hosts.lookup import lookup
+from emag.lab.forecast import forecast
+from emag.maths.layout import pack, planes, unpack
+from emag.maths.masks import evaluate
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
-from emag.perturbations.smoothed import SmoothedState
-from emag.rules.compose import Compose, Term
+from emag.methods.combining.compose import Compose, Term
+from emag.methods.emag.compat import Compat
+from emag.methods.weak.seg import SmoothedState
+from emag.testing.small_video import MORE as SMALL
+from emag.testing.small_video import cogvideox, hunyuan_video, mochi, texts, wan
 from reference import at_step, tensors
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 

@@ -5,15 +5,15 @@ import torch
 
 import emag
 from cases import EMAG
+from emag.core.branch import Given
+from emag.core.guidance import COND, Rule, combine
 from emag.errors import BadValue
-from emag.guidance import COND, Rule, combine
+from emag.maths.predictions import difference_scale
+from emag.maths.streams import Streams
 from emag.methods import METHODS
-from emag.perturbations.base import Given
-from emag.perturbations.carried import Directions
-from emag.perturbations.push import Push
-from emag.predictions import difference_scale
-from emag.rules.negative import Negative
-from emag.streams import Streams
+from emag.methods.common.carried import Directions
+from emag.methods.common.push import Push
+from emag.methods.weak.negative import Negative
 from reference import SPACES, at_step, tensors
 from spy import Counter, attention_of
 from test_function_host import first, flow, loop
@@ -206,6 +206,6 @@ def test_bad_values(more, says):
 
 def test_it_survives_a_recipe():
     rules = (emag.EMAG(1.5, every=3, agree=0.9), METHODS["pag"](1.2, every=2))
-    assert emag.recipe.from_data(emag.recipe.to_data(rules)) == rules
-    assert emag.recipe.parse("emag=1.5,every=3") == emag.EMAG(1.5, every=3)
+    assert emag.records.recipe.from_data(emag.records.recipe.to_data(rules)) == rules
+    assert emag.records.recipe.parse("emag=1.5,every=3") == emag.EMAG(1.5, every=3)
     assert Given("other") == Negative(2.0, "other", every=3).perturbation

@@ -12,12 +12,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from emag.errors import BadValue
-from emag.evaluate.metrics import table
-from emag.evaluate.metrics.extractors import EXTRACTORS
-from emag.models import classifier, train_classifier
+from emag.lab.evaluate.metrics import table
+from emag.lab.evaluate.metrics.extractors import EXTRACTORS
+from emag.lab.train import classifier as train_classifier
+from emag.lab.train.classifier import Crops, Settings
+from emag.lab.train.data import CIFAR10, Images, read
+from emag.models import classifier
 from emag.models.classifier import FOLDER, WEIGHTS, Classifier, load
-from emag.models.data import CIFAR10, Images, read
-from emag.models.train_classifier import Crops, Settings
 from test_extractors import pictures
 
 DATA = Path(__file__).parents[1] / "../shared/data/cifar10"
@@ -179,7 +180,7 @@ def test_bad_folders(folder, tmp_path):
 
 def test_accuracy_and_distance_of_real_images(test):
     """Accuracy of the classes asked for; a small distance to other test images, a larger one to spoilt ones."""
-    from emag.evaluate.metrics import frechet
+    from emag.lab.evaluate.metrics import frechet
 
     made = EXTRACTORS["embedded"]("cpu")
     images = test.pixels[:1200].permute(0, 2, 3, 1).numpy()

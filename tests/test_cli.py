@@ -8,8 +8,10 @@ import sys
 import pytest
 from PIL import Image
 
-from emag import catalogue, columns, images
-from emag.cli import main, weakness
+from emag.lab.cli import main, weakness
+from emag.lab.draw import columns
+from emag.lab.pages import catalogue
+from emag.records import png as images
 from tiny import dit, sd3
 
 FAST = ["--steps", "6"]
@@ -255,10 +257,10 @@ def test_the_weak_branch_of_a_column():
 
 
 def test_our_own_loop_keeps_the_scale_and_refuses_pipeline_arguments(run, tmp_path):
-    from emag.columns import Column
-    from emag.columns import run as draw
+    from emag.lab.draw.columns import Column
+    from emag.lab.draw.columns import run as draw
+    from emag.lab.draw.sampling import Job, Settings
     from emag.models.load import load
-    from emag.sampling import Job, Settings
 
     pipe = load("tiny")
     pipe.set_progress_bar_config(disable=True)

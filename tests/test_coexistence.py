@@ -17,8 +17,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
-from emag.perturbations import stored_map
-from emag.perturbations.compat import Compat
+from emag.methods.emag import stored_map
+from emag.methods.emag.compat import Compat
 from spy import attention_of, blocks_of, changes, snapshot
 from tiny import CASES, awaken, noise, sd3, sd3_call
 

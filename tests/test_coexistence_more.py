@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 import emag
 from emag.errors import Unsupported
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
 from spy import blocks_of, changes, snapshot
 from tiny import CASES
 

@@ -5,11 +5,11 @@ import torch
 
 import emag
 from emag import CFG
+from emag.core.guidance import COND, UNCOND, combine, with_null
 from emag.errors import BadValue
-from emag.guidance import COND, UNCOND, combine, with_null
+from emag.maths.predictions import convert
 from emag.methods import METHODS as C
-from emag.predictions import convert
-from emag.rules.threshold import quantile
+from emag.methods.after.dynamic_threshold import quantile
 from emag.schedules import Interval
 from reference import SPACES, at_step, branches_in, scheduler_steps, tensors
 from tiny import CASES

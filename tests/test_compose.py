@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import emag
-from emag import recipe
+from emag.core.branch import Given
+from emag.core.guidance import COND, UNCOND, combine, needs_null
 from emag.errors import BadValue
-from emag.guidance import COND, UNCOND, combine, needs_null
-from emag.layout import unpack
-from emag.masks import evaluate
-from emag.perturbations.base import Given
-from emag.predictions import convert
-from emag.rules.compose import Compose, Term
-from emag.rules.conditions import (
+from emag.maths.layout import unpack
+from emag.maths.masks import evaluate
+from emag.maths.predictions import convert
+from emag.methods.after.rescale import Rescale
+from emag.methods.combining.compose import Compose, Term
+from emag.methods.combining.compositional import (
     compositional,
     cs_cfg,
     ds_cfg,
@@ -31,8 +31,8 @@ from emag.rules.conditions import (
     phase_negative,
     sync_cfg,
 )
-from emag.rules.cs_apg import CSAPG
-from emag.rules.rescale import Rescale
+from emag.methods.combining.cs_apg import CSAPG
+from emag.records import recipe
 from emag.schedules import Constant, Interval, Schedule
 from emag.schedules.noise import NoisePower
 from exact import Gaussian

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from emag.errors import BadValue, Unsupported
+from emag.maths.streams import Streams, digest
 from emag.samplers import (
     FKC,
     PCG,
@@ -24,7 +25,6 @@ from emag.samplers import (
 from emag.samplers.particles import excess, surplus
 from emag.samplers.reflection import reflect
 from emag.samplers.solvers import to_epsilon
-from emag.streams import Streams, digest
 from exact import Mixture, power_product
 from test_samplers import (
     EXACT,

@@ -5,9 +5,9 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from emag.backbones.table import BACKBONES
-from emag.doctor import coverage, page
-from emag.doctor.finding import Finding
+from emag.families.networks.table import BACKBONES
+from emag.lab.doctor import coverage, page
+from emag.lab.doctor.finding import Finding
 from test_cli import run  # noqa: F401  (a fixture)
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, guiders
 from diffusers.guiders import frequency_decoupled_guidance as fdg
 
 import emag
-from emag.guidance import COND, UNCOND, combine, with_null
+from emag.core.guidance import COND, UNCOND, combine, with_null
 from emag.methods import METHODS as C
 from emag.schedules import SCHEDULES
 from reference import at_step, tensors
@@ -145,7 +145,7 @@ def test_apg_by_default_starts_from_u_and_so_loses_the_parallel_part():
     cond, uncond = pair()
     guider = guiders.AdaptiveProjectedGuidance(4.0, None, 0.0, None, 0.3)
     made = ours((emag.APG(4.0, 0.3, 0.0, 0.0),), cond, uncond, space="x0")
-    parallel, _ = emag.rules.apg.project(cond - uncond, cond)
+    parallel, _ = emag.methods.combining.apg.project(cond - uncond, cond)
     close(theirs(guider, cond, uncond), made - 0.7 * parallel)
     assert not torch.allclose(theirs(guider, cond, uncond), made, atol=1e-2)
 
@@ -153,7 +153,7 @@ def test_apg_by_default_starts_from_u_and_so_loses_the_parallel_part():
 def test_fdg_by_default_starts_from_u_too(guider_of_fdg):
     cond, uncond = pair()
     made = ours((C["fdg"]((4.0,), (0.3,)),), cond, uncond, space="x0")
-    parallel, _ = emag.rules.apg.project(cond - uncond, cond)
+    parallel, _ = emag.methods.combining.apg.project(cond - uncond, cond)
     close(theirs(guider_of_fdg([4.0], parallel_weights=0.3), cond, uncond), made - 0.7 * parallel)
 
 

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 import emag
-from emag import recipe
-from emag.backbones.table import BACKBONES
-from emag.defaults import TABLE, blocks_at
-from emag.hosts.table import HOSTS
+from emag.families.defaults.table import TABLE
+from emag.families.networks.table import BACKBONES
+from emag.hosts.defaults import blocks_at
+from emag.hosts.lookup import HOSTS
 from emag.methods import METHODS
+from emag.records import recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "emag"
@@ -44,7 +45,7 @@ def test_named_files_exist(page):
 
 def test_the_page_of_models_is_up_to_date():
     """After a change: emag models --markdown > docs/models.md"""
-    from emag.supported import markdown
+    from emag.lab.pages.models import markdown
 
     text = (ROOT / "docs" / "models.md").read_text()
     assert text == markdown() and all(name in text for name in HOSTS)
@@ -71,7 +72,7 @@ def test_published_candidates(model, depth, blocks):
 def test_commands_in_the_readme_parse():
     text = (ROOT / "README.md").read_text()
     for short in re.findall(r"-g (\S+)", text):
-        assert isinstance(recipe.parse(short), emag.guidance.Rule)
+        assert isinstance(recipe.parse(short), emag.core.guidance.Rule)
 
 
 def test_adding_a_rule_is_as_the_page_says(capsys):
@@ -99,7 +100,7 @@ def test_adding_a_rule_is_as_the_page_says(capsys):
 
 def test_the_page_of_methods_is_up_to_date():
     """After a change: emag methods --markdown > docs/methods.md"""
-    from emag.catalogue import markdown
+    from emag.lab.pages.catalogue import markdown
 
     assert (ROOT / "docs" / "methods.md").read_text() == markdown()
 
@@ -117,8 +118,8 @@ def test_a_bench_starts(script):
 
 
 def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
-    from emag.evaluate.spec import parse
-    from emag.evaluate.sweep.spec import Options
+    from emag.lab.evaluate.spec import parse
+    from emag.lab.evaluate.sweep.spec import Options
 
     page = (ROOT / "docs" / "evaluate.md").read_text()
     run, sweep = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
@@ -130,8 +131,8 @@ def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_specs_of_bench_are_read(path):
-    from emag.evaluate.spec import read_spec
-    from emag.evaluate.sweep.spec import read_sweep
+    from emag.lab.evaluate.spec import read_spec
+    from emag.lab.evaluate.sweep.spec import read_sweep
 
     swept = "sweep" in yaml.safe_load(path.read_text())
     assert read_sweep(path).recipes if swept else read_spec(path).recipes

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from emag.catalogue import catalogue
-from emag.doctor.calibrate import BANDS, bands, entry, measure
-from emag.doctor.diagnose import diagnose, matrix, tried
-from emag.doctor.small import MATRIX
 from emag.errors import BadValue
+from emag.lab.doctor.calibrate import BANDS, bands, entry, measure
+from emag.lab.doctor.diagnose import diagnose, matrix, tried
+from emag.lab.draw.showcase import columns
+from emag.lab.pages.catalogue import catalogue
 from emag.methods import METHODS
-from emag.showcase import columns
+from emag.testing.small import MATRIX
 from spy import changes, snapshot
 from test_cli import run  # noqa: F401  (a fixture)
 from tiny import CASES, sd3
@@ -91,7 +91,7 @@ def test_calibration_measures_each_block_and_changes_nothing():
 
 
 def test_the_entry_names_the_neighbours_that_move_most():
-    from emag.doctor.calibrate import Reach
+    from emag.lab.doctor.calibrate import Reach
 
     reach = [Reach(i, effect, (1.0, 0.0, 0.0)) for i, effect in enumerate((0.1, 0.5, 0.9, 0.8, 0.2))]
     made = entry(METHODS["pag"](2.0), reach, "x", 2)

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 import emag
-from emag.attention import Attention
-from emag.backbones.read import read
-from emag.doctor import small_control, small_edits
+from emag.core.state import Rows
 from emag.engine import arguments, trajectory
 from emag.engine import run as run_module
+from emag.engine.network import read
+from emag.hosts.lookup import HOSTS, lookup
 from emag.hosts.pipeline import _bind
-from emag.hosts.table import HOSTS, lookup
-from emag.layout import unpack
+from emag.maths.attention import Attention
+from emag.maths.layout import unpack
 from emag.methods import METHODS as C
-from emag.perturbations.compat import Compat
-from emag.perturbations.normalized import NormalizedAttention
-from emag.perturbations.state import Rows
-from emag.perturbations.token_maps import Cells, token_maps
+from emag.methods.attention.nag import NormalizedAttention
+from emag.methods.common.token_maps import Cells, token_maps
+from emag.methods.emag.compat import Compat
+from emag.testing import small_control, small_edits
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 from test_backbones_separate import in_dtype, rows_evaluated, size_of
 from tiny import TEXT, noise

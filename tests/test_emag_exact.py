@@ -7,7 +7,7 @@ import torch
 
 import emag
 from emag.errors import NoEffect
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
 from reference import (
     APPLIED,
     AVERAGED,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from emag.entmax import ALPHAS, entmax
 from emag.errors import BadValue
+from emag.maths.entmax import ALPHAS, entmax
 from reference import tensors
 
 close = torch.testing.assert_close

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emag.predictions import SPACES, convert, from_x0
+from emag.maths.predictions import SPACES, convert, from_x0
 from exact import Gaussian, Mixture, constant, counting, power_product
 
 PATHS = {"vp": (0.8, 0.6), "flow": (0.35, 0.65), "edm": (1.0, 2.5)}

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from emag.errors import BadValue
-from emag.evaluate.metrics import features, frechet, measure, prdc, reference, resize
-from emag.evaluate.metrics.extractors import EXTRACTORS, base, hps, rewards, towers
-from emag.evaluate.metrics.extractors.embedded import Random
-from emag.evaluate.metrics.table import METRICS, chosen
+from emag.lab.evaluate.metrics import features, frechet, measure, prdc, reference, resize
+from emag.lab.evaluate.metrics.extractors import EXTRACTORS, base, hps, rewards, towers
+from emag.lab.evaluate.metrics.extractors.embedded import Random
+from emag.lab.evaluate.metrics.table import METRICS, chosen
 
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
@@ -32,7 +32,7 @@ class Run:
     def __init__(self, folder, n=24, size=32):
         from fsspec.implementations.local import LocalFileSystem
 
-        from emag.evaluate.storage import Storage
+        from emag.lab.evaluate.storage import Storage
 
         self.storage, self.n, self.read = Storage(LocalFileSystem(), str(folder)), n, 0
         self.stored = {name: pictures(seed, n, size, size) for seed, name in enumerate(["cfg", "emag"])}
@@ -436,9 +436,9 @@ def parquet(tmp_path):
 def test_the_commands(run, parquet, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from emag.cli.metrics import app
+    from emag.lab.cli.metrics import app
 
-    monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
+    monkeypatch.setattr("emag.lab.evaluate.folder.RunFolder", lambda url: run)
     call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
     file = tmp_path / "reference.npz"
     assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10).exit_code == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.doctor.coverage import networks
+from emag.lab.doctor.coverage import networks
 
 CASES = {name: case for name, case in networks().items() if name != "SanaTransformer2DModel"}  # no map, no queries
 

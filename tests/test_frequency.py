@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.guidance import COND, UNCOND, combine
-from emag.layout import from_planes, pack, planes
+from emag.core.guidance import COND, UNCOND, combine
+from emag.maths.layout import from_planes, pack, planes
+from emag.maths.pyramid import BINOMIAL, blur, collapse, laplacian
+from emag.maths.vectors import project
 from emag.methods import METHODS as C
-from emag.pyramid import BINOMIAL, blur, collapse, laplacian
 from emag.schedules import Interval
-from emag.vectors import project
 from reference import SPACES, at_step, branches_in, tensors
 
 close = torch.testing.assert_close

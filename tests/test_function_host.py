@@ -76,7 +76,7 @@ def test_spaces(space):
     path = Path.flow(SIGMAS[1:])
 
     def other(x, t, mean):
-        return emag.predictions.convert(flow(x, t, mean), x, 1 - t, t, "flow", space)
+        return emag.maths.predictions.convert(flow(x, t, mean), x, 1 - t, t, "flow", space)
 
     rule = emag.APG(3.0, 0.0, 5.0, 0.7)
     ours = emag.guided(other, rule, path=path, prediction=space, conditions=MEANS)
@@ -84,7 +84,7 @@ def test_spaces(space):
     x = first()
     for i in range(4):
         alpha, sigma = path.at(i)
-        close(emag.predictions.convert(ours(x, i), x, alpha, sigma, space, "flow"), theirs(x, i), atol=1e-6, rtol=1e-6)
+        close(emag.maths.predictions.convert(ours(x, i), x, alpha, sigma, space, "flow"), theirs(x, i), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -133,7 +133,7 @@ def test_further_conditions_in_a_pipeline():
 
         @property
         def weak(self):
-            return (emag.perturbations.base.Given("other"),)
+            return (emag.core.branch.Given("other"),)
 
         def apply(self, pred, branches, step, state):
             return pred + (self.scale - 1) * (branches["cond"] - branches[self.weak[0]])

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from emag.attention import Attention
-from emag.perturbations.average import MapAverage
-from emag.streams import Streams
+from emag.maths.attention import Attention
+from emag.maths.streams import Streams
+from emag.methods.emag.average import MapAverage
 from reference import softmax_map, tensors
 
 pytest.importorskip("triton")
@@ -41,7 +41,7 @@ def test_it_compiles_for_a_gpu(form, codes, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from emag.perturbations import fused_map
+    from emag.methods.emag import fused_map
 
     types = {"q": "*bf16", "k": "*bf16", "mask": "*u8", "codes": f"*{codes}", "peaks": "*fp32", "totals": "*fp32",
              "differ": "*i32", "scale": "fp32", "unit": "fp32", "weight": "fp32"}

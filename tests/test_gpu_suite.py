@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from emag.backbones.read import read
-from emag.perturbations import stored_map
+from emag.engine.network import read
+from emag.methods.emag import stored_map
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import gpu_suite

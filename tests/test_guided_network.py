@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.backbones.entry import Backbone, Stack
-from emag.doctor.diagnose import _other, _sure, tried
 from emag.errors import BadValue, Busy, NoEffect, Unsupported
+from emag.families.backbone import Backbone, Stack
+from emag.lab.doctor.diagnose import _other, _sure, tried
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
 from emag.samplers import Path
 from spy import changes, snapshot
 from tiny import CASES, awaken, noise, sd3, sd3_call

@@ -22,7 +22,7 @@ import emag
 from cases import EMAG
 from emag.engine.lock import hold
 from emag.hosts.guider import EmagGuider, WithWeak
-from emag.perturbations.identity_attention import PAG
+from emag.methods.weak.pag import PAG
 from emag.schedules import Interval
 from modular import EXPERTS, MODULAR, rewound
 from spy import attribute, changes, snapshot

@@ -538,7 +538,7 @@ def test_masks_follow_their_rows():
 @ALL
 def test_the_declared_streams_are_those_of_the_blocks(case):
     """A block that hands its streams on returns what the real block returns: as many, of the same shapes, in order."""
-    from emag.backbones.read import read
+    from emag.engine.network import read
 
     pipe, seen = case.pipe(), set()
 
@@ -559,8 +559,8 @@ def test_the_declared_streams_are_those_of_the_blocks(case):
 
 def test_control_residuals_are_cut_to_the_rows_of_a_weak_pass():
     """Called by a host that adds residuals per block, rows declared by name follow the conditional rows."""
-    from emag.backbones.read import read
     from emag.engine.arguments import Arguments
+    from emag.engine.network import read
 
     pipe = sd3()
     call = Arguments.bind(read(pipe.transformer), (noise(0, 4, 4, 8, 8),), {

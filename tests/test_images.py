@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import emag
-from emag import images
+from emag.records import png as images
 from tiny import flux, flux_call, generators, sd3, sd3_call
 
 

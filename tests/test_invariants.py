@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import emag
 from cases import ALL, EMAG, WITH_UNCOND
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
 from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
 from tiny import CASES, noise, sd3, sd3_call
 
@@ -483,8 +483,8 @@ class Sdpa(torch.overrides.TorchFunctionMode):
 @pytest.mark.parametrize("variant", ["query", "map", "image"])
 @pytest.mark.parametrize("tokens", [slice(0, 6), slice(4, 10)], ids=["image first", "text first"])
 def test_text_rows_of_a_replaced_attention_are_untouched(variant, tokens):
-    from emag.attention import Attention
-    from emag.streams import Streams
+    from emag.maths.attention import Attention
+    from emag.maths.streams import Streams
 
     def call(seed):
         q, k, v = (noise(seed + i, 2, 2, 10, 4) for i in range(3))
@@ -493,7 +493,7 @@ def test_text_rows_of_a_replaced_attention_are_untouched(variant, tokens):
     rule = EMAG(variant=variant)
     sigmas = tuple(1 - i / 8 for i in range(8))
     state = rule.perturbation.start(sigmas, Streams([b"a", b"b"]))
-    rows = emag.perturbations.state.Rows(slice(0, 2), None, 2)
+    rows = emag.core.state.Rows(slice(0, 2), None, 2)
     for step in range(2):
         state.begin(step)
         for block in (1, 2):

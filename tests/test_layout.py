@@ -5,7 +5,7 @@ import torch
 from diffusers import FluxPipeline
 
 from emag.errors import BadValue
-from emag.layout import pack, unpack
+from emag.maths.layout import pack, unpack
 from reference import at_step, tensors
 
 

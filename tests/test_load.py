@@ -9,7 +9,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 
 import emag
 from emag.errors import BadValue, Unsupported
-from emag.hosts.table import lookup
+from emag.hosts.lookup import lookup
 from emag.models import load as load_module
 from emag.models.load import MODELS, WEIGHTS, load, split_scale
 from emag.models.tiny import TinyPipeline
@@ -126,7 +126,7 @@ def test_a_hub_id_goes_to_its_own_class_with_safetensors_only(monkeypatch):
 
 
 def test_another_diffusers_is_refused_early(monkeypatch):
-    from emag import versions
+    from emag.hosts import versions
     from tiny import sd3
 
     monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "0.99.0")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emag.errors import BadValue
-from emag.logits import guide_logits, masked_guidance, remask, selective, soft_value_weights
+from emag.maths.logits import guide_logits, masked_guidance, remask, selective, soft_value_weights
 
 RULES = {"log": guide_logits, "raw": masked_guidance}
 BOTH = pytest.mark.parametrize("guide", RULES.values(), ids=RULES)

@@ -5,8 +5,8 @@ import torch
 from diffusers import FluxPipeline
 
 from emag.errors import BadValue
-from emag.layout import unpack
-from emag.masks import evaluate, names, read
+from emag.maths.layout import unpack
+from emag.maths.masks import evaluate, names, read
 from reference import at_step
 
 close = torch.testing.assert_close

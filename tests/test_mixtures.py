@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emag.errors import BadValue
-from emag.mixtures import GaussianMixture, probabilistic_guidance
+from emag.maths.mixtures import GaussianMixture, probabilistic_guidance
 
 SHARES = pytest.mark.parametrize("share", [0.04, 0.45, 0.9])
 close = torch.testing.assert_close

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import emag
-from emag import recipe
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS
+from emag.records import recipe
 from emag.schedules import Interval
 from spy import network_outputs
 from tiny import CASES, noise, sd3

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import emag
-from emag import recipe
-from emag.guidance import COND, UNCOND, combine, with_null
+from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.maths.predictions import convert
+from emag.maths.streams import Streams
 from emag.methods import METHODS
-from emag.predictions import convert
+from emag.records import recipe
 from emag.schedules import SCHEDULES, Schedule
-from emag.streams import Streams
 from reference import SPACES, at_step, tensors
 from rows import ROWS
 from spy import Counter, attention_of

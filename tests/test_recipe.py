@@ -5,10 +5,10 @@ import json
 import pytest
 
 import emag
-from emag import recipe
-from emag.defaults import resolve
+from emag.hosts.defaults import resolve
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
+from emag.records import recipe
 from emag.schedules import Window
 
 RULES = [

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import emag
-from emag import recipe
-from emag.combinations import RECIPES, Recipe
 from emag.errors import BadValue
+from emag.records import recipe
+from emag.records.named import RECIPES, Recipe
 from emag.schedules import CFGpp, Interval
 from spy import Counter
 from tiny import CASES

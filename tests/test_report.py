@@ -14,20 +14,20 @@ from PIL import Image
 
 import browser
 from emag.errors import BadValue
-from emag.evaluate.folder import RunFolder
-from emag.evaluate.metrics.extractors.embedded import Embedded
-from emag.evaluate.metrics.features import Images, features
-from emag.evaluate.metrics.measure import Result
-from emag.evaluate.metrics.stored import STORED
-from emag.evaluate.prompts import Prompt
-from emag.evaluate.report import groups, plots, stored
-from emag.evaluate.report.page import page
-from emag.evaluate.report.picks import picks
-from emag.evaluate.report.sheets import sheet, shown
-from emag.evaluate.report.table import table, verdict
-from emag.evaluate.spec import parse
-from emag.evaluate.tasks import task
-from emag.evaluate.work import png
+from emag.lab.evaluate.folder import RunFolder
+from emag.lab.evaluate.metrics.extractors.embedded import Embedded
+from emag.lab.evaluate.metrics.features import Images, features
+from emag.lab.evaluate.metrics.measure import Result
+from emag.lab.evaluate.metrics.stored import STORED
+from emag.lab.evaluate.prompts import Prompt
+from emag.lab.evaluate.report import groups, plots, stored
+from emag.lab.evaluate.report.page import page
+from emag.lab.evaluate.report.picks import picks
+from emag.lab.evaluate.report.sheets import sheet, shown
+from emag.lab.evaluate.report.table import table, verdict
+from emag.lab.evaluate.spec import parse
+from emag.lab.evaluate.tasks import task
+from emag.lab.evaluate.work import png
 from test_cli import emag
 
 EVIL = '<script>document.title = "evil"</script><img src=x onerror="alert(1)">'

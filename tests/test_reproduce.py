@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from emag.errors import BadValue
-from emag.evaluate import check, protocol
-from emag.evaluate import reproduce as module
-from emag.evaluate.folder import RunFolder
-from emag.evaluate.metrics import reference
-from emag.evaluate.metrics.table import METRICS
-from emag.evaluate.protocol import read, read_captions
-from emag.evaluate.reproduce import made_up, missing, reproduce
-from emag.evaluate.spec import parse
+from emag.lab.evaluate import check, protocol
+from emag.lab.evaluate import reproduce as module
+from emag.lab.evaluate.folder import RunFolder
+from emag.lab.evaluate.metrics import reference
+from emag.lab.evaluate.metrics.table import METRICS
+from emag.lab.evaluate.protocol import read, read_captions
+from emag.lab.evaluate.reproduce import made_up, missing, reproduce
+from emag.lab.evaluate.spec import parse
 from test_cli import run  # noqa: F401  (a fixture)
 from tiny import dit, sd3
 

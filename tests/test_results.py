@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emag.columns import Column
 from emag.errors import BadValue
-from emag.evaluate import run as running
-from emag.evaluate.folder import RunFolder
-from emag.evaluate.metrics.bootstrap import Estimate
-from emag.evaluate.recipes import read_recipe
-from emag.evaluate.results import numbers, picture, verdict
-from emag.evaluate.results.collect import collect, short
-from emag.evaluate.results.numbers import Metric, Results, Row, from_data, to_json
-from emag.evaluate.results.page import markdown
-from emag.evaluate.results.verdict import Verdict
-from emag.evaluate.results.write import results_of, write
-from emag.evaluate.spec import parse
-from emag.evaluate.sweep.search import sweep as search
-from emag.evaluate.sweep.spec import parse_sweep
+from emag.lab.draw.columns import Column
+from emag.lab.evaluate import run as running
+from emag.lab.evaluate.folder import RunFolder
+from emag.lab.evaluate.metrics.bootstrap import Estimate
+from emag.lab.evaluate.recipes import read_recipe
+from emag.lab.evaluate.results import numbers, picture, verdict
+from emag.lab.evaluate.results.collect import collect, short
+from emag.lab.evaluate.results.numbers import Metric, Results, Row, from_data, to_json
+from emag.lab.evaluate.results.page import markdown
+from emag.lab.evaluate.results.verdict import Verdict
+from emag.lab.evaluate.results.write import results_of, write
+from emag.lab.evaluate.spec import parse
+from emag.lab.evaluate.sweep.search import sweep as search
+from emag.lab.evaluate.sweep.spec import parse_sweep
 from test_cli import run  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import emag
+from emag.core.guidance import COND, UNCOND, combine
 from emag.errors import BadValue
-from emag.guidance import COND, UNCOND, combine
-from emag.rules.cads import ramp
-from emag.streams import Streams
-from emag.vectors import capped, project
+from emag.maths.streams import Streams
+from emag.maths.vectors import capped, project
+from emag.methods.condition.cads import ramp
 from reference import EVERY, at_step, branches_in, pair, rule, scheduler_steps, tensors
 from tiny import CASES, dit, dit_call, generators, sd3, sd3_call
 

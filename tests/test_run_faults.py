@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 import emag as library
-from emag.columns import Outcome
 from emag.errors import BadValue, Busy
-from emag.evaluate import run as running
-from emag.evaluate import storage, work
-from emag.evaluate.folder import RunFolder
-from emag.evaluate.spec import parse
-from emag.evaluate.verify import verify
+from emag.lab.draw.columns import Outcome
+from emag.lab.evaluate import run as running
+from emag.lab.evaluate import storage, work
+from emag.lab.evaluate.folder import RunFolder
+from emag.lab.evaluate.spec import parse
+from emag.lab.evaluate.verify import verify
 
 SPEC = {"classes": ["frog", "ship"], "images": 30, "steps": 2, "batch_size": 4,
         "recipes": {"cfg": {"guidance_scale": 2.5}, "pag": {"guidance_scale": 2.5, "rules": [{"pag": {"scale": 1.5}}]}}}

@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 
 import emag as library
-from emag import columns
 from emag.errors import BadValue, EmagError
-from emag.evaluate import check, prompts
-from emag.evaluate import run as running
-from emag.evaluate.folder import INDEX, RunFolder
-from emag.evaluate.spec import parse, read_spec
-from emag.evaluate.tasks import Batch, batches, seed_of, task
-from emag.evaluate.verify import repair, verify
+from emag.lab.draw import columns
+from emag.lab.evaluate import check, prompts
+from emag.lab.evaluate import run as running
+from emag.lab.evaluate.folder import INDEX, RunFolder
+from emag.lab.evaluate.spec import parse, read_spec
+from emag.lab.evaluate.tasks import Batch, batches, seed_of, task
+from emag.lab.evaluate.verify import repair, verify
 from test_cli import emag
 from tiny import dit
 
@@ -378,7 +378,7 @@ def test_the_commands(pipe, tmp_path, monkeypatch, capsys):
     def command(*arguments):
         return emag(monkeypatch, capsys, *arguments)
 
-    from emag.evaluate import dry
+    from emag.lab.evaluate import dry
 
     monkeypatch.setattr(dry, "open_model", lambda model, device=None: pipe)
     (tmp_path / "spec.yaml").write_text(json.dumps({**SMALL, "images": 2, "out": str(tmp_path / "run")}))

@@ -10,16 +10,16 @@ import torch
 from diffusers import DDIMScheduler
 
 import emag
-from emag import attention
-from emag.attention import Attention
-from emag.defaults import resolve
-from emag.guidance import COND, combine
-from emag.layout import pack, unpack
+from emag.core.guidance import COND, combine
+from emag.core.state import Rows
+from emag.hosts.defaults import resolve
+from emag.maths import attention
+from emag.maths.attention import Attention
+from emag.maths.layout import pack, unpack
+from emag.maths.predictions import convert, from_x0, to_x0
+from emag.maths.pyramid import blur
 from emag.methods import METHODS as C
-from emag.perturbations.self_attention import SelfBlurred, SelfBlurredState, on_pixels, received
-from emag.perturbations.state import Rows
-from emag.predictions import convert, from_x0, to_x0
-from emag.pyramid import blur
+from emag.methods.weak.sag import SelfBlurred, SelfBlurredState, on_pixels, received
 from exact import Gaussian
 from reference import SPACES, at_step, softmax_map, space_of
 from spy import attribute, blocks_of, scheduler_steps
@@ -326,7 +326,7 @@ def test_defaults_and_values():
 
 def test_only_the_evaluated_steps_read_attention(monkeypatch):
     """Maps are made where a weak pass needs them; elsewhere queries and keys are held until the next step."""
-    from emag.perturbations import self_attention
+    from emag.methods.weak import sag as self_attention
 
     made = []
     monkeypatch.setattr(self_attention, "received", lambda seen: made.append(1) or received(seen))

@@ -8,7 +8,8 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from emag.errors import BadValue, Unsupported
-from emag.predictions import SPACES, convert
+from emag.maths.predictions import SPACES, convert
+from emag.maths.streams import Streams, digest
 from emag.samplers import (
     CORRECTORS,
     SOLVERS,
@@ -26,7 +27,6 @@ from emag.samplers import (
 )
 from emag.samplers.dc_solver import golden_section, lagrange
 from emag.samplers.solvers import combined, to_epsilon
-from emag.streams import Streams, digest
 from exact import Gaussian, Mixture, power_product
 
 close = torch.testing.assert_close

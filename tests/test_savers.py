@@ -9,17 +9,17 @@ import torch
 from diffusers.hooks.faster_cache import FasterCacheDenoiserHook
 
 import emag
-from emag import recipe
+from emag.core.guidance import COND, UNCOND, Step, combine, needs_null, with_null
 from emag.errors import BadValue
-from emag.guidance import COND, UNCOND, Step, combine, needs_null, with_null
-from emag.predictions import convert
-from emag.rules.adaptive import AG
-from emag.rules.calibration import Record, fit
-from emag.rules.cfg_cache import CFGCache, low_pass
-from emag.rules.linear_ag import LinearAG
-from emag.rules.residual import RCFG, residual
+from emag.maths.predictions import convert
+from emag.maths.streams import Streams
+from emag.methods.null.ag import AG
+from emag.methods.null.cfg_cache import CFGCache, low_pass
+from emag.methods.null.linear_ag import LinearAG
+from emag.methods.null.linear_ag_fit import Record, fit
+from emag.methods.null.rcfg import RCFG, residual
+from emag.records import recipe
 from emag.schedules import Interval
-from emag.streams import Streams
 from reference import SPACES, scheduler_steps, tensors
 from spy import Counter, attention_of
 from tiny import CASES

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import emag
-from emag import recipe
+from emag.core.guidance import COND, UNCOND, Step, combine
 from emag.errors import BadValue
-from emag.guidance import COND, UNCOND, Step, combine
-from emag.predictions import convert, difference_scale
+from emag.maths.predictions import convert, difference_scale
+from emag.maths.streams import Streams
+from emag.records import recipe
 from emag.schedules import (
     MAMBOG,
     SCHEDULES,
@@ -28,7 +29,6 @@ from emag.schedules.curves import SHAPES
 from emag.schedules.feedback import stepped
 from emag.schedules.normed import beta_density
 from emag.schedules.renoise import renoised
-from emag.streams import Streams
 from exact import Gaussian
 from heads import SIZES, head, written
 from reference import SPACES, at_step, branches_in, tensors

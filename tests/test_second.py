@@ -9,11 +9,11 @@ import emag
 from emag.errors import BadValue
 from emag.hosts import second as seconds
 from emag.hosts.guider import EmagGuider
+from emag.lab.train import checkpoint
+from emag.lab.train.data import Images
+from emag.lab.train.trainer import Settings, Trainer
 from emag.methods import METHODS
-from emag.models import checkpoint
-from emag.models.data import Images
 from emag.models.load import WEIGHTS, load
-from emag.models.trainer import Settings, Trainer
 from modular import MODULAR
 from test_cli import emag as shell
 from tiny import CASES, generators, sd3
@@ -138,8 +138,8 @@ def test_from_a_shell_and_made_again(tmp_path, guide, monkeypatch, capsys):
 
 
 def test_a_run_refuses_it_before_any_image(tmp_path):
-    from emag.evaluate.run import run
-    from emag.evaluate.spec import parse
+    from emag.lab.evaluate.run import run
+    from emag.lab.evaluate.spec import parse
 
     spec = parse({"classes": ["frog"], "images": 1, "steps": 2, "out": str(tmp_path / "run"),
                   "recipes": {"guided": "autoguidance=2,model=load:nowhere"}})
@@ -149,8 +149,8 @@ def test_a_run_refuses_it_before_any_image(tmp_path):
 
 
 def test_a_run_with_it_is_the_pipeline(tmp_path, guide):
-    from emag.evaluate.run import run
-    from emag.evaluate.spec import parse
+    from emag.lab.evaluate.run import run
+    from emag.lab.evaluate.spec import parse
 
     rules = [{"autoguidance": {"scale": 2.0, "model": f"load:{guide}"}}]
     folder = run(parse({"classes": ["frog"], "images": 1, "steps": 2, "out": str(tmp_path / "run"),

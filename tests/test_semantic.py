@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.attention import Attention
+from emag.core.guidance import COND, UNCOND, combine
+from emag.core.state import Rows
 from emag.errors import BadValue, NoEffect, Unsupported
-from emag.guidance import COND, UNCOND, combine
-from emag.layout import pack, unpack
+from emag.maths.attention import Attention
+from emag.maths.layout import pack, unpack
 from emag.methods import METHODS as C
-from emag.perturbations.state import Rows
-from emag.perturbations.token_maps import GAUSSIAN, Cells, Watcher, token_maps
-from emag.rules.semantic import foreground, rates, regions
+from emag.methods.combining.s_cfg import foreground, rates, regions
+from emag.methods.common.token_maps import GAUSSIAN, Cells, Watcher, token_maps
 from emag.schedules import Interval
 from reference import SPACES, at_step, branches_in, scheduler_steps, softmax_map, tensors
 from spy import network_outputs
@@ -111,7 +111,7 @@ def test_cells_cover_the_image_once(grid, side, shape, zoom):
 @pytest.mark.parametrize("first", [0, TEXT, 2])
 @pytest.mark.parametrize(("rows", "columns", "side"), [(4, 4, 1), (3, 5, 1), (17, 4, 2), (20, 34, 3)])
 def test_token_maps_are_those_of_plain_loops(rows, columns, side, first, monkeypatch):
-    monkeypatch.setattr("emag.attention.CHUNK_BYTES", 2**16)
+    monkeypatch.setattr("emag.maths.attention.CHUNK_BYTES", 2**16)
     made = call(rows, columns, first=first)
     maps = token_maps(made, Cells(rows, columns))
     close(maps.double(), plain_maps(made, rows, columns, side), atol=1e-5, rtol=1e-4)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import emag
-from emag.backbones.table import BACKBONES
-from emag.doctor.coverage import every
-from emag.hosts.table import HOSTS, denoisers, lookup
-from emag.snippets import MODELS
+from emag.families.networks.table import BACKBONES
+from emag.families.snippets import MODELS
+from emag.hosts.lookup import HOSTS, denoisers, lookup
+from emag.lab.doctor.coverage import every
 
 CASES = every()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emag.errors import BadValue
-from emag.evaluate.metrics import bootstrap, diversity, frechet, kid, pixels, prdc
+from emag.lab.evaluate.metrics import bootstrap, diversity, frechet, kid, pixels, prdc
 
 close = np.testing.assert_allclose
 

@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag import attention, recipe
-from emag.attention import Attention
 from emag.errors import BadValue, NoEffect
-from emag.perturbations import stored_map
-from emag.perturbations.average import MapAverage
-from emag.perturbations.compat import Compat
-from emag.perturbations.stored_map import FINE, dither, empty, resolve, size
-from emag.streams import Streams
+from emag.maths import attention
+from emag.maths.attention import Attention
+from emag.maths.streams import Streams
+from emag.methods.emag import stored_map
+from emag.methods.emag.average import MapAverage
+from emag.methods.emag.compat import Compat
+from emag.methods.emag.stored_map import FINE, dither, empty, resolve, size
+from emag.records import recipe
 from reference import EVERY, freeze, rule, tensors
 from tiny import CASES, generators, noise, sd3
 

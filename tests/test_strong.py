@@ -7,19 +7,19 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag import attention
-from emag.attention import Attention
-from emag.entmax import entmax
+from emag.core.branch import Perturbation
+from emag.core.guidance import COND, Rule
+from emag.core.state import Rows, State
 from emag.errors import BadValue, NoEffect, Unsupported
-from emag.guidance import COND, Rule
+from emag.maths import attention
+from emag.maths.attention import Attention
+from emag.maths.entmax import entmax
+from emag.maths.streams import Streams
 from emag.methods import METHODS
-from emag.perturbations.base import Perturbation
-from emag.perturbations.normalized import NAG, NormalizedAttention, normalized
-from emag.perturbations.sign_flip import VSF, FlippedText, negative_share
-from emag.perturbations.sparse import PLADIS, SparseText, sharpening
-from emag.perturbations.state import Rows, State
-from emag.perturbations.strong import Keys
-from emag.streams import Streams
+from emag.methods.attention.nag import NAG, NormalizedAttention, normalized
+from emag.methods.attention.pladis import PLADIS, SparseText, sharpening
+from emag.methods.attention.vsf import VSF, FlippedText, negative_share
+from emag.methods.common.inside import Keys
 from reference import Model, Path, softmax_map, tensors
 from spy import network_outputs, scheduler_steps
 from tiny import CASES
@@ -611,7 +611,7 @@ def _stop(*_):
 
 @each_rule
 def test_every_block_by_default(name):
-    from emag.defaults import resolve
+    from emag.hosts.defaults import resolve
 
     for model, cross in (("SD3Transformer2DModel", None), ("PixArtTransformer2DModel", True)):
         rule = resolve(METHODS[name](), (model,), 6)

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.attention import Attention
+from emag.core.guidance import COND, UNCOND
+from emag.core.state import Rows
 from emag.errors import BadValue, Unsupported
-from emag.guidance import COND, UNCOND
-from emag.perturbations.state import Rows
-from emag.perturbations.style import SPG, StyledState, read_latents
-from emag.streams import Streams
+from emag.maths.attention import Attention
+from emag.maths.streams import Streams
+from emag.methods.weak.spg import SPG, StyledState, read_latents
 from reference import at_step, softmax_map, tensors
 from spy import network_outputs, scheduler_steps
 from styles import latents, style

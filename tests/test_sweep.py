@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emag.errors import BadValue
-from emag.evaluate.folder import RunFolder
-from emag.evaluate.metrics import reference as stored
-from emag.evaluate.metrics.extractors import EXTRACTORS
-from emag.evaluate.pareto import front
-from emag.evaluate.spec import parse, read_spec
-from emag.evaluate.sweep import outcome, search
-from emag.evaluate.sweep.search import beaten, sweep
-from emag.evaluate.sweep.space import filled, grid, label, opens
-from emag.evaluate.sweep.spec import parse_sweep
-from emag.evaluate.sweep.study import Optuna, Random
+from emag.lab.evaluate.folder import RunFolder
+from emag.lab.evaluate.metrics import reference as stored
+from emag.lab.evaluate.metrics.extractors import EXTRACTORS
+from emag.lab.evaluate.pareto import front
+from emag.lab.evaluate.spec import parse, read_spec
+from emag.lab.evaluate.sweep import outcome, search
+from emag.lab.evaluate.sweep.search import beaten, sweep
+from emag.lab.evaluate.sweep.space import filled, grid, label, opens
+from emag.lab.evaluate.sweep.spec import parse_sweep
+from emag.lab.evaluate.sweep.study import Optuna, Random
 from test_cli import run  # noqa: F401  (a fixture)
 
 OPEN = {"guidance_scale": {"grid": [2.0, 2.5]}, "rules": [{"emag": {"scale": {"low": 1.1, "high": 2.0}, "layers": [2, 3]}}]}

@@ -9,17 +9,17 @@ from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProj
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 
 import emag
-from emag.backbones.read import read
-from emag.doctor.coverage import every
 from emag.engine import blocks
-from emag.hosts.table import denoisers, lookup
+from emag.engine.network import read
+from emag.hosts.lookup import denoisers, lookup
+from emag.lab.doctor.coverage import every
 from emag.methods import METHODS as C
-from emag.perturbations.ema_attention import EMAttention
-from emag.perturbations.identity_attention import IdentityAttention
-from emag.perturbations.shuffled import Shuffled
-from emag.perturbations.skipped import Skipped
-from emag.perturbations.smoothed import SmoothedQueries
-from emag.rules.compose import Compose, Term
+from emag.methods.combining.compose import Compose, Term
+from emag.methods.emag.rule import EMAttention
+from emag.methods.weak.pag import IdentityAttention
+from emag.methods.weak.seg import SmoothedQueries
+from emag.methods.weak.slg import Skipped
+from emag.methods.weak.tpg import Shuffled
 from tiny import awaken, noise
 
 STEPS = 5

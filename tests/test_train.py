@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from emag.errors import BadValue
-from emag.models import checkpoint, data
+from emag.lab.train import checkpoint, data
+from emag.lab.train.__main__ import train
+from emag.lab.train.progress import Budget, Clock, stop_on_signals
+from emag.lab.train.trainer import Settings, Trainer
 from emag.models.load import load
-from emag.models.progress import Budget, Clock, stop_on_signals
-from emag.models.train import train
-from emag.models.trainer import Settings, Trainer
 
 SMALL = {"classes": ("disc", "box"), "size": 8, "layers": 2, "heads": 1, "patch": 4, "batch_size": 4, "warmup": 2}
 QUIET = Console(quiet=True)
@@ -191,7 +191,7 @@ def test_budget_and_clock():
 def command(*arguments):
     import typer
 
-    from emag.models.train import command as entry
+    from emag.lab.train.__main__ import command as entry
 
     app = typer.Typer()
     app.command()(entry)

@@ -11,20 +11,20 @@ from diffusers import ClassifierFreeGuidance, ClassifierFreeZeroStarGuidance, Fl
 import emag
 import test_backbones_video as laws
 from cases import EMAG
-from emag.backbones.read import read
-from emag.columns import _host_evaluations
-from emag.doctor.small_video_more import MORE as LATEST
-from emag.doctor.small_video_more import hunyuan_video_15, ltx2
-from emag.doctor.small_wan import LONG, wan_vace
-from emag.doctor.small_wan import MORE as WANS
 from emag.engine import seam
-from emag.forecast import forecast
+from emag.engine.network import read
 from emag.hosts.given import encode
-from emag.hosts.table import lookup
+from emag.hosts.lookup import lookup
+from emag.lab.draw.columns import _host_evaluations
+from emag.lab.draw.sampling import Job, Settings, arguments
+from emag.lab.forecast import forecast
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
-from emag.sampling import Job, Settings, arguments
+from emag.methods.emag.compat import Compat
 from emag.schedules import Interval
+from emag.testing.small_video_more import MORE as LATEST
+from emag.testing.small_video_more import hunyuan_video_15, ltx2
+from emag.testing.small_wan import LONG, wan_vace
+from emag.testing.small_wan import MORE as WANS
 from spy import attribute, network_outputs
 from test_backbones_video import Counted, Encoder, close, made
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 import browser
 from emag.errors import BadValue
-from emag.evaluate.folder import image_name
-from emag.evaluate.report import votes
-from emag.evaluate.report.ballot import Ballot
-from emag.evaluate.report.page import page
-from emag.evaluate.report.server import Server
-from emag.evaluate.report.votes import Share, Vote
-from emag.evaluate.storage import Storage
+from emag.lab.evaluate.folder import image_name
+from emag.lab.evaluate.report import votes
+from emag.lab.evaluate.report.ballot import Ballot
+from emag.lab.evaluate.report.page import page
+from emag.lab.evaluate.report.server import Server
+from emag.lab.evaluate.report.votes import Share, Vote
+from emag.lab.evaluate.storage import Storage
 from test_cli import emag
 from test_report import folder
 

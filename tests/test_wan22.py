@@ -9,12 +9,12 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.backbones.read import read
-from emag.doctor.calibrate import Probe
-from emag.doctor.small_video import wan, wan_network
-from emag.doctor.small_wan import MORE, experts
+from emag.engine.network import read
+from emag.lab.doctor.calibrate import Probe
 from emag.methods import METHODS
-from emag.perturbations.compat import Compat
+from emag.methods.emag.compat import Compat
+from emag.testing.small_video import wan, wan_network
+from emag.testing.small_wan import MORE, experts
 from spy import changes, network_outputs, scheduler_steps, snapshot
 from test_backbones_video import NO_VAE, Counted, close, distance, whole
 

@@ -10,10 +10,10 @@ from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
 import emag
 from emag.errors import BadValue, NoEffect
 from emag.methods import METHODS as C
-from emag.perturbations.identity_attention import IdentityAttention
-from emag.perturbations.rectified import RectifiedAttention
-from emag.perturbations.sinkhorn import SinkhornAttention
-from emag.perturbations.smoothed import SmoothedQueries
+from emag.methods.null.erg import RectifiedAttention
+from emag.methods.weak.asag import SinkhornAttention
+from emag.methods.weak.pag import IdentityAttention
+from emag.methods.weak.seg import SmoothedQueries
 from emag.schedules import Interval
 from reference import Handmade, softmax_map, tensors
 from spy import scheduler_steps

@@ -12,14 +12,14 @@ from diffusers.hooks import LayerSkipConfig
 from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 
 import emag
-from emag.defaults import resolve
-from emag.guidance import COND, UNCOND, combine
+from emag.core.guidance import COND, UNCOND, combine
+from emag.hosts.defaults import resolve
+from emag.maths.streams import Streams
 from emag.methods import METHODS as C
-from emag.perturbations.shuffled import Shuffled, ShuffledState, taken
-from emag.perturbations.skipped import Skipped
-from emag.perturbations.stochastic import PerSample, Stochastic
+from emag.methods.weak.s2 import PerSample, Stochastic
+from emag.methods.weak.slg import Skipped
+from emag.methods.weak.tpg import Shuffled, ShuffledState, taken
 from emag.schedules import Interval
-from emag.streams import Streams
 from reference import at_step, tensors
 from spy import attribute, blocks_of, scheduler_steps
 from tiny import CASES, noise

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import emag
+from emag.core.branch import Given
+from emag.core.guidance import COND, UNCOND, combine, with_null
 from emag.errors import BadValue, NoEffect, Unsupported
-from emag.guidance import COND, UNCOND, combine, with_null
-from emag.perturbations.base import Given
-from emag.perturbations.independent import ICG, Drawn, Independent, noise_like
-from emag.perturbations.null_branch import NullBranch
-from emag.perturbations.time_step import TSG, NoisyTime
-from emag.rules.negative import Negative
+from emag.maths.streams import Streams
+from emag.methods.common.null_branch import NullBranch
+from emag.methods.null.icg import ICG, Drawn, Independent, noise_like
+from emag.methods.weak.negative import Negative
+from emag.methods.weak.tsg import TSG, NoisyTime
 from emag.schedules import Interval
-from emag.streams import Streams
 from reference import at_step, tensors
 from spy import network_outputs, scheduler_steps
 from tiny import CASES, noise

@@ -8,14 +8,14 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
+from emag.core.guidance import COND, UNCOND, combine, with_null
 from emag.errors import BadValue, NoEffect, Unsupported
-from emag.guidance import COND, UNCOND, combine, with_null
-from emag.perturbations.other_model import OtherModel, check_network, interpolated, other
-from emag.predictions import convert
-from emag.rules.hybrid import HMCFG
-from emag.rules.other_null import Domain, Personalization, Priors
-from emag.rules.two_models import RLG, SINE, Autoguidance
-from emag.rules.unguide import UnGuide, unguide_weight, unlearned_distance
+from emag.maths.predictions import convert
+from emag.methods.combining.hm_cfg import HMCFG
+from emag.methods.common.other_model import OtherModel, check_network, interpolated, other
+from emag.methods.null.other_null import Domain, Personalization, Priors
+from emag.methods.null.unguide import UnGuide, unguide_weight, unlearned_distance
+from emag.methods.weak.autoguidance import RLG, SINE, Autoguidance
 from emag.samplers import Path, advance
 from emag.schedules import MAMBOG, Interval
 from reference import SPACES, at_step, tensors

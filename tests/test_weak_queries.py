@@ -9,11 +9,11 @@ from diffusers import guiders
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
 import emag
-from emag.backbones.read import read
+from emag.engine.network import read
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS as C
-from emag.perturbations.rectified import RectifiedAttention
-from emag.perturbations.smoothed import SmoothedQueries, SmoothedState, kernel, smoothed
+from emag.methods.null.erg import RectifiedAttention
+from emag.methods.weak.seg import SmoothedQueries, SmoothedState, kernel, smoothed
 from emag.schedules import Interval
 from reference import at_step, softmax_map, tensors
 from spy import scheduler_steps

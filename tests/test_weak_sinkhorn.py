@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from emag import attention
-from emag.attention import Attention
 from emag.errors import BadValue, Unsupported
+from emag.maths import attention
+from emag.maths.attention import Attention
 from emag.methods import METHODS as C
-from emag.perturbations.sinkhorn import SinkhornAttention, logits, potentials, transported
+from emag.methods.weak.asag import SinkhornAttention, logits, potentials, transported
 from reference import softmax_map
 from weak import IMAGE, ORDERS, B, H, call_of, near, perturbed, sinkhorn
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.attention import Attention
 from emag.engine.seam import Seam
+from emag.maths.attention import Attention
 from reference import Model, Path, softmax_map, tensors
 from spy import network_outputs
 from tiny import CASES

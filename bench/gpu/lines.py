@@ -10,11 +10,11 @@ from unittest.mock import patch
 import diffusers
 
 import emag
-from emag.backbones.read import read
-from emag.defaults import resolved
-from emag.guidance import Rule
+from emag.core.guidance import Rule
+from emag.engine.network import read
+from emag.hosts.defaults import resolved
 from emag.methods import METHODS
-from emag.perturbations import average
+from emag.methods.emag import average
 from timed.shapes import Shape
 
 QUERY, MAP, EVERY = "EMAG query", "EMAG map", "EMAG query, every=3"

@@ -13,10 +13,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import emag
-from emag.backbones.read import read
-from emag.defaults import resolved
+from emag.engine.network import read
 from emag.engine.trajectory import Trajectory
-from emag.perturbations import stored_map
+from emag.hosts.defaults import resolved
+from emag.methods.emag import stored_map
 from gpu.lines import Line, Ran, evaluations, run
 from timed.shapes import Call, Shape, pipeline
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from emag.doctor.small import quiet, vae
+from emag.testing.small import quiet, vae
 
 SEED = 8
 NETWORKS = {"sd3": diffusers.SD3Transformer2DModel, "flux": diffusers.FluxTransformer2DModel,

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .combinations import RECIPES as recipes
 from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
 from .hosts.function import guided
 from .hosts.pipeline import Guided, guide
-from .perturbations.ema_attention import EMAG
-from .rules.apg import APG
-from .rules.cads import CADS
-from .rules.cfg import CFG
-from .rules.compose import Compose, Term
+from .methods.combining.apg import APG
+from .methods.combining.cfg import CFG
+from .methods.combining.compose import Compose, Term
+from .methods.condition.cads import CADS
+from .methods.emag.rule import EMAG
+from .records.named import RECIPES as recipes
 from .schedules import Window
 
 if TYPE_CHECKING:

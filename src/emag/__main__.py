@@ -1,5 +1,5 @@
 """`python -m emag` is the `emag` command."""
 
-from .cli import main
+from .lab.cli import main
 
 main()

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
 from ..errors import Unsupported
 from . import form
+from .network import Network
 
 Change = Callable[[Any], Any]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..backbones.block import Block
-from ..backbones.read import Network
+from ..core.state import Tokens
 from ..errors import Busy
-from ..perturbations.state import Tokens
+from .block import Block
+from .network import Network
 from .taps import Taps
 from .undo import patch
 from .wanted import CLEAN, Pass, Wanted

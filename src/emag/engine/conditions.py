@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
-from ..guidance import UNCOND, Rule, Step
-from ..perturbations.state import Rows
+from ..core.guidance import UNCOND, Rule, Step
+from ..core.state import Rows
 from .arguments import Arguments
+from .network import Network
 from .undo import patch
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
+from ..core.branch import Perturbation
+from ..core.guidance import Rule, Step
+from ..core.state import State
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
-from ..guidance import Rule, Step
-from ..perturbations.base import Perturbation
-from ..perturbations.state import State
-from ..streams import Streams
+from ..maths.streams import Streams
 from . import output
 from .arguments import Arguments
+from .network import Network
 from .plan import Plan, plan, unfed, weak_branches
 from .trajectory import Trajectory
 from .view import Ahead

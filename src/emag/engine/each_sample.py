@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from ..attention import Attention
+from ..maths.attention import Attention
 from .seam import NAMES, SDPA, Handler, in_full_precision
 
 

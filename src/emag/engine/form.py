@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..backbones.entry import Backbone
+from ..families.backbone import Backbone
 from . import output
 
 

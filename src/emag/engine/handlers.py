@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..attention import Attention
-from ..perturbations.base import Perturbation
-from ..perturbations.state import Rows, State
+from ..core.branch import Perturbation
+from ..core.state import Rows, State
+from ..maths.attention import Attention
 from .seam import Handler, Live
 from .taps import Tap
 

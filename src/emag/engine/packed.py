@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..attention import Attention
+from ..maths.attention import Attention
 from .seam import Handler, Live
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from ..core.branch import Perturbation
+from ..core.state import Rows, State
 from ..errors import NoEffect, Unsupported
-from ..perturbations.base import Perturbation
-from ..perturbations.state import Rows, State
 from . import output
 from .arguments import Arguments
 from .blocks import Blocks

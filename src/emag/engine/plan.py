@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..guidance import Rule, States, Step, needs_null, reads_null
-from ..perturbations.base import Perturbation
-from ..perturbations.null_branch import NullBranch
+from ..core.branch import Perturbation
+from ..core.guidance import Rule, States, Step, needs_null, reads_null
+from ..methods.common.null_branch import NullBranch
 from .trajectory import Trajectory
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
+from ..core.branch import Perturbation
+from ..core.guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..core.state import Rows, State
 from ..errors import Busy
-from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
-from ..perturbations.base import Perturbation
-from ..perturbations.state import Rows, State
 from . import form, output
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions
 from .course import Course
+from .network import Network
 from .passes import Passes, Place, groups
 from .plan import evaluates_null, needed, weak_branches
 from .view import Kind, View

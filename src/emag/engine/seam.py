@@ -14,8 +14,8 @@ from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.overrides import TorchFunctionMode
 
-from ..attention import Attention
 from ..errors import Unsupported
+from ..maths.attention import Attention
 from .undo import patch
 
 SDPA = F.scaled_dot_product_attention

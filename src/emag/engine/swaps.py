@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
 from ..errors import Unsupported
+from .network import Network
 from .undo import patch
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from ..backbones.block import Block
-from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from . import each_sample
+from .block import Block
+from .network import Network
 from .packed import Packing
 from .seam import Handler, Seam, native_backend
 

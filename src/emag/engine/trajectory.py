@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from ..core.guidance import Step
 from ..errors import Unsupported
-from ..guidance import Step
-from ..streams import Streams
+from ..maths.streams import Streams
 
 SPACE_OF = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 

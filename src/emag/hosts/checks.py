@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ..backbones.read import Network
+from ..core.guidance import Rule
+from ..engine.network import Network
 from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
-from ..guidance import Rule
-from .entry import Host
+from ..families.host import Host
 
 log = logging.getLogger("emag")
 

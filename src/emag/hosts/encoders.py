@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..backbones.entry import Backbone
 from ..errors import BadValue
+from ..families.backbone import Backbone
 
 Tensors = dict[str, torch.Tensor]
 

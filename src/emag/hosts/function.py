@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import read
-from ..defaults import resolve, resolved
+from ..core.branch import Perturbation
+from ..core.guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..engine.network import read
 from ..engine.plan import Plan, evaluates_null, needed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
-from ..perturbations.base import Perturbation
-from ..predictions import SPACES
+from ..maths.predictions import SPACES
+from ..maths.streams import Streams
 from ..samplers.path import Path
-from ..streams import Streams
+from .defaults import resolve, resolved
 from .described import Described, find
 from .function_checks import check_given, check_types
 from .network_function import Inside

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
+from ..core.guidance import COND, UNCOND, Rule
+from ..engine.network import Network
 from ..engine.plan import weak_branches
 from ..errors import BadValue, Unsupported
-from ..guidance import COND, UNCOND, Rule
 from ..samplers.base import Corrector
 from .checks import check_order
 

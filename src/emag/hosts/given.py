@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
+from ..core.guidance import Rule
+from ..engine.network import Network
 from ..engine.plan import weak_branches
 from ..errors import BadValue, EmagError, Unsupported
-from ..guidance import Rule
-from ..masks import not_given
-from ..perturbations.other_model import LOAD
+from ..families.host import Host
+from ..maths.masks import not_given
+from ..methods.common.other_model import LOAD
 from .encoders import COMPANIONS, ENCODERS, UNBATCHED, Tensors, whole_text
-from .entry import Host
 from .second import second
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
+from ..core.guidance import Rule
 from ..errors import BadValue
-from ..guidance import Rule
-from ..recipe import to_data
+from ..records.recipe import to_data
 from .checks import check_order
 from .guider_base import Guider, Recipe, rules_of
 from .guider_run import GuiderRun

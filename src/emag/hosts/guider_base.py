@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import torch
 from diffusers.guiders import BaseGuidance
 
+from ..core.guidance import Rule
 from ..engine.stats import Stats
 from ..errors import BadValue, Unsupported
-from ..guidance import Rule
-from ..recipe import from_data
+from ..records.recipe import from_data
 from .given import Given
 from .guider_run import GuiderRun
 
@@ -17,7 +17,7 @@ SLOTS = ("guider", "guider_2")
 
 Own = TypeVar("Own", bound="Guider")
 Recipe = Sequence[Mapping[str, Mapping[str, Any]]]
-"""Rules as data, see `emag.recipe`."""
+"""Rules as data, see `emag.records.recipe`."""
 
 
 class Guider(BaseGuidance):

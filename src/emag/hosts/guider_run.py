@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import plain, read
-from ..defaults import models_of, resolved
+from ..core.guidance import Rule
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
+from ..engine.network import plain, read
 from ..engine.plan import unfed, weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
@@ -22,12 +22,12 @@ from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..engine.view import Kind
 from ..errors import BadValue
-from ..guidance import Rule
+from ..families.host import Host
 from .checks import check
-from .entry import Host
+from .defaults import models_of, resolved
 from .given import Given
+from .lookup import denoisers
 from .pipeline_view import PipelineView
-from .table import denoisers
 
 
 @dataclass(frozen=True)

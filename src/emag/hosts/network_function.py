@@ -11,23 +11,23 @@ from typing import Any
 
 import torch
 
-from ..backbones.entry import Backbone
-from ..backbones.read import plain, read
+from ..core.branch import Perturbation
+from ..core.guidance import Rule, Step
+from ..core.state import Rows, State
 from ..engine import output
 from ..engine.arguments import Arguments
 from ..engine.blocks import blocks_of
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
+from ..engine.network import plain, read
 from ..engine.passes import Forward, Passes, Place
 from ..engine.plan import plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..errors import BadValue, Unsupported
-from ..guidance import Rule, Step
-from ..perturbations.base import Perturbation
-from ..perturbations.state import Rows, State
-from ..streams import Streams
+from ..families.backbone import Backbone
+from ..maths.streams import Streams
 from .checks import check_hooks
 from .function_checks import check_inside
 from .outside import Evaluate, Outside

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
+from ..core.branch import Perturbation
+from ..core.guidance import Step
 from ..engine.plan import Plan
-from ..guidance import Step
-from ..perturbations.base import Perturbation
-from ..streams import Streams
+from ..maths.streams import Streams
 
 Evaluate = Callable[[], torch.Tensor]
 

@@ -5,7 +5,7 @@ from typing import Any
 from diffusers.guiders import ClassifierFreeGuidance
 
 from ..errors import Unsupported
-from .entry import Host
+from ..families.host import Host
 
 
 def with_scale(arguments: dict[str, Any], host: Host, pipe: Any) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..backbones.read import read
-from ..defaults import models_of, resolved
+from ..core.guidance import COND, UNCOND, Rule
+from ..engine.network import read
 from ..errors import BadValue, Unsupported
-from ..guidance import COND, UNCOND, Rule
 from ..models.tiny import TinyPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
 from ..samplers.loop import Progress
+from .defaults import models_of, resolved
 from .function import Function, guided
 from .given import PROMPT, encode
-from .table import lookup
+from .lookup import lookup
 
 
 @dataclass(frozen=True)

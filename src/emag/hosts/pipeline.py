@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network, read
-from ..defaults import models_of, resolved
+from ..core.guidance import Rule
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
+from ..engine.network import Network, read
 from ..engine.plan import weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.undo import patch
 from ..errors import BadValue, Busy, Unsupported
-from ..guidance import Rule
 from ..samplers.base import Corrector
 from .checks import check, check_order
+from .defaults import models_of, resolved
 from .given import Condition, Given
+from .lookup import denoisers, lookup
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
-from .table import denoisers, lookup
 
 
 class Guided:
@@ -49,7 +49,7 @@ class Guided:
 
     def save(self, images: Any, folder: str) -> list[Any]:
         """Write `images` of the latest call into `folder` as PNGs that carry their recipe; the paths written."""
-        from ..images import save
+        from ..records.png import save
 
         if self.record is None:
             raise BadValue("nothing to save yet: call the pipeline inside the with block first")
@@ -96,7 +96,7 @@ class Guided:
         return resolved(self.rules, models_of(pipe), network)
 
     def _remember(self, pipe: Any, arguments: dict[str, Any]) -> None:
-        from ..record import record
+        from ..records.record import record
 
         self.record = record(pipe, self.host, self.resolved, arguments, self.given.conditions,
                              (*self.given.handed, *filter(None, [self.host.guider])))

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import Network
+from ..core.state import Rows
 from ..engine.arguments import Arguments
+from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import patch
 from ..engine.view import Kind
-from ..perturbations.state import Rows
-from .entry import Host
+from ..families.host import Host
 
 
 class PipelineView:

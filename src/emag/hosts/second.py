@@ -5,10 +5,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..backbones.read import plain
+from ..engine.network import plain
 from ..errors import BadValue
-from ..perturbations.other_model import LOAD
-from .table import denoisers, lookup
+from ..methods.common.other_model import LOAD
+from .lookup import denoisers, lookup
 
 INPUTS = ("in_channels", "joint_attention_dim", "pooled_projection_dim", "cross_attention_dim", "caption_channels",
           "num_embeds_ada_norm")

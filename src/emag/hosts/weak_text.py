@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ..backbones.read import read
+from ..engine.network import read
 from ..engine.undo import patch
 from ..errors import BadValue, Unsupported
 from .given import encode
-from .table import lookup
+from .lookup import lookup
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 QUERIES = ("q", "q_proj")

@@ -8,9 +8,9 @@ import diffusers.guiders
 import torch
 from diffusers.guiders import BaseGuidance
 
+from ..core.guidance import Rule
 from ..errors import BadValue, Unsupported
-from ..guidance import Rule
-from ..recipe import to_data
+from ..records.recipe import to_data
 from .guider_base import Guider, Recipe, rules_of
 from .guider_run import GuiderRun
 

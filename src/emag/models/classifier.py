@@ -94,7 +94,7 @@ def load(folder: Path = FOLDER) -> tuple[Classifier, dict]:
     missing = [name for name in (WEIGHTS, CARD) if not (folder / name).is_file()]
     if missing:
         raise BadValue(f"classifier folder {folder} lacks {', '.join(missing)}; train one with "
-                       "python -m emag.models.train_classifier")
+                       "python -m emag.lab.train.classifier")
     try:
         card = json.loads((folder / CARD).read_text())
         model = Classifier(len(card["classes"]), tuple(card["widths"]), card["activation"])
@@ -108,5 +108,5 @@ def load(folder: Path = FOLDER) -> tuple[Classifier, dict]:
 def digest(folder: Path = FOLDER) -> str:
     """First 8 hex digits of the sha256 of the weights. Raises `BadValue` where there are none."""
     if not (folder / WEIGHTS).is_file():
-        raise BadValue(f"classifier folder {folder} lacks {WEIGHTS}; train one with python -m emag.models.train_classifier")
+        raise BadValue(f"classifier folder {folder} lacks {WEIGHTS}; train one with python -m emag.lab.train.classifier")
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:8]

@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..hosts.table import denoisers, lookup
+from ..hosts.lookup import denoisers, lookup
 from . import folder
 from .folder import first_line
 from .tiny import TinyPipeline
@@ -26,7 +26,7 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is CUDA
+    name: "tiny", a folder (written by `emag.lab.train` or by `save_pretrained`) or a hub id. device: None is CUDA
     where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
     optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data.

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from ..core.guidance import COND, UNCOND
 from ..errors import Unsupported
-from ..guidance import COND, UNCOND
 from .path import Path
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from ..core.guidance import COND, UNCOND
 from ..errors import BadValue
-from ..guidance import COND, UNCOND
 from .base import Corrector, Model
 from .particles import effective_size, excess, resample
 from .solvers import Powers, ReverseSDE, pick, to_epsilon

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from ..core.guidance import COND, UNCOND
 from ..errors import BadValue, Unsupported
-from ..guidance import COND, UNCOND
 from .base import Model, Solver
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
-from ..predictions import convert, from_x0, to_x0
+from ..maths.predictions import convert, from_x0, to_x0
 from .base import Model, Solver
 from .particles import surplus
 from .path import Path

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
-from ..predictions import to_x0
+from ..maths.predictions import to_x0
 from .base import Model, Solver
 from .path import Path
 

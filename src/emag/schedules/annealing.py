@@ -16,7 +16,7 @@ from .normed import both, epsilon_norm
 from .renoise import renoised
 
 if TYPE_CHECKING:
-    from ..guidance import Branches, Step
+    from ..core.guidance import Branches, Step
 
 Head = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -8,7 +8,7 @@ import torch
 from ..errors import BadValue
 
 if TYPE_CHECKING:
-    from ..guidance import Branches, Step
+    from ..core.guidance import Branches, Step
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..errors import BadValue
 from .base import Schedule
 
 if TYPE_CHECKING:
-    from ..guidance import Step
+    from ..core.guidance import Step
 
 INTERVAL_UNITS = ("sigma", "ratio", "progress")
 CONVENTIONS = ("y", "w")

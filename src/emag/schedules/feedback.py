@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from ..errors import BadValue
-from ..predictions import to_x0
+from ..maths.predictions import to_x0
 from .base import Schedule, check_scale
 from .normed import both
 
 if TYPE_CHECKING:
-    from ..guidance import Branches, Step
+    from ..core.guidance import Branches, Step
 
 Score: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
 """score(x, step) -> [batch]: how good x [batch, ...] fp32 is, a sample of the level `step.next`; higher is better."""

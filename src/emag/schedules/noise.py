@@ -7,7 +7,7 @@ from ..errors import BadValue
 from .base import Schedule
 
 if TYPE_CHECKING:
-    from ..guidance import Step
+    from ..core.guidance import Step
 
 
 @dataclass(frozen=True)

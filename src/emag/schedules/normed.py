@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import BadValue
-from ..predictions import difference_scale
+from ..maths.predictions import difference_scale
 from .base import Schedule
 
 if TYPE_CHECKING:
-    from ..guidance import Branches, Step
+    from ..core.guidance import Branches, Step
 
 CAP = 6e4  # fits 16-bit floats; reached only where c and u agree but for rounding
 
@@ -101,7 +101,7 @@ class MAMBOG(Schedule):
 
 def both(name: str, branches: "Branches") -> tuple[torch.Tensor, torch.Tensor]:
     """(c, u) of a step. Raises `BadValue` where there is no unconditional prediction."""
-    from ..guidance import COND, UNCOND  # here: the algebra imports the schedules
+    from ..core.guidance import COND, UNCOND  # here: the algebra imports the schedules
 
     if UNCOND not in branches:
         raise BadValue(f"{name} measures the unconditional prediction, and this step has none: make it the scale of a rule "

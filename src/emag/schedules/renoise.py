@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .base import Schedule
 
 if TYPE_CHECKING:
-    from ..guidance import Step
+    from ..core.guidance import Step
 
 
 @dataclass(frozen=True)

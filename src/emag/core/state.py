@@ -1,0 +1,124 @@
+"""What a branch keeps in one run: its state, which watches clean passes and makes weak ones differ."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..maths.attention import Attention
+
+if TYPE_CHECKING:
+    from .branch import Perturbation
+    from .guidance import Step
+
+Sdpa = Callable[[torch.Tensor], torch.Tensor]
+"""The live attention for given queries."""
+
+Tokens = dict[str, torch.Tensor]
+"""The streams of a block by name, "hidden_states" first: what it takes and what it returns."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Batch rows of one network call: the conditional ones, and the unconditional ones where they are in it."""
+
+    cond: slice
+    uncond: slice | None
+    total: int
+
+    @classmethod
+    def all_cond(cls, total: int) -> "Rows":
+        """A call of conditional rows alone."""
+        return cls(slice(0, total), None, total)
+
+    @classmethod
+    def all_uncond(cls, total: int) -> "Rows":
+        """A call of unconditional rows alone."""
+        return cls(slice(0, 0), slice(0, total), total)
+
+
+class State:
+    """A branch's state in one run; by default it watches nothing and perturbs nothing.
+
+    differed: on the device, whether any replacement differed from what it replaced; None where none was made.
+    picks: per evaluation the picked block of each sample as a position in `blocks`, or None. grid: image tokens along
+    each dimension of the latents, ([frames,] rows, columns); known from before the first step.
+    """
+
+    differed: torch.Tensor | None = None
+    grid: tuple[int, ...] = ()
+    proves: bool = False  # True where it notes by itself whether it changed anything; else the predictions are compared
+    picks: list[torch.Tensor | None]
+
+    def __init__(self) -> None:
+        self.picks = []
+
+    def place(self, grid: tuple[int, ...]) -> None:
+        """The grid of this run's image tokens, told once, before the first step."""
+        self.grid = grid
+
+    def grid_of(self, tokens: int) -> tuple[int, ...]:
+        """The grid of a block of `tokens` image tokens: this run's, or that halved (rounded up) as often as fits."""
+        found = self.grid
+        while math.prod(found) > tokens and max(found[-2:]) > 1:
+            found = (*found[:-2], *(-(-side // 2) for side in found[-2:]))
+        return found if math.prod(found) == tokens else self.grid
+
+    def begin(self, index: int) -> None:
+        """Start of the step `index`."""
+        self.picks.append(None)
+
+    @property
+    def watches(self) -> bool:
+        """True where the clean pass of this step is to be shown to `watch`."""
+        return False
+
+    def watch(self, block: int, call: Attention, rows: Rows) -> None:
+        """See the live attention of one of `blocks` on the clean pass."""
+
+    def predicted(self, step: "Step", cond: torch.Tensor) -> None:
+        """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""
+
+    def meet(self, states: "Mapping[Perturbation, State]") -> None:
+        """At the start of a run: the states of all its branches."""
+
+    def choose(self) -> None:
+        """Last moment before the weak pass."""
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        """Attention output of one of `blocks` in the weak pass."""
+        return sdpa(call.q)
+
+    def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
+        """What one of `changes` returns in the weak pass; `run` is the block itself."""
+        return run(streams)
+
+    def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
+        """Attention output of one of `blocks` in every pass, for a branch that is strong. `rows`: of this pass."""
+        return sdpa(call.q)
+
+    def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """New output, in the weak pass, of a submodule that `modules` names."""
+        return value
+
+    def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
+        """Network arguments to change in the weak pass, of `values`; `condition` names those that hold the condition.
+
+        "hidden_states" is x_t in both, whatever the network calls it.
+        """
+        return {}
+
+    def at_step(self, prediction: torch.Tensor) -> torch.Tensor:
+        """The weak prediction as one at the step's own x_t: for a branch evaluated at another x."""
+        return prediction
+
+    def note(self, differs: torch.Tensor) -> None:
+        """Take down whether a replacement differed: a bool tensor on the device."""
+        self.differed = differs if self.differed is None else self.differed | differs
+
+    @property
+    def seen(self) -> Any:
+        """What an observer saw at this step."""
+        return None

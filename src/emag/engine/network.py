@@ -1,0 +1,181 @@
+"""A network held against its table entry: its blocks in order, checked before anything is installed."""
+
+import inspect
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ..errors import BadValue, Unsupported
+from ..families.backbone import Backbone, Stack
+from ..families.networks.table import BACKBONES
+from .block import Block, block
+
+
+@dataclass(frozen=True)
+class Network:
+    """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it.
+
+    references: of a run's calls, tokens of reference images behind those of the image in the making.
+    """
+
+    module: torch.nn.Module
+    backbone: Backbone
+    blocks: tuple[Block, ...]
+    signature: inspect.Signature
+    references: int = 0
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """The blocks at the bottom of a network that narrows and widens again; of another network none."""
+        return tuple(block.index for block in self.blocks if block.stack.middle)
+
+    @property
+    def _config(self) -> Any:
+        """The network's configuration; of a module that has none, what its entry says."""
+        return getattr(self.module, "config", None) or SimpleNamespace(patch_size=self.backbone.patch)
+
+    @property
+    def patch(self) -> Any:
+        """Sides of a patch of x_t, one for all or one each; 1 where x_t is in patches already."""
+        config = self._config
+        return getattr(config, "patch_size", None) or getattr(config, "all_patch_size", (1,))[0]
+
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Raise `BadValue` where a block does not exist."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.depth]
+        if wrong:
+            raise BadValue(f"layers {wrong} do not exist: {self.backbone.name} here has blocks 0 to {self.depth - 1}")
+
+    def grid(self, values: dict[str, Any]) -> tuple[int, ...] | None:
+        """([frames,] rows, columns, patch) where x_t is a sequence of patches; None where it has spatial dimensions."""
+        sizes: list[Any] = [values.get(name) for name in self.backbone.grid_sizes]
+        if sizes and None not in sizes:
+            return (*sizes, self.backbone.patch)
+        ids = values.get(self.backbone.grid_ids or "")
+        if ids is None:
+            return None
+        return (*self._extent(ids), self.backbone.patch)
+
+    def _extent(self, ids: Any) -> tuple[int, ...]:
+        """([layers,] rows, columns), from the position of each token, or from the sizes of the images."""
+        if not isinstance(ids, torch.Tensor):
+            own, _ = self._sizes(ids)
+            return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
+        own = _first(ids)[:len(_first(ids)) - self.references, list(self.backbone.grid_at)]
+        return tuple((own.amax(0) + 1).long().tolist())
+
+    def _sizes(self, ids: Any) -> tuple[list[Any], list[Any]]:
+        """Sizes of the images in the making and of the references, of the first row."""
+        sizes = ids[0] if isinstance(ids[0], list) else ids[:1]
+        layered = self.backbone.layered and getattr(self._config, self.backbone.layered, False)
+        own = len(sizes) - 1 if layered else 1
+        return sizes[:own], sizes[own:]
+
+    def references_in(self, values: dict[str, Any]) -> int:
+        """Tokens of reference images in a call with these arguments."""
+        ids = values.get(self.backbone.grid_ids or "") if self.backbone.references else None
+        if ids is None:
+            return 0
+        if not isinstance(ids, torch.Tensor):
+            return sum(map(prod, self._sizes(ids)[1]))
+        image = _first(ids)[:, 0]
+        return int((image != image[0]).sum())
+
+    def tokens(self, values: dict[str, Any]) -> tuple[int, ...]:
+        """Image tokens of a call along each dimension of its x_t: ([frames,] rows, columns)."""
+        packed = self.grid(values)
+        if packed is not None:
+            return packed[:-1]
+        sizes, config = values[self.backbone.sample].shape[2:], self._config
+        patch = self.patch
+        sides = (getattr(config, "patch_size_t", None) or 1, patch, patch) if isinstance(patch, int) else patch
+        return tuple(size // side for size, side in zip(sizes, sides[-len(sizes):]))
+
+    def latents(self, x: torch.Tensor) -> torch.Tensor:
+        """x_t alone, where the network is given more behind it: reference images, or further channels (a mask, a picture to
+        fill in or to follow)."""
+        if self.references:
+            x = x[:, :-self.references]
+        config, dim = self._config, 2 if x.ndim == 3 else 1
+        area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
+        channels = getattr(config, "out_channels", None) or x.shape[dim] // area
+        channels *= area
+        return x.narrow(dim, 0, channels) if channels < x.shape[dim] else x
+
+    def with_latents(self, whole: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`whole`, its x_t replaced by `x`: the inverse of `latents`."""
+        if self.references:
+            own, pictures = whole[:, :-self.references], whole[:, -self.references:]
+            return torch.cat([replace(self, references=0).with_latents(own, x), pictures], 1)
+        dim = 2 if x.ndim == 3 else 1
+        further = whole.shape[dim] - x.shape[dim]
+        return torch.cat([x, whole.narrow(dim, x.shape[dim], further)], dim) if further else x
+
+    def image_tokens(self, values: dict[str, Any]) -> int:
+        """Image tokens of a call."""
+        x = values[self.backbone.sample]
+        return x.shape[1] - self.references if x.ndim == 3 else prod(self.tokens(values))
+
+    def condition_modules(self) -> list[torch.nn.Module]:
+        """Submodules whose outputs are the condition."""
+        return self._matching(self.backbone.condition_modules)
+
+    def time_modules(self) -> list[torch.nn.Module]:
+        """Submodules whose outputs embed the timestep."""
+        return self._matching(self.backbone.time_modules)
+
+    def _matching(self, patterns: tuple[str, ...]) -> list[torch.nn.Module]:
+        return [m for name, m in self.module.named_modules() if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, where `denoiser` may be a torch.compile wrapper."""
+    return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
+    """Hold `denoiser` against `entry` or the table. Raises `Unsupported` where there is none, or where it does not fit."""
+    module = plain(denoiser)
+    backbone = entry or lookup(module)
+    signature = inspect.signature(type(module).forward)
+    signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    unknown = [name for name in backbone.per_row if name not in signature.parameters]
+    if unknown:
+        raise Unsupported(f"{backbone.name} here has no argument {', '.join(unknown)}: a diffusers version outside "
+                          "the supported range? See the README.")
+    stacks = [(stack, _stack(module, stack)) for stack in backbone.stacks]
+    pairs = [(stack, block) for stack, blocks in stacks for block in blocks]
+    if not pairs:
+        raise Unsupported(f"this {backbone.name} has no transformer blocks; only networks that have some can be guided")
+    return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature)
+
+
+def lookup(module: torch.nn.Module) -> Backbone:
+    """The table entry of a network's class or of one of its bases."""
+    for cls in type(module).__mro__:
+        if cls.__name__ in BACKBONES:
+            return BACKBONES[cls.__name__]
+    raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+
+
+def _first(ids: torch.Tensor) -> torch.Tensor:
+    """Positions [tokens, coordinates] of the first row."""
+    return ids.reshape(-1, *ids.shape[-2:])[0]
+
+
+def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
+    found = [module]
+    for part in stack.name.split("."):
+        found = [child for one in found for child in (one if part == "*" else [getattr(one, part, None)])]
+        found = [child for child in found if child is not None]
+    if not found and "*" not in stack.name:
+        raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
+    return [plain(block) for blocks in found for block in blocks]

@@ -1,0 +1,45 @@
+"""Every pipeline class we know, by name. Adding one is adding an entry to one of these modules."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..families.host import Host
+from ..families.pipelines import edits, images, unets, videos
+from . import versions
+
+HOSTS: dict[str, Host] = {host.name: host for module in (images, edits, unets, videos) for host in module.ENTRIES}
+
+
+def lookup(pipe: Any) -> Host:
+    """The table entry of a pipeline's class or of one of its bases. Raises `Unsupported` where there is none."""
+    versions.check()
+    for cls in type(pipe).__mro__:
+        if cls.__name__ in HOSTS:
+            host = HOSTS[cls.__name__]
+            return replace(host, scale=None) if _distilled(host, pipe) else host
+    if hasattr(pipe, "guider"):
+        raise Unsupported(f"{type(pipe).__name__} takes its guidance from a guider: say emag.hosts.guider.EmagGuider(rules)"
+                          ".attach(pipe)")
+    raise Unsupported(f"{type(pipe).__name__} is not a supported pipeline; supported are {', '.join(HOSTS)}")
+
+
+def _distilled(host: Host, pipe: Any) -> bool:
+    if not host.distilled:
+        return False
+    configs = pipe.config, getattr(getattr(pipe, host.denoiser, None), "config", {})
+    return any(config.get(host.distilled) for config in configs)
+
+
+def denoisers(pipe: Any, host: Host) -> list[torch.nn.Module]:
+    """The networks of a pipeline in the order in which they serve, each once; of two, one may be missing.
+
+    Raises `Unsupported` where there is none.
+    """
+    found = (getattr(pipe, name, None) for name in (host.denoiser, host.second) if name)
+    networks = list(dict.fromkeys(network for network in found if network is not None))
+    if not networks:
+        raise Unsupported(f"this {host.name} has no {host.denoiser}: load one")
+    return networks

@@ -1,0 +1,83 @@
+"""`emag metrics` and `emag reference`: what a run's images measure, and what they are compared with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ...errors import BadValue
+from . import common as shared
+from .common import app, err, out
+
+
+@app.command()
+def metrics(
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, local or any fsspec URL.")],
+    names: Annotated[str, typer.Option("--metrics", help="Metrics by name; prdc, fid and pixels stand for several.")]
+    = "fd,prdc,accuracy",
+    reference: Annotated[Path | None, typer.Option(help="npz made by `emag reference`, or of ADM or pytorch-fid.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Measure these recipes only. Repeat.")] = None,
+    against: Annotated[str | None, typer.Option(help="Also the difference of each recipe to this one, paired.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="The first images of each recipe only.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours of precision, recall, density and coverage.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu", as_json: shared.Json = False,
+) -> None:
+    """Measure the images of a run, with 95 % intervals; writes metrics.json into the run folder."""
+    from ..evaluate.folder import RunFolder
+    from ..evaluate.metrics import measure, stored
+    from ..evaluate.metrics import reference as known
+
+    plan = measure.plan(_names(names), known.read(reference) if reference else None, k, device)
+    run, results = RunFolder(folder), []
+    wanted = recipe or run.recipes()
+    with shared.progress(len(wanted), "measuring") as (_, finished):
+        results = measure.measure(run, plan, wanted, against, limit, seed, lambda done: finished(wanted.index(done) + 1))
+    stored.add(run, results)
+    if as_json:
+        shared.show_json([one.data for one in results])
+        return
+    for base in dict.fromkeys(one.against for one in results):
+        out.print(_table([one for one in results if one.against == base], base))
+    for metric, version in dict.fromkeys((one.metric, one.version) for one in results):
+        err.print(f"{metric}: {version}", highlight=False, style="dim")
+
+
+@app.command()
+def reference(
+    file: Annotated[Path, typer.Argument(help="npz to write.")],
+    data: Annotated[Path, typer.Option(help="Parquet file, or a folder of them, with images and labels.")],
+    extractor: Annotated[str, typer.Option(help="embedded, random, inception, dinov2, clip.")] = "embedded",
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the images.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=2, help="The first images only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Write features and moments of real images, to compare runs with."""
+    from ..evaluate.metrics import reference as stored
+    from ..evaluate.metrics.extractors import EXTRACTORS
+
+    if extractor not in EXTRACTORS:
+        raise BadValue(f"there is no extractor {extractor!r}; there are {', '.join(EXTRACTORS)}")
+    if not data.exists():
+        raise BadValue(f"there is no file or folder {data}")
+    made = EXTRACTORS[extractor](device)
+    features = stored.of_parquet(data, made, size, limit)
+    stored.write(file, features, made.version)
+    out.print(f"{file}: {len(features)} images, {features.shape[1]} channels, {made.version}", highlight=False)
+
+
+ARROWS = {True: "↑", False: "↓", None: ""}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _table(results: list[Any], base: str | None) -> Table:
+    sign = "" if base is None else "+"
+    table = Table("metric", "recipe" if base is None else f"minus {base}", "value", "95 % interval", "images", box=None)
+    for one in sorted(results, key=lambda one: [r.metric for r in results].index(one.metric)):
+        table.add_row(f"{one.metric} {ARROWS[one.higher]}", one.recipe, f"{one.value:{sign}.4g}",
+                      f"{one.low:{sign}.4g} to {one.high:{sign}.4g}", str(one.n))
+    return table

@@ -1,0 +1,141 @@
+"""Columns of a comparison: one guidance each, in short form, run over the same prompts and seeds."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from ...core.guidance import Rule
+from ...engine.network import read
+from ...engine.stats import Stats
+from ...engine.trajectory import trajectory
+from ...errors import BadValue
+from ...hosts import own_loop
+from ...hosts.lookup import denoisers, lookup
+from ...hosts.own_guider import with_scale
+from ...methods import METHODS
+from ...methods.combining.cfg import CFG
+from ...records import recipe
+from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
+from .sampling import Job, Progress, Settings, arguments, batches, sample
+
+
+@dataclass(frozen=True)
+class Column:
+    """One guidance under a label. `scale` overrides the pipeline's own guidance scale.
+
+    correctors, solver: where there are any, our own sampling loop draws the column in the place of the pipeline.
+    """
+
+    label: str
+    rules: tuple[Rule, ...] = ()
+    scale: float | None = None
+    correctors: tuple[Corrector, ...] = ()
+    solver: Solver | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Column":
+        """From "emag=1.5 apg=4" or "cfg=2 pcg"; "scale=2.5" is the pipeline's own scale, "none" is 1; "label: ..." first."""
+        label, given, rest = text.partition(":") if _labelled(text) else ("", "", text)
+        words = (rest if given else text).split()
+        if not words:
+            raise BadValue(f"the column {text!r} is empty; write e.g. 'emag=1.5', 'none', or 'label: scale=2 emag=1.5'")
+        scale = next((1.0 if word == "none" else _number(word) for word in words
+                      if word == "none" or word.startswith("scale=")), None)
+        parts = [_part(word) for word in words if word not in ("none", "host") and not word.startswith("scale=")]
+        solvers = [part for part in parts if isinstance(part, Solver)]
+        if len(solvers) > 1:
+            raise BadValue(f"the column {text!r} names {len(solvers)} solvers; keep one")
+        return cls(label.strip() if given else text, tuple(part for part in parts if isinstance(part, Rule)), scale,
+                   tuple(part for part in parts if isinstance(part, Corrector)), next(iter(solvers), None))
+
+    @property
+    def own_loop(self) -> bool:
+        """True where our own loop draws the column."""
+        return bool(self.correctors or self.solver)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one column made: an image per job, a record and row for each, and the statistics of its calls.
+
+    evaluations: block evaluations per image. seconds: spent in all calls.
+    """
+
+    column: Column
+    images: tuple[Image.Image, ...]
+    records: tuple[dict[str, Any], ...]
+    stats: tuple[Stats, ...]
+    evaluations: int
+    seconds: float
+
+
+def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batch_size: int,
+        progress: Progress | None = None) -> Outcome:
+    """Make the images of one column."""
+    if column.scale is not None:
+        settings = replace(settings, scale=column.scale)
+    parts = [_call(pipe, column, group, settings, progress) for group in batches(work, batch_size)]
+    return Outcome(column, tuple(image for part in parts for image in part.images),
+                   tuple(record for part in parts for record in part.records),
+                   tuple(stats for part in parts for stats in part.stats), parts[0].evaluations,
+                   sum(part.seconds for part in parts))
+
+
+def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+    start = time.perf_counter()
+    if column.own_loop:
+        return _looped(pipe, column, group, settings, progress)
+    made, guided = sample(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
+    record = guided.record or {}
+    stats = (guided.stats,) if guided.stats else ()
+    evaluations = stats[0].evaluations if stats else _host_evaluations(pipe, record["call"])
+    return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), stats, evaluations,
+                   time.perf_counter() - start)
+
+
+def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+    start = time.perf_counter()
+    if settings.more:
+        raise BadValue(f"our own loop takes no pipeline arguments: leave out {', '.join(settings.more)}")
+    rules = column.rules
+    if settings.scale is not None and settings.scale != 1 and all(rule.kind != "combining" for rule in rules):
+        rules = (*rules, CFG(settings.scale))
+    loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width)
+    texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
+    made, model = own_loop.run(pipe, loop, *texts, progress)
+    record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
+    return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
+                   model.evaluations * read(pipe.transformer).depth, time.perf_counter() - start)
+
+
+def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:
+    """Block evaluations per image of the pipeline's latest call on its own."""
+    host = lookup(pipe)
+    depth = read(denoisers(pipe, host)[0]).depth
+    rows = 2 if host.guides(with_scale({host.scale or "": 0, **call}, host, pipe)) else 1
+    return depth * len(trajectory(pipe.scheduler).timesteps) * rows
+
+
+def _labelled(text: str) -> bool:
+    label, given, _ = text.partition(":")
+    return bool(given) and "=" not in label
+
+
+def _part(word: str) -> Rule | Corrector | Solver:
+    name = word.partition("=")[0].partition(",")[0].strip()
+    for registry in (CORRECTORS, SOLVERS):
+        if name in registry:
+            return recipe.parse(word, registry)
+    if name not in METHODS:
+        raise BadValue(f"there is no method {name!r}; there are {', '.join((*METHODS, *CORRECTORS, *SOLVERS))}")
+    return recipe.parse(word)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word.partition("=")[2])
+    except ValueError:
+        raise BadValue(f"cannot read {word!r}; write scale=2.5") from None

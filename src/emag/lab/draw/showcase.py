@@ -1,0 +1,58 @@
+"""A setting for every method at which it shows something: what `emag compare --all` draws and `emag doctor` tries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...core.guidance import COND, Rule
+from ...methods.combining.compositional import compositional
+from ...methods.combining.cs_apg import CSAPG
+from ...methods.weak.negative import Negative
+from ..pages.catalogue import catalogue
+from .columns import Column
+
+OTHER = "prompt:a photo of a deer"
+
+EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
+    "fdg": "fdg=4+2.5",
+    "fa-cfg": "fa-cfg=4,low=2.5",
+    "rcfg": "scale=1.2 rcfg=onetime",
+    "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
+    "fkc-anneal": "fkc-anneal reverse-sde",
+    "compose": (compositional({COND: 2.0, OTHER: 1.5}),),
+    "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
+    "tsg": "tsg=1.5",
+    "negative": (Negative(2.0, OTHER),),
+    "nag": "nag cfg=1",
+    "vsf": "vsf cfg=1",
+    "constant": None,  # the same as a plain number
+    "cfg": None,  # the pipeline's own
+}
+"""For methods that need more than their defaults; None leaves a method out."""
+
+SKIPPED = {
+    "annealing": "needs a file of trained weights",
+    "feedback": "needs a scoring function, from Python",
+    "fkc-product": "needs two named conditions, from Python",
+    "spg": "needs a file of the style image's latents",
+    "w2sd": "needs a second model, from Python",
+    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
+                    "needs a second network: name it, model=load:FOLDER, or model=lora:0.5 where there is a LoRA"),
+}
+"""Methods that need what no default can name, and what that is."""
+
+FORMS = {"condition": "{}", "attention": "{}", "weak": "{}", "null": "{}", "combining": "{}", "after": "cfg {}",
+         "schedule": "cfg={}", "corrector": "cfg {}", "solver": "cfg {}"}
+
+
+def columns(kinds: Sequence[str] = tuple(FORMS)) -> list[Column]:
+    """One column per method of these kinds."""
+    found = [_column(method) for method in catalogue() if method["kind"] in kinds and method["name"] not in SKIPPED]
+    return [column for column in found if column is not None]
+
+
+def _column(method: dict[str, Any]) -> Column | None:
+    name = method["name"]
+    example = EXAMPLES.get(name, FORMS[method["kind"]].format(name))
+    if isinstance(example, tuple):
+        return Column(name, example)
+    return None if example is None else Column.parse(f"{name}: {example}")

@@ -1,0 +1,164 @@
+"""The run folder, local or at any fsspec URL: the contract between runs, metrics, sweeps and reports.
+
+    run.json                        what is made, by what
+    prompts.parquet                 the prompts, one row each
+    images/<recipe>/000012.png
+    index/<recipe>/000012.parquet   one part per finished batch, named by its first number
+
+A part of the index is written after its images. Images without a row there are unfinished work, and made again.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from PIL import Image
+
+from ...errors import BadValue
+from ..draw.columns import Column
+from .prompts import Prompt
+from .spec import RunSpec, parse
+from .storage import Storage
+
+FORMAT = 1
+RUN, PROMPTS, IMAGES, INDEX_FOLDER = "run.json", "prompts.parquet", "images", "index"
+INDEX = pa.schema([
+    ("number", pa.int64()), ("recipe", pa.string()), ("prompt", pa.string()), ("category", pa.string()),
+    ("class", pa.string()), ("seed", pa.int64()), ("model", pa.string()), ("versions", pa.string()),
+    ("picks", pa.list_(pa.int32())), ("evaluations", pa.int64()), ("seconds", pa.float64()), ("sha256", pa.string()),
+    ("file", pa.string()),
+])
+"""picks: the block picked at each evaluation of the network, null where none was. evaluations: of blocks, per image.
+seconds: of the batch, per image. versions: JSON. file: below the run folder."""
+LISTED = pa.schema([("text", pa.string()), ("category", pa.string()), ("label", pa.string())])
+
+
+class RunFolder:
+    """A run on disk, or behind a URL."""
+
+    def __init__(self, url: str):
+        self.url = str(url)
+        self.storage = Storage(*url_to_fs(self.url))
+
+    @property
+    def exists(self) -> bool:
+        """True where a run was begun."""
+        return self.storage.exists(RUN)
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """What run.json holds. Raises `BadValue` where it is not there, or not of this format."""
+        if not self.exists:
+            raise BadValue(f"{self.url} is no run folder: it has no {RUN}")
+        try:
+            found = json.loads(self.storage.read(RUN))
+        except ValueError as error:
+            raise BadValue(f"{RUN} in {self.url} is damaged: {error}") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise BadValue(f"{RUN} in {self.url} is not of format {FORMAT}")
+        return found
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """What the run makes, with its prompts."""
+        held = self.run["spec"]
+        table = _table(self.url, PROMPTS, self.storage.read(PROMPTS))
+        return parse(held, [Prompt(**row) for row in table.to_pylist()])
+
+    def begin(self, spec: RunSpec, facts: dict[str, Any]) -> None:
+        """Write what the run makes, and by what: at its start, and where it grows."""
+        rows = [{"text": one.text, "category": one.category, "label": one.label} for one in spec.prompts]
+        self.storage.write(PROMPTS, _parquet(rows, LISTED))
+        data = {"format": FORMAT, "spec": spec.as_data(), **facts}
+        self.storage.write(RUN, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+        for name in ("run", "spec"):
+            self.__dict__.pop(name, None)
+
+    def recipes(self) -> list[str]:
+        """Names of the recipes."""
+        return [one.label for one in self.spec.recipes]
+
+    def recipe_of(self, name: str) -> Column:
+        """A recipe by name: its guidance scale, rules and sampler."""
+        return self.spec.recipe(name)
+
+    def parts(self, recipe: str) -> list[str]:
+        """Parts of the index of a recipe, in order of their first numbers."""
+        return sorted((f"{INDEX_FOLDER}/{recipe}/{name}" for name in self.storage.names(f"{INDEX_FOLDER}/{recipe}")
+                       if name.endswith(".parquet")), key=lambda name: (len(name), name))
+
+    def index(self, recipe: str | None = None) -> pa.Table:
+        """Rows of the finished images, of one recipe or of all in turn, sorted by number. Columns: `INDEX`."""
+        names = self.recipes() if recipe is None else [self.recipe_of(recipe).label]
+        return pa.concat_tables([self._rows(name) for name in names])
+
+    def _rows(self, recipe: str) -> pa.Table:
+        parts = self.parts(recipe)
+        tables = [self.part(name, data) for name, data in self.storage.read_all(parts)]
+        return pa.concat_tables([INDEX.empty_table(), *tables]).sort_by("number").combine_chunks()
+
+    def part(self, name: str, data: bytes) -> pa.Table:
+        """One part of the index. Raises `BadValue` where it is damaged."""
+        table = _table(self.url, name, data)
+        if not table.schema.equals(INDEX):
+            raise BadValue(f"{name} in {self.url} has other columns than an index: emag verify --repair removes it")
+        return table
+
+    def missing(self) -> dict[str, list[int]]:
+        """Numbers of the images that are not finished, by recipe."""
+        wanted = range(self.spec.total)
+        done = {name: set(self._rows(name)["number"].to_pylist()) for name in self.recipes()}
+        return {name: [number for number in wanted if number not in numbers] for name, numbers in done.items()}
+
+    def commit(self, recipe: str, rows: Sequence[dict[str, Any]], images: Sequence[bytes]) -> None:
+        """Store a finished batch: its images, then its part of the index. A row's file and sha256 are filled in."""
+        full = []
+        for row, data in zip(rows, images, strict=True):
+            name = image_name(recipe, row["number"])
+            self.storage.write(name, data)
+            full.append({**row, "recipe": recipe, "file": name, "sha256": hashlib.sha256(data).hexdigest()})
+        self.storage.write(f"{INDEX_FOLDER}/{recipe}/{full[0]['number']:06d}.parquet", _parquet(full, INDEX))
+
+    def drafts(self) -> list[str]:
+        """Temporary files that a killed run left."""
+        return self.storage.drafts((IMAGES, INDEX_FOLDER))
+
+    def image(self, recipe: str, number: int) -> Image.Image:
+        """One image, RGB."""
+        name = image_name(recipe, number)
+        try:
+            return Image.open(io.BytesIO(self.storage.read(name))).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadValue(f"cannot read {name} in {self.url} as an image: {error}") from None
+
+    def images(self, recipe: str, batch: int = 256, limit: int | None = None) -> Iterator[np.ndarray]:
+        """The finished images of a recipe in order of their numbers, uint8 [n, height, width, 3], `batch` at a time."""
+        numbers = self.index(recipe)["number"].to_pylist()[:limit]
+        for start in range(0, len(numbers), batch):
+            yield np.stack([np.asarray(self.image(recipe, number)) for number in numbers[start:start + batch]])
+
+
+def image_name(recipe: str, number: int) -> str:
+    """Where an image lies below its run folder."""
+    return f"{IMAGES}/{recipe}/{number:06d}.png"
+
+
+def _parquet(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), sink)
+    return sink.getvalue()
+
+
+def _table(url: str, name: str, data: bytes) -> pa.Table:
+    try:
+        return pq.read_table(io.BytesIO(data))
+    except (OSError, pa.ArrowException) as error:
+        raise BadValue(f"{name} in {url} is damaged ({str(error).splitlines()[0]}): "
+                       "emag verify --repair removes damaged parts") from None

@@ -1,0 +1,130 @@
+"""Metrics of the recipes of a run, each with an interval and the version of what measured it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ....errors import BadValue
+from . import bootstrap
+from .bootstrap import Estimate, Statistic
+from .extractors import EXTRACTORS
+from .extractors.base import Extractor
+from .features import Images, features
+from .reference import Reference
+from .table import Metric, Sample, chosen
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric of a recipe, or of recipe minus `against`, with its 95 % interval, over n images."""
+
+    recipe: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    version: str
+    higher: bool | None
+    against: str | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Metrics whose extractors are loaded and whose reference fits: nothing of them is missing."""
+
+    metrics: list[Metric]
+    extractors: dict[str, Extractor]
+    reference: Reference | None
+    k: int
+    device: str = "cpu"
+
+    def version(self, metric: Metric) -> str:
+        """What measured a metric: extractor, statistic, reference."""
+        known = [self.reference.name] if metric.reference and self.reference else []
+        return "; ".join([self.extractors[metric.extractor].version, metric.part.format(k=self.k), *known])
+
+
+def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, device: str = "cpu") -> Plan:
+    """Load what the metrics need. Raises `BadValue` for anything missing or not fitting: call it before images are made."""
+    metrics = chosen(list(names))
+    extractors = {name: EXTRACTORS[name](device) for name in dict.fromkeys(metric.extractor for metric in metrics)}
+    for metric in metrics:
+        if metric.reference and reference is None:
+            raise BadValue(f"{metric.name} needs a reference: --reference FILE, made by emag reference")
+    for extractor in extractors.values():
+        extractor.check()
+    for metric in metrics:
+        version = extractors[metric.extractor].version
+        if metric.reference and reference is not None and not reference.fits(version):
+            raise BadValue(f"{metric.name} reads {version}, but the reference {reference.name} is of "
+                           f"{reference.version or 'Inception (the file does not say)'}; make one with emag reference")
+    return Plan(metrics, extractors, reference, k, device)
+
+
+def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against: str | None = None, limit: int | None = None,
+            seed: int = 0, done: Callable[[str], None] = lambda what: None) -> list[Result]:
+    """All metrics of a plan for recipes of a `RunFolder` (None: all of them), the first `limit` images of each.
+
+    against: also each recipe minus this one, the same image numbers drawn for both. `done` hears of each recipe measured.
+    """
+    names = list(recipes) if recipes is not None else run.recipes()
+    if against is not None and against not in names:
+        raise BadValue(f"--against {against!r} is none of the recipes measured: {', '.join(names)}")
+    found: dict[str, dict[str, Statistic | Estimate]] = {}
+    numbers, results = {}, []
+    for recipe in names:
+        images = Images.of(run, recipe, limit)
+        numbers[recipe], found[recipe] = images.columns["number"], _statistics(images, plan)
+        results += [_result(recipe, metric, plan, _estimate(found[recipe][metric.name], seed)) for metric in plan.metrics]
+        done(recipe)
+    return check_table(results + _differences(plan, found, numbers, against, seed))
+
+
+def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Estimate]:
+    found: dict[str, Statistic | Estimate] = {}
+    for name, extractor in plan.extractors.items():
+        sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
+                        plan.k, plan.device)
+        found |= {metric.name: metric.of(sample) for metric in plan.metrics if metric.extractor == name}
+    return found
+
+
+def _estimate(found: Statistic | Estimate, seed: int) -> Estimate:
+    return found if isinstance(found, Estimate) else bootstrap.interval(found, seed)
+
+
+def _result(recipe: str, metric: Metric, plan: Plan, found: Estimate, against: str | None = None) -> Result:
+    return Result(recipe, metric.name, found.value, found.low, found.high, found.n, plan.version(metric), metric.higher,
+                  against)
+
+
+def _differences(plan: Plan, found: dict[str, dict[str, Statistic | Estimate]], numbers: dict[str, list[int]],
+                 against: str | None, seed: int) -> list[Result]:
+    results = []
+    for recipe in found if against is not None else ():
+        if recipe == against:
+            continue
+        if numbers[recipe] != numbers[str(against)]:
+            raise BadValue(f"{recipe} and {against} have different images finished: a paired difference needs the same "
+                           "numbers; give --limit, or finish the run")
+        for metric in plan.metrics:
+            a, b = found[recipe][metric.name], found[str(against)][metric.name]
+            if isinstance(a, Statistic) and isinstance(b, Statistic):
+                results.append(_result(recipe, metric, plan, bootstrap.difference(a, b, seed), against))
+    return results
+
+
+def check_table(results: Sequence[Result]) -> list[Result]:
+    """The results, which may stand in one table. Raises `BadValue` where one metric was measured in two versions."""
+    versions: dict[str, str] = {}
+    for one in results:
+        if versions.setdefault(one.metric, one.version) != one.version:
+            raise BadValue(f"{one.metric} of {one.recipe} is from [{one.version}], but that of others from "
+                           f"[{versions[one.metric]}]: they cannot stand in one table; measure all of them again with one")
+    return list(results)

@@ -1,0 +1,65 @@
+"""Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), as values per image.
+
+A ball around each image reaches to its k-th nearest neighbour of the same set. Precision: generated images in a real ball.
+Density: real balls around a generated image, / k. Recall: real images in a generated ball. Coverage: real balls that hold a
+generated image. Inside means strictly nearer than the radius.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....errors import BadValue
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """precision, density [generated]; recall, coverage [real]; fp64. The metric is the mean."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    density: np.ndarray
+    coverage: np.ndarray
+
+
+def prdc(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str | torch.device = "cpu",
+         real_radii: torch.Tensor | None = None) -> Manifolds:
+    """Compare features real [r, d] and generated [n, d]; at most `chunk` rows of distances are held at a time.
+
+    real_radii: `radii` of the real features, where they are known. Raises `BadValue` where a set has k images or fewer.
+    """
+    if k < 1 or min(len(real), len(generated)) <= k:
+        raise BadValue(f"k={k} neighbours need more than {k} images on each side, got {len(real)} and {len(generated)}")
+    x, y = (torch.as_tensor(one, device=device).double() for one in (real, generated))
+    x, y = x - x.mean(0), y - x.mean(0)  # less cancellation in |x|^2 + |y|^2 - 2 x.y
+    around_x = radii(x, k, chunk) if real_radii is None else real_radii
+    around_y = radii(y, k, chunk)
+    inside = torch.zeros(len(y), device=y.device, dtype=torch.float64)
+    recall, coverage = [], []
+    for rows, distances in _distances(x, y, chunk):
+        near = distances < around_x[rows, None]
+        inside += near.sum(0)
+        coverage.append(near.any(1))
+        recall.append((distances < around_y).any(1))
+    return Manifolds(*(value.double().cpu().numpy() for value in (inside > 0, torch.cat(recall), inside / k,
+                                                                  torch.cat(coverage))))
+
+
+def radii(x: torch.Tensor, k: int, chunk: int = 2048) -> torch.Tensor:
+    """Squared distance of each row of x [n, d] to its k-th nearest other row, [n]."""
+    found = []
+    for rows, distances in _distances(x, x, chunk):
+        here = torch.arange(rows.start, rows.start + len(distances), device=x.device)
+        distances[torch.arange(len(here), device=x.device), here] = torch.inf
+        found.append(distances.kthvalue(k, dim=1).values)
+    return torch.cat(found)
+
+
+def _distances(x: torch.Tensor, y: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    squares = y.square().sum(1)
+    for start in range(0, len(x), chunk):
+        part = x[start:start + chunk]
+        yield slice(start, start + chunk), (part.square().sum(1)[:, None] + squares - 2 * part @ y.T).clamp_(min=0)

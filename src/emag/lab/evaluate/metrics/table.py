@@ -1,0 +1,138 @@
+"""The list of metrics: a feature extractor and a statistic of its features each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ....errors import BadValue
+from ....models.words import class_of
+from . import bootstrap, kid
+from .bootstrap import Estimate, Statistic
+from .diversity import dissimilarity
+from .extractors.base import Features
+from .prdc import Manifolds, prdc
+from .reference import Reference, real_radii
+
+
+@dataclass
+class Sample:
+    """What a statistic reads: features of the images of one recipe, their index, the reference if any, and k of PRDC."""
+
+    features: Features
+    columns: dict[str, list[Any]]
+    reference: Reference | None = None
+    classes: list[str] = field(default_factory=list)
+    k: int = 5
+    device: str = "cpu"
+
+    @cached_property
+    def manifolds(self) -> Manifolds:
+        """Precision, recall, density and coverage per image."""
+        known, balls = self.known, real_radii(self.compared, self.k, self.device)
+        return prdc(known, self.features["features"], self.k, device=self.device, real_radii=balls)
+
+    @property
+    def compared(self) -> Reference:
+        """The reference. Raises `BadValue` where there is none."""
+        if self.reference is None:
+            raise BadValue("this metric needs a reference: --reference FILE, made by emag reference")
+        return self.reference
+
+    @property
+    def known(self) -> np.ndarray:
+        """Reference features [r, d]. Raises `BadValue` where the reference has moments alone."""
+        if self.compared.features is None:
+            raise BadValue("this metric compares single images, and the reference holds only mu and sigma: "
+                           "make one with features by emag reference")
+        return self.compared.features
+
+
+@dataclass(frozen=True)
+class Metric:
+    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and such named.
+
+    higher: whether more of it is better; None where neither more nor less is: it tells how images look.
+    """
+
+    name: str
+    extractor: str
+    of: Callable[[Sample], Statistic | Estimate]
+    higher: bool | None
+    part: str
+    reference: bool = False
+
+
+def accuracy(sample: Sample) -> Statistic:
+    """Share of images in which the classifier sees the class that was asked for. Raises `BadValue` where none was."""
+    wanted = [_label(row, label, text, sample.classes) for row, (label, text) in
+              enumerate(zip(sample.columns["class"], sample.columns["prompt"]))]
+    return bootstrap.mean(sample.features["logits"].argmax(1) == np.array(wanted))
+
+
+def _label(row: int, label: str | None, text: str, classes: list[str]) -> int:
+    if label is not None and label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    name = label if label in classes else class_of(label or text, classes)
+    if name is None:
+        raise BadValue(f"accuracy needs a class for every image, and image {row} has the empty prompt")
+    return classes.index(name)
+
+
+def _fd(sample: Sample) -> Statistic:
+    return bootstrap.frechet(sample.features["features"], sample.compared.moments, sample.device)
+
+
+def _kid(sample: Sample) -> Estimate:
+    return kid.kid(sample.features["features"], sample.known)
+
+
+def _diversity(sample: Sample) -> Statistic:
+    groups = [label or text for label, text in zip(sample.columns["class"], sample.columns["prompt"])]
+    return bootstrap.mean(dissimilarity(sample.features["features"], groups))
+
+
+def _part(name: str) -> Callable[[Sample], Statistic]:
+    return lambda sample: bootstrap.mean(getattr(sample.manifolds, name))
+
+
+def _of(name: str) -> Callable[[Sample], Statistic]:
+    return lambda sample: bootstrap.mean(sample.features[name])
+
+
+def _over(extractor: str, prefix: str) -> list[Metric]:
+    """The metrics of sets of images, over one extractor."""
+    return [Metric(prefix + "fd", extractor, _fd, False, "Frechet distance", True),
+            Metric(prefix + "kid", extractor, _kid, False, "KID, 100 subsets of 1000", True),
+            *(Metric(prefix + name, extractor, _part(name), True, f"{name}, k={{k}}", True)
+              for name in ("precision", "recall", "density", "coverage")),
+            Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
+
+
+SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (
+    *_over("embedded", ""), Metric("accuracy", "embedded", accuracy, True, "class accuracy"),
+    *_over("inception", "inception-"), *_over("dinov2", "dinov2-"), *_over("clip", "clip-"), *_over("random", "random-"),
+    Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
+    Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
+    Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
+    Metric("clipscore", "clip", _of("score"), True, "mean score"),
+    *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES))}
+"""Every metric by name. Without a prefix: features of the embedded classifier."""
+GROUPS = {"prdc": ("precision", "recall", "density", "coverage"), "fid": ("inception-fd",),
+          "pixels": ("saturation", "contrast", "high_frequency")}
+
+
+def chosen(names: list[str]) -> list[Metric]:
+    """Metrics by name; prdc, PREFIX-prdc, fid and pixels stand for several. Raises `BadValue` for unknown names."""
+    full: list[str] = []
+    for name in names:
+        prefix, _, last = name.rpartition("-")
+        group = GROUPS.get(name) or tuple(f"{prefix}-{one}" for one in GROUPS["prdc"] if last == "prdc")
+        full += group or (name,)
+    unknown = [name for name in full if name not in METRICS]
+    if unknown or not full:
+        raise BadValue(f"there is no metric {', '.join(unknown) or 'given'}; there are {', '.join([*METRICS, *GROUPS])}")
+    return [METRICS[name] for name in dict.fromkeys(full)]

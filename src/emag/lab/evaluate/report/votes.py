@@ -1,0 +1,172 @@
+"""Blind votes between two recipes: one JSON line each in votes/<name>.jsonl, and what they come to."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ....errors import BadValue
+from ..metrics.bootstrap import Z95
+from ..storage import Storage
+
+FOLDER = "votes"
+NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
+CHOICES = ("left", "right", "none")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Which side was preferred for one image number, and whose images stood there."""
+
+    number: int
+    left: str
+    right: str
+    choice: str
+
+    @property
+    def winner(self) -> str | None:
+        """The recipe preferred; None for no preference."""
+        return {"left": self.left, "right": self.right}.get(self.choice)
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n, and the ends of Wilson's 95 % interval; all of [0, 1] where n is 0."""
+
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        if not self.n:
+            return 0.0, 1.0
+        p, z = self.value, Z95
+        half = z * (p * (1 - p) / self.n + z * z / (4 * self.n**2)) ** 0.5
+        centre, scale = p + z * z / (2 * self.n), 1 + z * z / self.n
+        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+    @property
+    def even(self) -> bool:
+        """True where the interval holds one half."""
+        return self.interval[0] <= 0.5 <= self.interval[1]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.0%} ({low:.0%} to {high:.0%})" if self.n else "none"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Votes between a and b. wins: of a, among votes with a preference; lefts: votes for the left, among the same."""
+
+    a: str
+    b: str
+    wins: Share
+    lefts: Share
+    ties: int
+    voters: int
+
+    @property
+    def votes(self) -> int:
+        """All of them, those without a preference included."""
+        return self.wins.n + self.ties
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The same as plain data; shares with their intervals, None where nothing was decided."""
+        shares = {name: {"value": share.value, "low": share.interval[0], "high": share.interval[1]} if share.n else None
+                  for name, share in (("wins", self.wins), ("lefts", self.lefts))}
+        return {"a": self.a, "b": self.b, "votes": self.votes, "ties": self.ties, "voters": self.voters, **shares}
+
+    @property
+    def verdict(self) -> str:
+        """Who won, where the interval says so."""
+        if self.wins.even:
+            return "no clear preference"
+        return f"{self.a if self.wins.value > 0.5 else self.b} is preferred"
+
+
+def tallies(storage: Storage) -> list[Tally]:
+    """One tally for each pair of recipes that was voted on, all voters together."""
+    held = {name: read(storage, name) for name in voters(storage)}
+    pairs = sorted({(min(vote.left, vote.right), max(vote.left, vote.right)) for votes in held.values() for vote in votes})
+    return [tally(held.values(), a, b) for a, b in pairs]
+
+
+def tally(files: Iterable[Sequence[Vote]], a: str, b: str) -> Tally:
+    """The votes between a and b."""
+    kept = [[vote for vote in votes if {vote.left, vote.right} == {a, b}] for votes in files]
+    votes = [vote for one in kept for vote in one]
+    decided = [vote for vote in votes if vote.winner is not None]
+    return Tally(a, b, Share(sum(vote.winner == a for vote in decided), len(decided)),
+                 Share(sum(vote.choice == "left" for vote in decided), len(decided)), len(votes) - len(decided),
+                 sum(map(bool, kept)))
+
+
+def voters(storage: Storage) -> list[str]:
+    """Names under which votes were cast."""
+    return [name.removesuffix(".jsonl") for name in storage.names(FOLDER) if name.endswith(".jsonl")]
+
+
+def read(storage: Storage, name: str) -> list[Vote]:
+    """The votes of one name. A last line that was cut off does not count. Raises `BadValue` for other damage."""
+    file = file_of(name)
+    text = storage.read(file).decode("utf-8", "replace") if storage.exists(file) else ""
+    return [_vote(file, at, line) for at, line in enumerate(text.split("\n")[:-1], start=1)]
+
+
+def begin(storage: Storage, name: str) -> list[Vote]:
+    """The votes so far, a last line that was cut off removed from the file, so that more can follow."""
+    votes, file = read(storage, name), file_of(name)
+    if storage.exists(file) and not storage.read(file).endswith(b"\n"):
+        storage.write(file, b"".join(map(line_of, votes)))
+    return votes
+
+
+def append(storage: Storage, name: str, vote: Vote) -> None:
+    """Store one vote: one write at the end of a local file; elsewhere the file is put again. Raises `BadValue`."""
+    file = file_of(name)
+    if not storage.local:
+        storage.write(file, (storage.read(file) if storage.exists(file) else b"") + line_of(vote))
+        return
+    path = Path(storage.path(file))
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "ab", buffering=0) as target:
+            target.write(line_of(vote))
+            os.fsync(target.fileno())
+    except OSError as error:
+        raise BadValue(f"cannot write {path}: {error.strerror}") from None
+
+
+def file_of(name: str) -> str:
+    """Where the votes of a name lie below the run folder. Raises `BadValue` for a name that is none of a file."""
+    if not NAME.fullmatch(name):
+        raise BadValue(f"the name {name!r} names a file: use letters, digits and . + = - _, a letter or digit first")
+    return f"{FOLDER}/{name}.jsonl"
+
+
+def line_of(vote: Vote) -> bytes:
+    """A vote as a line of its file."""
+    return (json.dumps(asdict(vote)) + "\n").encode()
+
+
+def _vote(file: str, at: int, line: str) -> Vote:
+    try:
+        return _checked(Vote(**json.loads(line)))
+    except (ValueError, TypeError):
+        raise BadValue(f"line {at} of {file} is no vote: remove that line") from None
+
+
+def _checked(vote: Vote) -> Vote:
+    kinds: dict[str, Any] = {"number": int, "left": str, "right": str, "choice": str}
+    if any(type(getattr(vote, name)) is not kind for name, kind in kinds.items()) or vote.choice not in CHOICES:
+        raise ValueError(vote)
+    return vote

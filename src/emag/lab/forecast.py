@@ -1,0 +1,117 @@
+"""What a run on a model would cost, from its configuration alone."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from ..core.guidance import Rule
+from ..engine.network import Network, read
+from ..engine.plan import Plan, plan, weak_branches
+from ..engine.trajectory import Trajectory
+from ..errors import BadValue
+from ..families.networks.table import BACKBONES
+from ..hosts.defaults import resolved
+from ..methods.emag.rule import EMAttention
+from ..models import folder
+from ..models.load import MODELS, WEIGHTS
+
+PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
+LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8
+USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among them
+              "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512,
+              "ChromaTransformer2DModel": 512, "Flux2Transformer2DModel": 512,
+              # no padding there: a long prompt
+              "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128,
+              "Lumina2Transformer2DModel": 256, "ZImageTransformer2DModel": 128, "Krea2Transformer2DModel": 512,
+              "HiDreamImageTransformer2DModel": 384,  # 128 of T5, and of Llama twice
+              "CogVideoXTransformer3DModel": 226, "HunyuanVideoTransformer3DModel": 256, "MochiTransformer3DModel": 256,
+              "HunyuanVideo15Transformer3DModel": 1985}
+# frames, height and width of its pipeline by default; frames and pixels along a side of a token (the first frame is one too)
+VIDEO = {"WanTransformer3DModel": ((81, 480, 832), (4, 16)), "LTXVideoTransformer3DModel": ((161, 512, 704), (8, 32)),
+         "CogVideoXTransformer3DModel": ((49, 480, 720), (4, 16)), "MochiTransformer3DModel": ((19, 480, 848), (6, 16)),
+         "HunyuanVideoTransformer3DModel": ((129, 720, 1280), (4, 16)),
+         "WanVACETransformer3DModel": ((81, 480, 832), (4, 16)),
+         "HunyuanVideo15Transformer3DModel": ((121, 480, 848), (4, 16)),
+         "LTX2VideoTransformer3DModel": ((121, 512, 768), (8, 32))}
+
+
+def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
+             images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
+    """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
+    network = skeleton(model)
+    active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
+    path = Trajectory.even(steps)
+    planned = plan(active, network.depth, path, uncond)
+    tokens = image_tokens(network, height, width), text_tokens(network, model, text)
+    branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
+                if isinstance(branch, EMAttention)]
+    return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
+            "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
+            "weak": branches}
+
+
+def skeleton(model: str) -> Network:
+    """The network of a model without its weights: from its configuration, on the meta device."""
+    config = _config(model)
+    name = config.get("_class_name")
+    if name not in BACKBONES:
+        raise BadValue(f"{model} has a {name}; supported networks are {', '.join(BACKBONES)}")
+    with torch.device("meta"):
+        return read(getattr(diffusers, name).from_config(config))
+
+
+def _config(model: str) -> dict[str, Any]:
+    path = WEIGHTS / model if model in MODELS else Path(model)
+    own = path / folder.PROMPT
+    try:
+        if own.is_file():
+            return json.loads((path / "config.json").read_text(encoding="utf-8"))
+        # any model class reads the file as it is; which one it names is looked at by the caller
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer"))
+    except (OSError, ValueError) as error:
+        raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
+
+
+def image_tokens(network: Network, height: int | None, width: int | None) -> int:
+    """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames."""
+    config: Any = network.module.config
+    if network.backbone.name in VIDEO:
+        (frames, *sides), (few, pixels) = VIDEO[network.backbone.name]
+        depth = -(-((frames - 1) // few + 1) // (getattr(config, "patch_size_t", None) or 1))
+        return depth * ((height or sides[0]) // pixels) * ((width or sides[1]) // pixels)
+    if network.backbone.grid_ids:
+        pixels = 16
+        own = 1024
+    else:
+        pixels = network.patch * (1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8))
+        size = getattr(config, "sample_size", None)
+        own = size * pixels // network.patch if size else 1024
+    return ((height or own) // pixels) * ((width or own) // pixels)
+
+
+def text_tokens(network: Network, model: str, text: int | None) -> int:
+    """Text tokens that the tapped attention sees."""
+    if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
+        return 0
+    return text if text is not None else 8 if model == "tiny" else USUAL_TEXT.get(network.backbone.name, 0)
+
+
+def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],
+            images: int) -> dict[str, Any]:
+    phases = branch.window.phases(sigmas)
+    beta = branch.decay(len(sigmas))
+    watched = [i for i, phase in enumerate(phases) if phase != "off"]
+    applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    made = [i for i in applied if branch in planned.steps[i]]
+    shown = (SPARED if i in applied and i not in made else PICTURE[phase] for i, phase in enumerate(phases))
+    attention: Any = network.blocks[branch.blocks[0]].attention
+    heads = getattr(attention, "heads", None) or attention.num_heads
+    head_dim = getattr(attention, "head_dim", None) or attention.inner_dim // heads
+    return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
+            "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
+            "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
+            "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}

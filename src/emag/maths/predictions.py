@@ -1,0 +1,61 @@
+r"""The four prediction spaces and the maps between them.
+
+With $x = \alpha x_0 + \sigma \epsilon$: a network returns `epsilon`, `v` $= \alpha\epsilon - \sigma x_0$, `flow`
+$= \epsilon - x_0$ (where $\alpha = 1 - \sigma$) or `x0`. At one $x$ all four are affine in each other, so a *difference*
+of two predictions changes space by a scalar: that is all a rule needs.
+"""
+
+from typing import Literal, get_args
+
+import torch
+
+from ..errors import BadValue
+
+Space = Literal["epsilon", "v", "flow", "x0"]
+SPACES: tuple[str, ...] = get_args(Space)
+
+
+def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: str) -> torch.Tensor:
+    """Clean sample implied by prediction `p` at `x`; same shape. Raises `BadValue` where alpha is 0."""
+    if space == "x0":
+        return p
+    if space == "flow":
+        return x - sigma * p
+    if space == "v":
+        return alpha * x - sigma * p
+    return (x - sigma * p) / _nonzero(alpha, space)
+
+
+def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: str) -> torch.Tensor:
+    """Inverse of `to_x0`. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
+    if space == "x0":
+        return x0
+    sigma = _nonzero(sigma, space)
+    if space == "flow":
+        return (x - x0) / sigma
+    return (alpha * x - x0) / sigma if space == "v" else (x - alpha * x0) / sigma
+
+
+def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source: str, target: str) -> torch.Tensor:
+    """Prediction `p` at `x`, from space `source` to space `target`."""
+    if source == target:
+        return p
+    return from_x0(to_x0(p, x, alpha, sigma, source), x, alpha, sigma, target)
+
+
+def difference_scale(alpha: float, sigma: float, source: str, target: str) -> float:
+    """Scalar k with D_target = k D_source. Raises `BadValue` where D_source is always 0: epsilon at alpha 0, x0 at sigma 0.
+
+    With D = D_flow (or D_v): D_x0 = -sigma D and D_epsilon = alpha D.
+    """
+    if source == target:
+        return 1.0
+    unit = {"x0": -sigma, "epsilon": alpha, "v": 1.0, "flow": 1.0}
+    return unit[target] / _nonzero(unit[source], source)
+
+
+def _nonzero(value: float, space: str) -> float:
+    if value == 0:
+        raise BadValue(f"a {space} prediction cannot be converted here: alpha or sigma is 0 at this step. "
+                       "Use a schedule without that end point, or a rule that needs no conversion.")
+    return value

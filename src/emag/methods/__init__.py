@@ -1,0 +1,56 @@
+"""The methods by name. Adding one is one module and one line here."""
+
+from ..core.guidance import Rule
+from .after.dynamic_threshold import DynamicThreshold
+from .after.rescale import Rescale
+from .after.zero_init import ZeroInit
+from .attention.nag import NAG
+from .attention.pladis import PLADIS
+from .attention.vsf import VSF
+from .combining.apg import APG
+from .combining.cfg import CFG
+from .combining.compose import Compose
+from .combining.cs_apg import CSAPG
+from .combining.fa_cfg import FACFG
+from .combining.fdg import FDG
+from .combining.hm_cfg import HMCFG
+from .combining.s_cfg import SCFG
+from .condition.cads import CADS
+from .emag.rule import EMAG
+from .null.ag import AG
+from .null.cfg_cache import CFGCache
+from .null.erg import ERG, ERGPush
+from .null.icg import ICG
+from .null.linear_ag import LinearAG
+from .null.other_null import Domain, Personalization, Priors
+from .null.rcfg import RCFG
+from .null.tcfg import TCFG
+from .null.unguide import UnGuide
+from .null.zero_star import ZeroStar
+from .weak.asag import ASAG
+from .weak.autoguidance import RLG, SINE, Autoguidance
+from .weak.negative import Negative
+from .weak.pag import PAG
+from .weak.s2 import S2
+from .weak.sag import SAG
+from .weak.seg import SEG
+from .weak.slg import SLG, STG
+from .weak.spg import SPG
+from .weak.tpg import TPG
+from .weak.tsg import TSG
+
+METHODS: dict[str, type[Rule]] = {method.name: method for method in (
+    CADS,
+    NAG, VSF, PLADIS,
+    EMAG, PAG,
+    SLG, STG, S2, TPG, SAG,
+    SEG, ERG, ERGPush, ASAG,
+    SPG,
+    TSG, Negative, Autoguidance, SINE,
+    ICG, Domain, Priors, Personalization, RLG, UnGuide,
+    TCFG, AG, LinearAG, CFGCache, RCFG,
+    CFG, APG,
+    Compose, CSAPG, HMCFG,
+    ZeroStar, FDG, FACFG, SCFG,
+    Rescale, DynamicThreshold, ZeroInit,
+)}

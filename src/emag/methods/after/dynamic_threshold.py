@@ -1,0 +1,49 @@
+"""Dynamic thresholding of the guided clean sample."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.guidance import Branches, Rule, Step
+from ...errors import BadValue
+from ...maths.vectors import per_sample
+
+
+@dataclass(frozen=True)
+class DynamicThreshold(Rule):
+    """Dynamic thresholding, arXiv 2205.11487 (Imagen), on the guided clean sample: clip(x0, -q, q) / q.
+
+    q = clip(quantile of |x0|, 1, maximum), per sample. For models of pixels in [-1, 1]: latents are not bounded so, and it
+    flattens them. percentile: in [0, 1], as a fraction; 0.995 as in diffusers. maximum: cap on q, at least 1; None is no
+    cap, as published. A maximum of 1 makes q 1 at all times, which is plain clipping; diffusers' default is just that.
+    Works on the combined prediction: name a combining rule before it.
+    """
+
+    percentile: float = 0.995
+    maximum: float | None = None
+
+    name = "dynamic-threshold"
+    paper = "arXiv 2205.11487"
+    equation = "clip(x0, -q, q) / q, q = clip(quantile of |x0|, 1, maximum)"
+    kind = "after"
+    space = "x0"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percentile <= 1:
+            raise BadValue(f"dynamic-threshold percentile is a fraction in [0, 1], e.g. 0.995, got {self.percentile}")
+        if self.maximum is not None and not 1 <= self.maximum < float("inf"):
+            raise BadValue(f"dynamic-threshold maximum must be at least 1 (None is no cap), got {self.maximum}")
+
+    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        q = per_sample(quantile(wide.flatten(1).abs(), self.percentile).clamp(1, self.maximum), wide)
+        return (wide.clamp(-q, q) / q).to(pred.dtype)
+
+
+def quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Quantile `share` of each row of `values` [batch, n], linear between neighbours; of any n, unlike torch.quantile."""
+    ordered, at = values.sort(dim=1).values, share * (values.shape[1] - 1)
+    low = int(at)
+    high = min(low + 1, values.shape[1] - 1)
+    return torch.lerp(ordered[:, low], ordered[:, high], at - low)

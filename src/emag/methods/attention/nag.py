@@ -1,0 +1,134 @@
+"""NAG: the negative prompt at work in the attention's features, their size capped."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...core.state import Rows, Sdpa
+from ...errors import BadValue
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from ..common.inside import Inside, Keys, Strong, attend, moved, put, wide
+from ..common.negative_text import NegativePass, NegativeText
+
+NORMS = {"l1": 1, "l2": 2}
+LIMITS = {"scale": (0, 1e6), "tau": (1, 1e6), "alpha": (0, 1), "sigma_end": (0, 1), "eps": (1e-30, 1)}
+
+
+@dataclass(frozen=True)
+class NormalizedAttention(Strong):
+    """Image features pushed away from those that the negative text gives, then capped and blended."""
+
+    scale: float
+    tau: float
+    alpha: float
+    norm: str
+    eps: float
+    sigma_end: float
+    negative: NegativePass | None = None
+
+    @property
+    def needs_uncond(self) -> bool:
+        return self.negative is None
+
+    def check(self, sigmas: tuple[float, ...]) -> None:
+        """Raise `BadValue` where no step is noisy enough."""
+        if max(sigmas) < self.sigma_end:
+            raise BadValue(f"nag sigma_end={self.sigma_end:g} leaves no step: the noisiest has sigma {max(sigmas):.3g}")
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "NormalizedState":
+        return NormalizedState(self, sigmas)
+
+
+class NormalizedState(NegativeText):
+    """Acts while the noise is at least `sigma_end`."""
+
+    name = "nag"
+
+    def __init__(self, spec: NormalizedAttention, sigmas: tuple[float, ...]):
+        super().__init__(spec.negative)
+        self.spec, self.sigmas, self.acts = spec, sigmas, False
+
+    def begin(self, index: int) -> None:
+        super().begin(index)
+        self.acts = self.sigmas[index] >= self.spec.sigma_end
+
+    def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
+        live = sdpa(call.q)
+        if not self.acts or rows.cond.start == rows.cond.stop:
+            return live
+        part, negative = call.rows(rows.cond), self.negative(block, call, rows)
+        keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
+        plus = live[rows.cond][:, :, call.image]
+        new = normalized(plus, attend(part, keys), self.spec)
+        self.note(moved(new, plus))
+        return put(live, rows.cond, call.image, new)
+
+
+def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttention) -> torch.Tensor:
+    """Z from Z+ and Z- [B, H, tokens, d]; norms per token over all heads, in at least fp32."""
+    plus, minus = wide(plus), wide(minus)
+    far = plus + (spec.scale - 1) * (plus - minus)
+    size, limit = (torch.linalg.vector_norm(z, NORMS[spec.norm], dim=(1, 3), keepdim=True) for z in (far, plus))
+    capped = far * (spec.tau * limit / size.clamp(min=spec.eps)).clamp(max=1)
+    return plus + spec.alpha * (capped - plus)
+
+
+@dataclass(frozen=True)
+class NAG(Inside):
+    """Normalized attention guidance, arXiv 2505.21179: image features Z+ pushed away from those of the negative prompt, Z-.
+
+    Far = Z+ + (s - 1) (Z+ - Z-); where its norm exceeds tau times that of Z+ it is scaled down to that; Z = alpha Far +
+    (1 - alpha) Z+. Norms are per image token over all heads, before the output projection.
+
+    The negative text is that of the unconditional rows, at the same block and step, so a pipeline with both in one network
+    call is needed (SD3, PixArt). Z- is the attention of the conditional image queries over that text (cross-attention),
+    or over the conditional image keys and that text (joint attention). There the published form evolves the negative
+    text beside the conditional image, here it evolves in the unconditional rows. Unconditional rows and text rows stay
+    untouched; further branches use the negative text of the clean pass of their step, and in a block whose attention they
+    perturb Z- stays that of the live queries. The pipeline's CFG still combines: CFG(1.0) in the guidance makes it NAG
+    alone.
+
+    scale: s, at least 0, the published code's; 1 is off, the paper's phi = s - 1. tau: cap, at least 1. alpha: blend in
+    [0, 1], 0 is off. sigma_end: acts at steps of at least this noise, sigma in [0, 1]; k-diffusion's s is here
+    s / sqrt(1 + s^2) on models that are not flows. norm: "l1" (the paper's text, and the ComfyUI port), "l2" (the published
+    Flux code). eps: smallest norm that is divided by (the codes: 1e-6, or none). layers: blocks, None takes all. cross:
+    their cross-attention, None takes the model's. negative: the name of a condition ("prompt:a text") that gives the
+    negative text in the place of the unconditional rows, at one more evaluation a step: for networks that have no such
+    rows (guidance-distilled Flux) or evaluate them apart. scale, alpha and sigma_end at None take the model's.
+    """
+
+    scale: float | None = None
+    tau: float = 2.5
+    alpha: float | None = None
+    sigma_end: float | None = None
+    norm: str = "l1"
+    eps: float = 1e-6
+    layers: tuple[int, ...] | None = None
+    cross: bool | None = None
+    negative: str | None = None
+
+    name = "nag"
+    cost = "none; with a negative named, one evaluation of the conditional rows at the steps where it acts"
+    paper = "arXiv 2505.21179"
+    equation = "Z = alpha cap(Z+ + (s - 1) (Z+ - Z-)) + (1 - alpha) Z+"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, (low, high) in LIMITS.items():
+            value = getattr(self, field)
+            if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
+                raise BadValue(f"nag {field} must be a number in [{low:g}, {high:g}], got {value!r}")
+        if self.norm not in NORMS:
+            raise BadValue(f"nag norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.alpha == 0
+
+    @property
+    def perturbation(self) -> NormalizedAttention:
+        assert self.layers is not None and None not in (self.scale, self.alpha, self.sigma_end)
+        scale, alpha, end = (float(value or 0) for value in (self.scale, self.alpha, self.sigma_end))
+        source = None if self.negative is None else NegativePass(self.negative, self.layers, bool(self.cross), end)
+        return NormalizedAttention(self.layers, bool(self.cross), scale, self.tau, alpha, self.norm, self.eps, end, source)

@@ -1,0 +1,101 @@
+"""Where NAG and VSF have their negative text from: the unconditional rows of the call, or a pass of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ...core.branch import Perturbation
+from ...core.state import Rows, Sdpa, State
+from ...errors import Unsupported
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from .inside import Keys, text_keys
+
+
+@dataclass(frozen=True)
+class NegativePass(Perturbation):
+    """The conditional rows under a negative condition, before the clean pass: what gives the negative text where no
+    unconditional rows are in the same network call. Costs one evaluation at steps of at least the noise `sigma_end`."""
+
+    negative: str
+    layers: tuple[int, ...]
+    across: bool
+    sigma_end: float = 0.0
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.layers
+
+    @property
+    def cross(self) -> bool:
+        return self.across
+
+    @property
+    def condition(self) -> str | None:
+        return self.negative
+
+    @property
+    def ahead(self) -> bool:
+        return True
+
+    def runs(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        return sigmas[index] >= self.sigma_end
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "NegativePassState":
+        return NegativePassState()
+
+
+class NegativePassState(State):
+    """Keeps the text keys and values of each block, for one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, Keys] = {}
+
+    def begin(self, index: int) -> None:
+        super().begin(index)
+        self.held.clear()
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        self.held[block] = Keys.of(call, text_keys(call, "a negative text")).copied()
+        return sdpa(call.q)
+
+
+class NegativeText(State):
+    """State of a method that takes the negative text from the unconditional rows, and keeps it for the step's weak passes.
+
+    held: by block, its keys and values. source: the branch that gives them instead, or None.
+    """
+
+    proves = True
+    name = ""
+
+    def __init__(self, source: NegativePass | None = None) -> None:
+        super().__init__()
+        self.held: dict[int, Keys] = {}
+        self.source = source
+
+    def meet(self, states: Mapping[Perturbation, State]) -> None:
+        if self.source is not None:
+            found = states[self.source]
+            assert isinstance(found, NegativePassState)
+            self.held = found.held
+
+    def begin(self, index: int) -> None:
+        super().begin(index)
+        if self.source is None:
+            self.held.clear()
+
+    def negative(self, block: int, call: Attention, rows: Rows) -> Keys:
+        """The negative text of `block`, a row for each conditional row of the pass."""
+        if self.source is None and rows.uncond is not None:
+            found = Keys.of(call.rows(rows.uncond), text_keys(call, self.name))
+            self.held.setdefault(block, found.copied())
+            return found
+        if block not in self.held:
+            raise Unsupported(f"{self.name} takes the negative text from the unconditional rows, which are not in this "
+                              "network call: name it in the rule, negative='prompt:a text', or use a pipeline that "
+                              "evaluates both in one (SD3, PixArt), its guidance on")
+        held = self.held[block]
+        return held.repeated((rows.cond.stop - rows.cond.start) // len(held.k))

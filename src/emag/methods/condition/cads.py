@@ -1,0 +1,73 @@
+"""Condition-annealed sampling."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ...core.guidance import COND, Rule, Step
+from ...errors import BadValue
+
+
+@dataclass(frozen=True)
+class CADS(Rule):
+    """Condition-annealed diffusion sampling, arXiv 2310.17347: noise on the condition, fading out along the run.
+
+    y' = psi r + (1 - psi) h, h = sqrt(g) y + scale sqrt(1 - g) n, r = h brought back to y's mean and standard deviation
+    (per sample). g(t) is 1 for t <= tau1, 0 for t >= tau2, linear between; t in [0, 1] and 1 is noise.
+
+    scale: at least 0. tau1 <= tau2; tau1 >= 1 is off. psi in [0, 1]. null: noise the unconditional condition too
+    (the paper does not say; off by default).
+    """
+
+    scale: float | None = None
+    tau1: float | None = None
+    tau2: float | None = None
+    psi: float | None = None
+    null: bool = False
+
+    name = "cads"
+    paper = "arXiv 2310.17347"
+    equation = "psi r + (1 - psi) (sqrt(g) y + s sqrt(1 - g) n)"
+    kind = "condition"
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0 <= self.scale < float("inf"):
+            raise BadValue(f"cads scale must be at least 0, got {self.scale}")
+        if self.tau1 is not None and self.tau2 is not None and not self.tau1 <= self.tau2:
+            raise BadValue(f"cads needs tau1 <= tau2 (noise fades from tau2 down to tau1), got {self.tau1} > {self.tau2}")
+        if self.psi is not None and not 0 <= self.psi <= 1:
+            raise BadValue(f"cads psi must lie in [0, 1], got {self.psi}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.tau1 is not None and self.tau1 >= 1
+
+    def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
+        assert self.scale is not None and self.tau1 is not None and self.tau2 is not None and self.psi is not None
+        gamma = ramp(step.time, self.tau1, self.tau2)
+        if gamma == 1 or (step.branch != COND and not self.null):
+            return cond
+        return {name: self._noised(y, gamma, step.streams.normal(f"cads/{step.branch}/{name}", y))
+                for name, y in cond.items()}
+
+    def _noised(self, y: torch.Tensor, gamma: float, noise: torch.Tensor) -> torch.Tensor:
+        assert self.scale is not None and self.psi is not None
+        clean = y.float()
+        mixed = math.sqrt(gamma) * clean + self.scale * math.sqrt(1 - gamma) * noise
+        mean, std = _moments(mixed)
+        target_mean, target_std = _moments(clean)
+        rescaled = (mixed - mean) / std.clamp(min=1e-12) * target_std + target_mean
+        return (self.psi * rescaled + (1 - self.psi) * mixed).to(y.dtype)
+
+
+def ramp(t: float, tau1: float, tau2: float) -> float:
+    """Share of the true condition at time t: 1 below tau1, 0 from tau2 on, linear between."""
+    if t <= tau1:
+        return 1.0
+    return 0.0 if t >= tau2 else (tau2 - t) / (tau2 - tau1)
+
+
+def _moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    dims = tuple(range(1, y.ndim))
+    return y.mean(dims, keepdim=True), y.std(dims, keepdim=True, correction=0)

@@ -1,0 +1,189 @@
+"""The running averages of one block: of its image queries, or of its attention map. EMAG's state."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from ...core.state import Sdpa
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from . import statistics, stored_map
+
+FUSED = os.environ.get("EMAG_FUSED_MAP") == "1"  # has not been run on a GPU yet, and is therefore asked for
+
+
+@dataclass
+class Average:
+    """Settings shared by both kinds.
+
+    `moved` [B]: samples whose live attention ever differed from E; elsewhere only rounding sets the two apart.
+    """
+
+    beta: float
+    strength: float
+    statistic: str
+    against: str  # "old" or "updated": the average the statistic is taken against
+    dtype: torch.dtype
+    jitter: float
+    name: str  # of the random streams
+    streams: Streams
+    moved: torch.Tensor | None = None
+
+    def observe(self, call: Attention) -> torch.Tensor:
+        """Take in the live call; statistic per sample [B], 0 at the first call."""
+        raise NotImplementedError
+
+    def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention output with the average in the `chosen` rows [B] bool, and whether anything differed."""
+        raise NotImplementedError
+
+    def _note(self, differs: torch.Tensor) -> None:
+        self.moved = differs if self.moved is None else self.moved | differs
+
+    def _effective(self, new: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+        """Whether putting `new` for `live` [B, ...] was more than rounding."""
+        differs = (new != live).flatten(1).any(1)
+        return differs.any() if self.jitter or self.moved is None else (differs & self.moved).any()
+
+    def _noise(self, like: torch.Tensor) -> torch.Tensor:
+        return self.jitter * self.streams.normal(self.name, like)
+
+
+@dataclass
+class QueryAverage(Average):
+    """Average of the image queries after norm and rotary: [B, H, image tokens, d]. Fused attention is kept.
+
+    `value` is E, or None before the first update.
+    """
+
+    value: torch.Tensor | None = None
+
+    def observe(self, call: Attention) -> torch.Tensor:
+        live = call.image_queries()
+        if self.value is None:
+            self.value = live.to(self.dtype, copy=True)
+            return torch.zeros(live.shape[0], device=live.device)
+        live = live.float()
+        old = None if self.against == "updated" else self._statistic(call, live)
+        self._note(stored_map.advance(self.value, live, self.beta))
+        return self._statistic(call, live) if old is None else old
+
+    def _statistic(self, call: Attention, live: torch.Tensor) -> torch.Tensor:
+        assert self.value is not None
+        rows = live.shape[1] * live.shape[2]
+        average = self.value.float()
+        if self.statistic in ("kl", "entropy"):
+            measure = statistics.ON_MAPS[self.statistic]
+            parts = [measure(call.weights(c, average), call.weights(c)) for c in call.chunks()]
+            return torch.stack(parts).sum(0) / rows
+        if self.statistic == "cosine":
+            return statistics.cosine(average, live) / rows
+        moved = statistics.mae(average, live) / rows
+        # what acts is the change of the logits, so |E - Q| counts with the size of the keys it meets
+        return moved * call.key_size() if self.statistic == "logits" else moved
+
+    def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.value is not None
+        live, average = call.image_queries(), self.value
+        if self.jitter:
+            rms = average.float().square().mean((1, 2, 3), keepdim=True).sqrt()
+            average = average + rms * self._noise(average)
+        mixed = live.float().lerp(average.float(), self.strength).to(live.dtype)
+        mixed = torch.where(chosen.view(-1, 1, 1, 1), mixed, live)
+        q = call.q.clone()
+        q[:, :, call.image] = mixed
+        return sdpa(q), self._effective(mixed, live)
+
+
+@dataclass
+class MapAverage(Average):
+    """Average of the map's image rows [B, H, image tokens, columns]; columns are all keys, or the image keys.
+
+    maps: how E is stored, one of `stored_map.FORMATS`.
+    """
+
+    image_keys: bool = False
+    maps: str = "auto"
+    stored: stored_map.StoredMap | None = None
+
+    @property
+    def value(self) -> torch.Tensor | None:
+        """E, or None before the first update."""
+        return None if self.stored is None else self.stored.value
+
+    def observe(self, call: Attention) -> torch.Tensor:
+        first = self.stored is None
+        stored = self.stored = self.stored or self._empty(call)
+        stored.updates += 1
+        beta = 0 if first else self.beta  # the first time E = A
+        total, differs = self._fused(call, beta) if self._fits(call) else self._chunked(call, beta)
+        if first:
+            return torch.zeros_like(total)
+        self._note(differs)
+        return total / (call.q.shape[1] * (call.image.stop - call.image.start))
+
+    def _empty(self, call: Attention) -> stored_map.StoredMap:
+        kind = stored_map.resolve(self.maps, str(self.dtype).removeprefix("torch."), call.q.device)
+        kept, image = self._kept(call), call.image
+        shape = (*call.q.shape[:2], image.stop - image.start, kept.stop - kept.start)
+        return stored_map.empty(kind, shape, call.q.device)
+
+    def _fits(self, call: Attention) -> bool:
+        """True where the fused kernel does what the chunks do."""
+        known = self.statistic == "mae" and self.against == "old" and self.dtype == torch.float32
+        return known and call.q.is_cuda and FUSED
+
+    def _fused(self, call: Attention, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        from .fused_map import observe  # imports Triton
+
+        assert self.stored is not None
+        return observe(call, self._kept(call), self.stored, beta)
+
+    def _chunked(self, call: Attention, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over rows of the statistic [B], and the samples [B] where A was not E; E takes in A."""
+        found = [self._take(call.weights(chunk)[..., self._kept(call)], chunk, beta) for chunk in call.chunks()]
+        totals, differs = zip(*found)
+        return sum(totals, torch.zeros_like(totals[0])), torch.stack(differs).any(0)
+
+    def _take(self, live: torch.Tensor, rows: slice, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        measure = statistics.ON_MAPS[self.statistic]
+        assert self.stored is not None
+        if self.against == "old":
+            return measure(self.stored.read(rows), live), self.stored.take(rows, live, beta)
+        differs = self.stored.take(rows, live, beta)
+        return measure(self.stored.read(rows), live), differs
+
+    def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = sdpa(call.q)
+        live = out[:, :, call.image]
+        values = call.values()
+        new = torch.cat([self._rows(call, chunk) @ values for chunk in call.chunks()], dim=2).to(out.dtype)
+        new = torch.where(chosen.view(-1, 1, 1, 1), new, live)
+        differs = self._effective(new, live)
+        out[:, :, call.image] = new
+        return out, differs
+
+    def _rows(self, call: Attention, chunk: slice) -> torch.Tensor:
+        """Rows of the map to use, over all keys: live and average blended, rows summing to 1 as the live ones do."""
+        average = self._jittered(chunk)[..., :call.k.shape[2]]  # a pass of fewer rows may have less padding
+        if not self._some_keys(call):
+            return average if self.strength == 1 else call.weights(chunk).lerp_(average, self.strength)
+        rows = call.weights(chunk)
+        columns = rows[..., call.image]
+        columns.lerp_(average, self.strength)
+        return rows / rows.sum(-1, keepdim=True)
+
+    def _jittered(self, chunk: slice) -> torch.Tensor:
+        assert self.stored is not None
+        average = self.stored.read(chunk)
+        if not self.jitter:
+            return average
+        noisy = average * self._noise(self.stored.codes)[:, :, chunk].exp()
+        return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True))
+
+    def _some_keys(self, call: Attention) -> bool:
+        return self.image_keys and call.has_text
+
+    def _kept(self, call: Attention) -> slice:
+        return call.image if self._some_keys(call) else slice(0, call.k.shape[2])

@@ -1,0 +1,63 @@
+"""Adaptive guidance: no unconditional evaluation once the branches agree."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...errors import BadValue
+from ...maths.predictions import convert
+from ...maths.vectors import per_sample
+
+SPACES = ("x0", "epsilon")
+
+
+@dataclass(frozen=True)
+class AG(Rule):
+    """Adaptive guidance, arXiv 2312.12487: once cos(c, u) >= threshold, u is c for the rest of the run.
+
+    Decided per sample; the unconditional evaluation is dropped when all samples of the batch agree, so that an image never
+    depends on its batch mates. threshold: in (-1, 1]; above 1 is off; the published value is unconfirmed (0.99 in a port).
+    on: space of the cosine, "x0" (the port) or "epsilon", in which branches agree near pure noise whatever they say (where
+    alpha is 0, nothing is decided). Asks the device once a step.
+    """
+
+    threshold: float = 0.99
+    on: str = "x0"
+
+    name = "ag"
+    paper = "arXiv 2312.12487"
+    equation = "u <- c from the first step with cos(c, u) >= threshold"
+    kind = "null"
+    cost = "spares the unconditional evaluation from then on"
+
+    def __post_init__(self) -> None:
+        if not self.threshold == self.threshold:
+            raise BadValue(f"ag threshold must be a number, about 0.99, got {self.threshold}")
+        if self.on not in SPACES:
+            raise BadValue(f"ag on must be one of {', '.join(SPACES)}, got {self.on!r}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.threshold > 1
+
+    def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
+        return "agree" in state and bool(state["agree"].all())
+
+    def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
+        cond = branches[COND]
+        if UNCOND not in branches:
+            return cond
+        agreed = state.get("agree")
+        new = cond if agreed is None else torch.where(per_sample(agreed, cond), cond, branches[UNCOND])
+        now = self._cosine(branches, step) >= self.threshold
+        if self.on == "epsilon" and step.alpha == 0:
+            now = torch.zeros_like(now)
+        state["agree"] = now if agreed is None else agreed | now
+        return new if agreed is not None else None
+
+    def _cosine(self, branches: Branches, step: Step) -> torch.Tensor:
+        at = (step.x, step.alpha, step.sigma, step.space, self.on)
+        cond, uncond = (convert(branches[name], *at).flatten(1) for name in (COND, UNCOND))
+        return torch.cosine_similarity(cond, uncond, dim=1)

@@ -1,0 +1,179 @@
+"""Entropy rectifying: the attention of image queries at another temperature, as one or more steps on its energy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.branch import Given, OnLayers, Perturbation
+from ...core.guidance import COND, UNCOND, Branches, Step
+from ...core.state import Sdpa, State
+from ...errors import BadValue
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from ..common.null_branch import NullBranch
+from ..common.push import Push, layers_of
+from ..weak.pag import differ
+
+EARLY = ("uncond", "cond")
+
+
+@dataclass(frozen=True)
+class RectifiedAttention(OnLayers):
+    """The weak branch of ERG on `layers`: Q <- Q - gamma (Q - alpha softmax(tau S(Q)) V), `steps` times, is the output."""
+
+    tau: float
+    alpha: float = 1.0
+    gamma: float = 1.0
+    steps: int = 1
+    under: str | None = None
+
+    @property
+    def condition(self) -> str | None:
+        return self.under
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "RectifiedState":
+        return RectifiedState(self)
+
+
+class RectifiedState(State):
+    """No memory: what it does depends on the live call alone."""
+
+    proves = True
+
+    def __init__(self, spec: RectifiedAttention):
+        super().__init__()
+        self.spec = spec
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        live = sdpa(call.q)
+        out = live.clone()
+        out[:, :, call.image] = rectified(call, sdpa, self.spec)
+        self.note(differ(out, live))
+        return out
+
+
+def rectified(call: Attention, sdpa: Sdpa, spec: RectifiedAttention) -> torch.Tensor:
+    """The image rows of the output, [B, H, image tokens, d].
+
+    tau scales the queries that the attention gets, behind their norm and rotary: the logits, and nothing else.
+    """
+    state = call.image_queries()
+    for _ in range(spec.steps):
+        q = call.q.clone()
+        q[:, :, call.image] = spec.tau * state
+        found = sdpa(q)[:, :, call.image]
+        state = spec.alpha * found if spec.gamma == 1 else state - spec.gamma * (state - spec.alpha * found)
+    return state
+
+
+@dataclass(frozen=True)
+class ERG(NullBranch):
+    """Entropy rectifying guidance, arXiv 2504.13987: the weak prediction takes the place of the unconditional one.
+
+    Whatever combines (the host's CFG, CFG, APG) then gives weak + w (cond - weak), with no unconditional evaluation. In the
+    weak branch the attention of image queries is Q <- Q - gamma (Q - alpha softmax(tau S) V), `steps` times; text rows stay.
+    This is the image side of the paper. text: its text side, the name of a condition that was encoded at another temperature
+    (`emag.hosts.weak_text.weak_text` makes it); the weak prediction is then made under it at every step, and the image side
+    joins at the kick-off. None: the conditional rows' own condition.
+
+    tau: at least 0, factor on the logits, 1 is none and 0 uniform attention. alpha, gamma: weight and step size, at least
+    0. kickoff in [0, 1]: share of the run before it acts. early: until then u is evaluated ("uncond": plain CFG), or
+    is the conditional prediction ("cond": no guidance, the formula without its text side), as it always is on a network
+    without unconditional rows. layers: None takes the model's. tau, kickoff and blocks are those of EMAG's baseline on
+    DiT; the paper's own per model are unconfirmed, and so is what that baseline does before the kick-off.
+    """
+
+    layers: tuple[int, ...] | None = None
+    tau: float = 0.01
+    kickoff: float = 0.2
+    early: str = "uncond"
+    alpha: float = 1.0
+    gamma: float = 1.0
+    steps: int = 1
+    text: str | None = None
+
+    name = "erg"
+    paper = "arXiv 2504.13987"
+    equation = "u <- weak, from the kick-off on"
+    cost = "one weak evaluation, from the first block that differs on, instead of the unconditional one"
+
+    def __post_init__(self) -> None:
+        if self.layers is not None:
+            object.__setattr__(self, "layers", layers_of(self.name, self.layers))
+        _check(self)
+        if not 0 <= self.kickoff <= 1:
+            raise BadValue(f"erg kickoff must lie in [0, 1] (0 acts from the start, 1 never), got {self.kickoff}")
+        if self.early not in EARLY:
+            raise BadValue(f"erg early must be one of {', '.join(EARLY)}, got {self.early!r}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.kickoff == 1 and self.early == "uncond" and self.text is None
+
+    @property
+    def perturbation(self) -> RectifiedAttention:
+        assert self.layers is not None
+        return RectifiedAttention(self.layers, self.tau, self.alpha, self.gamma, self.steps, self.text)
+
+    @property
+    def weak(self) -> tuple[Perturbation, ...]:
+        image = (self.perturbation,) if self.kickoff < 1 else ()
+        return image if self.text is None else (*image, Given(self.text))
+
+    def acts(self, step: Step) -> bool:
+        """True from the kick-off on."""
+        return step.index / step.count >= self.kickoff
+
+    def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        if self.acts(step):
+            return (self.perturbation,)
+        return () if self.text is None else (Given(self.text),)
+
+    def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
+        return bool(self.branches(step)) or self.early == "cond"
+
+    def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
+        given = self.branches(step)
+        if given:
+            return branches.get(given[0])
+        return branches[COND] if self.early == "cond" or UNCOND not in branches else None
+
+
+@dataclass(frozen=True)
+class ERGPush(Push):
+    """The weak branch of `ERG` beside CFG, or on a model without it: p + (w - 1) (cond - weak).
+
+    As first rule without CFG this is the paper's weak + w (cond - weak). The kick-off is a schedule here, e.g.
+    `scale=Interval(1.5, 0.2, 1, "progress")`. tau, alpha, gamma, steps: as in `ERG`; all 1 is off.
+    """
+
+    layers: tuple[int, ...] | None = None
+    tau: float = 0.01
+    alpha: float = 1.0
+    gamma: float = 1.0
+    steps: int = 1
+
+    name = "erg-push"
+    paper = "arXiv 2504.13987"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.tau == self.alpha == self.gamma == self.steps == 1
+
+    @property
+    def perturbation(self) -> RectifiedAttention:
+        assert self.layers is not None
+        return RectifiedAttention(self.layers, self.tau, self.alpha, self.gamma, self.steps)
+
+
+def _check(rule: ERG | ERGPush) -> None:
+    knobs = rule.tau, rule.alpha, rule.gamma
+    if not all(0 <= value < float("inf") for value in knobs):
+        raise BadValue(f"{rule.name} tau, alpha and gamma must be at least 0 (1 is standard attention), got {knobs}")
+    if type(rule.steps) is not int or rule.steps < 1:
+        raise BadValue(f"{rule.name} steps must be a whole number of at least 1, got {rule.steps!r}")

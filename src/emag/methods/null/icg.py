@@ -1,0 +1,104 @@
+"""Independent condition guidance: the unconditional prediction from a condition that has nothing to do with the image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.branch import Given, Perturbation
+from ...core.guidance import Step
+from ...core.state import State
+from ...errors import BadValue, Unsupported
+from ...maths.streams import Streams
+from ..common.null_branch import NullBranch
+
+FORMS = ("gaussian", "label", "given")
+LABELS = "class_labels"
+
+
+@dataclass(frozen=True)
+class Independent(Perturbation):
+    """The conditional rows under a drawn condition: noise, or one of `classes` labels."""
+
+    form: str
+    redraw: bool
+    classes: int
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> State:
+        return Drawn(self, streams)
+
+
+class Drawn(State):
+    """The condition drawn for each sample."""
+
+    def __init__(self, spec: Independent, streams: Streams):
+        super().__init__()
+        self.spec, self.streams = spec, streams
+        self.drawn: dict[str, Any] = {}
+
+    def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
+        if self.spec.redraw or not self.drawn:
+            self.drawn = self._labels(values) if self.spec.form == "label" else self._noise(values, condition)
+        return self.drawn
+
+    def _noise(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        found = {name: values[name] for name in condition if values.get(name) is not None}
+        if not found:
+            raise Unsupported("this network takes its condition as class labels, or as a list of texts, not noise: "
+                              "say icg=label, or ICG('given', ('prompt:a text',))")
+        return {name: noise_like(y, self.streams.normal(f"icg/{name}", y)) for name, y in found.items()}
+
+    def _labels(self, values: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if values.get(LABELS) is None:
+            raise Unsupported("this network takes no class labels: say icg=gaussian, or ICG('given', ('prompt:a text',))")
+        labels: torch.Tensor = values[LABELS]
+        share = torch.special.ndtr(self.streams.normal("icg/label", labels).double())  # uniform in (0, 1)
+        return {LABELS: (share * self.spec.classes).long().clamp(max=self.spec.classes - 1).to(labels.dtype)}
+
+
+def noise_like(y: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise brought to the mean and standard deviation of each sample of y [batch, ...], in y's dtype."""
+    dims = tuple(range(1, y.ndim))
+    wide = y.float()
+    return (wide.mean(dims, keepdim=True) + wide.std(dims, keepdim=True, correction=0) * normal).to(y.dtype)
+
+
+@dataclass(frozen=True)
+class ICG(NullBranch):
+    """Independent condition guidance, arXiv 2407.02687: u <- e(y^), with a condition y^ independent of x.
+
+    form: "gaussian", noise with the mean and standard deviation of each condition tensor, per sample; "label", a random
+    class label, on class-conditional networks; "given", the named `conditions` ("prompt:a text", or as in
+    emag.guide(..., conditions=...)), a new one each step, in turn. redraw: False keeps y^ for the whole run (the first of
+    `conditions`); unconfirmed, drawing anew at each step is an untested default. classes: how many labels there are.
+    Works on guidance-distilled networks too, under a rule that combines. Masks of the text and image prompts stay.
+    """
+
+    form: str = "gaussian"
+    conditions: tuple[str, ...] = ()
+    redraw: bool = True
+    classes: int = 1000
+
+    name = "icg"
+    paper = "arXiv 2407.02687"
+    equation = "u <- e(y^), y^ independent of x"
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise BadValue(f"icg form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if isinstance(self.conditions, str) or not all(name and isinstance(name, str) for name in self.conditions):
+            raise BadValue(f"icg conditions are names, e.g. ('prompt:a photo',), got {self.conditions!r}")
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        if bool(self.conditions) != (self.form == "given"):
+            raise BadValue(f"icg conditions go with the form 'given', got form {self.form!r} and {self.conditions}")
+        if not self.classes >= 1:
+            raise BadValue(f"icg classes must be at least 1, got {self.classes}")
+
+    @property
+    def weak(self) -> tuple[Perturbation, ...]:
+        if self.form == "given":
+            return tuple(Given(name) for name in dict.fromkeys(self.conditions if self.redraw else self.conditions[:1]))
+        return (Independent(self.form, self.redraw, self.classes),)
+
+    def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        return (self.weak[step.index % len(self.weak)],)

@@ -1,0 +1,118 @@
+"""Perturbed attention: a block's self-attention map replaced by the identity, wholly or in part."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...core.branch import OnLayers
+from ...core.state import Sdpa, State
+from ...errors import BadValue
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from ..common.push import Push
+
+FORMS = ("image", "joint")
+
+
+@dataclass(frozen=True)
+class IdentityAttention(OnLayers):
+    """The weak branch of PAG on `layers`, in one of two forms. heads: those of the queries, None for all."""
+
+    form: str = "image"
+    strength: float = 1.0
+    heads: tuple[int, ...] | None = None
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "IdentityState":
+        return IdentityState(self)
+
+
+class IdentityState(State):
+    """No memory: what it does depends on the live call alone."""
+
+    proves = True
+
+    def __init__(self, spec: IdentityAttention):
+        super().__init__()
+        self.spec = spec
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        live = sdpa(call.q)
+        out = joint(call) if self.spec.form == "joint" else image(call, live)
+        if self.spec.strength < 1:
+            out = live.lerp(out, self.spec.strength)  # outputs are linear in the map: this blends the maps
+        if self.spec.heads is not None:
+            out = on_heads(out, live, self.spec.heads)
+        self.note(differ(out, live))
+        return out
+
+
+def joint(call: Attention) -> torch.Tensor:
+    """O = V for every token. Heads of k and v are repeated to those of q."""
+    return call.values().to(call.q.dtype)
+
+
+def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
+    """Image query i sees key i and all text keys; text rows stay live."""
+    count, keys = call.image.stop - call.image.start, call.k.shape[2]
+    seen = torch.ones(count, keys, dtype=torch.bool, device=call.q.device)
+    seen[:, call.image] = torch.eye(count, dtype=torch.bool, device=call.q.device)
+    out = live.clone()
+    out[:, :, call.image] = call.image_output(seen).to(live.dtype)
+    return out
+
+
+def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
+    """`out` in the listed heads, `live` in all others; both [B, H, L, d]."""
+    if max(heads) >= live.shape[1]:
+        raise BadValue(f"pag heads {heads} do not exist: the attention has heads 0 to {live.shape[1] - 1}")
+    mixed = live.clone()
+    mixed[:, list(heads)] = out[:, list(heads)]
+    return mixed
+
+
+def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+    """Whether two attention outputs are further apart than rounding puts them: a bool tensor, on the device."""
+    return (out - live).abs().amax() > 16 * torch.finfo(live.dtype).eps * live.abs().amax()
+
+
+@dataclass(frozen=True)
+class PAG(Push):
+    """Perturbed-attention guidance, arXiv 2403.17377: the weak branch's self-attention map is the identity.
+
+    form: "image", each image query sees its own key and all text keys, and text rows stay as they are; "joint", O = V for
+    all tokens, text included, which is the attention form of STG (arXiv 2411.18664). Without text in the attention the two
+    are one. strength in [0, 1]: share of the identity in the map, 1 is PAG, 0 is off (SoftPAG, arXiv 2506.10978,
+    unconfirmed id). heads: only these heads of every listed block, None for all (HeadHunter, same paper).
+    """
+
+    layers: tuple[int, ...] | None = None
+    form: str = "image"
+    strength: float = 1.0
+    heads: tuple[int, ...] | None = None
+
+    name = "pag"
+    paper = "arXiv 2403.17377"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise BadValue(f"pag form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if not 0 <= self.strength <= 1:
+            raise BadValue(f"pag strength must lie in [0, 1] (1 is the whole identity), got {self.strength}")
+        if self.heads is not None:
+            object.__setattr__(self, "heads", _heads(self.heads))
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.strength == 0
+
+    @property
+    def perturbation(self) -> IdentityAttention:
+        assert self.layers is not None
+        return IdentityAttention(self.layers, self.form, self.strength, self.heads)
+
+
+def _heads(heads: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(heads, (int, str)) or not heads or not all(type(head) is int and head >= 0 for head in heads):
+        raise BadValue(f"pag heads is a list of head numbers, e.g. (0, 5), or None for all, got {heads!r}")
+    return tuple(dict.fromkeys(heads))

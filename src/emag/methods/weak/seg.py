@@ -1,0 +1,108 @@
+"""Smoothed energy: image queries blurred over the token grid."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ...core.branch import OnLayers
+from ...core.state import Sdpa, State
+from ...errors import BadValue, Unsupported
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from ..common.push import Push
+from .pag import differ
+
+INFINITE = 9999.0
+
+
+@dataclass(frozen=True)
+class SmoothedQueries(OnLayers):
+    """The weak branch of SEG on `layers`: image queries blurred with standard deviation `sigma`, in tokens."""
+
+    sigma: float
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "SmoothedState":
+        return SmoothedState(self.sigma)
+
+
+class SmoothedState(State):
+    """No memory but the token grid, which the run tells."""
+
+    proves = True
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.sigma = sigma
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        live = sdpa(call.q)
+        q = call.q.clone()
+        image = call.image_queries()
+        q[:, :, call.image] = smoothed(image, self.grid_of(image.shape[2]), self.sigma)
+        out = sdpa(q)
+        self.note(differ(out, live))
+        return out
+
+
+def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torch.Tensor:
+    """`queries` [B, H, tokens, d] blurred over rows and columns of `grid`, ([frames,] rows, columns); frames apart.
+
+    Raises `Unsupported` where the tokens are not those of the grid.
+    """
+    if math.prod(grid) != queries.shape[2]:
+        raise Unsupported(f"seg cannot place {queries.shape[2]} image tokens on a grid of {grid}: it needs one token per "
+                          "patch, and no tokens of further images")
+    wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    planes = wide.unflatten(2, (-1, *grid[-2:]))
+    down, across = (kernel(n, sigma, wide) for n in grid[-2:])
+    return torch.einsum("ry,cx,bhfyxd->bhfrcd", down, across, planes).flatten(2, 4).to(queries.dtype)
+
+
+def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges.
+
+    It reaches ceil(6 sigma) // 2 tokens each way, and half the side at most (the published kernel size). Above INFINITE
+    it is the mean over the side. It is made on the device and in the dtype of `like`: nothing waits for a copy.
+    """
+    if sigma > INFINITE:
+        return like.new_full((count, count), 1 / count)
+    reach = min(math.ceil(6 * sigma) // 2, count // 2) if count > 1 else 0
+    offsets = torch.arange(-reach, reach + 1, device=like.device)
+    taps = (torch.exp(-0.5 * (offsets.to(like.dtype) / sigma).square()) if sigma > 0 else offsets == 0).to(like.dtype)
+    places = (torch.arange(count, device=like.device)[:, None] + offsets).abs()
+    mirrored = (count - 1) - ((count - 1) - places).abs()
+    return like.new_zeros(count, count).scatter_add_(1, mirrored, (taps / taps.sum()).expand(count, -1))
+
+
+@dataclass(frozen=True)
+class SEG(Push):
+    """Smoothed energy guidance, arXiv 2408.00760: the weak branch's image queries are blurred over the token grid.
+
+    Blurring queries blurs the logits along the query axis; on networks with rotary embeddings this holds for the queries
+    after rotation, which is where they are blurred. (Before rotation, the attention call no longer knows the angles.) Text
+    queries stay as they are. Frames of a video are blurred apart.
+
+    sigma: standard deviation in tokens, above 0, or 0 for off; above 9999 every image query is the mean one. None takes the
+    model's. Any grid: the kernel is capped by each side's own length. Published for SDXL: s = 3 (w = 4), the mean query.
+    """
+
+    layers: tuple[int, ...] | None = None
+    sigma: float | None = None
+
+    name = "seg"
+    paper = "arXiv 2408.00760"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma is not None and not 0 <= self.sigma < math.inf:
+            raise BadValue(f"seg sigma must be at least 0 (0 is off, above {INFINITE:g} the mean query), got {self.sigma}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.sigma == 0
+
+    @property
+    def perturbation(self) -> SmoothedQueries:
+        assert self.layers is not None and self.sigma is not None
+        return SmoothedQueries(self.layers, self.sigma)

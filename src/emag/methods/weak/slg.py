@@ -1,0 +1,92 @@
+"""Skipped blocks: a weak branch in which some blocks hand their streams on untouched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...core.branch import Perturbation
+from ...core.state import State, Tokens
+from ...errors import BadValue
+from ...maths.streams import Streams
+from ..common.push import Push
+from .pag import PAG
+
+FORMS = ("residual", "attention")
+
+
+@dataclass(frozen=True)
+class Skipped(Perturbation):
+    """The weak branch of SLG: the blocks in `layers` are not evaluated."""
+
+    layers: tuple[int, ...]
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        return self.layers
+
+    @property
+    def skipped(self) -> int:
+        return len(self.layers)
+
+    @property
+    def resume(self) -> int:
+        return min(self.layers)
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> State:
+        return SkippedState()
+
+
+class SkippedState(State):
+    """No memory."""
+
+    def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
+        return streams
+
+
+@dataclass(frozen=True)
+class SLG(Push):
+    """Skip-layer guidance, code of Stable Diffusion 3.5: the weak branch skips whole blocks, image and text stream alike.
+
+    A weak pass evaluates depth - (first skipped block) - (number of skipped ones) blocks. The residual of a ControlNet,
+    which the network adds behind a block, is added behind a skipped one too, as in diffusers; the original code leaves it
+    out.
+
+    scale: w, or a schedule; the published s is w - 1, and is added after CFG: name CFG before this rule for the same. The
+    published window is `Interval(w, 0.01, 0.2, "progress")`, part of the default where a model has one; a number guides at
+    every step. layers: skipped blocks; None takes the model's, or the middle one. Those of one model do not suit another.
+    """
+
+    layers: tuple[int, ...] | None = None
+
+    name = "slg"
+    paper = "code of Stable Diffusion 3.5"
+
+    @property
+    def perturbation(self) -> Perturbation:
+        assert self.layers is not None
+        return Skipped(self.layers)
+
+
+@dataclass(frozen=True)
+class STG(Push):
+    """Spatiotemporal skip guidance, arXiv 2411.18664, made for video models.
+
+    form: "residual" skips whole blocks, which is SLG; "attention" replaces their self-attention map by the identity, which
+    is PAG with form "joint". layers: None takes the middle block (the authors choose one per video model).
+    """
+
+    layers: tuple[int, ...] | None = None
+    form: str = "residual"
+
+    name = "stg"
+    paper = "arXiv 2411.18664"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise BadValue(f"stg form must be one of {', '.join(FORMS)}, got {self.form!r}")
+
+    @property
+    def perturbation(self) -> Perturbation:
+        if self.form == "residual":
+            return SLG(layers=self.layers).perturbation
+        return PAG(layers=self.layers, form="joint").perturbation

@@ -1,0 +1,154 @@
+"""Style-prompting guidance: a branch whose image tokens look at those of a style image of the same noise level."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ...core.branch import Perturbation
+from ...core.guidance import UNCOND, Branches, Step
+from ...core.state import Rows, Sdpa, State
+from ...errors import BadValue
+from ...maths.attention import Attention
+from ...maths.streams import Streams
+from ...schedules import Scale, known
+from ..common.inside import Keys, attend, moved, put, text_keys
+from ..common.push import Push
+
+KEY = "latents"
+
+
+@dataclass(frozen=True)
+class StyledAttention(Perturbation):
+    """Both rows of the host's call under the null condition: x_t, and beside it the noised style, whose keys x_t sees."""
+
+    layers: tuple[int, ...]
+    style: str
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.layers
+
+    @property
+    def all_rows(self) -> bool:
+        return True
+
+    @property
+    def needs_uncond(self) -> bool:
+        return True
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "StyledState":
+        return StyledState(read_latents(self.style), streams)
+
+
+class StyledState(State):
+    """The conditional rows' places hold x_t, the unconditional ones' the style. rows: as the clean pass showed them."""
+
+    proves = True
+
+    def __init__(self, latents: torch.Tensor, streams: Streams):
+        super().__init__()
+        self.latents, self.streams = latents, streams
+
+    @property
+    def watches(self) -> bool:
+        return True
+
+    def watch(self, block: int, call: Attention, rows: Rows) -> None:
+        self.rows = rows
+
+    def predicted(self, step: Step, cond: torch.Tensor) -> None:
+        self.step = step
+
+    def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
+        """Every row tensor as the unconditional rows have it, but x_t."""
+        x = values["hidden_states"]
+        new = {name: self._null(value) for name, value in values.items()
+               if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(x)}
+        x = x.clone()
+        x[self.rows.uncond] = self.noised(x[self.rows.cond])
+        return new | {"hidden_states": x}
+
+    def noised(self, x: torch.Tensor) -> torch.Tensor:
+        """The style at this step's noise level, shaped as x [batch, ...]; noise of its own for every step and sample."""
+        style = self.latents.to(x.device, torch.float32)
+        if style.shape[1:] != x.shape[1:] or len(style) not in (1, len(x)):
+            raise BadValue(f"the style latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
+                           "with a first dimension of 1")
+        return (self.step.alpha * style + self.step.sigma * self.streams.normal("spg", x)).to(x.dtype)
+
+    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
+        live, cond, uncond = sdpa(call.q), self.rows.cond, self.rows.uncond
+        assert uncond is not None
+        part, keys = call.rows(cond), Keys.of(call.rows(uncond), call.image)
+        if call.has_text:
+            keys = keys.beside(Keys.of(part, text_keys(call, "spg")))
+        new, old = attend(part, keys), live[cond][:, :, call.image]
+        self.note(moved(new, old))
+        return put(live, cond, call.image, new)
+
+    def _null(self, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        value[self.rows.cond] = value[self.rows.uncond]
+        return value
+
+
+def read_latents(path: str) -> torch.Tensor:
+    """The tensor "latents" of a safetensors file. Raises `BadValue` where it cannot be read, or is not there."""
+    try:
+        tensors = load_file(Path(path))
+    except (OSError, SafetensorError) as error:
+        raise BadValue(f"cannot read the style latents {path}: {str(error).splitlines()[0]}") from None
+    if KEY not in tensors:
+        raise BadValue(f"{path} holds no tensor {KEY!r}: save the style image's latents under that name")
+    return tensors[KEY]
+
+
+@dataclass(frozen=True)
+class SPG(Push):
+    """Style-prompting guidance, arXiv 2508.11476: p + s (style - u), s = w - 1, u the unconditional prediction.
+
+    The style branch is evaluated on x_t under the null condition. In its self-attention the image queries see the image keys
+    and values of the style image, which goes through the network beside it at the same noise level, with fresh noise per
+    step and sample; on joint attention they see their own text as well, and text queries see what they did. Named after
+    CFG it is the published form; before it, or under the pipeline's CFG at g, its effect is g times as large. For networks
+    that evaluate both branches in one call (SD3, DiT, PixArt). The published method also matches mean and standard
+    deviation of the latents to the noised style's after each step; that part is not here. Not meant to go with NAG or VSF,
+    which would take the style's rows for the negative prompt's.
+
+    scale: w, at least 0, or a schedule; 1 is off (published: s 3 on SDXL). style: a safetensors file whose tensor "latents"
+    [1 or images, ...] is the style image as the network takes it: encoded, shifted and scaled. layers: blocks, None takes
+    the last 6 / 70 of the depth, SDXL's share (untested). Raises `BadValue` in a run whose file is missing or odd.
+    """
+
+    scale: Scale | None = 4.0
+    style: str = ""
+    layers: tuple[int, ...] | None = None
+
+    name = "spg"
+    paper = "arXiv 2508.11476"
+    equation = "p + (w - 1) (style - u)"
+    cost = "two evaluations per step: the style branch, and the noised style beside it"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.style:
+            raise BadValue("spg needs style=..., a safetensors file with the latents of the style image")
+
+    def automatic_layers(self, depth: int) -> tuple[int, ...]:
+        """The last 6 of 70, at least one."""
+        return tuple(range(depth - max(1, round(depth * 6 / 70)), depth))
+
+    @property
+    def perturbation(self) -> StyledAttention:
+        assert self.layers is not None
+        return StyledAttention(self.layers, self.style)
+
+    def reads_null(self, step: Step) -> bool:
+        return known(self.scale, step) != 1
+
+    def away(self, branches: Branches) -> torch.Tensor | None:
+        return branches[self.perturbation] - branches[UNCOND] if self.perturbation in branches else None

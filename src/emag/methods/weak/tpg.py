@@ -1,0 +1,81 @@
+"""Shuffled tokens: a weak branch in which some blocks get their image tokens in a random order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...core.branch import Perturbation
+from ...core.state import State, Tokens
+from ...maths.streams import Streams
+from ..common.push import Push
+
+
+@dataclass(frozen=True)
+class Shuffled(Perturbation):
+    """The weak branch of TPG: image tokens permuted at the input of the blocks in `layers`."""
+
+    layers: tuple[int, ...]
+    restore: bool
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        return self.layers
+
+    @property
+    def resume(self) -> int:
+        return min(self.layers)
+
+    def start(self, sigmas: tuple[float, ...], streams: Streams) -> State:
+        return ShuffledState(self, streams)
+
+
+class ShuffledState(State):
+    """A permutation per sample, block and step, from the sample's own stream."""
+
+    def __init__(self, spec: Shuffled, streams: Streams):
+        super().__init__()
+        self.spec, self.streams = spec, streams
+
+    def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
+        image = streams["hidden_states"]
+        order = self.order(block, image)
+        out = run({**streams, "hidden_states": taken(image, order)})
+        return {**out, "hidden_states": taken(out["hidden_states"], order.argsort(1))} if self.spec.restore else out
+
+    def order(self, block: int, image: torch.Tensor) -> torch.Tensor:
+        """Which token comes to each place, for image tokens [batch, tokens, channels]; [batch, tokens]."""
+        return self.streams.normal(f"tpg/{block}", image[..., 0].float()).argsort(1)
+
+
+def taken(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Tokens [batch, tokens, channels] in the given order [batch, tokens]."""
+    return tokens.gather(1, order[..., None].expand_as(tokens))
+
+
+@dataclass(frozen=True)
+class TPG(Push):
+    """Token perturbation guidance, arXiv 2506.10036: the weak branch shuffles image tokens, which keeps their norms.
+
+    Text tokens stay; on SD3 and Flux their order does not act inside blocks anyhow. The order is not undone, so the
+    residual stream is shuffled too, and the shuffles of several blocks add up. Unlike in the authors' code every sample has
+    its own order, from its own random stream.
+
+    Without rotary positions (SD3, DiT, PixArt) a block commutes with the shuffle: `block(P h) = P block(h)`, so that the
+    weak prediction is the clean one with its patches in another order, whichever blocks are named. With them (Flux) tokens
+    also take each other's positions from that block on. Either is outside of what the paper tested (a U-Net).
+
+    scale: w, or a schedule; s = w - 1. layers: shuffled blocks; None takes the middle one (untested). restore: undo the
+    order behind each block; has an effect on networks with rotary positions alone.
+    """
+
+    layers: tuple[int, ...] | None = None
+    restore: bool = False
+
+    name = "tpg"
+    paper = "arXiv 2506.10036"
+
+    @property
+    def perturbation(self) -> Shuffled:
+        assert self.layers is not None
+        return Shuffled(self.layers, self.restore)

@@ -1,0 +1,76 @@
+"""Guidances as plain data: JSON recipes, and the short form of the command line.
+
+A recipe is `{"rules": [{"cads": {}}, {"emag": {"scale": 1.5, "variant": "map"}}, {"apg": {"scale": 4}}]}`; unknown methods
+and keys are refused. The short form of a rule is `emag=1.5,variant=map,layers=2-4`: the first value is its scale. A
+schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from ..core.guidance import Rule
+from ..errors import BadValue
+from ..methods import METHODS
+from .values import from_text, hints_of, made, plain, refuse_odd
+
+
+def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
+    """Rules as JSON-ready data, without parameters at their defaults. Raises `BadValue` for what a recipe cannot hold."""
+    strange = [rule.name for rule in rules if METHODS.get(rule.name) is not type(rule)]
+    if strange:
+        raise BadValue(f"{strange[0]} is not in the list of methods, so a recipe cannot name it: add it to METHODS")
+    return values_of(rules)
+
+
+def values_of(parts: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+    """Rules, or parts of a sampler, as JSON-ready data, without parameters at their defaults."""
+    return [{part.name: {f.name: plain(getattr(part, f.name)) for f in fields(part)
+                         if f.default is MISSING or getattr(part, f.name) != f.default}} for part in parts]
+
+
+def from_data(data: Any) -> tuple[Rule, ...]:
+    """Rules from a recipe, or from its list of rules. Raises `BadValue` for anything it does not know."""
+    if isinstance(data, dict):
+        unknown = set(data) - {"rules"}
+        if unknown or "rules" not in data:
+            raise BadValue(f"a recipe is an object with the one key 'rules', got keys {sorted(data)}")
+        data = data["rules"]
+    if not isinstance(data, list) or not all(isinstance(item, dict) and len(item) == 1 for item in data):
+        raise BadValue('the rules of a recipe are a list of one-key objects, e.g. [{"emag": {"scale": 1.5}}]')
+    return tuple(made(name, method(name), values) for item in data for name, values in item.items())
+
+
+def read(path: str | Path) -> tuple[Rule, ...]:
+    """Rules from a JSON file."""
+    try:
+        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadValue(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadValue(f"the recipe {path} is not valid JSON: {error}") from None
+
+
+def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
+    """A rule (or what else `registry` holds) from its short form. The value after its name is its first parameter."""
+    head, *rest = (part.strip() for part in text.split(","))
+    name, given, first = (part.strip() for part in head.partition("="))
+    kind = method(name, registry)
+    hints = hints_of(kind)
+    pairs = [(next(iter(hints), "scale"), first)] if given else []
+    for part in rest:
+        key, given, value = (piece.strip() for piece in part.partition("="))
+        if not given:
+            raise BadValue(f"cannot read {part!r} in {text!r}; write a rule as name=scale,key=value,...")
+        pairs.append((key, value))
+    refuse_odd(name, [key for key, _ in pairs], kind)
+    return kind(**{key: from_text(key, value, hints[key]) for key, value in pairs})
+
+
+def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
+    """The rule of a name. Raises `BadValue` where there is none."""
+    if name not in registry:
+        raise BadValue(f"there is no method {name!r}; there are {', '.join(registry)}")
+    return registry[name]
