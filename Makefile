@@ -6,7 +6,7 @@ TRITON := 3.9.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-kernel test-oldest lint types bench results clean
+.PHONY: demo test test-long test-kernel test-oldest lint types layers bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -39,6 +39,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# who may import whom: the layers and the absence of cycles, declared in pyproject.toml
+layers: $(STAMP)
+	$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py

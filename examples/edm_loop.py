@@ -5,7 +5,7 @@ import argparse
 import torch
 
 import emag
-from emag.models.load import load
+from emag.hosts.load import load
 from emag.samplers import Path
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 import emag
-from emag.models.load import load
+from emag.hosts.load import load
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=28)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND, Step
+from emag.core import COND, UNCOND, Step
 from emag.maths.predictions import convert
 from emag.maths.streams import Streams
 from emag.methods.emag.tracker import Tracker

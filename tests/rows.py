@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import emag
-from emag.core.guidance import Rule
+from emag.core import Rule
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
 from emag.schedules import MAMBOG, Annealing, BetaCFG, CFGpp, Curve, Interval, NoisePower, Rectified

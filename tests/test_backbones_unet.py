@@ -10,8 +10,7 @@ import torch
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline, UNet2DModel
 
 import emag
-from emag.core.guidance import COND, Rule
-from emag.core.state import State
+from emag.core import COND, Rule, State
 from emag.engine.network import read
 from emag.engine.trajectory import trajectory
 from emag.families.pipelines.unets import ENTRIES

@@ -5,8 +5,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.core.branch import Given
-from emag.core.guidance import COND, Rule, combine
+from emag.core import COND, Given, Rule, combine
 from emag.errors import BadValue
 from emag.maths.predictions import difference_scale
 from emag.maths.streams import Streams

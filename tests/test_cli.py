@@ -257,10 +257,10 @@ def test_the_weak_branch_of_a_column():
 
 
 def test_our_own_loop_keeps_the_scale_and_refuses_pipeline_arguments(run, tmp_path):
+    from emag.hosts.load import load
     from emag.lab.draw.columns import Column
     from emag.lab.draw.columns import run as draw
     from emag.lab.draw.sampling import Job, Settings
-    from emag.models.load import load
 
     pipe = load("tiny")
     pipe.set_progress_bar_config(disable=True)

@@ -5,7 +5,7 @@ import torch
 
 import emag
 from emag import CFG
-from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.core import COND, UNCOND, combine, with_null
 from emag.errors import BadValue
 from emag.maths.predictions import convert
 from emag.methods import METHODS as C

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.branch import Given
-from emag.core.guidance import COND, UNCOND, combine, needs_null
+from emag.core import COND, UNCOND, Given, combine, needs_null
 from emag.errors import BadValue
 from emag.maths.layout import unpack
 from emag.maths.masks import evaluate

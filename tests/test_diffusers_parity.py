@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, guiders
 from diffusers.guiders import frequency_decoupled_guidance as fdg
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.core import COND, UNCOND, combine, with_null
 from emag.methods import METHODS as C
 from emag.schedules import SCHEDULES
 from reference import at_step, tensors

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.state import Rows
+from emag.core import Rows
 from emag.engine import arguments, trajectory
 from emag.engine import run as run_module
 from emag.engine.network import read

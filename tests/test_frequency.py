@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine
+from emag.core import COND, UNCOND, combine
 from emag.maths.layout import from_planes, pack, planes
 from emag.maths.pyramid import BINOMIAL, blur, collapse, laplacian
 from emag.maths.vectors import project

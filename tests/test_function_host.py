@@ -133,7 +133,7 @@ def test_further_conditions_in_a_pipeline():
 
         @property
         def weak(self):
-            return (emag.core.branch.Given("other"),)
+            return (emag.core.Given("other"),)
 
         def apply(self, pred, branches, step, state):
             return pred + (self.scale - 1) * (branches["cond"] - branches[self.weak[0]])

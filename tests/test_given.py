@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND
+from emag.core import COND, UNCOND
 from emag.engine.network import read
 from emag.errors import BadValue, Unsupported
 from emag.hosts import given as module
 from emag.hosts.given import Given, encode, images
+from emag.hosts.load import load
 from emag.hosts.lookup import HOSTS, lookup
 from emag.methods.combining.compose import Compose, Term
 from emag.methods.combining.compositional import compositional, mask_cfg
-from emag.models.load import load
 from tiny import CASES, generators, noise
 
 HOSTED = ("sd3", "dit", "pixart", "sigma", "flux", "true-cfg")

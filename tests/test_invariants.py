@@ -493,7 +493,7 @@ def test_text_rows_of_a_replaced_attention_are_untouched(variant, tokens):
     rule = EMAG(variant=variant)
     sigmas = tuple(1 - i / 8 for i in range(8))
     state = rule.perturbation.start(sigmas, Streams([b"a", b"b"]))
-    rows = emag.core.state.Rows(slice(0, 2), None, 2)
+    rows = emag.core.Rows(slice(0, 2), None, 2)
     for step in range(2):
         state.begin(step)
         for block in (1, 2):

@@ -9,9 +9,9 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 
 import emag
 from emag.errors import BadValue, Unsupported
+from emag.hosts import load as load_module
+from emag.hosts.load import MODELS, WEIGHTS, load, split_scale
 from emag.hosts.lookup import lookup
-from emag.models import load as load_module
-from emag.models.load import MODELS, WEIGHTS, load, split_scale
 from emag.models.tiny import TinyPipeline
 from tiny import generators, sd3, sd3_call
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import emag
-from emag.core.guidance import COND, combine
+from emag.core import COND, combine
 from emag.errors import BadValue
 from emag.maths.predictions import convert, difference_scale, from_x0, to_x0
 from reference import SPACES, at_step, branches_in, pair, space_of, tensors

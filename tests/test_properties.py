@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.core import COND, UNCOND, combine, with_null
 from emag.maths.predictions import convert
 from emag.maths.streams import Streams
 from emag.methods import METHODS

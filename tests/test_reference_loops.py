@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND
+from emag.core import COND, UNCOND
 from reference import LAYERS, VARIANTS, Model, Path, live_of, replaced, scheduler_steps, statistic_of
 from tiny import CASES
 

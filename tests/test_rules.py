@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine
+from emag.core import COND, UNCOND, combine
 from emag.errors import BadValue
 from emag.maths.streams import Streams
 from emag.maths.vectors import capped, project

@@ -10,8 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import emag
-from emag.core.guidance import COND, combine
-from emag.core.state import Rows
+from emag.core import COND, Rows, combine
 from emag.hosts.defaults import resolve
 from emag.maths import attention
 from emag.maths.attention import Attention

@@ -9,7 +9,7 @@ import torch
 from diffusers.hooks.faster_cache import FasterCacheDenoiserHook
 
 import emag
-from emag.core.guidance import COND, UNCOND, Step, combine, needs_null, with_null
+from emag.core import COND, UNCOND, Step, combine, needs_null, with_null
 from emag.errors import BadValue
 from emag.maths.predictions import convert
 from emag.maths.streams import Streams

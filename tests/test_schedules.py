@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.guidance import COND, UNCOND, Step, combine
+from emag.core import COND, UNCOND, Step, combine
 from emag.errors import BadValue
 from emag.maths.predictions import convert, difference_scale
 from emag.maths.streams import Streams

@@ -9,11 +9,11 @@ import emag
 from emag.errors import BadValue
 from emag.hosts import second as seconds
 from emag.hosts.guider import EmagGuider
+from emag.hosts.load import WEIGHTS, load
 from emag.lab.train import checkpoint
 from emag.lab.train.data import Images
 from emag.lab.train.trainer import Settings, Trainer
 from emag.methods import METHODS
-from emag.models.load import WEIGHTS, load
 from modular import MODULAR
 from test_cli import emag as shell
 from tiny import CASES, generators, sd3

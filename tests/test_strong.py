@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.core.branch import Perturbation
-from emag.core.guidance import COND, Rule
-from emag.core.state import Rows, State
+from emag.core import COND, Perturbation, Rows, Rule, State
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths import attention
 from emag.maths.attention import Attention

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import emag
-from emag.core.guidance import COND, UNCOND
-from emag.core.state import Rows
+from emag.core import COND, UNCOND, Rows
 from emag.errors import BadValue, Unsupported
 from emag.maths.attention import Attention
 from emag.maths.streams import Streams

@@ -8,7 +8,7 @@ from diffusers import StableDiffusion3Pipeline
 
 import emag
 from emag.errors import BadValue
-from emag.models.load import load
+from emag.hosts.load import load
 from emag.models.tiny import PixelVAE, TinyPipeline, uniform_sigmas
 from emag.models.words import class_of
 from tiny import generators

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from emag.errors import BadValue
+from emag.hosts.load import load
 from emag.lab.train import checkpoint, data
 from emag.lab.train.__main__ import train
 from emag.lab.train.progress import Budget, Clock, stop_on_signals
 from emag.lab.train.trainer import Settings, Trainer
-from emag.models.load import load
 
 SMALL = {"classes": ("disc", "box"), "size": 8, "layers": 2, "heads": 1, "patch": 4, "batch_size": 4, "warmup": 2}
 QUIET = Console(quiet=True)

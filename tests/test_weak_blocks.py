@@ -12,7 +12,7 @@ from diffusers.hooks import LayerSkipConfig
 from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine
+from emag.core import COND, UNCOND, combine
 from emag.hosts.defaults import resolve
 from emag.maths.streams import Streams
 from emag.methods import METHODS as C

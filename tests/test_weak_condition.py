@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.core.branch import Given
-from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.core import COND, UNCOND, Given, combine, with_null
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.streams import Streams
 from emag.methods.common.null_branch import NullBranch

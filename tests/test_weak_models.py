@@ -8,7 +8,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
-from emag.core.guidance import COND, UNCOND, combine, with_null
+from emag.core import COND, UNCOND, combine, with_null
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.predictions import convert
 from emag.methods.combining.hm_cfg import HMCFG

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import diffusers
 
 import emag
-from emag.core.guidance import Rule
+from emag.core import Rule
 from emag.engine.network import read
 from emag.hosts.defaults import resolved
 from emag.methods import METHODS

@@ -14,7 +14,7 @@ from .records.named import RECIPES as recipes
 from .schedules import Window
 
 if TYPE_CHECKING:
-    from .models.load import load
+    from .hosts.load import load
 
 __version__ = "0.1.0"
 __all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
@@ -23,7 +23,7 @@ __all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagErr
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # imports every text encoder library: only when asked for
-        from .models.load import load
+        from .hosts.load import load
 
         return load
     raise AttributeError(f"module 'emag' has no attribute {name!r}")

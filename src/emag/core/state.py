@@ -3,15 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..maths.attention import Attention
-
-if TYPE_CHECKING:
-    from .branch import Perturbation
-    from .guidance import Step
+from .step import Step
 
 Sdpa = Callable[[torch.Tensor], torch.Tensor]
 """The live attention for given queries."""
@@ -78,11 +75,11 @@ class State:
     def watch(self, block: int, call: Attention, rows: Rows) -> None:
         """See the live attention of one of `blocks` on the clean pass."""
 
-    def predicted(self, step: "Step", cond: torch.Tensor) -> None:
+    def predicted(self, step: Step, cond: torch.Tensor) -> None:
         """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""
 
-    def meet(self, states: "Mapping[Perturbation, State]") -> None:
-        """At the start of a run: the states of all its branches."""
+    def meet(self, states: Mapping[Any, "State"]) -> None:
+        """At the start of a run: the states of all its branches, by perturbation."""
 
     def choose(self) -> None:
         """Last moment before the weak pass."""

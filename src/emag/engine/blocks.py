@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..core.state import Tokens
+from ..core import Tokens
 from ..errors import Busy
 from .block import Block
 from .network import Network

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import UNCOND, Rule, Step
-from ..core.state import Rows
+from ..core import UNCOND, Rows, Rule, Step
 from .arguments import Arguments
 from .network import Network
 from .undo import patch

@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.guidance import Rule, Step
-from ..core.state import State
+from ..core import Perturbation, Rule, State, Step
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
 from ..maths.streams import Streams
 from . import output

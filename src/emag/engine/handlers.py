@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.state import Rows, State
+from ..core import Perturbation, Rows, State
 from ..maths.attention import Attention
 from .seam import Handler, Live
 from .taps import Tap

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.state import Rows, State
+from ..core import Perturbation, Rows, State
 from ..errors import NoEffect, Unsupported
 from . import output
 from .arguments import Arguments

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.branch import Perturbation
-from ..core.guidance import Rule, States, Step, needs_null, reads_null
+from ..core import Perturbation, Rule, States, Step, needs_null, reads_null
 from ..methods.common.null_branch import NullBranch
 from .trajectory import Trajectory
 

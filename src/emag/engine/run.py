@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.guidance import COND, UNCOND, Rule, Step, combine, with_null
-from ..core.state import Rows, State
+from ..core import COND, UNCOND, Perturbation, Rows, Rule, State, Step, combine, with_null
 from ..errors import Busy
 from . import form, output
 from .arguments import Arguments

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..schedules import label
 from .run import Run
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import Step
+from ..core import Step
 from ..errors import Unsupported
 from ..maths.streams import Streams
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from ..core.state import Rows
+from ..core import Rows
 from .arguments import Arguments
 from .trajectory import Trajectory
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.state import Tokens
+from ..core import Tokens
 from .packed import Packing
 from .taps import Tap
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.network import Network
 from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from ..core.guidance import Rule
+from ..core import AUTO, Rule
 from ..engine.network import Network
 from ..errors import BadValue
 from ..families.default import Entry
 from ..families.defaults.table import TABLE
-from ..records.values import AUTO
 from ..schedules import Schedule
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..core import COND, UNCOND, Perturbation, Rule, Step, combine, with_null
 from ..engine.network import read
 from ..engine.plan import Plan, evaluates_null, needed, weak_branches
 from ..engine.trajectory import Trajectory

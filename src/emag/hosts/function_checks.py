@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import COND, UNCOND, Rule
+from ..core import COND, UNCOND, Rule
 from ..engine.network import Network
 from ..engine.plan import weak_branches
 from ..errors import BadValue, Unsupported

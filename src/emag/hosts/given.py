@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.network import Network
 from ..engine.plan import weak_branches
 from ..errors import BadValue, EmagError, Unsupported

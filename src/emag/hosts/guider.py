@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..errors import BadValue
 from ..records.recipe import to_data
 from .checks import check_order

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from diffusers.guiders import BaseGuidance
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.stats import Stats
 from ..errors import BadValue, Unsupported
 from ..records.recipe import from_data

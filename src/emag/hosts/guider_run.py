@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold

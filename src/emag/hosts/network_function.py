@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.guidance import Rule, Step
-from ..core.state import Rows, State
+from ..core import Perturbation, Rows, Rule, State, Step
 from ..engine import output
 from ..engine.arguments import Arguments
 from ..engine.blocks import blocks_of

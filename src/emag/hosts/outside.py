@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..core.branch import Perturbation
-from ..core.guidance import Step
+from ..core import Perturbation, Step
 from ..engine.plan import Plan
 from ..maths.streams import Streams
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..core.guidance import COND, UNCOND, Rule
+from ..core import COND, UNCOND, Rule
 from ..engine.network import read
 from ..errors import BadValue, Unsupported
 from ..models.tiny import TinyPipeline, uniform_sigmas

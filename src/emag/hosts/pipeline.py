@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
 from ..engine.network import Network, read

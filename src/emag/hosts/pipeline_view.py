@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.state import Rows
+from ..core import Rows
 from ..engine.arguments import Arguments
 from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory

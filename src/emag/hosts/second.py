@@ -28,7 +28,7 @@ def second(pipe: Any, own: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def _loaded(source: str, pipe: Any, own: Any) -> torch.nn.Module:
-    from ..models.load import load
+    from .load import load
 
     other = load(source, device="cpu", dtype=own.dtype)
     network: torch.nn.Module = plain(denoisers(other, lookup(other))[0])

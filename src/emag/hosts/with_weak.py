@@ -8,7 +8,7 @@ import diffusers.guiders
 import torch
 from diffusers.guiders import BaseGuidance
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..errors import BadValue, Unsupported
 from ..records.recipe import to_data
 from .guider_base import Guider, Recipe, rules_of

@@ -8,16 +8,16 @@ from typing import Any
 import diffusers
 import torch
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..engine.network import Network, read
 from ..engine.plan import Plan, plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..families.networks.table import BACKBONES
 from ..hosts.defaults import resolved
+from ..hosts.load import MODELS, WEIGHTS
 from ..methods.emag.rule import EMAttention
 from ..models import folder
-from ..models.load import MODELS, WEIGHTS
 
 PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
 LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8

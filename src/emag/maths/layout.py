@@ -1,14 +1,21 @@
 """Latents as images: sequences of patches unpacked to spatial dimensions and back."""
 
 import math
+from typing import Protocol
 
 import torch
 
-from ..core.guidance import Step
 from ..errors import BadValue
 
 
-def unpack(x: torch.Tensor, step: Step) -> torch.Tensor:
+class OnGrid(Protocol):
+    """What knows how x_t is laid out, such as a `Step`. grid: ([frames,] rows, columns, patch) of a sequence, else None."""
+
+    @property
+    def grid(self) -> tuple[int, ...] | None: ...
+
+
+def unpack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
     """`x` with its spatial dimensions: [batch, channels, (frames,) height, width], or [batch, channels, length].
 
     A sequence of patches [batch, (frames *) rows * columns, channels * patch^2] (`step.grid` says so; channels of a token
@@ -25,7 +32,7 @@ def unpack(x: torch.Tensor, step: Step) -> torch.Tensor:
     return x.permute(0, 4, 1, 2, 5, 3, 6).reshape(len(x), -1, *frames, rows * patch, columns * patch)
 
 
-def pack(x: torch.Tensor, step: Step) -> torch.Tensor:
+def pack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
     """Inverse of `unpack`."""
     if step.grid is None:
         return x
@@ -34,12 +41,12 @@ def pack(x: torch.Tensor, step: Step) -> torch.Tensor:
     return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
 
 
-def planes(x: torch.Tensor, step: Step) -> torch.Tensor:
+def planes(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
     """`x` as [batch, planes, height, width]: frames count as planes, a length as one row."""
     x = unpack(x, step)
     return x.reshape(len(x), -1, *(x.shape[-2:] if x.ndim > 3 else (1, x.shape[-1])))
 
 
-def from_planes(x: torch.Tensor, step: Step, like: torch.Tensor) -> torch.Tensor:
+def from_planes(x: torch.Tensor, step: OnGrid, like: torch.Tensor) -> torch.Tensor:
     """Inverse of `planes`, for latents shaped as `like`."""
     return x.reshape(like.shape) if step.grid is None else pack(x, step)

@@ -12,16 +12,16 @@ Masks are soft wherever they cut a cell, so that masks which share an edge, or a
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch.nn.functional import interpolate
 
-from ..core.guidance import Step
 from ..errors import BadValue
-from .layout import pack, unpack
+from .layout import OnGrid, pack, unpack
 
 FORMS = {
     "box": "box:x0:y0:x1:y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
@@ -29,6 +29,13 @@ FORMS = {
     "frames": "frames:a:b with 0 <= a < b <= 1",
 }
 REST = "rest"
+
+
+class Masked(OnGrid, Protocol):
+    """What knows the masks a host was given, such as a `Step`."""
+
+    @property
+    def masks(self) -> Mapping[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def names(mask: str) -> tuple[str, ...]:
     return tuple(atom.form for factor in read(mask) for atom in factor.atoms if atom.form not in FORMS)
 
 
-def evaluate(mask: str, like: torch.Tensor, step: Step) -> torch.Tensor:
+def evaluate(mask: str, like: torch.Tensor, step: Masked) -> torch.Tensor:
     """The mask as factors for `like`, latents [batch, channels, ...] or packed: what `like` is multiplied by, in its dtype.
 
     Raises `BadValue` where a named mask was not given or has another shape, and where a form does not fit the latents.
@@ -112,7 +119,7 @@ def _fits(form: str, values: tuple[float, ...]) -> bool:
     return False
 
 
-def _drawn(atom: Atom, shape: Sequence[int], like: torch.Tensor, step: Step) -> torch.Tensor:
+def _drawn(atom: Atom, shape: Sequence[int], like: torch.Tensor, step: Masked) -> torch.Tensor:
     """One atom as [1 or batch, 1, ...], in the dtype of `like`; `shape` is that of the unpacked latents."""
     sizes = list(shape[2:])
     if atom.form not in FORMS:
@@ -150,7 +157,7 @@ def _bell(centre: float, width: float, cells: int, like: torch.Tensor) -> torch.
     return torch.exp(-0.5 * ((at - centre) / width).square())
 
 
-def _named(name: str, shape: Sequence[int], like: torch.Tensor, step: Step) -> torch.Tensor:
+def _named(name: str, shape: Sequence[int], like: torch.Tensor, step: Masked) -> torch.Tensor:
     if name not in step.masks:
         raise BadValue(not_given(name))
     value, sizes = step.masks[name].to(like), tuple(shape[2:])

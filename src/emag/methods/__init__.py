@@ -1,6 +1,6 @@
 """The methods by name. Adding one is one module and one line here."""
 
-from ..core.guidance import Rule
+from ..core import Rule
 from .after.dynamic_threshold import DynamicThreshold
 from .after.rescale import Rescale
 from .after.zero_init import ZeroInit

@@ -9,7 +9,7 @@ the pipeline's own CFG. Guidance by several conditions needs conditions of yours
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..errors import BadValue
 from .recipe import from_data
 

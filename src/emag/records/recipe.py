@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..errors import BadValue
 from ..methods import METHODS
 from .values import from_text, hints_of, made, plain, refuse_odd

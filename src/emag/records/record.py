@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import Rule
+from ..core import Rule
 from ..errors import BadValue
 from ..families.host import Host
 from . import recipe

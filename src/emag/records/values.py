@@ -5,12 +5,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from ..core import AUTO
 from ..errors import BadValue
 from ..schedules import SCHEDULES, Schedule, Window
 
 Made = TypeVar("Made")
-AUTO = (-1000,)
-"""Layers that `defaults.resolve` chooses by the rule's `automatic_layers`; "auto" in recipes and in Python."""
 
 NAMES: dict[Any, str] = {float: "number", int: "whole number", bool: "true or false", str: "word", Schedule: "schedule",
                          Window: "window"}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from ..core.guidance import COND, UNCOND
+from ..core import COND, UNCOND
 from ..errors import Unsupported
 from .path import Path
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core.guidance import COND, UNCOND
+from ..core import COND, UNCOND
 from ..errors import BadValue, Unsupported
 from .base import Model, Solver
 

@@ -4,19 +4,17 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..core import Branches, Step
 from ..errors import BadValue
 from .base import Schedule
 from .normed import both, epsilon_norm
 from .renoise import renoised
-
-if TYPE_CHECKING:
-    from ..core.guidance import Branches, Step
 
 Head = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -57,7 +55,7 @@ class Annealing(Schedule):
         if not (math.isfinite(self.factor) and math.isfinite(self.bias)):
             raise BadValue(f"annealing factor and bias must be finite, got {self.factor} and {self.bias}")
 
-    def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
+    def at(self, branches: Branches, step: Step, state: dict[str, Any]) -> float | torch.Tensor:
         cond, _ = both(self.name, branches)
         if "head" not in state:
             state["head"] = [(w.to(cond.device), b.to(cond.device)) for w, b in read_head(self.weights)]

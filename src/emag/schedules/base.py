@@ -1,14 +1,12 @@
 """A rule's strength as a value: a number, or a schedule that gives one at each step."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from ..core import Branches, Step
 from ..errors import BadValue
-
-if TYPE_CHECKING:
-    from ..core.guidance import Branches, Step
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ class Schedule:
         assert self.scale is not None, f"{self.name} runs with its scale filled in"
         return self.scale
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         """The strength at `step` where it does not depend on the predictions, else None."""
         return None
 
-    def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
+    def at(self, branches: Branches, step: Step, state: dict[str, Any]) -> float | torch.Tensor:
         """The strength at `step`: a number, or one per sample [batch]. `branches` are in `step.space`.
 
         `state` is the schedule's own in this run.
@@ -53,12 +51,12 @@ class Schedule:
 Scale = float | Schedule
 
 
-def known(scale: Scale | None, step: "Step") -> float | None:
+def known(scale: Scale | None, step: Step) -> float | None:
     """Strength at `step` where it can be told before the evaluation, else None."""
     return scale.known(step) if isinstance(scale, Schedule) else scale
 
 
-def weight(scale: Scale | None, branches: "Branches", step: "Step", state: dict[str, Any],
+def weight(scale: Scale | None, branches: Branches, step: Step, state: dict[str, Any],
            like: torch.Tensor | None = None) -> float | torch.Tensor:
     """Strength at `step`: a number, or one per sample, shaped to multiply `like` [batch, ...]. State under "schedule"."""
     assert scale is not None, "a rule runs with its defaults filled in"

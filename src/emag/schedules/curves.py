@@ -3,13 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..core import Step
 from ..errors import BadValue
 from .base import Schedule
-
-if TYPE_CHECKING:
-    from ..core.guidance import Step
 
 INTERVAL_UNITS = ("sigma", "ratio", "progress")
 CONVENTIONS = ("y", "w")
@@ -32,7 +29,7 @@ class Constant(Schedule):
     paper = "arXiv 2207.12598"
     equation = "w"
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.scale
 
 
@@ -61,10 +58,10 @@ class Interval(Schedule):
         if not 0 <= self.low <= self.high:
             raise BadValue(f"interval needs 0 <= low <= high, got {self.low} and {self.high}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.scale if self.inside(step) else 1.0
 
-    def inside(self, step: "Step") -> bool:
+    def inside(self, step: Step) -> bool:
         """True where the step is guided."""
         if self.unit == "progress":
             return self.low <= step.index / step.count < self.high
@@ -104,7 +101,7 @@ class Curve(Schedule):
         if not 0 < self.power < math.inf or not 0 <= self.floor < math.inf:
             raise BadValue(f"curve needs power > 0 and floor >= 0, got power={self.power} and floor={self.floor}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         tau = 1 - step.progress if self.falling else step.progress
         share = SHAPES[self.shape](tau, self.power)
         value = self.strength * share if self.convention == "w" else 1 + (self.strength - 1) * share
@@ -131,5 +128,5 @@ class Rectified(Schedule):
         if not 0 <= self.power < math.inf:
             raise BadValue(f"rectified power must be at least 0 (0 is a constant weight), got {self.power}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return 1 + (self.strength - 1) * (1 - step.time) ** self.power

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
+from ..core import Branches, Step
 from ..errors import BadValue
 from ..maths.predictions import to_x0
 from .base import Schedule, check_scale
 from .normed import both
-
-if TYPE_CHECKING:
-    from ..core.guidance import Branches, Step
 
 Score: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
 """score(x, step) -> [batch]: how good x [batch, ...] fp32 is, a sample of the level `step.next`; higher is better."""
@@ -51,10 +49,10 @@ class Feedback(Schedule):
     def _scores(self) -> tuple[Score, ...]:
         return self.score if isinstance(self.score, tuple) else () if self.score is None else (self.score,)
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.scale if set(self.choices) <= {self.scale} else None
 
-    def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
+    def at(self, branches: Branches, step: Step, state: dict[str, Any]) -> float | torch.Tensor:
         if self.known(step) is not None:
             return self.strength
         cond, uncond = both(self.name, branches)
@@ -72,7 +70,7 @@ class Feedback(Schedule):
         return (torch.where(before != 0, scores / before - 1, 1.0) * scores).sum(1)
 
 
-def stepped(pred: torch.Tensor, step: "Step") -> torch.Tensor:
+def stepped(pred: torch.Tensor, step: Step) -> torch.Tensor:
     """x at `step.next`: a DDIM step, on a flow an Euler step, along `pred`, which is in `step.space`."""
     alpha, sigma = step.next
     keep = sigma / step.sigma if step.sigma else 0.0

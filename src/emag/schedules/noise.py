@@ -1,13 +1,10 @@
 """A schedule that follows the noise level."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..core import Step
 from ..errors import BadValue
 from .base import Schedule
-
-if TYPE_CHECKING:
-    from ..core.guidance import Step
 
 
 @dataclass(frozen=True)
@@ -29,5 +26,5 @@ class NoisePower(Schedule):
         if not 0 <= self.power < float("inf"):
             raise BadValue(f"noise-power power must be at least 0 (0 is constant), got {self.power}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.strength * step.time**self.power

@@ -5,16 +5,14 @@ The difference is that of the clean branches, c - u, also where weak rules have 
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ..core import COND, UNCOND, Branches, Step
 from ..errors import BadValue
 from ..maths.predictions import difference_scale
 from .base import Schedule
-
-if TYPE_CHECKING:
-    from ..core.guidance import Branches, Step
 
 CAP = 6e4  # fits 16-bit floats; reached only where c and u agree but for rounding
 
@@ -47,11 +45,11 @@ class BetaCFG(Schedule):
         if not 0 <= self.gamma < math.inf:
             raise BadValue(f"beta-cfg gamma must be at least 0 (0 divides by nothing), got {self.gamma}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         value = self.strength * self._curve(step.progress)
         return value if self.gamma == 0 or value == 0 else None
 
-    def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
+    def at(self, branches: Branches, step: Step, state: dict[str, Any]) -> float | torch.Tensor:
         value = self.known(step)
         if value is not None:
             return value
@@ -86,10 +84,10 @@ class MAMBOG(Schedule):
         if not 0 <= self.alpha < math.inf:
             raise BadValue(f"mambo-g alpha must be at least 0 (0 is a constant scale), got {self.alpha}")
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.strength if self.alpha == 0 or self.strength == 1 else None
 
-    def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
+    def at(self, branches: Branches, step: Step, state: dict[str, Any]) -> float | torch.Tensor:
         value = self.known(step)
         if value is not None:
             return value
@@ -99,10 +97,8 @@ class MAMBOG(Schedule):
         return 1 + (self.strength - 1) * torch.exp(-self.alpha * ratio)
 
 
-def both(name: str, branches: "Branches") -> tuple[torch.Tensor, torch.Tensor]:
+def both(name: str, branches: Branches) -> tuple[torch.Tensor, torch.Tensor]:
     """(c, u) of a step. Raises `BadValue` where there is no unconditional prediction."""
-    from ..core.guidance import COND, UNCOND  # here: the algebra imports the schedules
-
     if UNCOND not in branches:
         raise BadValue(f"{name} measures the unconditional prediction, and this step has none: make it the scale of a rule "
                        "that combines, e.g. CFG, and give the pipeline a guidance scale above 1")
@@ -114,7 +110,7 @@ def norms(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).double().norm(dim=1)
 
 
-def epsilon_norm(name: str, branches: "Branches", step: "Step") -> torch.Tensor | None:
+def epsilon_norm(name: str, branches: Branches, step: Step) -> torch.Tensor | None:
     """|c - u| of each sample as epsilon predictions, [batch]; None where epsilon cannot tell them apart (alpha 0)."""
     cond, uncond = both(name, branches)
     factor = abs(difference_scale(step.alpha, step.sigma, step.space, "epsilon"))

@@ -1,12 +1,9 @@
 """Schedules that stand for a sampler's own step: denoise with the guided estimate, re-noise with the unconditional one."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..core import Step
 from .base import Schedule
-
-if TYPE_CHECKING:
-    from ..core.guidance import Step
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,11 @@ class CFGpp(Schedule):
     paper = "arXiv 2406.08070"
     equation = "lambda k / (k - k'), k = sigma / alpha"
 
-    def known(self, step: "Step") -> float | None:
+    def known(self, step: Step) -> float | None:
         return self.strength * renoised(step)
 
 
-def renoised(step: "Step") -> float:
+def renoised(step: Step) -> float:
     """k / (k - k'), k = sigma / alpha: what a scale grows by to make a step re-noise with u; 1 where k' >= k."""
     alpha, sigma = step.next
     fall = step.sigma * alpha - sigma * step.alpha  # (k - k') alpha alpha', finite at alpha = 0

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...core.guidance import Rule
+from ...core import Rule
 from ...errors import BadValue
 from ...records import recipe
 from ...records.named import RECIPES
@@ -77,7 +77,7 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 def open_pipeline(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None,
                   lora: str | None = None, revision: str | None = None) -> Any:
     """Load a pipeline, its own progress bar off."""
-    from ...models.load import load
+    from ...hosts.load import load
 
     pipe = load(model, device=device, dtype=dtype, offload=offload, lora=lora, revision=revision)
     pipe.set_progress_bar_config(disable=True)

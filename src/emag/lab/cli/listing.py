@@ -20,7 +20,7 @@ def models(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md.")] = False,
 ) -> None:
     """List the embedded models, the supported pipelines and the supported networks."""
-    from ...models.load import MODELS
+    from ...hosts.load import MODELS
 
     if as_markdown:
         print(supported.markdown(), end="")

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, Branches, Rule, Step
+from ...core import COND, Branches, Perturbation, Rule, Step
 from ...engine.network import read
 from ...errors import BadValue
 from ...hosts.defaults import models_of, resolved

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from ...core.guidance import Rule
+from ...core import Rule
 from ...engine.network import Network, read
 from ...hosts.lookup import lookup
 from ...testing import (

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...core.guidance import Rule
+from ...core import Rule
 from ...engine.network import read
 from ...engine.stats import Stats
 from ...engine.trajectory import trajectory

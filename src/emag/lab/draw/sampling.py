@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...core.guidance import Rule
+from ...core import Rule
 from ...errors import BadValue, EmagError, Unsupported
 from ...families.host import Host
 from ...hosts.encoders import label_of

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.guidance import COND, Rule
+from ...core import COND, Rule
 from ...methods.combining.compositional import compositional
 from ...methods.combining.cs_apg import CSAPG
 from ...methods.weak.negative import Negative

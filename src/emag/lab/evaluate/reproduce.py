@@ -8,8 +8,8 @@ import numpy as np
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
 from ...errors import BadValue
+from ...hosts.load import MODELS
 from ...models.folder import first_line
-from ...models.load import MODELS
 from .metrics import frechet, measure, reference, stored
 from .metrics.extractors import EXTRACTORS
 from .metrics.features import extract

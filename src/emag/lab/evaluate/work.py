@@ -21,7 +21,7 @@ Make = Callable[[Batch], int]
 
 def open_model(model: Model, device: str | None = None) -> Any:
     """The pipeline of a run, on `device` or the model's own, its progress bar off."""
-    from ...models.load import load
+    from ...hosts.load import load
 
     pipe = load(model.id, device=device or model.device, dtype=model.dtype, offload=model.offload, lora=model.lora,
                 revision=model.revision)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...errors import BadValue, EmagError
-from ...models.load import pick_device, pick_dtype
+from ...hosts.load import pick_device, pick_dtype
 from ..draw.sheets import sheet
 from . import checkpoint, data
 from .progress import COLUMNS, Budget, Clock, Meter, stop_on_signals

@@ -10,7 +10,7 @@ from diffusers import SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import BadValue
-from ...models.load import load
+from ...hosts.load import load
 from ...models.tiny import TinyPipeline
 from ...models.words import WordEncoder, vocabulary
 from .data import CIFAR10, Images

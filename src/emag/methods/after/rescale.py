@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, Branches, Rule, Step
+from ...core import COND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import per_sample
 

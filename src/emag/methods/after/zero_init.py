@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import Branches, Rule, Step
+from ...core import Branches, Rule, Step
 from ...errors import BadValue
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.state import Rows, Sdpa, State
+from ...core import Rows, Sdpa, State
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.entmax import ALPHAS, entmax

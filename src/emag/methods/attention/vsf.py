@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.state import Rows, Sdpa
+from ...core import Rows, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import UNCOND, Branches, Rule, Step
+from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...schedules import Scale, check_scale, known, weight
 

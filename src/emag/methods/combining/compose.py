@@ -7,8 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core.branch import Given, Perturbation
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Given, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.masks import evaluate, names, read
 from ...schedules import Scale, Schedule, known, weight

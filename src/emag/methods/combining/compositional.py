@@ -8,7 +8,7 @@ condition.
 
 from collections.abc import Mapping, Sequence
 
-from ...core.guidance import COND, UNCOND
+from ...core import COND, UNCOND
 from ...errors import BadValue
 from ...schedules import Interval, Scale
 from ...schedules.noise import NoisePower

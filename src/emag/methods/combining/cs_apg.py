@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Given, Perturbation
-from ...core.guidance import UNCOND, Branches, Rule, Step
+from ...core import UNCOND, Branches, Given, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import capped, project
 from ...schedules import Scale, check_scale, known, weight

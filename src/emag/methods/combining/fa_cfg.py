@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...core.guidance import UNCOND, Branches, Rule, Step
+from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...schedules import Scale, known, weight

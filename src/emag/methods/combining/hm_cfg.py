@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...schedules import Scale, check_scale, known, weight
 from ..common.other_model import OtherModel, check_condition, check_network, other

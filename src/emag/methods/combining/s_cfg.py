@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue, NoEffect
 from ...maths.layout import pack, unpack
 from ...maths.pyramid import blur

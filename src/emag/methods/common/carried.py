@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import Step
+from ...core import Step
 from ...errors import BadValue
 from ...maths.predictions import difference_scale
 from ...maths.vectors import per_sample

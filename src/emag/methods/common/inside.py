@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ...core.branch import Perturbation
-from ...core.guidance import Rule
+from ...core import Perturbation, Rule
 from ...errors import Unsupported
 from ...maths.attention import Attention
 from .push import layers_of

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.state import Rows, Sdpa, State
+from ...core import Perturbation, Rows, Sdpa, State
 from ...errors import Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams
@@ -76,7 +76,7 @@ class NegativeText(State):
         self.held: dict[int, Keys] = {}
         self.source = source
 
-    def meet(self, states: Mapping[Perturbation, State]) -> None:
+    def meet(self, states: Mapping[Any, State]) -> None:
         if self.source is not None:
             found = states[self.source]
             assert isinstance(found, NegativePassState)

@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import Branches, Rule, Step
+from ...core import Branches, Perturbation, Rule, Step
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, UNCOND
+from ...core import COND, UNCOND, Perturbation
 from ...errors import BadValue
 
 LORA, LOAD = "lora:", "load:"

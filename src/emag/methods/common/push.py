@@ -5,10 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, Branches, Rule, Step
+from ...core import AUTO, COND, Branches, Perturbation, Rule, Step
 from ...errors import BadValue
-from ...records.values import AUTO
 from ...schedules import Scale, check_scale, known, weight
 from . import carried
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.guidance import Rule, Step
+from ...core import Rule, Step
 
 
 @dataclass(frozen=True)

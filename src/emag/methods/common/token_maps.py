@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, UNCOND
-from ...core.state import Rows, State
+from ...core import COND, UNCOND, Perturbation, Rows, State
 from ...errors import Unsupported
 from ...maths.attention import Attention
 from ...maths.pyramid import blur

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.guidance import COND, Rule, Step
+from ...core import COND, Rule, Step
 from ...errors import BadValue
 
 

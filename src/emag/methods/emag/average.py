@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.state import Sdpa
+from ...core import Sdpa
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from . import statistics, stored_map

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import Branches, Rule, Step
+from ...core import Branches, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.streams import Streams
 from ...schedules import Window, equal_time

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...core.state import Rows, Sdpa, State
+from ...core import Rows, Sdpa, State
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import Phase

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.predictions import convert
 from ...maths.vectors import per_sample

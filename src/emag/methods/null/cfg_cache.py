@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Step
+from ...core import COND, UNCOND, Branches, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
 from ..common.saver import Saver

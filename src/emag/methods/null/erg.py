@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Given, OnLayers, Perturbation
-from ...core.guidance import COND, UNCOND, Branches, Step
-from ...core.state import Sdpa, State
+from ...core import COND, UNCOND, Branches, Given, OnLayers, Perturbation, Sdpa, State, Step
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams

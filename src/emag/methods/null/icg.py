@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Given, Perturbation
-from ...core.guidance import Step
-from ...core.state import State
+from ...core import Given, Perturbation, State, Step
 from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Step
+from ...core import COND, UNCOND, Branches, Step
 from ...errors import BadValue
 from ..common.saver import Saver
 

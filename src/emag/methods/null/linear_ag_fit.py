@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from .linear_ag import LinearAG, Pair, regressors
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, UNCOND, Branches, Step
+from ...core import COND, UNCOND, Branches, Perturbation, Step
 from ...errors import BadValue
 from ...maths.predictions import SPACES, convert
 from ..common.null_branch import NullBranch

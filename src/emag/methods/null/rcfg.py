@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.guidance import COND, UNCOND, Branches, Step
+from ...core import COND, UNCOND, Branches, Step
 from ...errors import BadValue
 from ...maths.predictions import difference_scale, from_x0, to_x0
 from ..common.saver import Saver

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Perturbation, Rule, Step
 from ...errors import BadValue, Unsupported
 from ...schedules import Scale, Schedule, known
 from ..combining.cfg import extrapolate

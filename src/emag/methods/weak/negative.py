@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.branch import Given, Perturbation
-from ...core.guidance import COND, UNCOND
+from ...core import COND, UNCOND, Given, Perturbation
 from ...errors import BadValue
 from ..common.other_model import check_condition
 from ..common.push import Push

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.state import State, Tokens
+from ...core import Perturbation, State, Tokens
 from ...errors import BadValue
 from ...maths.streams import Streams
 from ..common.push import Push

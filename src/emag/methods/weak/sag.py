@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import Step
-from ...core.state import Rows, State
+from ...core import Perturbation, Rows, State, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.attention import Attention
 from ...maths.layout import from_planes, planes, unpack

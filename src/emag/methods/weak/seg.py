@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.branch import OnLayers
-from ...core.state import Sdpa, State
+from ...core import OnLayers, Sdpa, State
 from ...errors import BadValue, Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...core.branch import Perturbation
-from ...core.state import State, Tokens
+from ...core import Perturbation, State, Tokens
 from ...errors import BadValue
 from ...maths.streams import Streams
 from ..common.push import Push

@@ -8,9 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ...core.branch import Perturbation
-from ...core.guidance import UNCOND, Branches, Step
-from ...core.state import Rows, Sdpa, State
+from ...core import UNCOND, Branches, Perturbation, Rows, Sdpa, State, Step
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams

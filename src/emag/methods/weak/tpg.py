@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.state import State, Tokens
+from ...core import Perturbation, State, Tokens
 from ...maths.streams import Streams
 from ..common.push import Push
 

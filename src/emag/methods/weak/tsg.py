@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.branch import Perturbation
-from ...core.guidance import Step
-from ...core.state import State
+from ...core import Perturbation, State, Step
 from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.push import Push

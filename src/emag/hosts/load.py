@@ -8,15 +8,14 @@ import diffusers
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..hosts.lookup import denoisers, lookup
-from . import folder
-from .folder import first_line
-from .tiny import TinyPipeline
+from ..models import WEIGHTS, folder
+from ..models.folder import first_line
+from ..models.tiny import TinyPipeline
+from .lookup import denoisers, lookup
 
 MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
 """Embedded models and what they are."""
 
-WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OFFLOADS = (None, "model", "sequential")
 

@@ -1,0 +1,84 @@
+"""A guidance is an ordered list of rules: what it does with the predictions of one step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..maths.predictions import convert, difference_scale
+from .rule import Rule
+from .step import UNCOND, Branches, Step
+
+States = Sequence[dict[str, Any]]
+
+
+def reads_null(rules: Sequence[Rule], step: Step) -> bool:
+    """True where UNCOND plays a part at `step`: a rule reads it, or the host does, where no rule combines."""
+    return all(rule.kind != "combining" for rule in rules) or any(rule.reads_null(step) for rule in rules)
+
+
+def needs_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
+    """True where UNCOND must be evaluated at `step`: it is read, and no rule gives it."""
+    pairs = zip(rules, states, strict=True)
+    return reads_null(rules, step) and not any(rule.spares_null(step, state) for rule, state in pairs)
+
+
+def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: States) -> Branches:
+    """The branches of a step, UNCOND given or rewritten by the rules that do so, in order."""
+    for rule, state in zip(rules, states, strict=True):
+        if rule.kind == "null":
+            branches = _rewritten(rule, branches, step, state)
+    return branches
+
+
+def combine(rules: Sequence[Rule], pred: torch.Tensor, branches: Branches, step: Step, states: States) -> torch.Tensor:
+    """Apply `rules` in order to `pred`, in fp32. A rule that declares a space sees everything in that space.
+
+    The step a rule makes is carried back as a difference, so a rule that changes nothing gives `pred` bit for bit.
+    """
+    for rule, state in zip(rules, states, strict=True):
+        pred = _in_space(rule, pred, branches, step, partial(_applied, rule, state))
+    return pred
+
+
+def _applied(rule: Rule, state: dict[str, Any], pred: torch.Tensor, branches: Branches, step: Step) -> torch.Tensor:
+    return rule.apply(pred, branches, step, state)
+
+
+Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
+
+
+def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]) -> Branches:
+    if UNCOND not in branches:
+        there = _converted(branches, step, rule.space)
+        new = rule.new_null(there, replace(step, space=rule.space or step.space), state)
+        return branches if new is None else {**branches, UNCOND: _back(new, step, rule.space)}
+
+    def change(null: torch.Tensor, there: Branches, at: Step) -> torch.Tensor:
+        new = rule.new_null(there, at, state)
+        return null if new is None else new
+
+    return {**branches, UNCOND: _in_space(rule, branches[UNCOND], branches, step, change)}
+
+
+def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: Change) -> torch.Tensor:
+    """`change` made in the rule's space, and carried back as a difference."""
+    space = rule.space
+    if space in (None, step.space):
+        return change(pred, branches, step)
+    assert space is not None
+    here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)
+    moved = change(here, _converted(branches, step, space), replace(step, space=space)) - here
+    return pred + moved * difference_scale(step.alpha, step.sigma, space, step.space)
+
+
+def _converted(branches: Branches, step: Step, space: str | None) -> Branches:
+    if space in (None, step.space):
+        return branches
+    return {name: convert(p, step.x, step.alpha, step.sigma, step.space, str(space)) for name, p in branches.items()}
+
+
+def _back(pred: torch.Tensor, step: Step, space: str | None) -> torch.Tensor:
+    return convert(pred, step.x, step.alpha, step.sigma, space or step.space, step.space)

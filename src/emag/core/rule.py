@@ -1,0 +1,84 @@
+"""The base of all rules: frozen values that rewrite a running prediction.
+
+A rule may change the condition before the clean pass (`condition`), ask for further branches (`branches`), give or rewrite
+the unconditional branch (`new_null`) and rewrite the running prediction (`apply`). It knows nothing of images or networks.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from .branch import Perturbation
+from .step import Branches, Step
+
+Kind = Literal["condition", "attention", "weak", "null", "combining", "after"]
+"""What a rule does: changes the condition; works inside the network's attention; pushes away from a weak branch; gives
+or rewrites the unconditional branch; joins COND and UNCOND, and so replaces the host's CFG; works on what they give."""
+
+AUTO = (-1000,)
+"""Layers that are chosen by the rule's `automatic_layers`; "auto" in recipes and in Python."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of all rules. Subclasses are frozen dataclasses whose fields are plain data (they become recipes)."""
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    equation: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "combining"
+    cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
+    space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
+
+    @property
+    def neutral(self) -> bool:
+        """True where the parameters switch the rule off; it is then left out of the run altogether."""
+        return False
+
+    def automatic_layers(self, depth: int) -> tuple[int, ...]:
+        """Blocks of a network of `depth` for a rule with `layers`, where neither the user nor a default names any."""
+        return (depth // 2,)
+
+    def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
+        """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""
+        return cond
+
+    @property
+    def weak(self) -> tuple[Perturbation, ...]:
+        """Further branches the rule may ask for."""
+        return ()
+
+    def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        """Further branches needed at this step."""
+        return tuple(branch for branch in self.weak if branch.runs(step.index, step.sigmas))
+
+    def spares_weak(self, step: Step, state: dict[str, Any]) -> bool:
+        """True where `apply` goes without `branches(step)`, which are then not evaluated.
+
+        Asked once for each step that has some, before it, in a plan (with a state of its own) as in a run.
+        """
+        return False
+
+    def unread(self, step: Step) -> tuple[Perturbation, ...]:
+        """Of a "null" rule: further branches needed at a step where nothing reads UNCOND."""
+        return ()
+
+    def reads_null(self, step: Step) -> bool:
+        """True where `apply` reads UNCOND at this step. Asked before the step is evaluated."""
+        return self.kind == "combining"
+
+    def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
+        """True where `new_null` gives UNCOND at this step without its evaluation, which is then not made.
+
+        Asked once for each step that reads UNCOND, before it, in a plan (with a state of its own) as in a run.
+        """
+        return False
+
+    def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
+        """New unconditional prediction, in `space`, or None to leave it. UNCOND is not in `branches` where it was spared."""
+        return None
+
+    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        """New running prediction, [batch, ...] fp32, in `space`. `state` is this rule's own, and dies with the run."""
+        return pred

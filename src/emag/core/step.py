@@ -1,0 +1,68 @@
+"""One denoising step as rules see it, and the predictions that are made in it."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..maths.streams import Streams
+
+COND, UNCOND = "cond", "uncond"
+
+Branches = Mapping[Hashable, torch.Tensor]
+"""Predictions of one step by branch: COND, UNCOND (where there is one) and every further branch asked for."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run is: what rules may know of one denoising step.
+
+    `index` counts distinct timesteps from 0 (noisiest) to `count - 1`, `alphas` and `sigmas` are theirs, and `end` is the
+    (alpha, sigma) the sampler ends at; x = alpha x0 + sigma epsilon. `time` is the timestep as a fraction of the training
+    schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
+    `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
+    `seen`: what the observers asked for saw. `fresh`: another network has just taken over.
+    """
+
+    index: int
+    sigmas: tuple[float, ...]
+    alphas: tuple[float, ...]
+    time: float
+    space: str
+    x: torch.Tensor = field(repr=False)
+    streams: Streams = field(repr=False)
+    branch: str = COND
+    end: tuple[float, float] = (1.0, 0.0)
+    grid: tuple[int, ...] | None = None
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    fresh: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.sigmas)
+
+    @property
+    def alpha(self) -> float:
+        return self.alphas[self.index]
+
+    @property
+    def sigma(self) -> float:
+        return self.sigmas[self.index]
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha: the noise level of EDM."""
+        return self.sigma / self.alpha if self.alpha else float("inf")
+
+    @property
+    def next(self) -> tuple[float, float]:
+        """(alpha, sigma) that the sampler goes to."""
+        after = self.index + 1
+        return self.end if after >= self.count else (self.alphas[after], self.sigmas[after])
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, 1 at the last (0 where there is only one)."""
+        return self.index / max(1, self.count - 1)
