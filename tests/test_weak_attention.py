@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
 import emag
 from emag.errors import BadValue, NoEffect
 from emag.methods import METHODS as C
-from emag.methods.null.erg import RectifiedAttention
+from emag.methods.common.rectified import RectifiedAttention
 from emag.methods.weak.asag import SinkhornAttention
 from emag.methods.weak.pag import IdentityAttention
 from emag.methods.weak.seg import SmoothedQueries

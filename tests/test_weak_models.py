@@ -13,9 +13,13 @@ from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.predictions import convert
 from emag.methods.combining.hm_cfg import HMCFG
 from emag.methods.common.other_model import OtherModel, check_network, interpolated, other
-from emag.methods.null.other_null import Domain, Personalization, Priors
+from emag.methods.null.domain import Domain
+from emag.methods.null.personalization import Personalization
+from emag.methods.null.priors import Priors
+from emag.methods.null.rlg import RLG
 from emag.methods.null.unguide import UnGuide, unguide_weight, unlearned_distance
-from emag.methods.weak.autoguidance import RLG, SINE, Autoguidance
+from emag.methods.weak.autoguidance import Autoguidance
+from emag.methods.weak.sine import SINE
 from emag.samplers import Path, advance
 from emag.schedules import MAMBOG, Interval
 from reference import SPACES, at_step, tensors

@@ -12,7 +12,7 @@ import emag
 from emag.engine.network import read
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS as C
-from emag.methods.null.erg import RectifiedAttention
+from emag.methods.common.rectified import RectifiedAttention
 from emag.methods.weak.seg import SmoothedQueries, SmoothedState, kernel, smoothed
 from emag.schedules import Interval
 from reference import at_step, softmax_map, tensors

@@ -22,3 +22,13 @@ def project(vector: torch.Tensor, onto: torch.Tensor) -> tuple[torch.Tensor, tor
 def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`values` [batch] shaped to multiply `like` [batch, ...]."""
     return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit."""
+    return torch.lerp(weak, strong, scale)
+
+
+def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> torch.Tensor:
+    """`new` on the first `channels` channels (dimension 1), `old` on the others."""
+    return new if channels is None else torch.cat([new[:, :channels], old[:, channels:]], dim=1)

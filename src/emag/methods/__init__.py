@@ -19,23 +19,29 @@ from .condition.cads import CADS
 from .emag.rule import EMAG
 from .null.ag import AG
 from .null.cfg_cache import CFGCache
-from .null.erg import ERG, ERGPush
+from .null.domain import Domain
+from .null.erg import ERG
 from .null.icg import ICG
 from .null.linear_ag import LinearAG
-from .null.other_null import Domain, Personalization, Priors
+from .null.personalization import Personalization
+from .null.priors import Priors
 from .null.rcfg import RCFG
+from .null.rlg import RLG
 from .null.tcfg import TCFG
 from .null.unguide import UnGuide
 from .null.zero_star import ZeroStar
 from .weak.asag import ASAG
-from .weak.autoguidance import RLG, SINE, Autoguidance
+from .weak.autoguidance import Autoguidance
+from .weak.erg_push import ERGPush
 from .weak.negative import Negative
 from .weak.pag import PAG
 from .weak.s2 import S2
 from .weak.sag import SAG
 from .weak.seg import SEG
-from .weak.slg import SLG, STG
+from .weak.sine import SINE
+from .weak.slg import SLG
 from .weak.spg import SPG
+from .weak.stg import STG
 from .weak.tpg import TPG
 from .weak.tsg import TSG
 

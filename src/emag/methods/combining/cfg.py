@@ -7,6 +7,7 @@ import torch
 
 from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
+from ...maths.vectors import extrapolate, on_channels
 from ...schedules import Scale, check_scale, known, weight
 
 
@@ -39,13 +40,3 @@ class CFG(Rule):
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1
-
-
-def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit."""
-    return torch.lerp(weak, strong, scale)
-
-
-def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> torch.Tensor:
-    """`new` on the first `channels` channels (dimension 1), `old` on the others."""
-    return new if channels is None else torch.cat([new[:, :channels], old[:, channels:]], dim=1)

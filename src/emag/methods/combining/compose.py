@@ -53,7 +53,8 @@ class Compose(Rule):
     Branches go by name: "cond" is the running prediction, "uncond" the unconditional one, any other a condition given as
     emag.guide(..., conditions={name: ...}), or "prompt:a text". Each of those costs one conditional evaluation a step,
     shared by all terms that name it, and none on steps where its weights add up to 0; nor is "uncond" evaluated there.
-    Linear: the same in every space. `emag.methods.combining.compositional` builds the published ones. Raises `BadValue` without a term.
+    Linear: the same in every space. `emag.methods.combining.compositional` builds the published ones. Raises `BadValue`
+    without a term.
     """
 
     base: str = UNCOND

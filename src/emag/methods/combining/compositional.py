@@ -55,8 +55,8 @@ def cs_cfg(context: str = "context", text_scale: Scale = 5.0, context_scale: Sca
 def mask_cfg(regions: Mapping[str, str], scale: Scale = 5.0, null: str = UNCOND) -> Compose:
     """Mask-CFG, arXiv 2510.12089: u + sum_i w m_i (e_i - u).
 
-    regions: a mask (`emag.maths.masks`) for each condition; published with masks that exclude each other and cover the image. With
-    such masks, scale 1 takes every place from its own branch. The default is published.
+    regions: a mask (`emag.maths.masks`) for each condition; published with masks that exclude each other and cover the
+    image. With such masks, scale 1 takes every place from its own branch. The default is published.
     """
     return Compose(null, tuple(Term(scale, name, null, mask) for name, mask in regions.items()))
 

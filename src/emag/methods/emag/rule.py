@@ -8,8 +8,8 @@ import torch
 from ...core import Branches, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.streams import Streams
+from ...maths.vectors import on_channels
 from ...schedules import Window, equal_time
-from ..combining.cfg import on_channels
 from ..common.push import Push
 from . import statistics, stored_map
 from .compat import Compat, compat

@@ -1,68 +1,17 @@
-"""Entropy rectifying: the attention of image queries at another temperature, as one or more steps on its energy."""
+"""ERG: a prediction at another attention temperature takes the place of the unconditional one."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Given, OnLayers, Perturbation, Sdpa, State, Step
+from ...core import COND, UNCOND, Branches, Given, Perturbation, Step
 from ...errors import BadValue
-from ...maths.attention import Attention
-from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
-from ..common.push import Push, layers_of
-from ..weak.pag import differ
+from ..common.push import layers_of
+from ..common.rectified import RectifiedAttention, check_rectified
 
 EARLY = ("uncond", "cond")
-
-
-@dataclass(frozen=True)
-class RectifiedAttention(OnLayers):
-    """The weak branch of ERG on `layers`: Q <- Q - gamma (Q - alpha softmax(tau S(Q)) V), `steps` times, is the output."""
-
-    tau: float
-    alpha: float = 1.0
-    gamma: float = 1.0
-    steps: int = 1
-    under: str | None = None
-
-    @property
-    def condition(self) -> str | None:
-        return self.under
-
-    def start(self, sigmas: tuple[float, ...], streams: Streams) -> "RectifiedState":
-        return RectifiedState(self)
-
-
-class RectifiedState(State):
-    """No memory: what it does depends on the live call alone."""
-
-    proves = True
-
-    def __init__(self, spec: RectifiedAttention):
-        super().__init__()
-        self.spec = spec
-
-    def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
-        live = sdpa(call.q)
-        out = live.clone()
-        out[:, :, call.image] = rectified(call, sdpa, self.spec)
-        self.note(differ(out, live))
-        return out
-
-
-def rectified(call: Attention, sdpa: Sdpa, spec: RectifiedAttention) -> torch.Tensor:
-    """The image rows of the output, [B, H, image tokens, d].
-
-    tau scales the queries that the attention gets, behind their norm and rotary: the logits, and nothing else.
-    """
-    state = call.image_queries()
-    for _ in range(spec.steps):
-        q = call.q.clone()
-        q[:, :, call.image] = spec.tau * state
-        found = sdpa(q)[:, :, call.image]
-        state = spec.alpha * found if spec.gamma == 1 else state - spec.gamma * (state - spec.alpha * found)
-    return state
 
 
 @dataclass(frozen=True)
@@ -99,7 +48,7 @@ class ERG(NullBranch):
     def __post_init__(self) -> None:
         if self.layers is not None:
             object.__setattr__(self, "layers", layers_of(self.name, self.layers))
-        _check(self)
+        check_rectified(self.name, (self.tau, self.alpha, self.gamma), self.steps)
         if not 0 <= self.kickoff <= 1:
             raise BadValue(f"erg kickoff must lie in [0, 1] (0 acts from the start, 1 never), got {self.kickoff}")
         if self.early not in EARLY:
@@ -136,42 +85,3 @@ class ERG(NullBranch):
         if given:
             return branches.get(given[0])
         return branches[COND] if self.early == "cond" or UNCOND not in branches else None
-
-
-@dataclass(frozen=True)
-class ERGPush(Push):
-    """The weak branch of `ERG` beside CFG, or on a model without it: p + (w - 1) (cond - weak).
-
-    As first rule without CFG this is the paper's weak + w (cond - weak). The kick-off is a schedule here, e.g.
-    `scale=Interval(1.5, 0.2, 1, "progress")`. tau, alpha, gamma, steps: as in `ERG`; all 1 is off.
-    """
-
-    layers: tuple[int, ...] | None = None
-    tau: float = 0.01
-    alpha: float = 1.0
-    gamma: float = 1.0
-    steps: int = 1
-
-    name = "erg-push"
-    paper = "arXiv 2504.13987"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self)
-
-    @property
-    def neutral(self) -> bool:
-        return self.scale == 1 or self.tau == self.alpha == self.gamma == self.steps == 1
-
-    @property
-    def perturbation(self) -> RectifiedAttention:
-        assert self.layers is not None
-        return RectifiedAttention(self.layers, self.tau, self.alpha, self.gamma, self.steps)
-
-
-def _check(rule: ERG | ERGPush) -> None:
-    knobs = rule.tau, rule.alpha, rule.gamma
-    if not all(0 <= value < float("inf") for value in knobs):
-        raise BadValue(f"{rule.name} tau, alpha and gamma must be at least 0 (1 is standard attention), got {knobs}")
-    if type(rule.steps) is not int or rule.steps < 1:
-        raise BadValue(f"{rule.name} steps must be a whole number of at least 1, got {rule.steps!r}")

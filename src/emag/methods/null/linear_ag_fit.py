@@ -23,8 +23,8 @@ class Record(Rule):
         rule = fit(seen.runs)
         Path("linear_ag.json").write_text(json.dumps(emag.records.recipe.to_data([rule])))
 
-    and from then on `with emag.guide(pipe, *emag.records.recipe.read("linear_ag.json"), emag.CFG(4.0))`, on 28 steps. What it
-    holds is no plain data: it belongs in no recipe. Raises `BadValue` on a step without an unconditional prediction.
+    and from then on `with emag.guide(pipe, *emag.records.recipe.read("linear_ag.json"), emag.CFG(4.0))`, on 28 steps. What
+    it holds is no plain data: it belongs in no recipe. Raises `BadValue` on a step without an unconditional prediction.
     """
 
     runs: list[list[Pair]] = field(default_factory=list, repr=False, compare=False)

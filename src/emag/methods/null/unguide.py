@@ -8,7 +8,7 @@ import torch
 
 from ...samplers.base import Model
 from ...samplers.solvers import advance
-from ..weak.autoguidance import TwoModels
+from ..common.two_models import TwoModels
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 

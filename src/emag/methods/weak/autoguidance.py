@@ -1,16 +1,9 @@
-"""Two networks, or one with and without its LoRA: the predictions of both, mixed."""
+"""Autoguidance: push away from a worse network under the same condition."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from ...core import COND, UNCOND, Branches, Perturbation, Rule, Step
-from ...errors import BadValue, Unsupported
-from ...schedules import Scale, Schedule, known
-from ..combining.cfg import extrapolate
-from ..common.other_model import check_condition, check_network, other
+from ...core import Perturbation
+from ..common.other_model import check_network, other
 from ..common.push import Push
 
 
@@ -38,102 +31,3 @@ class Autoguidance(Push):
     @property
     def perturbation(self) -> Perturbation:
         return other(self.model)
-
-
-@dataclass(frozen=True)
-class SINE(Push):
-    """SINE, arXiv 2212.04489: p <- v p + (1 - v) e(c*), e of a network tuned on one image, c* the text it was tuned with.
-
-    With a combining rule after it (or the pipeline's own CFG) the result is u + w (v p + (1 - v) e - u). scale: v in [0, 1],
-    or a schedule; 1 is off, and so are the steps outside an Interval. model: see `Autoguidance`. source: the name of c*.
-    """
-
-    model: str = "tuned"
-    source: str = "source"
-
-    name = "sine"
-    paper = "arXiv 2212.04489"
-    equation = "v p + (1 - v) e(c*), e of a tuned network"
-    cost = "one evaluation of the conditional rows per step, by the other network"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_network(self.name, self.model)
-        check_condition(self.name, "source", self.source)
-        if isinstance(self.scale, (int, float)) and self.scale > 1:
-            raise BadValue(f"sine scale is v, the share of the pipeline's own network, in [0, 1], got {self.scale}")
-
-    @property
-    def perturbation(self) -> Perturbation:
-        return other(self.model, self.source)
-
-
-@dataclass(frozen=True)
-class TwoModels(Rule):
-    """Base of q + w (p - q), with p of the pipeline's network and q of another one, both guided alike.
-
-    Guidance is linear in the predictions, so the conditional and the unconditional ones are each moved, before anything
-    combines them: p_c <- q_c + w (p_c - q_c), and u likewise. Name it before the rule that combines.
-    """
-
-    scale: Scale | None = None
-    model: str = "lora:0"
-    null: str = UNCOND
-
-    equation = "q + w (p - q) for both branches, q of another network"
-    kind = "null"
-    cost = "two evaluations per step by the other network, conditional and unconditional"
-
-    def __post_init__(self) -> None:
-        check_network(self.name, self.model)
-        check_condition(self.name, "null", self.null)
-        if self.null == COND:
-            raise BadValue(f"{self.name} null is 'uncond' or the name of an unconditional condition, e.g. 'prompt:'")
-        if self.scale is not None and not isinstance(self.scale, Schedule) and not math.isfinite(self.scale):
-            raise BadValue(f"{self.name} scale must be a finite number (1 is off) or a schedule, got {self.scale!r}")
-
-    @property
-    def neutral(self) -> bool:
-        return self.scale == 1
-
-    @property
-    def weak(self) -> tuple[Perturbation, ...]:
-        return other(self.model), other(self.model, self.null)
-
-    def branches(self, step: Step) -> tuple[Perturbation, ...]:
-        return () if self._at(step) == 1 else self.weak
-
-    def unread(self, step: Step) -> tuple[Perturbation, ...]:
-        return self.branches(step)[:1]
-
-    def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
-        if UNCOND not in branches or self.weak[1] not in branches:
-            return None
-        return extrapolate(branches[self.weak[1]], branches[UNCOND], self._at(step))
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if self.weak[0] not in branches:
-            return pred
-        return pred + (self._at(step) - 1) * (branches[COND] - branches[self.weak[0]])
-
-    def _at(self, step: Step) -> float:
-        scale = known(self.scale, step)
-        if scale is None:
-            raise Unsupported(f"{self.name} moves both branches by one scale, so it cannot have a schedule that measures "
-                              "the predictions: give a number, or a schedule of time such as Interval")
-        return scale
-
-
-@dataclass(frozen=True)
-class RLG(TwoModels):
-    """Reinforcement-learning guidance, arXiv 2508.21016: p_ref + w (p_RL - p_ref), both guided with the same scale.
-
-    The pipeline holds the tuned network. model: the one it was tuned from: "lora:0" where the tuning is a LoRA, else a name
-    from emag.guide(..., models=...). scale: w, finite, or a schedule of time: 0 the reference, 1 the tuned network (off),
-    published 1 to 3. null: "uncond" takes the unconditional rows of the pipeline's call; on pipelines that make two calls
-    name the condition, e.g. "prompt:". First steps with the tuned network alone (the authors' zero_init_step): an Interval.
-    Where there is no unconditional prediction, `Autoguidance` with this model is the same formula.
-    """
-
-    name = "rlg"
-    paper = "arXiv 2508.21016"

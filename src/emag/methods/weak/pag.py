@@ -6,7 +6,7 @@ import torch
 
 from ...core import OnLayers, Sdpa, State
 from ...errors import BadValue
-from ...maths.attention import Attention
+from ...maths.attention import Attention, differ
 from ...maths.streams import Streams
 from ..common.push import Push
 
@@ -68,10 +68,6 @@ def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> t
     mixed[:, list(heads)] = out[:, list(heads)]
     return mixed
 
-
-def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-    """Whether two attention outputs are further apart than rounding puts them: a bool tensor, on the device."""
-    return (out - live).abs().amax() > 16 * torch.finfo(live.dtype).eps * live.abs().amax()
 
 
 @dataclass(frozen=True)

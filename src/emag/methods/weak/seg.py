@@ -7,10 +7,9 @@ import torch
 
 from ...core import OnLayers, Sdpa, State
 from ...errors import BadValue, Unsupported
-from ...maths.attention import Attention
+from ...maths.attention import Attention, differ
 from ...maths.streams import Streams
 from ..common.push import Push
-from .pag import differ
 
 INFINITE = 9999.0
 

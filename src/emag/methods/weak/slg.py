@@ -4,12 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...core import Perturbation, State, Tokens
-from ...errors import BadValue
 from ...maths.streams import Streams
 from ..common.push import Push
-from .pag import PAG
-
-FORMS = ("residual", "attention")
 
 
 @dataclass(frozen=True)
@@ -63,29 +59,3 @@ class SLG(Push):
     def perturbation(self) -> Perturbation:
         assert self.layers is not None
         return Skipped(self.layers)
-
-
-@dataclass(frozen=True)
-class STG(Push):
-    """Spatiotemporal skip guidance, arXiv 2411.18664, made for video models.
-
-    form: "residual" skips whole blocks, which is SLG; "attention" replaces their self-attention map by the identity, which
-    is PAG with form "joint". layers: None takes the middle block (the authors choose one per video model).
-    """
-
-    layers: tuple[int, ...] | None = None
-    form: str = "residual"
-
-    name = "stg"
-    paper = "arXiv 2411.18664"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in FORMS:
-            raise BadValue(f"stg form must be one of {', '.join(FORMS)}, got {self.form!r}")
-
-    @property
-    def perturbation(self) -> Perturbation:
-        if self.form == "residual":
-            return SLG(layers=self.layers).perturbation
-        return PAG(layers=self.layers, form="joint").perturbation

@@ -1,0 +1,69 @@
+"""Two networks, or one with and without its LoRA: the predictions of both, mixed."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core import COND, UNCOND, Branches, Perturbation, Rule, Step
+from ...errors import BadValue, Unsupported
+from ...maths.vectors import extrapolate
+from ...schedules import Scale, Schedule, known
+from .other_model import check_condition, check_network, other
+
+
+@dataclass(frozen=True)
+class TwoModels(Rule):
+    """Base of q + w (p - q), with p of the pipeline's network and q of another one, both guided alike.
+
+    Guidance is linear in the predictions, so the conditional and the unconditional ones are each moved, before anything
+    combines them: p_c <- q_c + w (p_c - q_c), and u likewise. Name it before the rule that combines.
+    """
+
+    scale: Scale | None = None
+    model: str = "lora:0"
+    null: str = UNCOND
+
+    equation = "q + w (p - q) for both branches, q of another network"
+    kind = "null"
+    cost = "two evaluations per step by the other network, conditional and unconditional"
+
+    def __post_init__(self) -> None:
+        check_network(self.name, self.model)
+        check_condition(self.name, "null", self.null)
+        if self.null == COND:
+            raise BadValue(f"{self.name} null is 'uncond' or the name of an unconditional condition, e.g. 'prompt:'")
+        if self.scale is not None and not isinstance(self.scale, Schedule) and not math.isfinite(self.scale):
+            raise BadValue(f"{self.name} scale must be a finite number (1 is off) or a schedule, got {self.scale!r}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1
+
+    @property
+    def weak(self) -> tuple[Perturbation, ...]:
+        return other(self.model), other(self.model, self.null)
+
+    def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        return () if self._at(step) == 1 else self.weak
+
+    def unread(self, step: Step) -> tuple[Perturbation, ...]:
+        return self.branches(step)[:1]
+
+    def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
+        if UNCOND not in branches or self.weak[1] not in branches:
+            return None
+        return extrapolate(branches[self.weak[1]], branches[UNCOND], self._at(step))
+
+    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        if self.weak[0] not in branches:
+            return pred
+        return pred + (self._at(step) - 1) * (branches[COND] - branches[self.weak[0]])
+
+    def _at(self, step: Step) -> float:
+        scale = known(self.scale, step)
+        if scale is None:
+            raise Unsupported(f"{self.name} moves both branches by one scale, so it cannot have a schedule that measures "
+                              "the predictions: give a number, or a schedule of time such as Interval")
+        return scale
