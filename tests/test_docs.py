@@ -72,7 +72,7 @@ def test_published_candidates(model, depth, blocks):
 def test_commands_in_the_readme_parse():
     text = (ROOT / "README.md").read_text()
     for short in re.findall(r"-g (\S+)", text):
-        assert isinstance(recipe.parse(short), emag.core.Rule)
+        assert isinstance(recipe.parse(short), emag.Rule)
 
 
 def test_adding_a_rule_is_as_the_page_says(capsys):

@@ -175,7 +175,7 @@ def test_a_band_can_have_a_schedule_of_its_own():
 def test_scales_per_sample(kind):
     step, p = at(kind)
 
-    class Each(emag.schedules.Schedule):
+    class Each(emag.Schedule):
         def at(self, branches, step, state):
             state["asked"] = state.get("asked", 0) + 1
             return torch.tensor([2.0, 7.0])
@@ -189,7 +189,7 @@ def test_scales_per_sample(kind):
 def test_the_bands_of_a_rule_keep_states_apart():
     step, p = at("image")
 
-    class Counting(emag.schedules.Schedule):
+    class Counting(emag.Schedule):
         def at(self, branches, step, state):
             state["asked"] = state.get("asked", 0) + 1
             return float(state["asked"])

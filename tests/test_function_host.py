@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import emag
+from emag.core import Given
 from emag.errors import BadValue, NoEffect, Unsupported
+from emag.maths.predictions import convert
 from emag.methods import METHODS
 from emag.samplers import CORRECTORS, Path, sample
 from emag.schedules import Interval
@@ -76,7 +78,7 @@ def test_spaces(space):
     path = Path.flow(SIGMAS[1:])
 
     def other(x, t, mean):
-        return emag.maths.predictions.convert(flow(x, t, mean), x, 1 - t, t, "flow", space)
+        return convert(flow(x, t, mean), x, 1 - t, t, "flow", space)
 
     rule = emag.APG(3.0, 0.0, 5.0, 0.7)
     ours = emag.guided(other, rule, path=path, prediction=space, conditions=MEANS)
@@ -84,7 +86,7 @@ def test_spaces(space):
     x = first()
     for i in range(4):
         alpha, sigma = path.at(i)
-        close(emag.maths.predictions.convert(ours(x, i), x, alpha, sigma, space, "flow"), theirs(x, i), atol=1e-6, rtol=1e-6)
+        close(convert(ours(x, i), x, alpha, sigma, space, "flow"), theirs(x, i), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -133,7 +135,7 @@ def test_further_conditions_in_a_pipeline():
 
         @property
         def weak(self):
-            return (emag.core.Given("other"),)
+            return (Given("other"),)
 
         def apply(self, pred, branches, step, state):
             return pred + (self.scale - 1) * (branches["cond"] - branches[self.weak[0]])

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import emag
 from cases import ALL, EMAG, WITH_UNCOND
+from emag.core import Rows
 from emag.methods.emag.compat import Compat
 from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
 from tiny import CASES, noise, sd3, sd3_call
@@ -493,7 +494,7 @@ def test_text_rows_of_a_replaced_attention_are_untouched(variant, tokens):
     rule = EMAG(variant=variant)
     sigmas = tuple(1 - i / 8 for i in range(8))
     state = rule.perturbation.start(sigmas, Streams([b"a", b"b"]))
-    rows = emag.core.Rows(slice(0, 2), None, 2)
+    rows = Rows(slice(0, 2), None, 2)
     for step in range(2):
         state.begin(step)
         for block in (1, 2):

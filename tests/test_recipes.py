@@ -9,25 +9,25 @@ import torch
 import emag
 from emag.errors import BadValue
 from emag.records import recipe
-from emag.records.named import RECIPES, Recipe
+from emag.records.named import Recipe, recipes
 from emag.schedules import CFGpp, Interval
 from spy import Counter
 from tiny import CASES
 
-NAMED = pytest.mark.parametrize("name", RECIPES)
+NAMED = pytest.mark.parametrize("name", recipes)
 
 
 def run(name, case="sd3", **more):
     pipe = CASES[case].pipe()
     counter = Counter(pipe.transformer, "attn")
-    with emag.guide(pipe, *(RECIPES[name].rules if name else ())) as handle:
+    with emag.guide(pipe, *(recipes[name].rules if name else ())) as handle:
         image = CASES[case].run(pipe, **more)
     return image, handle.stats, sum(counter.blocks.values())
 
 
 @NAMED
 def test_every_recipe_is_data_that_builds(name):
-    made = RECIPES[name]
+    made = recipes[name]
     assert made.rules and json.loads(json.dumps(list(made.data))) == list(made.data)
     assert recipe.from_data(recipe.to_data(made.rules)) == made.rules
     assert sum(rule.kind == "combining" for rule in made.rules) == (0 if name in ("emag", "emag-map", "emag-image") else 1)
@@ -35,7 +35,7 @@ def test_every_recipe_is_data_that_builds(name):
 
 @NAMED
 def test_every_recipe_says_where_it_comes_from(name):
-    made = RECIPES[name]
+    made = recipes[name]
     assert re.search(r"arXiv \d{4}\.\d{5}|published code", made.source)
     assert "\n" not in made.source + made.note and not (made.source + made.note).endswith(".")
     papers = {rule.paper for rule in made.rules}
@@ -61,26 +61,26 @@ def test_they_run_on_two_call_pipelines(name):
     assert image.isfinite().all() and stats.evaluations == stats.planned == counted // 2
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"s-cfg"}))
+@pytest.mark.parametrize("name", sorted(set(recipes) - {"s-cfg"}))
 def test_they_run_on_class_labels(name):
     pipe = CASES["dit"].pipe()
-    with emag.guide(pipe, *RECIPES[name].rules):
+    with emag.guide(pipe, *recipes[name].rules):
         assert CASES["dit"].run(pipe, num_inference_steps=4).isfinite().all()
 
 
 def test_some_by_hand():
-    assert RECIPES["emag+cfg"].rules == (emag.EMAG(), emag.CFG())
-    assert [rule.name for rule in RECIPES["emag+cads"].rules] == ["cads", "emag", "cfg"]
-    assert RECIPES["interval-edm2"].rules == (emag.CFG(Interval(2.0, 0.19, 1.61)),)
-    assert RECIPES["cfg++"].rules == (emag.CFG(CFGpp(0.6)),)
-    ezaudio = RECIPES["ezaudio"].rules
+    assert recipes["emag+cfg"].rules == (emag.EMAG(), emag.CFG())
+    assert [rule.name for rule in recipes["emag+cads"].rules] == ["cads", "emag", "cfg"]
+    assert recipes["interval-edm2"].rules == (emag.CFG(Interval(2.0, 0.19, 1.61)),)
+    assert recipes["cfg++"].rules == (emag.CFG(CFGpp(0.6)),)
+    ezaudio = recipes["ezaudio"].rules
     assert ezaudio[0] == emag.CFG(5.0) and ezaudio[1].phi == 0.75
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(BadValue, match=r"no recipe 'emag\+cgf'; there are emag, emag-map, .*emag\+apg"):
-        RECIPES["emag+cgf"]
-    assert "emag+cgf" not in RECIPES and RECIPES.get("emag+cgf") is None
+        recipes["emag+cgf"]
+    assert "emag+cgf" not in recipes and recipes.get("emag+cgf") is None
 
 
 def test_a_recipe_is_built_when_asked():

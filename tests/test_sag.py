@@ -330,7 +330,7 @@ def test_only_the_evaluated_steps_read_attention(monkeypatch):
     made = []
     monkeypatch.setattr(self_attention, "received", lambda seen: made.append(1) or received(seen))
     pipe = CASES["sd3"].pipe()
-    with emag.guide(pipe, SAG(emag.schedules.Interval(2.0, 0.5, 0.8, "progress"), (1, 2))):
+    with emag.guide(pipe, SAG(emag.Interval(2.0, 0.5, 0.8, "progress"), (1, 2))):
         CASES["sd3"].run(pipe, num_inference_steps=8)
     assert len(made) == 2 * 3
     assert len(blocks_of(pipe)) == 4

@@ -118,7 +118,7 @@ def test_other_inputs_and_classes(tiny, tmp_path):
 
 def test_the_same_network_is_no_weaker_one(tiny, tmp_path):
     shutil.copytree(WEIGHTS / "tiny", tmp_path / "copy")
-    with pytest.raises(emag.errors.NoEffect, match="predicts what the pipeline's own does"):
+    with pytest.raises(emag.NoEffect, match="predicts what the pipeline's own does"):
         draw(tiny, Autoguidance(2.0, model=f"load:{tmp_path / 'copy'}"))
 
 

@@ -284,7 +284,7 @@ def test_packed_latents_are_guided_as_the_image_they_are():
 
 
 def test_scales_per_sample_and_scale_1():
-    class Each(emag.schedules.Schedule):
+    class Each(emag.Schedule):
         def at(self, branches, step, state):
             return torch.tensor([2.0, 7.0])
 

@@ -1,29 +1,13 @@
-"""Sampling-time guidance for diffusion transformers: EMAG and the rules it combines with."""
+"""Better images from pretrained diffusion models at sampling time, without training: EMAG and the rules beside it.
 
-from typing import TYPE_CHECKING, Any
+    pipe = emag.load("tiny")
+    with emag.guide(pipe, emag.EMAG(1.5), emag.CFG(4.0)) as run:
+        pipe("a photo of a frog")
 
-from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
-from .hosts.function import guided
-from .hosts.pipeline import Guided, guide
-from .methods.combining.apg import APG
-from .methods.combining.cfg import CFG
-from .methods.combining.compose import Compose, Term
-from .methods.condition.cads import CADS
-from .methods.emag.rule import EMAG
-from .records.named import RECIPES as recipes
-from .schedules import Window
+Every public name stands in `__init__.pyi` and is imported when first used, so that `import emag` costs nothing.
+"""
 
-if TYPE_CHECKING:
-    from .hosts.load import load
+import lazy_loader
 
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
-__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
-           "Unsupported", "Window", "guide", "guided", "load", "recipes"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "load":  # imports every text encoder library: only when asked for
-        from .hosts.load import load
-
-        return load
-    raise AttributeError(f"module 'emag' has no attribute {name!r}")

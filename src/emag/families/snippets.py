@@ -54,7 +54,7 @@ MODELS: tuple[Model, ...] = (
     Model("PixArt-alpha", "PixArt-alpha/PixArt-XL-2-1024-MS", "PixArtAlphaPipeline", "pixart", "guidance_scale=4.5"),
     Model("PixArt-Sigma", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "PixArtSigmaPipeline", "sigma", "guidance_scale=4.5"),
     Model("Sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "SanaPipeline", "sana", "guidance_scale=4.5",
-          rule='emag.methods.METHODS["slg"](1.5)', note=_LINEAR),
+          rule='emag.SLG(1.5)', note=_LINEAR),
     Model("DiT-XL/2", "facebook/DiT-XL-2-256", "DiTPipeline", "dit", "guidance_scale=1.5", prompt="[207, 360]"),
     Model("Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline", "sd",
           "guidance_scale=7.5"),

@@ -17,7 +17,7 @@ def check_types(rules: Sequence[Any]) -> None:
     """Raise `BadValue` for what is no rule."""
     for rule in rules:
         if isinstance(rule, Corrector):
-            raise BadValue(f"{rule.name} is a corrector: give it to the loop, emag.samplers.sample(model, x, corrector)")
+            raise BadValue(f"{rule.name} is a corrector: give it to the loop, emag.sample(model, x, corrector)")
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.CFG(4.0), got {rule!r}")
 

@@ -38,7 +38,7 @@ def run(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str |
     host = lookup(pipe)
     if host.name != "StableDiffusion3Pipeline":
         raise Unsupported(f"our own loop drives StableDiffusion3Pipeline and the embedded model, not {host.name}: for "
-                          "another network write denoiser(x, t, condition), and use emag.guided and emag.samplers.sample")
+                          "another network write denoiser(x, t, condition), and use emag.guided and emag.sample")
     network = read(pipe.transformer)
     rules = resolved(loop.rules, models_of(pipe), network)
     names = {branch.condition for rule in rules for branch in rule.weak if branch.condition}

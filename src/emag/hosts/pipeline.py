@@ -123,7 +123,7 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
     for rule in rules:
         if isinstance(rule, Corrector):
             raise Unsupported(f"{rule.name} evaluates the network between two steps of the scheduler, a moment that a "
-                              "diffusers pipeline does not give: use emag.samplers.sample(emag.guided(denoiser, ...), x, "
+                              "diffusers pipeline does not give: use emag.sample(emag.guided(denoiser, ...), x, "
                               "corrector)")
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.EMAG(1.5), got {rule!r}")

@@ -51,7 +51,7 @@ def _plain(name: str) -> dict[str, dict[str, Any]]:
 EMAG, CFG, APG, CADS = _plain("emag"), _plain("cfg"), _plain("apg"), _plain("cads")
 _EMAG, _SCRIPTS = "arXiv 2512.17303", "arXiv 2512.17303, values of its scripts"
 
-RECIPES: Named[Recipe] = Named({
+recipes: Named[Recipe] = Named({
     "emag": Recipe((EMAG,), _EMAG, "its variant on queries; the pipeline's own CFG combines"),
     "emag-map": Recipe(({"emag": {"variant": "map"}},), _EMAG, "whole rows of the attention map"),
     "emag-image": Recipe(({"emag": {"variant": "image"}},), _EMAG, "the part of the map among image tokens"),

@@ -114,7 +114,7 @@ class Rectified(Schedule):
 
     w is the paper's lambda_max + 1. power: the paper's gamma, at least 0; 1.5 on the authors' page, 0 (constant) in their
     code. Where velocities do not change along a step, CFG with this scale is Rectified-CFG++;
-    `emag.samplers.RectifiedCFGpp` is the whole method, which measures the difference half a step ahead.
+    `emag.RectifiedCFGpp` is the whole method, which measures the difference half a step ahead.
     """
 
     power: float = 1.5

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...core import Rule
 from ...errors import BadValue
 from ...records import recipe
-from ...records.named import RECIPES
+from ...records.named import recipes
 from ..draw.sampling import Progress as OnStep
 
 app = typer.Typer(name="emag", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -46,7 +46,7 @@ def rules_of(short: list[str], named: str | None) -> tuple[Rule, ...]:
         raise BadValue("give rules with -g or with --recipe, not both")
     if named is None:
         return tuple(recipe.parse(text) for text in short)
-    return RECIPES[named].rules if named in RECIPES or not Path(named).suffix else recipe.read(named)
+    return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read(named)
 
 
 def seeds_of(text: str) -> list[int]:

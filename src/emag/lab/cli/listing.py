@@ -9,7 +9,7 @@ from ...errors import BadValue
 from ...families.networks.table import BACKBONES
 from ...hosts.lookup import HOSTS
 from ..pages import models as supported
-from ..pages.catalogue import KINDS, catalogue, markdown, recipes, values
+from ..pages.catalogue import KINDS, catalogue, markdown, recipe_rows, values
 from . import common as shared
 from .common import app, out
 
@@ -69,7 +69,7 @@ def _overview(found: list[dict[str, Any]]) -> None:
         out.print(f"\n[bold]{title}[/bold]", highlight=False)
         out.print(table)
     table = Table("name", "rules", "source", box=None, pad_edge=False)
-    for row in recipes():
+    for row in recipe_rows():
         table.add_row(row["name"], row["rules"], row["source"])
     out.print("\n[bold]Recipes, by --recipe NAME[/bold]", highlight=False)
     out.print(table)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import BadValue
 from ...records import recipe
-from ...records.named import RECIPES
+from ...records.named import recipes
 from ...records.values import checked, made
 from ...samplers import CORRECTORS, SOLVERS, Solver
 from ..draw.columns import Column
@@ -53,7 +53,7 @@ def recipe_data(column: Column) -> dict[str, Any]:
 
 def _column(name: str, rules: Any) -> Column:
     if isinstance(rules, str):
-        return Column(name, RECIPES[rules].rules) if rules in RECIPES else Column.parse(rules)
+        return Column(name, recipes[rules].rules) if rules in recipes else Column.parse(rules)
     return Column(name, tuple(recipe.parse(item) if isinstance(item, str) else recipe.from_data([item])[0]
                               for item in _items("rules", rules)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...families.defaults.table import TABLE
 from ...methods import METHODS
-from ...records.named import RECIPES
+from ...records.named import recipes
 from ...records.values import hints_of, plain, type_name
 from ...samplers import CORRECTORS, SOLVERS
 from ...schedules import SCHEDULES
@@ -20,8 +20,8 @@ KINDS = {
     "combining": "Combining rules: join the conditional and the unconditional prediction, instead of the pipeline's CFG",
     "after": "After combining: work on the combined prediction",
     "schedule": "Schedules: usable as the scale of any rule",
-    "corrector": "Correctors: move x between two steps, in `emag.samplers.sample`",
-    "solver": "Solvers: steps of `emag.samplers.sample`",
+    "corrector": "Correctors: move x between two steps, in `emag.sample`",
+    "solver": "Solvers: steps of `emag.sample`",
 }
 
 
@@ -62,14 +62,14 @@ def markdown() -> str:
             lines += _section(method)
     lines += ["## Recipes", "", "Combinations that papers report: `emag.recipes[\"emag+apg\"].rules`, `--recipe emag+apg`.",
               "", "| name | rules | source | note |", "|---|---|---|---|"]
-    lines += [f"| {row['name']} | {_cell(row['rules'])} | {row['source']} | {row['note']} |" for row in recipes()]
+    lines += [f"| {row['name']} | {_cell(row['rules'])} | {row['source']} | {row['note']} |" for row in recipe_rows()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def recipes() -> list[dict[str, str]]:
+def recipe_rows() -> list[dict[str, str]]:
     """The recipes by name as data."""
     return [{"name": name, "rules": " ".join(_short_rule(rule) for rule in found.data), "source": found.source,
-             "note": found.note} for name, found in RECIPES.items()]
+             "note": found.note} for name, found in recipes.items()]
 
 
 def _short_rule(rule: dict[str, dict[str, Any]]) -> str:

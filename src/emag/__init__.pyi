@@ -1,0 +1,183 @@
+"""The public names, and where each is at home. `emag.X` is all a user needs to know."""
+
+# guide what is there
+# to write a rule of one's own
+from .core import (
+    COND as COND,
+)
+from .core import (
+    UNCOND as UNCOND,
+)
+from .core import (
+    Branches as Branches,
+)
+from .core import (
+    Perturbation as Perturbation,
+)
+from .core import (
+    Rule as Rule,
+)
+from .core import (
+    State as State,
+)
+from .core import (
+    Step as Step,
+)
+
+# errors
+from .errors import BadValue as BadValue
+from .errors import Busy as Busy
+from .errors import EmagError as EmagError
+from .errors import NoEffect as NoEffect
+from .errors import Unsupported as Unsupported
+from .hosts.function import guided as guided
+from .hosts.guider import EmagGuider as EmagGuider
+from .hosts.load import load as load
+from .hosts.pipeline import Guided as Guided
+from .hosts.pipeline import guide as guide
+from .hosts.with_weak import WithWeak as WithWeak
+from .methods import method as method
+
+# after combining
+from .methods.after.dynamic_threshold import DynamicThreshold as DynamicThreshold
+from .methods.after.rescale import Rescale as Rescale
+from .methods.after.zero_init import ZeroInit as ZeroInit
+
+# inside the attention
+from .methods.attention.nag import NAG as NAG
+from .methods.attention.pladis import PLADIS as PLADIS
+from .methods.attention.vsf import VSF as VSF
+
+# combining
+from .methods.combining.apg import APG as APG
+from .methods.combining.cfg import CFG as CFG
+from .methods.combining.compose import Compose as Compose
+from .methods.combining.compose import Term as Term
+from .methods.combining.cs_apg import CSAPG as CSAPG
+from .methods.combining.fa_cfg import FACFG as FACFG
+from .methods.combining.fdg import FDG as FDG
+from .methods.combining.hm_cfg import HMCFG as HMCFG
+from .methods.combining.s_cfg import SCFG as SCFG
+
+# condition rules
+from .methods.condition.cads import CADS as CADS
+
+# weak branches
+from .methods.emag.rule import EMAG as EMAG
+
+# the unconditional branch
+from .methods.null.ag import AG as AG
+from .methods.null.cfg_cache import CFGCache as CFGCache
+from .methods.null.domain import Domain as Domain
+from .methods.null.erg import ERG as ERG
+from .methods.null.icg import ICG as ICG
+from .methods.null.linear_ag import LinearAG as LinearAG
+from .methods.null.personalization import Personalization as Personalization
+from .methods.null.priors import Priors as Priors
+from .methods.null.rcfg import RCFG as RCFG
+from .methods.null.rlg import RLG as RLG
+from .methods.null.tcfg import TCFG as TCFG
+from .methods.null.unguide import UnGuide as UnGuide
+from .methods.null.zero_star import ZeroStar as ZeroStar
+from .methods.weak.asag import ASAG as ASAG
+from .methods.weak.autoguidance import Autoguidance as Autoguidance
+from .methods.weak.erg_push import ERGPush as ERGPush
+from .methods.weak.negative import Negative as Negative
+from .methods.weak.pag import PAG as PAG
+from .methods.weak.s2 import S2 as S2
+from .methods.weak.sag import SAG as SAG
+from .methods.weak.seg import SEG as SEG
+from .methods.weak.sine import SINE as SINE
+from .methods.weak.slg import SLG as SLG
+from .methods.weak.spg import SPG as SPG
+from .methods.weak.stg import STG as STG
+from .methods.weak.tpg import TPG as TPG
+from .methods.weak.tsg import TSG as TSG
+from .records.named import recipes as recipes
+
+# our own loop
+from .samplers import (
+    FKC as FKC,
+)
+from .samplers import (
+    PCG as PCG,
+)
+from .samplers import (
+    W2SD as W2SD,
+)
+from .samplers import (
+    Corrector as Corrector,
+)
+from .samplers import (
+    DCSolver as DCSolver,
+)
+from .samplers import (
+    Euler as Euler,
+)
+from .samplers import (
+    FKCAnneal as FKCAnneal,
+)
+from .samplers import (
+    FKCProduct as FKCProduct,
+)
+from .samplers import (
+    Path as Path,
+)
+from .samplers import (
+    RectifiedCFGpp as RectifiedCFGpp,
+)
+from .samplers import (
+    Reflection as Reflection,
+)
+from .samplers import (
+    ReverseSDE as ReverseSDE,
+)
+from .samplers import (
+    Solver as Solver,
+)
+from .samplers import (
+    UniPC as UniPC,
+)
+from .samplers import (
+    sample as sample,
+)
+
+# a scale over the steps; when a rule acts
+from .schedules import (
+    MAMBOG as MAMBOG,
+)
+from .schedules import (
+    Annealing as Annealing,
+)
+from .schedules import (
+    BetaCFG as BetaCFG,
+)
+from .schedules import (
+    CFGpp as CFGpp,
+)
+from .schedules import (
+    Constant as Constant,
+)
+from .schedules import (
+    Curve as Curve,
+)
+from .schedules import (
+    Feedback as Feedback,
+)
+from .schedules import (
+    Interval as Interval,
+)
+from .schedules import (
+    NoisePower as NoisePower,
+)
+from .schedules import (
+    Rectified as Rectified,
+)
+from .schedules import (
+    Schedule as Schedule,
+)
+from .schedules import (
+    Window as Window,
+)
+
+__version__: str
