@@ -9,7 +9,6 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 import emag
 from emag.engine.network import read
 from emag.families import default as entry
-from emag.hosts.given import ENCODERS
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.methods.attention.nag import NAG
 from emag.methods.attention.pladis import PLADIS
@@ -453,7 +452,7 @@ def test_prompts_are_encoded_as_the_host_does(name):
 
     pipe.encode_prompt = encode_prompt
     network = read(pipe.transformer)
-    found = ENCODERS[network.backbone.name](pipe, ["a fox"])
+    found = network.backbone.encode(pipe, ["a fox"])
     text, masked = ANSWERS[name]
     assert found[text] is states and (masked is None or found[masked] is mask)
     assert all(one["prompt"] == ["a fox"] and one["do_classifier_free_guidance"] is False for one in asked)

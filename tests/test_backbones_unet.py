@@ -13,9 +13,8 @@ import emag
 from emag.core import COND, Rule, State
 from emag.engine.network import read
 from emag.engine.trajectory import trajectory
-from emag.families.pipelines.unets import ENTRIES
+from emag.families.stable_diffusion import FAMILY
 from emag.hosts.defaults import resolve
-from emag.hosts.encoders import ENCODERS
 from emag.maths.predictions import to_x0
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
@@ -384,7 +383,7 @@ def test_the_guidance_embedding_leaves_cfg_out():
     assert run.stats.clean == 8 * 4
 
 
-@pytest.mark.parametrize("host", ENTRIES, ids=lambda host: host.name)
+@pytest.mark.parametrize("host", FAMILY.pipelines, ids=lambda host: host.name)
 def test_the_table_names_arguments_that_the_pipelines_have(host):
     asked = inspect.signature(getattr(diffusers, host.name).__call__).parameters
     named = {host.scale, host.strength, host.prompt, host.negative_prompt, *(name for name, _ in host.refused)} - {None}
@@ -477,7 +476,7 @@ def test_prompts_are_encoded_as_the_host_does(make, answer):
         return tuple(torch.full((1, 3, 12), float(at)) for at in range(answer))
 
     pipe.encode_prompt = encode_prompt
-    found = ENCODERS["UNet2DConditionModel"](pipe, ["a fox"])
+    found = FAMILY.networks[0].encode(pipe, ["a fox"])
     assert [float(value.mean()) for value in found.values()] == ([0.0, 2.0] if answer == 4 else [0.0])
     assert asked[0]["prompt"] == ["a fox"] and asked[0]["do_classifier_free_guidance"] is False
 

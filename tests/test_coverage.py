@@ -5,7 +5,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from emag.families.networks.table import BACKBONES
+from emag.families import BACKBONES
 from emag.lab.doctor import coverage, page
 from emag.lab.doctor.finding import Finding
 from test_cli import run  # noqa: F401  (a fixture)

@@ -9,10 +9,8 @@ import pytest
 import yaml
 
 import emag
-from emag.families.defaults.table import TABLE
-from emag.families.networks.table import BACKBONES
+from emag.families import BACKBONES, DEFAULTS, HOSTS
 from emag.hosts.defaults import blocks_at
-from emag.hosts.lookup import HOSTS
 from emag.methods import METHODS
 from emag.records import recipe
 
@@ -53,12 +51,12 @@ def test_the_page_of_models_is_up_to_date():
 
 
 def test_the_table_of_defaults_is_complete():
-    for model, rows in TABLE.items():
+    for model, rows in DEFAULTS.items():
         assert model in (*BACKBONES, "tiny", "*")
         for name, row in rows.items():
             assert row.source
             METHODS[name](**{key: value for key, value in row.values.items() if key != "layers"})
-    assert all("emag" in TABLE[name] for name in BACKBONES)
+    assert all("emag" in DEFAULTS[name] for name in BACKBONES)
 
 
 @pytest.mark.parametrize(("model", "depth", "blocks"), [
@@ -66,7 +64,7 @@ def test_the_table_of_defaults_is_complete():
     ("SD3Transformer2DModel", 12, (3, 4)), ("tiny", 8, (2, 3, 4)), ("PixArtTransformer2DModel", 1, (0,)),
 ])
 def test_published_candidates(model, depth, blocks):
-    assert blocks_at(TABLE[model]["emag"].values["layers"], depth) == blocks
+    assert blocks_at(DEFAULTS[model]["emag"].values["layers"], depth) == blocks
 
 
 def test_commands_in_the_readme_parse():

@@ -14,7 +14,8 @@ from emag.core import Rows
 from emag.engine import arguments, trajectory
 from emag.engine import run as run_module
 from emag.engine.network import read
-from emag.hosts.lookup import HOSTS, lookup
+from emag.families import HOSTS
+from emag.hosts.lookup import lookup
 from emag.hosts.pipeline import _bind
 from emag.maths.attention import Attention
 from emag.maths.layout import unpack

@@ -1,5 +1,6 @@
 """Conditions and masks that the user hands in: encoded, checked before the run, and what is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,10 @@ import emag
 from emag.core import COND, UNCOND
 from emag.engine.network import read
 from emag.errors import BadValue, Unsupported
-from emag.hosts import given as module
+from emag.families import BACKBONES, HOSTS
 from emag.hosts.given import Given, encode, images
 from emag.hosts.load import load
-from emag.hosts.lookup import HOSTS, lookup
+from emag.hosts.lookup import lookup
 from emag.methods.combining.compose import Compose, Term
 from emag.methods.combining.compositional import compositional, mask_cfg
 from tiny import CASES, generators, noise
@@ -145,7 +146,7 @@ def test_a_pipeline_without_text_encoders_asks_for_tensors(case):
 
 
 def test_a_network_whose_prompts_are_not_known_asks_for_tensors(monkeypatch):
-    monkeypatch.delitem(module.ENCODERS, "SD3Transformer2DModel")
+    monkeypatch.setitem(BACKBONES, "SD3Transformer2DModel", replace(BACKBONES["SD3Transformer2DModel"], encode=None))
     with pytest.raises(Unsupported, match=r"StableDiffusion3Pipeline encodes .*'pooled_projections'"):
         encoded("sd3", "a fox")
     assert encoded("sd3", {"encoder_hidden_states": noise(0, 1, 7, 12)})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import emag
 from emag.errors import BadValue, Busy, NoEffect, Unsupported
-from emag.families.backbone import Backbone, Stack
+from emag.families import Backbone, Stack
 from emag.lab.doctor.diagnose import _other, _sure, tried
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat

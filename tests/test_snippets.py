@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import emag
-from emag.families.networks.table import BACKBONES
-from emag.families.snippets import MODELS
-from emag.hosts.lookup import HOSTS, denoisers, lookup
+from emag.families import BACKBONES, EXAMPLES, HOSTS
+from emag.hosts.lookup import denoisers, lookup
 from emag.lab.doctor.coverage import every
 
 CASES = every()
@@ -30,7 +29,7 @@ def prompted(pipe, case):
     return pipe
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.title)
+@pytest.mark.parametrize("model", EXAMPLES, ids=lambda m: m.title)
 def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
     case, asked = CASES[model.small], []
     pipe = prompted(case.pipe(), case)
@@ -45,6 +44,6 @@ def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
 
 
 def test_every_network_and_every_text_pipeline_has_its_lines():
-    shown = {type(denoisers(pipe, lookup(pipe))[0]).__name__ for pipe in (CASES[m.small].pipe() for m in MODELS)}
+    shown = {type(denoisers(pipe, lookup(pipe))[0]).__name__ for pipe in (CASES[m.small].pipe() for m in EXAMPLES)}
     assert shown == set(BACKBONES)
-    assert {m.pipeline for m in MODELS} <= set(HOSTS) and sys.modules["emag"] is emag
+    assert {m.pipeline for m in EXAMPLES} <= set(HOSTS) and sys.modules["emag"] is emag

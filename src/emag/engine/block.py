@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
-from ..families.backbone import Stack
+from ..families import Stack
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..families.backbone import Backbone
+from ..families import Backbone
 from . import output
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..families.backbone import Backbone, Stack
-from ..families.networks.table import BACKBONES
+from ..families import BACKBONES, Backbone, Stack
 from .block import Block, block
 
 

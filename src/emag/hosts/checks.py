@@ -9,7 +9,7 @@ from ..engine.network import Network
 from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
-from ..families.host import Host
+from ..families import Host
 
 log = logging.getLogger("emag")
 

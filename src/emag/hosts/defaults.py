@@ -7,17 +7,16 @@ from typing import Any
 from ..core import AUTO, Rule
 from ..engine.network import Network
 from ..errors import BadValue
-from ..families.default import Entry
-from ..families.defaults.table import TABLE
+from ..families import DEFAULTS, Default
 from ..schedules import Schedule
 
 
-def entry(rule: str, models: tuple[str, ...]) -> Entry:
+def entry(rule: str, models: tuple[str, ...]) -> Default:
     """Defaults of a rule for the first of `models` that has some, then for any model."""
     for model in (*models, "*"):
-        if rule in TABLE.get(model, {}):
-            return TABLE[model][rule]
-    return Entry({}, "none")
+        if rule in DEFAULTS.get(model, {}):
+            return DEFAULTS[model][rule]
+    return Default({}, "none")
 
 
 def resolve(rule: Rule, models: tuple[str, ...], depth: int, middle: tuple[int, ...] = ()) -> Rule:

@@ -6,8 +6,7 @@ import torch
 
 from ..engine.network import plain
 from ..errors import BadValue, Unsupported
-from ..families.backbone import Backbone
-from ..families.networks.table import BACKBONES
+from ..families import BACKBONES, Backbone
 
 Described: TypeAlias = torch.nn.Module | tuple[torch.nn.Module, Backbone] | Backbone | str
 """A network of a known class, or (network, entry); an entry, or a class name, for a part of a denoiser that is a module."""
@@ -35,7 +34,7 @@ def _check_known(module: torch.nn.Module) -> None:
     name = type(plain(module)).__name__
     if not any(cls.__name__ in BACKBONES for cls in type(plain(module)).__mro__):
         raise Unsupported(
-            f"{name} is not a known network: describe it by an entry, from emag.families.backbone import Backbone, Stack; "
+            f"{name} is not a known network: describe it by an entry, from emag.families import Backbone, Stack; "
             f"backbone=(network, Backbone({name!r}, (Stack('blocks', 'attn', ('x',), ('x',), ('image',)),), "
             "per_row=('x', 't'), sample='x', timestep='t')): its list of blocks, their attention module, the argument that "
             "flows through them, and the network's arguments that have batch rows")

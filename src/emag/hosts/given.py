@@ -10,10 +10,11 @@ from ..core import Rule
 from ..engine.network import Network
 from ..engine.plan import weak_branches
 from ..errors import BadValue, EmagError, Unsupported
-from ..families.host import Host
+from ..families import Host
+from ..families.records import Tensors
 from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
-from .encoders import COMPANIONS, ENCODERS, UNBATCHED, Tensors, whole_text
+from .companions import COMPANIONS, UNBATCHED, whole_text
 from .second import second
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
@@ -138,15 +139,15 @@ def _tensors(value: Mapping[str, Any], network: Network) -> Tensors:
 
 
 def _encoded(texts: list[str], host: Host, pipe: Any, network: Network) -> Tensors:
-    name = network.backbone.name
     instead = f"{{{', '.join(f'{argument!r}: ...' for argument in _arguments(network))}}}"
-    if name not in ENCODERS:
+    encode = network.backbone.encode
+    if encode is None:
         raise Unsupported(f"how {host.name} encodes prompts is not known here: give conditions as tensors, {instead}")
     if host.pictured:
         raise Unsupported(f"{host.name} encodes prompts together with a picture, and a condition has none: give conditions "
                           f"as tensors, {instead}")
     try:
-        return ENCODERS[name](pipe, texts)
+        return encode(pipe, texts)
     except (EmagError, torch.OutOfMemoryError):
         raise
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:

@@ -22,7 +22,7 @@ from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..engine.view import Kind
 from ..errors import BadValue
-from ..families.host import Host
+from ..families import Host
 from .checks import check
 from .defaults import models_of, resolved
 from .given import Given

@@ -1,4 +1,4 @@
-"""Every pipeline class we know, by name. Adding one is adding an entry to one of these modules."""
+"""A pipeline held against the entry of its class."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,11 +6,8 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
-from ..families.host import Host
-from ..families.pipelines import edits, images, unets, videos
+from ..families import HOSTS, Host
 from . import versions
-
-HOSTS: dict[str, Host] = {host.name: host for module in (images, edits, unets, videos) for host in module.ENTRIES}
 
 
 def lookup(pipe: Any) -> Host:

@@ -24,7 +24,7 @@ from ..engine.plan import plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..errors import BadValue, Unsupported
-from ..families.backbone import Backbone
+from ..families import Backbone
 from ..maths.streams import Streams
 from .checks import check_hooks
 from .function_checks import check_inside

@@ -5,7 +5,7 @@ from typing import Any
 from diffusers.guiders import ClassifierFreeGuidance
 
 from ..errors import Unsupported
-from ..families.host import Host
+from ..families import Host
 
 
 def with_scale(arguments: dict[str, Any], host: Host, pipe: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import patch
 from ..engine.view import Kind
-from ..families.host import Host
+from ..families import Host
 
 
 class PipelineView:

@@ -13,30 +13,14 @@ from ..engine.network import Network, read
 from ..engine.plan import Plan, plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..families.networks.table import BACKBONES
+from ..families import BACKBONES
 from ..hosts.defaults import resolved
 from ..hosts.load import MODELS, WEIGHTS
 from ..methods.emag.rule import EMAttention
 from ..models import folder
 
 PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
-LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8
-USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among them
-              "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512,
-              "ChromaTransformer2DModel": 512, "Flux2Transformer2DModel": 512,
-              # no padding there: a long prompt
-              "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128,
-              "Lumina2Transformer2DModel": 256, "ZImageTransformer2DModel": 128, "Krea2Transformer2DModel": 512,
-              "HiDreamImageTransformer2DModel": 384,  # 128 of T5, and of Llama twice
-              "CogVideoXTransformer3DModel": 226, "HunyuanVideoTransformer3DModel": 256, "MochiTransformer3DModel": 256,
-              "HunyuanVideo15Transformer3DModel": 1985}
-# frames, height and width of its pipeline by default; frames and pixels along a side of a token (the first frame is one too)
-VIDEO = {"WanTransformer3DModel": ((81, 480, 832), (4, 16)), "LTXVideoTransformer3DModel": ((161, 512, 704), (8, 32)),
-         "CogVideoXTransformer3DModel": ((49, 480, 720), (4, 16)), "MochiTransformer3DModel": ((19, 480, 848), (6, 16)),
-         "HunyuanVideoTransformer3DModel": ((129, 720, 1280), (4, 16)),
-         "WanVACETransformer3DModel": ((81, 480, 832), (4, 16)),
-         "HunyuanVideo15Transformer3DModel": ((121, 480, 848), (4, 16)),
-         "LTX2VideoTransformer3DModel": ((121, 512, 768), (8, 32))}
+
 
 
 def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
@@ -79,15 +63,15 @@ def _config(model: str) -> dict[str, Any]:
 def image_tokens(network: Network, height: int | None, width: int | None) -> int:
     """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames."""
     config: Any = network.module.config
-    if network.backbone.name in VIDEO:
-        (frames, *sides), (few, pixels) = VIDEO[network.backbone.name]
+    if network.backbone.usual_video:
+        (frames, *sides), (few, pixels) = network.backbone.usual_video, network.backbone.token_extent
         depth = -(-((frames - 1) // few + 1) // (getattr(config, "patch_size_t", None) or 1))
         return depth * ((height or sides[0]) // pixels) * ((width or sides[1]) // pixels)
     if network.backbone.grid_ids:
         pixels = 16
         own = 1024
     else:
-        pixels = network.patch * (1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8))
+        pixels = network.patch * (1 if config.in_channels == 3 else network.backbone.latent_pixels)
         size = getattr(config, "sample_size", None)
         own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
@@ -97,7 +81,7 @@ def text_tokens(network: Network, model: str, text: int | None) -> int:
     """Text tokens that the tapped attention sees."""
     if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
         return 0
-    return text if text is not None else 8 if model == "tiny" else USUAL_TEXT.get(network.backbone.name, 0)
+    return text if text is not None else 8 if model == "tiny" else network.backbone.usual_text
 
 
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],

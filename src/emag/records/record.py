@@ -8,7 +8,7 @@ import torch
 
 from ..core import Rule
 from ..errors import BadValue
-from ..families.host import Host
+from ..families import Host
 from . import recipe
 
 _LEFT_OUT = {"output_type", "return_dict", "generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs",

@@ -6,8 +6,7 @@ import typer
 from rich.table import Table
 
 from ...errors import BadValue
-from ...families.networks.table import BACKBONES
-from ...hosts.lookup import HOSTS
+from ...families import BACKBONES, HOSTS
 from ..pages import models as supported
 from ..pages.catalogue import KINDS, catalogue, markdown, recipe_rows, values
 from . import common as shared

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ...core import Rule
 from ...errors import BadValue, EmagError, Unsupported
-from ...families.host import Host
-from ...hosts.encoders import label_of
+from ...families import Host
+from ...families.encode import label_of
 from ...hosts.given import Condition
 from ...hosts.lookup import lookup
 from ...hosts.pipeline import Guided, guide

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...engine.network import plain
 from ...errors import BadValue, Unsupported
-from ...hosts.encoders import label_of
+from ...families.encode import label_of
 from ...hosts.lookup import denoisers, lookup
 from ...hosts.pipeline import guide
 from ...models.words import TEMPLATE, class_of

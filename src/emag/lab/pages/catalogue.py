@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ...families.defaults.table import TABLE
+from ...families import DEFAULTS
 from ...methods import METHODS
 from ...records.named import recipes
 from ...records.values import hints_of, plain, type_name
@@ -36,7 +36,7 @@ def describe(method: Any) -> dict[str, Any]:
     """One method as data."""
     hints = hints_of(method)
     rows = [{"model": model, "values": {k: plain(v) for k, v in entries[method.name].values.items()},
-             "source": entries[method.name].source} for model, entries in TABLE.items() if method.name in entries]
+             "source": entries[method.name].source} for model, entries in DEFAULTS.items() if method.name in entries]
     return {"name": method.name, "kind": method.kind, "paper": method.paper, "equation": method.equation,
             "space": getattr(method, "space", None) or "any", "cost": method.cost,
             "about": inspect.cleandoc(method.__doc__ or ""),

@@ -1,11 +1,6 @@
 """The supported pipelines and networks as a page: docs/models.md."""
 
-from ...families.backbone import Backbone, Stack
-from ...families.defaults.table import TABLE
-from ...families.host import Host
-from ...families.networks.table import BACKBONES
-from ...families.snippets import MODELS, Model
-from ...hosts.lookup import HOSTS
+from ...families import BACKBONES, DEFAULTS, EXAMPLES, HOSTS, Backbone, Example, Host, Stack
 
 LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls"}
 
@@ -17,7 +12,7 @@ def markdown() -> str:
              "A test runs these lines as they stand, with a small network of the same class in the place of the pretrained",
              "one. `emag.load` takes a hub id or a folder; a pipeline from your own `from_pretrained` does as well. Which",
              "methods work on which network: [coverage.md](coverage.md).", ""]
-    lines += [line for model in MODELS for line in _model(model)]
+    lines += [line for model in EXAMPLES for line in _model(model)]
     lines += ["## Pipelines", "",
              "Where there is no scale, the pipeline is guidance-distilled: weak branches push on its one prediction, and",
              "combining rules need a named condition or `icg`. Late starts (image to image) count their own steps.", "",
@@ -29,7 +24,7 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model(model: Model) -> list[str]:
+def _model(model: Example) -> list[str]:
     note = f": {model.note}" if model.note else ""
     return [f"**{model.title}**{note}", "", "```python", *model.lines.splitlines(), "```", ""]
 
@@ -43,7 +38,7 @@ def _host(host: Host) -> str:
 
 
 def _backbone(backbone: Backbone) -> str:
-    found = TABLE.get(backbone.name, {}).get("emag")
+    found = DEFAULTS.get(backbone.name, {}).get("emag")
     layers = " ".join(f"{layer:.2f}" for layer in found.values.get("layers", ())) if found else ""
     where = f"{layers} of the depth" if layers else "the middle"
     scale = f", scale {found.values['scale']:g}" if found and "scale" in found.values else ""

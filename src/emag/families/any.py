@@ -1,0 +1,30 @@
+"""What holds for every network that names nothing of its own."""
+
+
+
+from ..schedules import Interval
+from .records import SKIP, Default, Family
+
+FAMILY = Family(
+    "What holds for every network that names nothing of its own",
+    defaults={
+        "*": {
+            "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75},
+                           "the authors' ComfyUI workflows for Flux and SD3.5"),
+            "vsf": Default({"flip": 3.5, "offset": 0.1}, "the authors' SD3.5-large-turbo script"),
+            "s-cfg": Default({"scale": 7.5}, "the authors' Stable Diffusion scripts"),
+            "slg": Default({"scale": SKIP}, "diffusers' SLG guider: s 2.8"),
+            "stg": Default({"scale": 2.0}, "the authors' s 1 on video models"),
+            "s2": Default({"scale": Interval(1.25, 0.1, 0.9, "progress")}, "untested scale; the window as reported"),
+            "tpg": Default({"scale": 4.0}, "the authors' s 3 on SDXL"),
+            "sag": Default({"scale": 1.75, "kernel": 9}, "diffusers on Stable Diffusion: s 0.75"),
+            "pag": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.5"),
+            "seg": Default({"scale": 4.0, "sigma": 1e7}, "the authors' SDXL example: s 3, the mean query"),
+            "erg-push": Default({"scale": 1.5}, "EMAG's comparison on DiT"),
+            "asag": Default({"scale": 2.5}, "a community port: s 1.5, the middle block"),
+            "apg": Default({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
+                           "untested default: DiT's scale and momentum, diffusers' threshold"),
+            "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 0.0}, "the ComfyUI port"),
+        },
+    },
+)

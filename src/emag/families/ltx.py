@@ -1,0 +1,38 @@
+"""LTX-Video."""
+
+
+
+from .encode import states_and_mask
+from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+
+FAMILY = Family(
+    "LTX-Video",
+    networks=(
+        Backbone(
+            "LTXVideoTransformer3DModel",
+            stacks=(Stack("transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),),
+            per_row=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+            condition=("encoder_hidden_states",),
+            kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
+            grid_sizes=("num_frames", "height", "width"), patch=1,
+            encode=states_and_mask, usual_video=(161, 512, 704), token_extent=(8, 32),
+        ),
+    ),
+    pipelines=(
+        Host("LTXPipeline", "neg-pos"),
+        Host("LTXImageToVideoPipeline", "neg-pos"),
+    ),
+    defaults={
+        "LTXVideoTransformer3DModel": {
+            "stg": Default({"scale": 2.0, "layers": (19 / 28,)}, "the authors' s 1, block 19 of 28"),
+            "pladis": Default({"cross": True}, "published for cross-attention"),
+            "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
+            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
+            "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
+            "cfg": Default({"scale": 3.0}, "diffusers LTXPipeline"),
+        },
+    },
+    examples=(
+        Example("LTX-Video", "Lightricks/LTX-Video", "LTXPipeline", "ltx", "guidance_scale=3.0", output="frames"),
+    ),
+)

@@ -1,0 +1,42 @@
+"""PixArt."""
+
+
+
+from .encode import states_and_mask
+from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+
+FAMILY = Family(
+    "PixArt",
+    networks=(
+        Backbone(
+            "PixArtTransformer2DModel",
+            stacks=(Stack("transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),),
+            per_row=("hidden_states", "encoder_hidden_states", "timestep", "added_cond_kwargs", "attention_mask",
+                     "encoder_attention_mask"),
+            condition=("encoder_hidden_states",),
+            kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",),
+            encode=states_and_mask,
+        ),
+    ),
+    pipelines=(
+        Host("PixArtAlphaPipeline", "neg-pos"),
+        Host("PixArtSigmaPipeline", "neg-pos"),
+    ),
+    defaults={
+        "PixArtTransformer2DModel": {
+            "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True},
+                           "the authors' ComfyUI workflow for SD1.5, which has cross-attention; sigma_end 4 of k-diffusion"),
+            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True},
+                           "the authors' values for Wan-1.3B, a model with cross-attention: s 1.7 to 1.9, bias -0.2"),
+            "pladis": Default({"cross": True}, "published for cross-attention"),
+            "pag": Default({"scale": 5.0, "layers": (14 / 28,)}, "diffusers PixArt PAG example: s 4, block 14"),
+            "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
+            "cfg": Default({"scale": 4.5}, "diffusers PixArtAlphaPipeline"),
+        },
+    },
+    examples=(
+        Example("PixArt-alpha", "PixArt-alpha/PixArt-XL-2-1024-MS", "PixArtAlphaPipeline", "pixart", "guidance_scale=4.5"),
+        Example("PixArt-Sigma", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "PixArtSigmaPipeline", "sigma",
+                "guidance_scale=4.5"),
+    ),
+)

@@ -1,0 +1,61 @@
+"""Sana."""
+
+import inspect
+from typing import Any
+
+from .encode import Tensors
+from .records import (
+    MIDDLE,
+    SD3_WINDOW,
+    SINGLE,
+    Backbone,
+    Default,
+    Example,
+    Family,
+    Host,
+    Stack,
+)
+
+_LINEAR = "EMAG and PAG need a map, which linear attention does not have; SLG skips a block"
+
+
+def encode(pipe: Any, texts: list[str]) -> Tensors:
+    """With the instruction that the host puts before a prompt by default."""
+    said = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+    states, mask, _, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False, complex_human_instruction=said)
+    return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+
+FAMILY = Family(
+    "Sana",
+    networks=(
+        Backbone(
+            "SanaTransformer2DModel",
+            stacks=(Stack("transformer_blocks", "attn1", *SINGLE, ("image",), "attn2", linear=True),),
+            per_row=("hidden_states", "encoder_hidden_states", "timestep", "guidance", "encoder_attention_mask",
+                     "attention_mask", "controlnet_block_samples"),
+            condition=("encoder_hidden_states",),
+            kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
+            encode=encode, latent_pixels=32,  # others: 8
+        ),
+    ),
+    pipelines=(
+        Host("SanaPipeline", "neg-pos"),
+        Host("SanaControlNetPipeline", "neg-pos"),
+    ),
+    defaults={
+        "SanaTransformer2DModel": {
+            "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
+            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
+            "pladis": Default({"cross": True}, "published for cross-attention"),
+            "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},
+                            "none works: linear attention has no map"),
+            "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline"),
+        },
+    },
+    examples=(
+        Example("Sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "SanaPipeline", "sana",
+                "guidance_scale=4.5",
+                rule='emag.SLG(1.5)', note=_LINEAR),
+    ),
+)

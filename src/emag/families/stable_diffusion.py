@@ -1,0 +1,78 @@
+"""Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks."""
+
+from dataclasses import replace
+from typing import Any
+
+from .encode import Tensors
+from .records import SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+
+# with a guidance embedding (latent consistency) there is no CFG
+PLAIN = Host("StableDiffusionPipeline", "neg-pos", denoiser="unet", distilled="time_cond_proj_dim")
+LATE = replace(PLAIN, strength="strength", floored=True)
+PART = "the part of the steps that this pipeline makes is not the one its scheduler plans"
+END = (("denoising_end", PART),)
+PARTS = (("denoising_start", PART), *END)
+
+
+def encode(pipe: Any, texts: list[str]) -> Tensors:
+    """One text encoder, or two and what the second one pools."""
+    found = pipe.encode_prompt(texts, device=pipe._execution_device, num_images_per_prompt=1,
+                               do_classifier_free_guidance=False)
+    return {"encoder_hidden_states": found[0], **({"added_cond_kwargs.text_embeds": found[2]} if len(found) > 2 else {})}
+
+
+FAMILY = Family(
+    "Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks",
+    networks=(
+        Backbone(
+            "UNet2DConditionModel",
+            stacks=(Stack("down_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),
+                    Stack("mid_block.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2", middle=True),
+                    Stack("up_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2")),
+            per_row=("sample", "timestep", "encoder_hidden_states", "class_labels", "timestep_cond", "attention_mask",
+                     "added_cond_kwargs", "down_block_additional_residuals", "mid_block_additional_residual",
+                     "down_intrablock_additional_residuals", "encoder_attention_mask"),
+            condition=("encoder_hidden_states", "added_cond_kwargs.text_embeds"),
+            kwargs="cross_attention_kwargs", kwargs_rows=("gligen",), sample="sample", time_modules=("time_embedding",),
+            skips=True,
+            encode=encode,
+        ),
+    ),
+    pipelines=(
+        PLAIN,
+        replace(PLAIN, name="StableDiffusionControlNetPipeline"),
+        replace(PLAIN, name="StableDiffusionAdapterPipeline"),
+        replace(PLAIN, name="StableDiffusionUpscalePipeline", distilled=None, sized=False),
+        replace(LATE, name="StableDiffusionImg2ImgPipeline", sized=False),
+        replace(LATE, name="StableDiffusionInpaintPipeline"),
+        replace(LATE, name="StableDiffusionControlNetImg2ImgPipeline", distilled=None),
+        replace(LATE, name="StableDiffusionControlNetInpaintPipeline", distilled=None),
+        replace(PLAIN, name="StableDiffusionXLPipeline", refused=END),
+        replace(PLAIN, name="StableDiffusionXLControlNetPipeline", refused=END),
+        replace(PLAIN, name="StableDiffusionXLAdapterPipeline", refused=END),
+        replace(LATE, name="StableDiffusionXLImg2ImgPipeline", sized=False, refused=PARTS),
+        replace(LATE, name="StableDiffusionXLInpaintPipeline", refused=PARTS),
+        replace(LATE, name="StableDiffusionXLControlNetImg2ImgPipeline", distilled=None),
+        replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS),
+        replace(PLAIN, name="LatentConsistencyModelPipeline", scale=None, distilled=None, negative_prompt=None),
+    ),
+    defaults={
+        "UNet2DConditionModel": {
+            "pag": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.5 and SDXL, the middle of the U-Net"),
+            "seg": Default({"scale": 4.0, "sigma": 1e7}, "the authors' SDXL example: s 3, the mean query, the middle"),
+            "sag": Default({"scale": 1.75, "kernel": 9}, "diffusers on Stable Diffusion: s 0.75, the middle of the U-Net"),
+            "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True},
+                           "the authors' ComfyUI workflow for SD1.5; sigma_end 4 of k-diffusion"),
+            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
+            "pladis": Default({"cross": True}, "published for cross-attention, on Stable Diffusion and SDXL"),
+            "emag": Default({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
+            "cfg": Default({"scale": 7.5}, "diffusers StableDiffusionPipeline; SDXL's is 5"),
+        },
+    },
+    examples=(
+        Example("Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline", "sd",
+                "guidance_scale=7.5"),
+        Example("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "sdxl",
+                "guidance_scale=5.0"),
+    ),
+)

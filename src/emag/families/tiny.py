@@ -1,0 +1,27 @@
+"""The embedded models."""
+
+
+
+from .records import MIDDLE, SD3_WINDOW, Default, Family
+
+_LOOKED = "small enough to look right on sheets of `emag compare --all`"
+
+FAMILY = Family(
+    "The embedded models",
+    defaults={
+        "tiny": {
+            "emag": Default({"scale": 1.5, "layers": (2, 3, 4), "window": SD3_WINDOW},
+                            "visible on sheets; what it does to quality is in docs/emag.md"),
+            "pag": Default({"scale": 1.3, "layers": (4,)}, _LOOKED), "seg": Default({"scale": 1.3, "sigma": 2.0}, _LOOKED),
+            "asag": Default({"scale": 1.2}, _LOOKED), "erg-push": Default({"scale": 1.25}, _LOOKED),
+            "tpg": Default({"scale": 1.05}, _LOOKED), "slg": Default({"scale": 1.3}, _LOOKED),
+            "tsg": Default({"scale": 1.5}, _LOOKED),
+            "stg": Default({"scale": 1.3}, _LOOKED), "vsf": Default({"flip": 1.0, "offset": 1.0}, _LOOKED),
+            "apg": Default({"scale": 4.0, "norm_threshold": 2.5, "momentum": -0.5},
+                           "looked at; bench/results.yaml has 6, the best of four there"),
+            "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, "SD3's, looked at"),
+            "cfg": Default({"scale": 2.5}, "the pipeline's default"),
+            "s-cfg": Default({"scale": 2.5, "layers": MIDDLE}, "untested default: the CFG scale, the middle blocks"),
+        },
+    },
+)

@@ -1,0 +1,29 @@
+"""Arguments that go with a text: without them the host's own, of another text and length, would stay."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..families import Backbone
+
+
+def _ids(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
+    """Positions of text tokens."""
+    width, numbered = backbone.text_ids
+    ids = torch.zeros(states.shape[1], width)
+    if numbered is not None:
+        ids[:, numbered] = torch.arange(states.shape[1])
+    return ids
+
+
+def whole_text(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
+    """A mask that keeps every text token."""
+    return torch.ones(states.shape[:2])
+
+
+COMPANIONS: dict[str, Callable[[torch.Tensor, Backbone], torch.Tensor]] = {
+    "txt_ids": _ids,
+    "encoder_attention_mask": whole_text,
+    "encoder_hidden_states_mask": whole_text,
+}
+UNBATCHED = ("txt_ids",)
