@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from .branch import Perturbation
+from .docs import completed
 from .step import Branches, Step
 
 Kind = Literal["condition", "attention", "weak", "null", "combining", "after"]
@@ -30,6 +31,11 @@ class Rule:
     kind: ClassVar[Kind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if cls.name and cls.__dict__.get("__doc__"):
+            cls.__doc__ = completed(cls)
 
     @property
     def neutral(self) -> bool:

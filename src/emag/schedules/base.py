@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..core import Branches, Step
+from ..core.docs import completed
 from ..errors import BadValue
 
 
@@ -24,6 +25,11 @@ class Schedule:
     equation: ClassVar[str] = ""
     kind: ClassVar[str] = "schedule"
     cost: ClassVar[str] = "none; a step at scale 1 needs no unconditional or weak evaluation"
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if cls.name and cls.__dict__.get("__doc__"):
+            cls.__doc__ = completed(cls)
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)

@@ -72,12 +72,20 @@ def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> t
 
 @dataclass(frozen=True)
 class PAG(Push):
-    """Perturbed-attention guidance, arXiv 2403.17377: the weak branch's self-attention map is the identity.
+    """Perturbed-attention guidance: push away from a network whose self-attention maps are the identity.
 
-    form: "image", each image query sees its own key and all text keys, and text rows stay as they are; "joint", O = V for
-    all tokens, text included, which is the attention form of STG (arXiv 2411.18664). Without text in the attention the two
-    are one. strength in [0, 1]: share of the identity in the map, 1 is PAG, 0 is off (SoftPAG, arXiv 2506.10978,
-    unconfirmed id). heads: only these heads of every listed block, None for all (HeadHunter, same paper).
+    The weak branch lets each token see itself alone in some blocks, so it keeps textures and loses structure.
+
+    Args:
+        layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.
+        form: "image": each image query sees its own key and all text keys, text rows stay as they are. "joint": O = V for
+            all tokens, text included, which is the attention form of STG. Without text in the attention the two are one.
+        strength: share of the identity in the map, 0 (off) to 1 (PAG). Between: SoftPAG, arXiv 2506.10978 (unconfirmed).
+        heads: only these heads of every listed block, as in HeadHunter (same paper); None is all.
+
+    >>> import emag
+    >>> emag.PAG(1.7, layers=(13,)).equation
+    'p + (w - 1) (cond - weak)'
     """
 
     layers: tuple[int, ...] | None = None
