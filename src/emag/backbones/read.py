@@ -62,15 +62,24 @@ class Network:
         ids = values.get(self.backbone.grid_ids or "")
         if ids is None:
             return None
-        return (*self._extent(ids), self.backbone.patch)
+        return (*self._extent(ids, values), self.backbone.patch)
 
-    def _extent(self, ids: Any) -> tuple[int, ...]:
-        """([layers,] rows, columns), from the position of each token, or from the sizes of the images."""
+    def _extent(self, ids: Any, values: dict[str, Any]) -> tuple[int, ...]:
+        """([layers,] rows, columns), from the positions of the image tokens, or from the sizes of the images.
+
+        A grid may begin anywhere and have any pitch. Raises `Unsupported` for positions that do not fill one.
+        """
         if not isinstance(ids, torch.Tensor):
             own, _ = self._sizes(ids)
             return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
-        own = _first(ids)[:len(_first(ids)) - self.references, list(self.backbone.grid_at)]
-        return tuple((own.amax(0) + 1).long().tolist())
+        tokens = values[self.backbone.sample].shape[1]  # of a text's and the image's positions, the last ones
+        places = _first(ids)[-tokens:][:tokens - self.references, list(self.backbone.grid_at)]
+        sides = tuple(len(set(along)) for along in zip(*places.tolist()))
+        if prod(sides) != len(places):
+            raise Unsupported(f"the {len(places)} image tokens of this {self.backbone.name} do not fill a grid of "
+                              f"{' x '.join(map(str, sides))} positions ({self.backbone.grid_ids}): emag cannot tell rows "
+                              "from columns")
+        return sides
 
     def _sizes(self, ids: Any) -> tuple[list[Any], list[Any]]:
         """Sizes of the images in the making and of the references, of the first row."""

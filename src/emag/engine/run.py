@@ -16,6 +16,7 @@ from ..perturbations.state import Rows, State
 from . import form, output
 from .arguments import Arguments
 from .blocks import Blocks
+from .combined import combined
 from .conditions import Conditions
 from .course import Course
 from .passes import Passes, Place, groups
@@ -83,7 +84,7 @@ class Run:
         handed = form.handed(self._evaluated(forward, args, kwargs), self.network.backbone)
         if self._first is not None:
             self._lent = output.sample_of(handed)
-        return handed
+        return output.with_sample(handed, combined(output.sample_of(handed))) if self.combines else handed
 
     def _evaluated(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self.thread:
