@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .combinations import RECIPES as recipes
-from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
+from .errors import BadValue, Busy, EmagError, NoEffect, NotFinite, Unsupported
 from .hosts.function import guided
 from .hosts.pipeline import Guided, guide
 from .perturbations.ema_attention import EMAG
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .models.load import load
 
 __version__ = "0.1.0"
-__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
-           "Unsupported", "Window", "guide", "guided", "load", "recipes"]
+__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect",
+           "NotFinite", "Term", "Unsupported", "Window", "guide", "guided", "load", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """From prompts, seeds and a guidance to images: what the command line, the demo and `emag again` share."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .errors import BadValue, EmagError, Unsupported
+from .errors import BadValue, EmagError, NotFinite, Unsupported
 from .guidance import Rule
 from .hosts.encoders import label_of
 from .hosts.entry import Host
@@ -89,12 +90,18 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
     with guide(pipe, *rules, conditions=conditions) as run:
         run.on_step = progress
         try:
-            made = pipe(**call, generator=_generators(seeds))
+            with warnings.catch_warnings():
+                # a picture of NaNs is painted black, with a warning of numpy's
+                warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
+                made = pipe(**call, generator=_generators(seeds))
             if not hasattr(made, "images"):
                 raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
             return list(made.images), run
         except EmagError:
             raise
+        except RuntimeWarning as error:
+            raise NotFinite(f"the images of {type(pipe).__name__} are not finite (infinite values or NaNs): use bfloat16 or "
+                            "float32, for the VAE too") from error
         except torch.OutOfMemoryError as error:
             raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
         except (ValueError, TypeError) as error:

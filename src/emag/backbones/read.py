@@ -15,6 +15,11 @@ from .entry import Backbone, Stack
 from .table import BACKBONES
 
 
+# classes that call a network with the arguments they get, and where they keep it
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
+            "PeftModel": "base_model", "PeftMixedModel": "base_model", "BaseTuner": "model"}
+
+
 @dataclass(frozen=True)
 class Network:
     """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it.
@@ -146,8 +151,13 @@ class Network:
 
 
 def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
-    """The module itself, where `denoiser` may be a torch.compile wrapper."""
-    return getattr(denoiser, "_orig_mod", denoiser)
+    """The network itself, where `denoiser` may be a wrapper that calls it with the same arguments: torch.compile's, PEFT's,
+    `DataParallel`. Raises `Unsupported` for one that copies it to several devices."""
+    if isinstance(denoiser, torch.nn.DataParallel) and len(denoiser.device_ids) > 1:
+        raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a guidance "
+                          "cannot follow: unwrap it, network = wrapper.module")
+    inner = next((name for kind, name in WRAPPERS.items() if kind in {cls.__name__ for cls in type(denoiser).__mro__}), None)
+    return plain(getattr(denoiser, inner)) if inner else denoiser
 
 
 def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
@@ -169,10 +179,19 @@ def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
 
 def lookup(module: torch.nn.Module) -> Backbone:
     """The table entry of a network's class or of one of its bases."""
-    for cls in type(module).__mro__:
-        if cls.__name__ in BACKBONES:
-            return BACKBONES[cls.__name__]
+    found = known(module)
+    if found is not None:
+        return found
+    inside = next((name for name, part in module.named_modules() if name and known(part)), None)
+    if inside:
+        raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
+                          f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
     raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+
+
+def known(module: torch.nn.Module) -> Backbone | None:
+    """The table entry of a class or of one of its bases; None where there is none."""
+    return next((BACKBONES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in BACKBONES), None)
 
 
 def _first(ids: torch.Tensor) -> torch.Tensor:

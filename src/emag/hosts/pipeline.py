@@ -80,7 +80,7 @@ class Guided:
             args, kwargs = without_rescales(original, pipe, self.host, self.active, args, kwargs)
             start = time.perf_counter()
             result = original(pipe, *args, **kwargs)
-            run.course.check_effect()
+            run.finish()
             self.stats = stats(run, time.perf_counter() - start)
         return result
 
