@@ -14,7 +14,6 @@ from .block import Block, block
 from .entry import Backbone, Stack
 from .table import BACKBONES
 
-
 # classes that call a network with the arguments they get, and where they keep it
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
             "PeftModel": "base_model", "PeftMixedModel": "base_model", "BaseTuner": "model"}
@@ -154,8 +153,8 @@ def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
     """The network itself, where `denoiser` may be a wrapper that calls it with the same arguments: torch.compile's, PEFT's,
     `DataParallel`. Raises `Unsupported` for one that copies it to several devices."""
     if isinstance(denoiser, torch.nn.DataParallel) and len(denoiser.device_ids) > 1:
-        raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a guidance "
-                          "cannot follow: unwrap it, network = wrapper.module")
+        raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a "
+                          "guidance cannot follow: unwrap it, network = wrapper.module")
     inner = next((name for kind, name in WRAPPERS.items() if kind in {cls.__name__ for cls in type(denoiser).__mro__}), None)
     return plain(getattr(denoiser, inner)) if inner else denoiser
 

@@ -61,9 +61,9 @@ def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -
     concrete = tuple(resolve(rule, names, network.depth, network.middle) for rule in rules)
     for rule in concrete:
         network.check_layers(getattr(rule, "layers", None) or ())
-        absent = next((name for name in rule.needs if getattr(rule, name) is None), None)
+        absent = next((name for name in rule.required if getattr(rule, name) is None), None)
         if absent:
-            raise BadValue(f"{rule.name} has no default {absent} on {names[-1]}: give one, e.g. {rule.needs[absent]}")
+            raise BadValue(f"{rule.name} has no default {absent} on {names[-1]}: give one, e.g. {rule.required[absent]}")
     return concrete
 
 

@@ -1,7 +1,8 @@
 """Our result in the hands of a host that still combines: both branches are it, so whatever the host makes of them is it.
 
-Some hosts give the combined prediction the norm, or the spread, of the conditional one: they multiply by a ratio of two equal
-numbers. That is 1, also where both are 0 (a step that a rule leaves out) or too large for the dtype, where floats say NaN.
+Some hosts give the combined prediction the norm, or the spread, of the conditional one: they multiply by a ratio of two
+equal numbers. That is 1, also where both are 0 (a step that a rule leaves out) or too large for the dtype, where floats say
+NaN.
 """
 
 import copy

@@ -47,9 +47,9 @@ class Course:
         total = self.images if alone else self.total
         if self.seen >= self.count or x.shape[0] != self.images or call.total != total or waiting:
             raise EmagError("the network was called out of turn: more evaluations, or other rows, than the run of its "
-                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run; and where "
-                            "a callback changes guidance_scale or the prompts on the way, leave it out and give a rule a "
-                            "schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
+                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run; and "
+                            "where a callback changes guidance_scale or the prompts on the way, leave it out and give a "
+                            "rule a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
         _check_time(call, self.trajectory.timesteps[self.seen])
         index = self.trajectory.index[self.seen]
         self.seen += 1

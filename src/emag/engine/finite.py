@@ -34,8 +34,8 @@ class Sent:
 class Finite:
     """Asks of every prediction of a run whether it is finite. Raises `NotFinite` for the first that is not.
 
-    On the CPU that is at once. A CUDA device is never waited for: the answers of a step are copied in the background and read
-    when they have arrived, a few steps late at most. On other devices they are read after the last step.
+    On the CPU that is at once. A CUDA device is never waited for: the answers of a step are copied in the background and
+    read when they have arrived, a few steps late at most. On other devices they are read after the last step.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,6 @@ import torch
 from ..errors import Unsupported
 from ..guidance import COND, UNCOND, Branches, Rule, Step, combine, needs_null, with_null
 from .finite import Finite
-from .plan import needed
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Present:
 
     def look(self, branches: Branches) -> None:
         """Ask whether the branches are finite, the clean ones first."""
-        names = {COND: "the network's prediction", UNCOND: "the network's unconditional prediction"}
+        names: dict[Any, str] = {COND: "the network's prediction", UNCOND: "the network's unconditional prediction"}
         for name in sorted(branches, key=lambda name: name not in names):
             what = names.get(name) or f"the prediction of the weak branch of {self._owner(name)}"
             self.finite.ask(f"{self.place}: {what}", "network" if name in names else "rule", branches[name])
@@ -65,7 +64,8 @@ class Present:
         reading = next((rule for rule in self.rules if rule.kind == "combining" and rule.reads_null(self.step)), None)
         kept = [pair for pair in zip(self.rules, self.states, strict=True) if reading or pair[0].kind != "null"]
         now = replace(self, rules=[rule for rule, _ in kept], states=[state for _, state in kept])
-        rows = next((rule for rule in now.rules for branch in rule.branches(self.step) if branch.needs_uncond or branch.null), None)
+        rows = next((rule for rule in now.rules for branch in rule.branches(self.step)
+                     if branch.needs_uncond or branch.null), None)
         needy = reading if reading and needs_null(now.rules, self.step, now.states) else rows
         if needy is not None:
             raise Unsupported(f"{needy.name} needs the unconditional prediction at {self.place}, and {host} no longer "

@@ -119,8 +119,8 @@ class Run:
         """A call with conditional rows: a new step, with every branch it needs."""
         step = self.conditions.step = self.course.next(call, host.cond, self._first is not None, self.view.alone)
         now = self._begin(step)
-        spared = self.view.uncond and (self.view.alone or not self.network.backbone.paired and not evaluates_null(
-            now.rules, self.further, step, now.states))
+        spared = self.view.uncond and (self.view.alone or not (self.network.backbone.paired or evaluates_null(
+            now.rules, self.further, step, now.states)))
         rows = Rows.all_cond(self.course.images) if spared and kind == "both" else host
         place = Place(self.conditions.on(call if rows is host else call.rows(host.cond), rows), rows, call, host)
         wanted = self.course.held(needed(now.rules, step, now.states))

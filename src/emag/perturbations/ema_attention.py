@@ -126,7 +126,7 @@ class EMAG(Push):
 
     name = "emag"
     paper = "arXiv 2512.17303"
-    needs = MappingProxyType({"window": "window=emag.Window.progress(0, 0.2, 1)"})
+    required = MappingProxyType({"window": "window=emag.Window.progress(0, 0.2, 1)"})
     cost = "one weak evaluation of the conditional rows per step of the window, from the first candidate block on"
 
     def __post_init__(self) -> None:
