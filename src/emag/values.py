@@ -145,12 +145,13 @@ def layers(text: str) -> tuple[int, ...]:
 
 
 def window(text: str) -> Window:
-    """A window from "unit:start:delta:stop", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
+    """A window from "unit:start:delta:stop[:hold]", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
     unit, *numbers = text.split(":")
-    if len(numbers) != 3:
-        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8")
-    start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit)
+    hold = numbers[3:] == ["hold"]
+    if len(numbers) != 3 + hold:
+        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8, and :hold behind it to hold on")
+    start, delta, stop = (float(n) for n in numbers[:3])
+    return Window(start, delta, stop, unit, hold=hold)
 
 
 def _schedule_word(text: str) -> Schedule:
