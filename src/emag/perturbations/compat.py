@@ -79,7 +79,7 @@ class Compat:
             (self.channels is not None and self.channels < 1, f"channels must be at least 1 or None, got {self.channels}"),
             (groups is not None and not all(type(size) is int and size > 0 for size in groups or (0,)),
              f"groups are sizes of groups of layers, e.g. (2, 2), got {groups}"),
-            (self.spaced and (groups is None or len(groups) < 2), "spaced draws one of several groups: give them, e.g. (2, 2)"),
+            (self.spaced and (groups is None or len(groups) < 2), "spaced draws one of several groups, e.g. groups=(2, 2)"),
             (not 0 <= self.text_scale < float("inf"), f"text_scale must be at least 0, got {self.text_scale}"),
         )
 

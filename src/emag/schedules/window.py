@@ -81,8 +81,9 @@ def _phases(window: Window, sigmas: tuple[float, ...]) -> tuple[Phase, ...]:
     phases: list[Phase] = [_phase(window, i, sigmas) for i in range(len(sigmas))]
     first = next((i for i, phase in enumerate(phases) if phase in OBSERVED), None)
     if first is None:  # nothing was averaged that could be held
-        return ("off",) * len(phases)
-    phases[first] = "watch"
+        phases = ["off" for _ in phases]
+    else:
+        phases[first] = "watch"
     return tuple(phases)
 
 
