@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import emag
+from emag.catalogue import short
 from emag.errors import Unsupported
 from emag.evaluate.protocol import read
 from emag.evaluate.spec import parse
@@ -11,6 +12,7 @@ from emag.perturbations import statistics
 from emag.perturbations.compat import PRESETS, Compat
 from emag.rules.cads import CLOCKS, ramp
 from emag.schedules import Window
+from emag.values import plain
 from reference import LAYERS, at_step, live_of, replaced, scheduler_steps, statistic_of, tensors, trace
 from test_reference_loops import BETA, CFG_SCALE, EMAG_SCALE, Clean, Loop, OfficialSD3, close, sd3_window
 from test_reference_loops import Window as Steps
@@ -231,8 +233,8 @@ def test_outside_the_window_the_weak_unconditional_row_is_the_plain_one():
             CASES["sd3"].run(pipe)
         assert run.stats.evaluations == run.stats.planned == evaluations
         made.append(steps)
-    for plain, *pushed in list(zip(*made, strict=True))[:2]:  # the window applies at steps 2 and 3
-        assert all(torch.allclose(one.prediction, plain.prediction, atol=1e-5) for one in pushed)
+    for cfg, *pushed in list(zip(*made, strict=True))[:2]:  # the window applies at steps 2 and 3
+        assert all(torch.allclose(one.prediction, cfg.prediction, atol=1e-5) for one in pushed)
     assert all(not torch.allclose(one.prediction, made[0][2].prediction, atol=1e-3) for one in (made[1][2], made[2][2]))
 
 
@@ -342,6 +344,12 @@ def test_a_window_that_holds_can_be_written_in_every_way():
     [data] = emag.recipe.to_data([rule])
     assert emag.recipe.from_data([data])[0] == rule and data["emag"]["window"]["hold"] is True
     assert emag.recipe.parse("emag=2,window=index:150:50:50:hold").window == Window.index(150, 50, 50, hold=True)
+    scaled = emag.recipe.parse("emag=2,window=published:150:50:50:base=249:hold").window
+    assert scaled == Window.published(150, 50, 50, 249, hold=True)
+    assert short(plain(scaled)) == "published:150:50:50:base=249:hold"
+    for wrong in ("index:150:50", "index:150:50:50:on", "index:hold:150:50:50"):
+        with pytest.raises(emag.BadValue, match="window"):
+            emag.recipe.parse(f"emag=2,window={wrong}")
 
 
 # APG on some channels; CADS by the step's number
