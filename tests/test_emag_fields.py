@@ -93,7 +93,7 @@ def acts(rule, values, name):
     without = tried({key: value for key, value in values.items() if key != name})
     if without is None or without.neutral or without == rule:
         return True  # it makes the rule possible, or comes with another one
-    if rule.beta in (0, 1) and name == "beta_time" or rule.beta == 1 and name == "compat.stat_against":
+    if (rule.beta in (0, 1) and name == "beta_time") or (rule.beta == 1 and name == "compat.stat_against"):
         return True  # 0 and 1 are what they are over any span, and with 1 the average stays what it was
     resolved = {one.perturbation.resolved_statistic for one in (rule, without)}
     if name == "statistic" and resolved == {rule.statistic}:
