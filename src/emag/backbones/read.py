@@ -58,6 +58,13 @@ class Network:
         if wrong:
             raise BadValue(f"layers {wrong} do not exist: {self.backbone.name} here has blocks 0 to {self.depth - 1}")
 
+    def check_text(self, layers: tuple[int, ...]) -> None:
+        """Raise `Unsupported` where the attention of a block to the image holds no text."""
+        without = [layer for layer in layers if "text" not in self.blocks[layer].stack.tokens]
+        if without:
+            raise Unsupported(f"blocks {without} of {self.backbone.name} have no text in their attention, and these "
+                              "settings are about its part: use variant='map' or 'query', and no text_scale")
+
     def grid(self, values: dict[str, Any]) -> tuple[int, ...] | None:
         """([frames,] rows, columns, patch) where x_t is a sequence of patches; None where it has spatial dimensions."""
         sizes: list[Any] = [values.get(name) for name in self.backbone.grid_sizes]

@@ -74,8 +74,11 @@ class Course:
         self.states = {branch: branch.start(sigmas, streams) for branch in weak_branches(self.rules)}
 
     def introduce(self, tokens: tuple[int, ...]) -> None:
-        """Tell new states of each other and of the grid of image tokens."""
+        """Tell new states of the run, of each other and of the grid of image tokens."""
         self.tokens = tokens
+        assert self.trajectory is not None
+        for state in self.states.values():
+            state.along(self.trajectory.schedule_length)
         for state in self.states.values():
             state.meet(self.states)
         for state in self.states.values():

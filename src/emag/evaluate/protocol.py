@@ -58,7 +58,8 @@ class Protocol:
 
     def check(self) -> "Protocol":
         """Every recipe on the embedded model, a handful of images in few steps, measured with random features."""
-        run = {**CHECK, "seed": self.run["seed"], "recipes": self.run["recipes"]}
+        recipes = {name: _carried(one, self.run["steps"]) for name, one in self.run["recipes"].items()}
+        run = {**CHECK, "seed": self.run["seed"], "recipes": recipes}
         return replace(self, captions=False, run=run, metrics=tuple(STAND_INS[name] for name in self.metrics))
 
     def spec(self, captions: str | None, out: str) -> RunSpec:
@@ -73,6 +74,18 @@ class Protocol:
     def value(self, recipe: str, metric: str) -> float | None:
         """The published value; None where there is none, as for what a check measures."""
         return self.published.get(recipe, {}).get(metric)
+
+
+def _carried(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A recipe for other numbers of steps: its windows by the indices of a run of `steps` keep their place in a run."""
+    def rule(data: dict[str, Any]) -> dict[str, Any]:
+        window = data.get("window")
+        if not window or window.get("unit") != "index":
+            return data
+        return {**data, "window": {**window, "unit": "published", "base": steps - 1}}
+
+    rules = [{name: rule(data) for name, data in one.items()} for one in recipe.get("rules", ())]
+    return {**recipe, "rules": rules} if rules else recipe
 
 
 def names() -> list[str]:

@@ -31,6 +31,7 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
+        network.check_text(branch.blocks if branch.reads_text else ())
     _check_combiner(rules, host, arguments)
     needy = [rule.name for rule in rules if any(branch.needs_uncond or branch.null for branch in rule.weak)]
     if needy and (not host.doubled or not host.guides(arguments)):
