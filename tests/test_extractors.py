@@ -317,6 +317,7 @@ def test_metrics_by_name():
     assert [one.name for one in chosen(["prdc", "fd", "fd"])] == ["precision", "recall", "density", "coverage", "fd"]
     assert chosen(["dinov2-prdc"])[0].extractor == "dinov2" and chosen(["fid"])[0].name == "inception-fd"
     assert {one.extractor for one in METRICS.values()} == EXTRACTORS.keys()
+    assert METRICS["hps2.1-median"].extractor == "hps2.1" and METRICS["hps2.1-median"].part == "median score"
     with pytest.raises(BadValue, match="there is no metric fdd"):
         chosen(["fdd"])
     with pytest.raises(BadValue, match="needs a reference"):
@@ -359,6 +360,8 @@ def test_a_run_measures_as_the_statistics_do(run, known):
     close(found["emag", "random-coverage"].value, manifolds.coverage.mean())
     close(found["emag", "random-density"].value, manifolds.density.mean())
     assert all(one.low <= one.value <= one.high for one in found.values())
+    assert "100 subsets of 24;" in found["cfg", "random-kid"].version
+    assert {one.n for one in found.values()} == {24}
     assert "k=3" in found["cfg", "random-recall"].version and known.name in found["cfg", "random-fd"].version
     assert known.name not in found["cfg", "contrast"].version and found["cfg", "random-fd"].n == 24
     json.dumps([one.data for one in found.values()])

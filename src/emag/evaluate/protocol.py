@@ -15,7 +15,7 @@ from .spec import RunSpec, parse
 SPECS = Path(__file__).parent / "specs"
 CHECK = {"model": "tiny", "classes": ["frog", "ship"], "images": 4, "steps": 8, "batch_size": 2}
 """What a check runs in the place of the protocol: small, but every recipe."""
-STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity"}
+STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity", "hps2.1-median": "contrast"}
 """What a check measures: the same statistic of random features, or for scores of single images any of them."""
 
 

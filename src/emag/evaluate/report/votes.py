@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadValue
-from ..metrics.bootstrap import Z95
+from ..metrics.jackknife import wilson
 from ..storage import Storage
 
 FOLDER = "votes"
@@ -34,10 +34,15 @@ class Vote:
 
 @dataclass(frozen=True)
 class Share:
-    """k of n, and the ends of Wilson's 95 % interval; all of [0, 1] where n is 0."""
+    """k of n votes, and the ends of Wilson's 95 % interval; all of [0, 1] where n is 0.
+
+    images: how many image numbers they are about (None: each about its own). Votes of several people on one image agree more
+    than those on several, so the interval is that of so many images.
+    """
 
     k: int
     n: int
+    images: int | None = None
 
     @property
     def value(self) -> float:
@@ -45,12 +50,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        if not self.n:
-            return 0.0, 1.0
-        p, z = self.value, Z95
-        half = z * (p * (1 - p) / self.n + z * z / (4 * self.n**2)) ** 0.5
-        centre, scale = p + z * z / (2 * self.n), 1 + z * z / self.n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+        return wilson(self.value, self.n if self.images is None else self.images)
 
     @property
     def even(self) -> bool:
@@ -101,12 +101,14 @@ def tallies(storage: Storage) -> list[Tally]:
 
 
 def tally(files: Iterable[Sequence[Vote]], a: str, b: str) -> Tally:
-    """The votes between a and b."""
-    kept = [[vote for vote in votes if {vote.left, vote.right} == {a, b}] for votes in files]
+    """The votes between a and b. Of two votes of one name on one image number, cast in two windows, the first counts."""
+    kept = [list({vote.number: vote for vote in reversed(votes) if {vote.left, vote.right} == {a, b}}.values())
+            for votes in files]
     votes = [vote for one in kept for vote in one]
     decided = [vote for vote in votes if vote.winner is not None]
-    return Tally(a, b, Share(sum(vote.winner == a for vote in decided), len(decided)),
-                 Share(sum(vote.choice == "left" for vote in decided), len(decided)), len(votes) - len(decided),
+    images = len({vote.number for vote in decided})
+    return Tally(a, b, Share(sum(vote.winner == a for vote in decided), len(decided), images),
+                 Share(sum(vote.choice == "left" for vote in decided), len(decided), images), len(votes) - len(decided),
                  sum(map(bool, kept)))
 
 

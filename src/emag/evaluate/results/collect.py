@@ -14,7 +14,7 @@ from ...errors import BadValue
 from ...perturbations.ema_attention import EMAG
 from ..folder import RunFolder
 from ..metrics import stored
-from ..metrics.bootstrap import Estimate, Statistic, interval
+from ..metrics.bootstrap import Estimate, described, median
 from ..metrics.measure import Result, check_table
 from ..recipes import read_recipe, recipe_data
 from ..sweep.search import STORED as SWEEP
@@ -95,10 +95,7 @@ def _estimate(one: Result) -> Estimate:
 def _seconds(index: Any, batch_size: int) -> Estimate | None:
     """The median over batches: what else a machine did in a few of them does not move it."""
     batches = dict(zip((number // batch_size for number in index["number"].to_pylist()), index["seconds"].to_pylist()))
-    x = np.array(list(batches.values()))
-    if not len(x):
-        return None
-    return rounded(interval(Statistic(lambda w: float(np.median(np.repeat(x, w.astype(int)))), len(x))))
+    return rounded(described(median(list(batches.values())))) if batches else None
 
 
 def _mean(column: Any) -> float | None:

@@ -11,7 +11,7 @@ from ..metrics.bootstrap import Estimate
 
 FORMAT = 1
 OVER_REFERENCE = ("recall", "coverage")
-"""Means over the reference images: their n is not that of the images made."""
+"""Older runs have intervals of these over the reference images: their n is not that of the images made."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,12 @@ class Results:
     def left_out(self) -> list[Row]:
         """Rows with fewer images, or more: they are compared with nothing."""
         return [row for row in self.rows if row.measured != self.images]
+
+
+def over_reference(results: Results) -> bool:
+    """Whether there are intervals over reference images."""
+    return any(one.n != results.images for row in results.compared for name, one in row.values.items()
+               if name.endswith(OVER_REFERENCE))
 
 
 def to_json(results: Results) -> str:
