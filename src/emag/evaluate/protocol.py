@@ -1,6 +1,5 @@
 """Published protocols as data: what was run, on which prompts, and which numbers came of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import BadValue
+from ..files import parsed
 from .prompts import Prompt, read_prompts
 from .spec import RunSpec, parse
 
@@ -93,7 +93,7 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
     Raises `BadValue` where there are fewer.
     """
-    found = _coco(file) if file.endswith(".json") else read_prompts(file)
+    found = _coco(file) or read_prompts(file)
     if len(found) < wanted:
         raise BadValue(f"{file} has {len(found)} captions, and the protocol takes {wanted}; with fewer, ask for --images "
                        f"{len(found)}: the numbers are then not those published")
@@ -101,10 +101,15 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
 
 def _coco(file: str) -> list[Prompt]:
+    """The captions in COCO's annotations; none where the file is another one."""
+    if not file.endswith(".json"):
+        return []
     try:
-        rows = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))["annotations"]
+        found = parsed(Path(file).expanduser().read_bytes())
+        if isinstance(found, list):
+            return []
         first: dict[Any, str] = {}
-        for row in rows:
+        for row in found["annotations"]:
             first.setdefault(row["image_id"], row["caption"].strip())
     except OSError as error:
         raise BadValue(f"cannot read the captions in {file}: {error.strerror}") from None
