@@ -1,11 +1,14 @@
 """Metrics of the recipes of a run, each with an interval and the version of what measured it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import BadValue
-from . import bootstrap, kid
+from . import bootstrap, doubts, kid
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
 from .extractors.base import Extractor
@@ -13,6 +16,8 @@ from .features import Images, features
 from .jackknife import Jackknife
 from .reference import Reference
 from .table import Metric, Sample, chosen
+
+log = logging.getLogger("emag")
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,15 @@ def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife |
     for name, extractor in plan.extractors.items():
         sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
                         plan.k, plan.device)
-        found |= {metric.name: metric.of(sample) for metric in plan.metrics if metric.extractor == name}
+        own = [metric for metric in plan.metrics if metric.extractor == name]
+        found |= {metric.name: metric.of(sample) for metric in own}
+        said = doubts.of_images(images.recipe, sample.features)
+        for metric in own if plan.reference else ():
+            if metric.name.endswith("fd"):
+                moments = sample.compared.moments
+                said += doubts.of_distance(metric.name, len(moments.mean), len(images), moments.count)
+        for text in said:
+            log.warning("emag: %s", text)
     return found
 
 
@@ -103,6 +116,8 @@ def _estimate(found: Statistic | Jackknife | Estimate, seed: int) -> Estimate:
 
 
 def _result(recipe: str, metric: Metric, plan: Plan, found: Estimate, against: str | None = None) -> Result:
+    if not np.isfinite([found.value, found.low, found.high]).all():
+        raise BadValue(f"{metric.name} of {recipe} is {found.value}, no number: its images or the reference are damaged")
     return Result(recipe, metric.name, found.value, found.low, found.high, found.n, plan.version(metric, found.n),
                   metric.higher, against)
 

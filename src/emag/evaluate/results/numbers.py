@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadValue
+from ...files import parsed
 from ..metrics.bootstrap import Estimate
 
 FORMAT = 1
@@ -109,7 +110,7 @@ def to_json(results: Results) -> str:
 def read(path: str | Path) -> Results:
     """Results from a file of `to_json`. Raises `BadValue`."""
     try:
-        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+        return from_data(parsed(Path(path).read_bytes()))
     except OSError as error:
         raise BadValue(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
