@@ -31,7 +31,7 @@ def compare(
     everything: Annotated[bool, typer.Option("--all", help="As --all-rules, with the weak branches beside, and a sheet of "
                                              "how hard their parameters make them.")] = False,
     weak: Annotated[bool, typer.Option("--weak", help="Columns of the weak branch alone, from mild to broken.")] = False,
-    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="File of prompts: txt, csv, json, ...")] = None,
     model: shared.Model = "tiny", scale: shared.Scale = None, steps: shared.Steps = None, seeds: shared.Seeds = "8-11",
     sheet_path: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("out/compare.png"),
     cell: Annotated[int, typer.Option(min=16, help="Size of one image on the sheet, in pixels.")] = 128,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import BadValue
+from ..evaluate.prompts import read_prompts
 from ..images import check_folder, save
 from ..sampling import Settings, arguments, batches, jobs, sample
 from . import common as shared
@@ -15,9 +16,9 @@ from .common import app, err, out
 @app.command()
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, or class labels (names or numbers).")] = None,
-    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="File of prompts: txt, csv, json, ...")] = None,
     negative: Annotated[list[str] | None, typer.Option("--negative", help="Negative prompt: one, or one each.")] = None,
-    negatives_file: Annotated[Path | None, typer.Option("--negatives", help="Text file of negative prompts.")] = None,
+    negatives_file: Annotated[Path | None, typer.Option("--negatives", help="File of negative prompts.")] = None,
     model: shared.Model = "tiny", guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
     scale: shared.Scale = None, steps: shared.Steps = None, seeds: shared.Seeds = "8",
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs.")] = Path("out"),
@@ -47,13 +48,10 @@ def generate(
 
 
 def lines(given: list[str], path: Path | None, what: str) -> list[str]:
-    """Texts from the command and from a file's lines; blank lines of a file are skipped."""
+    """Texts from the command and from a file of prompts, which `emag run` reads alike."""
     texts = list(given)
     if path:
-        try:
-            texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadValue(f"cannot read the {what}s in {path}: {error}") from None
+        texts += [one.text for one in read_prompts(str(path))]
     if not texts:
         raise BadValue(f'give at least one {what}, e.g. emag generate "a photo of a frog" ("" is the unconditional one)')
     return texts

@@ -1,6 +1,5 @@
 """Published protocols as data: what was run, on which prompts, and which numbers came of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 import yaml
 
 from ..errors import BadValue
+from ..files import parsed
 from .prompts import Prompt, read_prompts
 from .spec import RunSpec, parse
 
 SPECS = Path(__file__).parent / "specs"
 CHECK = {"model": "tiny", "classes": ["frog", "ship"], "images": 4, "steps": 8, "batch_size": 2}
 """What a check runs in the place of the protocol: small, but every recipe."""
-STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity"}
+STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity", "hps2.1-median": "contrast"}
 """What a check measures: the same statistic of random features, or for scores of single images any of them."""
 
 
@@ -106,7 +106,7 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
     Raises `BadValue` where there are fewer.
     """
-    found = _coco(file) if file.endswith(".json") else read_prompts(file)
+    found = _coco(file) or read_prompts(file)
     if len(found) < wanted:
         raise BadValue(f"{file} has {len(found)} captions, and the protocol takes {wanted}; with fewer, ask for --images "
                        f"{len(found)}: the numbers are then not those published")
@@ -114,10 +114,15 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
 
 def _coco(file: str) -> list[Prompt]:
+    """The captions in COCO's annotations; none where the file is another one."""
+    if not file.endswith(".json"):
+        return []
     try:
-        rows = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))["annotations"]
+        found = parsed(Path(file).expanduser().read_bytes())
+        if isinstance(found, list):
+            return []
         first: dict[Any, str] = {}
-        for row in rows:
+        for row in found["annotations"]:
             first.setdefault(row["image_id"], row["caption"].strip())
     except OSError as error:
         raise BadValue(f"cannot read the captions in {file}: {error.strerror}") from None

@@ -11,8 +11,9 @@ from ...errors import BadValue
 from ...models.words import class_of
 from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
-from .diversity import dissimilarity
+from .diversity import diversity
 from .extractors.base import Features
+from .jackknife import Jackknife
 from .prdc import Manifolds, prdc
 from .reference import Reference, real_radii
 
@@ -52,14 +53,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Metric:
-    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and such named.
+    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and subsets named.
 
     higher: whether more of it is better; None where neither more nor less is: it tells how images look.
     """
 
     name: str
     extractor: str
-    of: Callable[[Sample], Statistic | Estimate]
+    of: Callable[[Sample], Statistic | Jackknife | Estimate]
     higher: bool | None
     part: str
     reference: bool = False
@@ -89,13 +90,25 @@ def _kid(sample: Sample) -> Estimate:
     return kid.kid(sample.features["features"], sample.known)
 
 
-def _diversity(sample: Sample) -> Statistic:
+def _diversity(sample: Sample) -> Jackknife:
     groups = [label or text for label, text in zip(sample.columns["class"], sample.columns["prompt"])]
-    return bootstrap.mean(dissimilarity(sample.features["features"], groups))
+    return diversity(sample.features["features"], groups)
 
 
-def _part(name: str) -> Callable[[Sample], Statistic]:
-    return lambda sample: bootstrap.mean(getattr(sample.manifolds, name))
+def _precision(sample: Sample) -> Statistic:
+    return bootstrap.mean(sample.manifolds.precision == 1)
+
+
+def _density(sample: Sample) -> Statistic:
+    return bootstrap.mean(sample.manifolds.density)
+
+
+def _recall(sample: Sample) -> Jackknife:
+    return Jackknife(float(sample.manifolds.recall.mean()), sample.manifolds.alone_recall, share=True)
+
+
+def _coverage(sample: Sample) -> Jackknife:
+    return Jackknife(float(sample.manifolds.coverage.mean()), sample.manifolds.alone_coverage, share=True)
 
 
 def _of(name: str) -> Callable[[Sample], Statistic]:
@@ -105,10 +118,14 @@ def _of(name: str) -> Callable[[Sample], Statistic]:
 def _over(extractor: str, prefix: str) -> list[Metric]:
     """The metrics of sets of images, over one extractor."""
     return [Metric(prefix + "fd", extractor, _fd, False, "Frechet distance", True),
-            Metric(prefix + "kid", extractor, _kid, False, "KID, 100 subsets of 1000", True),
-            *(Metric(prefix + name, extractor, _part(name), True, f"{name}, k={{k}}", True)
-              for name in ("precision", "recall", "density", "coverage")),
+            Metric(prefix + "kid", extractor, _kid, False, f"KID, {kid.SUBSETS} subsets of {{size}}", True),
+            *(Metric(f"{prefix}{of.__name__[1:]}", extractor, of, True, f"{of.__name__[1:]}, k={{k}}", True)
+              for of in (_precision, _recall, _density, _coverage)),
             Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
+
+
+def _median(name: str) -> Callable[[Sample], Statistic]:
+    return lambda sample: bootstrap.median(sample.features[name])
 
 
 SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
@@ -119,7 +136,8 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
     Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
     Metric("clipscore", "clip", _of("score"), True, "mean score"),
-    *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES))}
+    *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES),
+    *(Metric(f"{name}-median", name, _median("score"), True, "median score") for name in SCORES))}
 """Every metric by name. Without a prefix: features of the embedded classifier."""
 GROUPS = {"prdc": ("precision", "recall", "density", "coverage"), "fid": ("inception-fd",),
           "pixels": ("saturation", "contrast", "high_frequency")}
