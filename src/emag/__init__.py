@@ -19,15 +19,14 @@ quiet.hush()
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, and the modules they bring. `import emag` alone brings neither torch nor diffusers."""
+    """Public names and modules, when they are asked for. `import emag` alone brings neither torch nor diffusers."""
     place = f"{__name__}.{name}"
     if name.startswith("__"):
         raise AttributeError(f"module 'emag' has no attribute {name!r}")
     if name == "load":  # imports every text encoder library: only when asked for
         return import_module(f"{__name__}.models.load").load
-    api = import_module(f"{__name__}.api")
     if name in __all__:
-        return getattr(api, name)
+        return getattr(import_module(f"{__name__}.api"), name)
     if find_spec(place) is None:
         raise AttributeError(f"module 'emag' has no attribute {name!r}")
     return import_module(place)

@@ -9,6 +9,7 @@ from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
+from ..ranges import warn_of_scales
 from .entry import Host
 
 log = logging.getLogger("emag")
@@ -92,7 +93,11 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
 
 
 def check_order(rules: Sequence[Rule]) -> None:
-    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction."""
+    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction.
+
+    Says which rules have a scale that nothing useful comes of.
+    """
+    warn_of_scales(rules)
     combining = [rule.name for rule in rules if rule.kind == "combining"]
     if len(combining) > 1:
         raise BadValue(f"{' and '.join(combining)} both combine the conditional with the unconditional prediction; keep one")

@@ -15,6 +15,8 @@ from ..storage import Storage
 FOLDER = "votes"
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 CHOICES = ("left", "right", "none")
+UNDONE = "undone"
+"""The choice of a line that takes back the vote before it on the same number and pair."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,21 @@ def read(storage: Storage, name: str) -> list[Vote]:
     """The votes of one name. A last line that was cut off does not count. Raises `BadValue` for other damage."""
     file = file_of(name)
     text = storage.read(file).decode("utf-8", "replace") if storage.exists(file) else ""
-    return [_vote(file, at, line) for at, line in enumerate(text.split("\n")[:-1], start=1)]
+    return _standing([_vote(file, at, line) for at, line in enumerate(text.split("\n")[:-1], start=1)])
+
+
+def _standing(votes: Sequence[Vote]) -> list[Vote]:
+    """The votes that were not taken back, in order."""
+    kept: list[Vote] = []
+    for vote in votes:
+        if vote.choice != UNDONE:
+            kept.append(vote)
+            continue
+        same = [at for at, other in enumerate(kept) if (other.number, {other.left, other.right})
+                == (vote.number, {vote.left, vote.right})]
+        if same:
+            del kept[same[-1]]
+    return kept
 
 
 def begin(storage: Storage, name: str) -> list[Vote]:
@@ -167,6 +183,6 @@ def _vote(file: str, at: int, line: str) -> Vote:
 
 def _checked(vote: Vote) -> Vote:
     kinds: dict[str, Any] = {"number": int, "left": str, "right": str, "choice": str}
-    if any(type(getattr(vote, name)) is not kind for name, kind in kinds.items()) or vote.choice not in CHOICES:
+    if any(type(getattr(vote, name)) is not kind for name, kind in kinds.items()) or vote.choice not in (*CHOICES, UNDONE):
         raise ValueError(vote)
     return vote
