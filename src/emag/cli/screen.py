@@ -34,8 +34,11 @@ class Screen(Console):
 
 def folded(text: str, width: int) -> str:
     """A text in lines of at most `width`, broken between words; a line that starts with blanks stays as it is."""
-    return "\n".join(line if line[:1] == " " else
-                     "\n".join(wrap(line, width, break_long_words=False, break_on_hyphens=False)) for line in text.split("\n"))
+    return "\n".join(line if line[:1] == " " else _wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    return "\n".join(wrap(line, width, break_long_words=False, break_on_hyphens=False))
 
 
 out, err = Screen(), Screen(stderr=True)
