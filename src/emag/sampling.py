@@ -16,6 +16,7 @@ from .hosts.entry import Host
 from .hosts.given import Condition
 from .hosts.pipeline import Guided, guide
 from .hosts.table import lookup
+from .ranges import warn_of_clipped, warn_of_scale
 
 Progress = Callable[[int, int], None]
 
@@ -96,6 +97,7 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
                 made = pipe(**call, generator=_generators(seeds))
             if not hasattr(made, "images"):
                 raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
+            _warn(run, call, made.images)
             return list(made.images), run
         except EmagError:
             raise
@@ -106,6 +108,14 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
             raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
         except (ValueError, TypeError) as error:
             raise BadValue(f"{type(pipe).__name__} refused the call: {str(error).splitlines()[0]}") from error
+
+
+def _warn(run: Guided, call: Mapping[str, Any], images: Sequence[Any]) -> None:
+    """Say what nothing useful comes of, and what looks like it."""
+    scale = call.get(run.host.scale or "")
+    if isinstance(scale, (int, float)):
+        warn_of_scale(f"the pipeline's {run.host.scale}", scale)
+    warn_of_clipped(images)
 
 
 def _generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:

@@ -8,7 +8,9 @@ import diffusers
 import torch
 
 from ..errors import BadValue, Unsupported
+from ..extras import require
 from ..hosts.table import denoisers, lookup
+from ..near import nearest
 from . import folder
 from .folder import first_line
 from .tiny import TinyPipeline
@@ -18,6 +20,7 @@ MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the
 
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OFFLOADS = (None, "model", "sequential")
 
 
@@ -36,6 +39,8 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
     if offload not in OFFLOADS or (offload and place.type == "cpu"):
         raise BadValue(f"offload must be None, 'model' or 'sequential', got {offload!r}" if offload not in OFFLOADS
                        else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
+    if lora is not None:
+        check_lora(lora)
     pipe = _open(str(name), number, place, revision)
     if lora is not None:
         _add_lora(pipe, lora)
@@ -51,8 +56,10 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
         return folder.read(path, dtype or torch.float32)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor model_index.json is in it")
-    if not path.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise BadValue(f"no model {name!r}: embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
+    if not path.is_dir() and not re.fullmatch(HUB_ID, name):
+        near = nearest(name, MODELS)
+        raise BadValue(f"no model {name!r}: " + (f"did you mean {near}? " if near else "")
+                       + f"embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
                        "stabilityai/stable-diffusion-3.5-medium")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     return _diffusers(str(path) if path.is_dir() else name, dtype, revision)
@@ -87,6 +94,15 @@ def _add_lora(pipe: Any, lora: str) -> None:
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         hint = "; install emag[lora]" if "peft" in str(error).lower() else ""
         raise BadValue(f"cannot load the LoRA {source}: {first_line(error)}{hint}") from error
+
+
+def check_lora(lora: str) -> None:
+    """Refuse a LoRA before the model is loaded: no PEFT, no such file, or none of the names that the hub has."""
+    require("lora")
+    source, _ = split_scale(lora)
+    if not Path(source).expanduser().exists() and (Path(source).suffix in (".safetensors", ".bin", ".pt", ".ckpt")
+                                                   or not re.fullmatch(HUB_ID, source)):
+        raise BadValue(f"there is no LoRA {source}: give a .safetensors file, a folder with one, or a hub id")
 
 
 def split_scale(lora: str) -> tuple[str, float]:
