@@ -37,7 +37,7 @@ def test_a_failed_write_leaves_the_older_file_and_no_draft(tmp_path, error):
     with pytest.raises(BadValue if isinstance(error, OSError) else type(error)) as caught:
         half()
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
-    assert not isinstance(error, OSError) or f"cannot write {tmp_path}/a: No space left" in str(caught.value)
+    assert not isinstance(error, OSError) or f"cannot write to {tmp_path}/a: No space left" in str(caught.value)
 
 
 def test_a_file_has_the_rights_that_the_user_gives_files(tmp_path):

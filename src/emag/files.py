@@ -142,7 +142,7 @@ def check_file(path: str | Path) -> Path:
     """`path`, if a file can be put there now. Raises `BadValue` before anything is."""
     path = Path(path)
     if path.is_dir():
-        raise BadValue(f"cannot write {path}: it is a folder")
+        raise BadValue(f"cannot write to {path}: it is a folder")
     check_folder(path.parent)
     return path
 
@@ -192,4 +192,4 @@ def _refused(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise BadValue(f"cannot write {'to ' if os.path.isdir(path) else ''}{path}: {reason}") from error
+        raise BadValue(f"cannot write to {path}: {reason}") from error
