@@ -115,7 +115,8 @@ def _put(handle: int, line: bytes) -> None:
             rest = rest[os.write(handle, rest):]
         os.fsync(handle)
     except BaseException:
-        os.ftruncate(handle, end)
+        with suppress(OSError):
+            os.ftruncate(handle, end)
         raise
 
 
