@@ -10,7 +10,7 @@ from rich.table import Table
 from .. import recipe
 from ..doctor.calibrate import BANDS, Reach, entry, measure
 from ..errors import BadValue
-from ..images import check_folder
+from ..files import check_folder, whole
 from ..sampling import Job, Settings, arguments
 from . import common as shared
 from .common import app, out
@@ -34,9 +34,9 @@ def calibrate(
     with shared.progress(1, "calibrating") as (on_step, _):
         reach = measure(pipe, rule, _call(pipe, work, Settings(steps, scale)), on_step)
     made = entry(rule, reach, model, count)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{rule.name}-{Path(model).name}.json"
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    with whole(path) as draft:
+        draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if as_json:
         shared.show_json(made)
         return
@@ -81,5 +81,6 @@ def _plotted(reach: list[Reach], name: str, path: Path) -> str:
         below = [a + b for a, b in zip(below, heights)]
     axes.set(xlabel="block", ylabel="|cond - weak| / |cond|", title=f"{name}: reach of each block, by share of energy")
     axes.legend()
-    figure.savefig(path.with_suffix(".png"), dpi=110)
+    with whole(path.with_suffix(".png")) as draft:
+        figure.savefig(draft, format="png", dpi=110)
     return f", picture in {path.with_suffix('.png')}"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..combinations import RECIPES
 from ..errors import BadValue
 from ..guidance import Rule
 from ..sampling import Progress as OnStep
+from ..seeds import parsed as seeds_of  # noqa: F401  (the commands read their --seeds with it)
 
 app = typer.Typer(name="emag", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Better images from diffusion transformers at sampling time, without training.")
@@ -47,17 +47,6 @@ def rules_of(short: list[str], named: str | None) -> tuple[Rule, ...]:
     if named is None:
         return tuple(recipe.parse(text) for text in short)
     return RECIPES[named].rules if named in RECIPES or not Path(named).suffix else recipe.read(named)
-
-
-def seeds_of(text: str) -> list[int]:
-    """Seeds from "8", "8-11" or "8,13"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise BadValue(f"cannot read the seeds {text!r}; write 8, 8-11 or 8,13")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

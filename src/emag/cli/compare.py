@@ -9,7 +9,8 @@ import typer
 from .. import showcase
 from ..columns import Column, Outcome, run
 from ..errors import BadValue
-from ..images import check_folder, write
+from ..files import check_file
+from ..images import write
 from ..sampling import Job, Settings, jobs
 from ..sheets import sheet
 from . import common as shared
@@ -48,12 +49,11 @@ def compare(
     settings = Settings(steps, scale, height, width, shared.settings_of(more))
     if sheet_path.suffix.lower() != ".png":
         raise BadValue(f"the sheet is a PNG: give a name that ends in .png, not {sheet_path.name}")
-    check_folder(sheet_path.parent)
+    check_file(sheet_path)
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}
     sweeps = weakness.sweep_columns() if everything else []
     outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size)
-    sheet_path.parent.mkdir(parents=True, exist_ok=True)
     shown, base = outcomes[:len(chosen)], _base(outcomes)
     out.print(every.table(shown, base))
     if everything:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from ..columns import Column, Outcome
-from ..images import check_folder
+from ..files import check_folder
 from ..sampling import Settings, jobs
 from . import common as shared
 from .common import app, out
@@ -39,7 +39,6 @@ def demo(
     names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
     work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
     outcomes = drawn(pipe, COLUMNS, work, Settings(STEPS, SCALE), len(numbers))
-    folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
         part = slice(i * len(numbers), (i + 1) * len(numbers))
         draw([_part(outcome, part) for outcome in outcomes], work[part], folder / f"{name}.png",

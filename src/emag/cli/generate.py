@@ -1,13 +1,13 @@
 """`emag generate`: images from prompts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import BadValue
-from ..images import check_folder, save
-from ..sampling import Settings, arguments, batches, jobs, sample
+from ..images import check_folder, save, saved
+from ..sampling import Settings, arguments, batches, foreseen, jobs, sample
 from . import common as shared
 from .common import app, err, out
 
@@ -25,7 +25,10 @@ def generate(
     dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
     more: shared.Set = [],  # noqa: B006
 ) -> None:
-    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that."""
+    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that.
+
+    Killed, the same command goes on: images that are there, whole and with the same recipe, are not made again.
+    """
     texts = lines(prompts or [], prompts_file, "prompt")
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
@@ -35,15 +38,26 @@ def generate(
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
     groups = list(batches(work, batch_size))
     calls = [arguments(pipe, group, settings) for group in groups]
-    written = 0
+    written, there, stats = 0, 0, None
     with shared.progress(len(calls), "generating") as (on_step, finished):
         for done, (group, call) in enumerate(zip(groups, calls), start=1):
-            images, run = sample(pipe, call, [job.seed for job in group], rules, on_step)
-            written += len(save(images, folder, run.record or {}))
+            numbers = [job.seed for job in group]
+            if finished_before(folder, foreseen(pipe, call, numbers, rules), len(group)):
+                there += len(group)
+            else:
+                images, run = sample(pipe, call, numbers, rules, on_step)
+                written += len(save(images, folder, run.record or {}))
+                stats = run.stats
             finished(done)
-    if run.stats:
-        err.print(str(run.stats), highlight=False)
-    out.print(f"{written} image(s) in {folder}", highlight=False)
+    if stats:
+        err.print(str(stats), highlight=False)
+    out.print(f"{written + there} image(s) in {folder}" + f", {there} of them from before" * bool(there), highlight=False)
+
+
+def finished_before(folder: Path, record: dict[str, Any], count: int) -> bool:
+    """True where all images of a call lie in a folder, whole and with this very record: an earlier command made them."""
+    told = folder.is_dir() and not record["unrecorded"]
+    return told and all(saved(folder, {**record, "row": row}) for row in range(count))
 
 
 def lines(given: list[str], path: Path | None, what: str) -> list[str]:
