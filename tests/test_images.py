@@ -76,8 +76,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-RECORD = {"model": {"model": "tiny", "dtype": "float32", "revision": None, "lora": None}, "rules": [], "call": {"prompt": "frog"},
-          "seeds": 8, "unrecorded": [], "versions": {}}
+RECORD = {"model": {"model": "tiny", "dtype": "float32", "revision": None, "lora": None}, "rules": [],
+          "call": {"prompt": "frog"}, "seeds": 8, "unrecorded": [], "versions": {}}
 
 
 def picture(value):
@@ -111,8 +111,9 @@ def test_two_processes_that_write_one_picture_leave_one_whole_file(tmp_path):
 
 @pytest.mark.parametrize(("prompt", "slug"), [
     ("A photo of a Frog!", "a-photo-of-a-frog"), ("", "unconditional"), ("  ", "unconditional"), ("?!", "prompt"),
-    ("\N{FROG FACE}", "prompt"), ("一只青蛙的照片", "一只青蛙的照片"), ("Лягушка на камне", "лягушка-на-камне"), ("カエル", "カエル"),
-    ("एक मेंढक", "एक-मेंढक"), ("صورة ضفدع", "صورة-ضفدع"), ("CAFÉ", "café"), ("cafe\u0301", "café"), ("../../etc/passwd", "etc-passwd"),
+    ("\N{FROG FACE}", "prompt"), ("一只青蛙的照片", "一只青蛙的照片"), ("Лягушка на камне", "лягушка-на-камне"),
+    ("カエル", "カエル"),     ("एक मेंढक", "एक-मेंढक"), ("صورة ضفدع", "صورة-ضفدع"), ("CAFÉ", "café"), ("cafe\u0301", "café"),
+    ("../../etc/passwd", "etc-passwd"),
     ("a\u202eb\x00c\nd:e\\f", "a-b-c-d-e-f"), ("CON", "con"), ("\udce9", "prompt")])
 def test_the_prompt_in_a_file_name(prompt, slug, tmp_path):
     assert images.slug(prompt) == slug

@@ -18,6 +18,7 @@ import torch
 COLUMNS = 61  # a prime, so that rows of a matrix that change places change the sums of columns
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _KNOWN = {"accelerate", "diffusers", "emag", "peft", "torch", "transformers"}
+_PLAIN, _HARMLESS = {bool, int, float, str}, {"gradient_checkpointing"}
 _CALLED = (FunctionType, MethodType, functools.partial)
 _EACH_RUN = {"timesteps", "sigmas"}  # what a scheduler is set to by every run
 
@@ -68,17 +69,18 @@ def _settings(module: torch.nn.Module) -> Any:
 
 
 def _parts(module: torch.nn.Module) -> Iterator[tuple[Any, ...]]:
-    """What parts of a network hold beside weights: numbers (dropout, FreeU's, ...), training mode, adapters, processors."""
+    """What parts of a network hold beside weights: numbers and switches (dropout, tiling, ...), adapters, processors."""
     for name, part in module.named_modules():
-        held = {key: value for key, value in vars(part).items() if type(value) is float or _scales(value)}
+        held: dict[str, Any] = {key: value for key, value in vars(part).items() if type(value) in _PLAIN or _scales(value)}
+        for key in [key for key in held if key.startswith("_") or key in _HARMLESS]:
+            del held[key]
         if hasattr(part, "_active_adapter"):
             held["adapters"] = [part._active_adapter, getattr(part, "_disable_adapters", None),
                                 getattr(part, "merged_adapters", None)]
         processor = vars(part).get("processor")
         if processor is not None:
             held["processor"] = [type(processor).__qualname__, str(getattr(processor, "_attention_backend", None))]
-        if held or part.training:
-            yield name, part.training, sorted(held.items())
+        yield name, sorted(held.items())
 
 
 def _scales(value: Any) -> bool:
