@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -82,8 +83,8 @@ def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image
     Raises `BadValue` for other formats, more than `PIXELS` pixels, and every kind of damage.
     """
     name = name if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise BadValue(f"cannot read {name}: it is no file" if Path(source).exists() else f"there is no file {name}")
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise BadValue(f"cannot read {name}: it is no file" if os.path.exists(source) else f"there is no file {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -68,6 +68,8 @@ def checked(found: Any) -> dict[str, Any]:
     """A record that somebody handed in, every type looked at. Raises `BadValue` with what is wrong."""
     if not isinstance(found, dict):
         raise BadValue("it is no object")
+    if not is_data(found):
+        raise BadValue("some of its texts are none")
     for key, (fits, what) in _SHAPES.items():
         if key in found and not fits(found[key]):
             raise BadValue(f"{key} is no {what}")

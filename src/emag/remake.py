@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import fingerprint, recipe
-from .engine.plan import weak_branches
 from .errors import BadValue, EmagError
 from .guidance import Rule
 from .perturbations.other_model import LOAD
@@ -20,7 +19,8 @@ MOST_OF = {"num_inference_steps": MOST_STEPS, "height": 16_384, "width": 16_384,
 def check(record: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules of a record with a row. Raises `BadValue` where its image cannot be made again; loads nothing."""
     if record["unrecorded"]:
-        raise BadValue(f"{', '.join(record['unrecorded'])} could not be recorded")
+        lost = (name if name.isprintable() else repr(name) for name in record["unrecorded"])
+        raise BadValue(f"{', '.join(lost)} could not be recorded")
     seeds, count = record["seeds"], images_of(record)
     if not record["model"] or not record["model"]["model"]:
         raise BadValue("its model is not recorded")
@@ -53,14 +53,21 @@ def refused() -> Iterator[None]:
         raise BadValue(f"it cannot be drawn: {str(error).partition(chr(10))[0] or type(error).__name__}") from error
 
 
-def sources(record: Mapping[str, Any], rules: tuple[Rule, ...]) -> list[str]:
+def sources(record: Mapping[str, Any]) -> list[str]:
     """What will be loaded to make an image again, a line for each."""
     model = record["model"]
     revision = f", revision {model['revision']!r}" if model.get("revision") else ""
     lora = [f"the LoRA {model['lora']!r}"] if model.get("lora") else []
-    named = {branch.model for branch in weak_branches([rule for rule in rules if not rule.neutral]) if branch.model}
-    others = [f"the second network {name.removeprefix(LOAD)!r}" for name in sorted(named) if name.startswith(LOAD)]
+    named = dict.fromkeys(text for text in _texts(record["rules"]) if text.startswith(LOAD))
+    others = [f"the second network {name.removeprefix(LOAD)!r}" for name in named]
     return [f"the model {model['model']!r}{revision}", *lora, *others]
+
+
+def _texts(data: Any) -> list[str]:
+    """Every text in JSON data."""
+    if isinstance(data, (dict, list)):
+        return [text for item in (data.values() if isinstance(data, dict) else data) for text in _texts(item)]
+    return [data] if isinstance(data, str) else []
 
 
 def older(record: Mapping[str, Any]) -> list[str]:
@@ -73,16 +80,16 @@ def fit(pipe: Any, record: Mapping[str, Any]) -> None:
     """Give a loaded pipeline the record's scheduler. Raises `BadValue` for another pipeline or other weights."""
     name = type(pipe).__name__
     if record.get("pipeline", name) != name:
-        raise BadValue(f"it was made by a {record['pipeline']}, and {record['model']['model']!r} is loaded as a {name}")
+        raise BadValue(f"it was made by a {record['pipeline']!r}, and {record['model']['model']!r} is loaded as a {name}")
     state = record.get("state")
     if state is None:  # of an older version, which did not look
         return
-    if state["scheduler"] is not None and fingerprint.scheduler(pipe) != state["scheduler"]:
+    if state.get("scheduler") is not None and fingerprint.scheduler(pipe) != state["scheduler"]:
         pipe.scheduler = scheduler(state["scheduler"])
     here = fingerprint.networks(pipe)
-    others = [part for part, mark in state["networks"].items() if mark and here.get(part) and here[part] != mark]
-    if others and not older(record):
-        raise BadValue(f"{', '.join(others)} of {record['model']['model']!r} is not what it was when the image was made: "
+    changed = [part for part, mark in state["networks"].items() if mark and here.get(part) and here[part] != mark]
+    if changed and not older(record):
+        raise BadValue(f"{', '.join(changed)} of {record['model']['model']!r} is not what it was when the image was made: "
                        "its weights or settings have changed since")
 
 

@@ -41,7 +41,7 @@ def again(
     except BadValue as error:
         raise BadValue(f"{image} cannot be made again: {error}") from None
     images.check_folder(folder)
-    for source in remake.sources(record, rules):
+    for source in remake.sources(record):
         say(f"{image} names {source}, which is loaded now")
     for package in remake.older(record):
         say(f"made with {package}: the picture may differ")
