@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from emag import images, remake
+from emag.cli.show import described
 from emag.errors import EmagError
 from test_cli import run  # noqa: F401  (a fixture)
 
@@ -101,6 +102,7 @@ def refused_or(call, *arguments):
 def read_all(path):
     """Everything that `again` does before it loads."""
     record = images.read(path)
+    assert described(record)
     rules = remake.check(record)
     assert 0 <= record["row"] < remake.images_of(record)
     return remake.sources(record), rules

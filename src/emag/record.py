@@ -140,6 +140,11 @@ def _is_state(value: Any) -> bool:
         held.get("config"), dict))
 
 
+def _is_rules(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(rule, dict) and len(rule) == 1 and all(
+        isinstance(given, dict) for given in rule.values()) for rule in value)
+
+
 def _is_seeds(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_seed, value))
 
@@ -150,7 +155,7 @@ def _is_texts(value: Any) -> bool:
 
 _SHAPES: dict[str, tuple[Any, str]] = {
     "model": (_is_source, "model's name, dtype, revision and LoRA"), "pipeline": (lambda v: isinstance(v, str), "name"),
-    "rules": (lambda v: isinstance(v, list), "list"), "call": (lambda v: isinstance(v, dict), "object"),
+    "rules": (_is_rules, "list of rules"), "call": (lambda v: isinstance(v, dict), "object"),
     "seeds": (lambda v: v is None or is_seed(v) or _is_seeds(v), "list of seeds"),
     "conditions": (lambda v: isinstance(v, dict), "object"), "state": (_is_state, "state of a pipeline"),
     "device": (lambda v: isinstance(v, str), "name"), "row": (lambda v: type(v) is int and v >= 0, "row number"),

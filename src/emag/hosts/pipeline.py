@@ -69,7 +69,7 @@ class Guided:
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
-        check(self.active, self.host, networks, arguments)
+        check(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
         with ExitStack() as undo:
@@ -156,6 +156,11 @@ def _guided_class(cls: type, guided: Guided) -> type:
     body = {"__call__": __call__, "_emag_guided": True, "__module__": cls.__module__, "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__}
     return type(cls)(cls.__name__, (cls,), body)
+
+
+def _named(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> set[str]:
+    """Names of the arguments that a call gives, those at their places included."""
+    return set(inspect.signature(original).bind(pipe, *args, **kwargs).arguments)
 
 
 def _bind(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

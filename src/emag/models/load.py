@@ -13,7 +13,9 @@ from safetensors import safe_open
 
 from .. import fingerprint
 from ..errors import BadValue, Unsupported
+from ..extras import require
 from ..hosts.table import denoisers, lookup
+from ..near import nearest
 from . import folder, hub
 from .folder import first_line
 from .tiny import TinyPipeline
@@ -23,6 +25,7 @@ MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 INDEX = "model_index.json"
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OFFLOADS = (None, "model", "sequential")
@@ -63,7 +66,9 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
     if path.is_dir() and not (path / INDEX).is_file():
         raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor {INDEX} is in it")
     if not path.is_dir() and not HUB_ID.fullmatch(name):
-        raise BadValue(f"no model {name!r}: embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
+        near = nearest(name, MODELS)
+        raise BadValue(f"no model {name!r}: " + (f"did you mean {near}? " if near else "")
+                       + f"embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
                        "stabilityai/stable-diffusion-3.5-medium")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     return _diffusers(str(path) if path.is_dir() else name, dtype, revision)
@@ -113,13 +118,14 @@ def _add_lora(pipe: Any, lora: str) -> None:
 
 def check_lora(source: str) -> None:
     """Raise `BadValue` where a LoRA is no safetensors file, no folder with one, and not to be had from the hub."""
+    require("lora")
     path = Path(source).expanduser()
     with _loading(f"the LoRA {source}"):
         if path.is_dir() and not any(path.glob("*.safetensors")):
             raise BadValue("the folder holds no safetensors file")
         if path.is_file() and path.suffix != ".safetensors":
             raise BadValue("it is no safetensors file; other formats can run code, and are not read")
-        if not path.exists() and not HUB_ID.fullmatch(source):
+        if not path.exists() and (path.suffix in WEIGHT_FILES or not HUB_ID.fullmatch(source)):
             raise BadValue("there is no such file or folder, and it is no hub id")
         if not path.exists():
             hub.cached_only(source, "pytorch_lora_weights.safetensors", needed=False)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import BadValue
+from ...near import choices
 from . import bootstrap
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
@@ -75,7 +76,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     """
     names = list(recipes) if recipes is not None else run.recipes()
     if against is not None and against not in names:
-        raise BadValue(f"--against {against!r} is none of the recipes measured: {', '.join(names)}")
+        raise BadValue(f"--against {against!r} is none of the recipes measured: {choices(against, names)}")
     found: dict[str, dict[str, Statistic | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:
