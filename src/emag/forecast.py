@@ -1,6 +1,5 @@
 """What a run on a model would cost, from its configuration alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from .defaults import resolved
 from .engine.plan import Plan, plan, weak_branches
 from .engine.trajectory import Trajectory
 from .errors import BadValue
+from .files import parsed
 from .guidance import Rule
-from .models import folder
-from .models.load import MODELS, WEIGHTS
+from .models import folder, hub
+from .models.load import HUB_ID, MODELS, WEIGHTS
 from .perturbations.ema_attention import EMAttention
 from .schedules import APPLIED, OBSERVED
 
@@ -70,10 +70,13 @@ def _config(model: str) -> dict[str, Any]:
     own = path / folder.PROMPT
     try:
         if own.is_file():
-            return json.loads((path / "config.json").read_text(encoding="utf-8"))
+            return dict(parsed((path / "config.json").read_bytes()))
+        if not path.is_dir() and not HUB_ID.fullmatch(model):
+            raise BadValue("there is no such folder, and it is no hub id")
+        only = not path.is_dir() and hub.cached_only(model, "transformer/config.json")
         # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer"))
-    except (OSError, ValueError) as error:
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer", local_files_only=only))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
 

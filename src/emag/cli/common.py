@@ -1,7 +1,6 @@
 """What the commands share: options, and how they are read."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BadValue
+from ..seeds import parsed as seeds_of
 from .app import app, command
 from .bars import progress
 from .outputs import check_out, file_in
@@ -74,17 +74,6 @@ def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
     if named is None:
         return tuple(recipe.parse(text) for text in short)
     return RECIPES[named].rules if named in RECIPES or not Path(named).suffix else recipe.read(named)
-
-
-def seeds_of(text: str) -> list[int]:
-    """Seeds from "8", "8-11" or "8,13"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise BadValue(f"cannot read the seeds {text!r}; write 8, 8-11 or 8,13")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

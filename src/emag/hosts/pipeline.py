@@ -56,6 +56,11 @@ class Guided:
             raise BadValue("nothing to save yet: call the pipeline inside the with block first")
         return save(images, folder, self.record)
 
+    def foresee(self, pipe: Any, **arguments: Any) -> dict[str, Any]:
+        """The record that a call of the pipeline with these arguments would leave. Raises `TypeError` for other names."""
+        self._remember(pipe, _bind(type(pipe).__call__, pipe, (), arguments))
+        return self.record or {}
+
     def call(self, original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call of the pipeline under the guidance: a run."""
         arguments = _bind(original, pipe, args, kwargs)
