@@ -50,7 +50,8 @@ def made(name, *rules, ratio=0.5, **more):
     case, cutoff, inputs = ALL[name]
     pipe, own = case.pipe(), {} if inputs is None else {"callback_on_step_end_tensor_inputs": inputs}
     with emag.guide(pipe, *rules) as run:
-        out = case.run(pipe, seeds=(8,), num_inference_steps=STEPS, callback_on_step_end=cutoff(cutoff_step_ratio=ratio), **own, **more)
+        out = case.run(pipe, seeds=(8,), num_inference_steps=STEPS, **own, **more,
+                       callback_on_step_end=cutoff(cutoff_step_ratio=ratio))
     return out, run
 
 
