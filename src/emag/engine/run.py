@@ -21,7 +21,7 @@ from .conditions import Conditions
 from .course import Course
 from .finite import Finite
 from .passes import Passes, Place, groups
-from .plan import evaluates_null, needed, weak_branches
+from .plan import departs, evaluates_null, needed, weak_branches
 from .present import Present
 from .view import Kind, View
 
@@ -72,6 +72,8 @@ class Run:
         """Put the taps into the networks, until `undo` closes."""
         for blocks in self.all_blocks:
             undo.callback(blocks.clear)
+            if departs(self.rules):
+                self.passes.watch(blocks.network, undo)
             blocks.install(undo)
             self.conditions.install(blocks.network, undo)
             if any(branch.modules == "time" for branch in self.further):

@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..backbones.read import Network
-from ..engine.plan import plan, unfed, weak_branches
+from ..engine.foreign import cache
+from ..engine.plan import departs, plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
@@ -47,7 +48,7 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
     _check_paired(rules, network)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
-    if branches:
+    if branches or departs(rules):
         for one in networks:
             check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
 
@@ -166,7 +167,11 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
 
 
 def check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse diffusers' block caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    """Refuse caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    found = cache(network.module)
+    if found:
+        raise Unsupported(f"a cache is at work in the network: {found[1]} is the forward of {found[0] or 'the whole'}. It "
+                          "would serve one pass of a step what it kept from another: switch it off")
     for module in network.module.modules():
         registry = getattr(module, "_diffusers_hook", None)
         for hook in registry.hooks.values() if registry is not None else ():
