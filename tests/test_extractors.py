@@ -544,7 +544,7 @@ def test_the_commands(run, parquet, tmp_path, monkeypatch):
 
     from emag.cli.metrics import app
 
-    monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
+    monkeypatch.setattr("emag.evaluate.metrics.plain.RunFolder", lambda url: run)
     call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
     file = tmp_path / "reference.npz"
     assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10).exit_code == 0

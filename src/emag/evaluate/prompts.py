@@ -1,5 +1,6 @@
 """Lists of prompts: from files (see `prompt_file`), from lists and from class names."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ def of_classes(names: Sequence[str]) -> tuple[Prompt, ...]:
 
 def read_prompts(file: Any = None, column: Any = None, category: Any = None, limit: Any = None,
                  beside: Path = Path()) -> tuple[Prompt, ...]:
-    """Prompts from a file (path or URL) by column; the first `limit` of them. Raises `BadValue` that names the line.
+    """Prompts from a file (path, URL, or - for text on standard input) by column; the first `limit` of them.
 
+    Raises `BadValue` that names the line.
     column: None is prompt, caption or text, any case; category: None is category or tag, where there is one.
     """
     name = str(checked("prompts file", file, str))
@@ -52,6 +54,8 @@ def read_prompts(file: Any = None, column: Any = None, category: Any = None, lim
 
 def _bytes(name: str, beside: Path) -> bytes:
     try:
+        if name == "-":
+            return sys.stdin.buffer.read()
         if "://" in name:
             import fsspec
 
