@@ -135,6 +135,24 @@ def test_a_ballot_goes_on_where_it_was_left(run):
     assert Ballot(run, PAIR, "bob").progress == Ballot(run, ("cfg", "emag"), "ann").progress == (0, 6)
 
 
+def test_a_vote_is_taken_back_and_asked_for_again(run):
+    """Only the latest one, however often; after a restart too, and never one of another pair."""
+    other, ballot = Ballot(run, ("cfg", "emag"), "ann"), Ballot(run, PAIR, "ann")
+    assert not ballot.undo()
+    other.cast(other.next, "right")
+    assert not ballot.undo()
+    first, second = ballot.numbers[:2]
+    assert ballot.cast(first, "left") and ballot.cast(second, "left") and ballot.undo()
+    assert (ballot.next, ballot.progress[0]) == (second, 1)
+    assert ballot.cast(second, "none")
+    again = Ballot(run, PAIR, "ann")
+    assert again.undo() and again.undo() and not again.undo()
+    assert again.next == first and again.progress[0] == 0
+    assert [one.choice for one in votes.read(run.storage, "ann")] == ["right"]
+    [found] = votes.tallies(run.storage)
+    assert (found.a, found.b, found.votes) == ("cfg", "emag", 1)
+
+
 def test_a_vote_that_was_cut_off_is_asked_for_again(run):
     ballot = Ballot(run, PAIR, "ann")
     for _ in range(2):
@@ -261,6 +279,16 @@ def test_no_answer_tells_which_recipe_it_is(server):
         assert np.array_equal(image, server.ballot.run.image(recipe, number))
 
 
+def test_a_vote_is_taken_back_over_http(server, run):
+    first = json.loads(ask(server, "GET", "/next")[2])
+    own = {"Origin": server.url.rstrip("/")}
+    assert ask(server, "POST", "/undo", **own)[0] == 409
+    vote(server, {"number": first["number"], "choice": "left"})
+    assert ask(server, "POST", "/undo", Origin="http://example.com")[0] == 403
+    status, _, text = ask(server, "POST", "/undo", **own)
+    assert status == 200 and json.loads(text) == first and not votes.read(run.storage, "ann")
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"number": 1}', b"[" * 900,
                                   b'"' + b"x" * 2000 + b'"', b'{"number": "0", "choice": "left"}',
                                   b'{"number": 0, "choice": "emag"}',
@@ -298,6 +326,10 @@ def test_in_a_browser(server, run, tmp_path):
         for done in range(3, 6):
             tab.until(f"document.getElementById('bar').value === {done} && !document.querySelector('#pair.waiting')")
             tab.run("document.querySelector('#pair button').click()")
+        tab.until("document.getElementById('pair').hidden")
+        tab.run("document.getElementById('undo').click()")
+        tab.until("document.getElementById('bar').value === 5 && !document.querySelector('#pair.waiting')")
+        tab.run("document.querySelector('#pair button').click()")
         tab.until("document.getElementById('pair').hidden")
         assert not tab.problems
     cast = votes.read(run.storage, "ann")

@@ -1,5 +1,6 @@
 """Columns of a comparison: one guidance each, in short form, run over the same prompts and seeds."""
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from .hosts import own_loop
 from .hosts.own_guider import with_scale
 from .hosts.table import denoisers, lookup
 from .methods import METHODS
+from .near import choices
+from .ranges import warn_of_clipped, warn_of_scales
 from .rules.cfg import CFG
 from .samplers import CORRECTORS, SOLVERS, Corrector, Solver
 from .sampling import Job, Progress, Settings, arguments, batches, sample
@@ -58,10 +61,23 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """The pipeline's own call at the same settings, which a column need not have made.
+
+    evaluations: block evaluations per image. guides: whether its CFG is on. scale: its guidance scale, where it has one.
+    """
+
+    evaluations: int
+    guides: bool
+    scale: float | None
+    steps: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one column made: an image per job, a record and row for each, and the statistics of its calls.
 
-    evaluations: block evaluations per image. seconds: spent in all calls.
+    evaluations: block evaluations per image. seconds: spent in all calls. plain: what the pipeline alone would do.
     """
 
     column: Column
@@ -70,18 +86,18 @@ class Outcome:
     stats: tuple[Stats, ...]
     evaluations: int
     seconds: float
+    plain: Plain | None = None
 
 
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
     """Make the images of one column."""
-    if column.scale is not None:
-        settings = replace(settings, scale=column.scale)
-    parts = [_call(pipe, column, group, settings, progress) for group in batches(work, batch_size)]
+    own = settings if column.scale is None else replace(settings, scale=column.scale)
+    parts = [_call(pipe, column, group, own, progress) for group in batches(work, batch_size)]
     return Outcome(column, tuple(image for part in parts for image in part.images),
                    tuple(record for part in parts for record in part.records),
                    tuple(stats for part in parts for stats in part.stats), parts[0].evaluations,
-                   sum(part.seconds for part in parts))
+                   sum(part.seconds for part in parts), _plain(pipe, work, settings))
 
 
 def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
@@ -105,7 +121,9 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings,
         rules = (*rules, CFG(settings.scale))
     loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
+    warn_of_scales(column.correctors)
     made, model = own_loop.run(pipe, loop, *texts, progress)
+    warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
                    model.evaluations * read(pipe.transformer).depth, time.perf_counter() - start)
@@ -113,10 +131,23 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings,
 
 def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:
     """Block evaluations per image of the pipeline's latest call on its own."""
+    depth = read(denoisers(pipe, lookup(pipe))[0]).depth
+    return depth * len(trajectory(pipe.scheduler).timesteps) * (2 if _guides(pipe, call) else 1)
+
+
+def _guides(pipe: Any, call: Mapping[str, Any]) -> bool:
+    """Whether the pipeline's own CFG is on in a call."""
     host = lookup(pipe)
-    depth = read(denoisers(pipe, host)[0]).depth
-    rows = 2 if host.guides(with_scale({host.scale or "": 0, **call}, host, pipe)) else 1
-    return depth * len(trajectory(pipe.scheduler).timesteps) * rows
+    return host.guides(with_scale({host.scale or "": 0, **call}, host, pipe))
+
+
+def _plain(pipe: Any, work: Sequence[Job], settings: Settings) -> Plain:
+    """The pipeline's own call, counted from the steps of the latest one."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    call = {name: one.default for name, one in known.items() if one.default is not one.empty}
+    call |= arguments(pipe, work[:1], settings)
+    scale = with_scale(call, lookup(pipe), pipe).get(lookup(pipe).scale or "")
+    return Plain(_host_evaluations(pipe, call), _guides(pipe, call), scale, len(trajectory(pipe.scheduler).timesteps))
 
 
 def _labelled(text: str) -> bool:
@@ -130,7 +161,7 @@ def _part(word: str) -> Rule | Corrector | Solver:
         if name in registry:
             return recipe.parse(word, registry)
     if name not in METHODS:
-        raise BadValue(f"there is no method {name!r}; there are {', '.join((*METHODS, *CORRECTORS, *SOLVERS))}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, (*METHODS, *CORRECTORS, *SOLVERS))}")
     return recipe.parse(word)
 
 

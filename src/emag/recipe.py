@@ -14,6 +14,7 @@ from typing import Any
 from .errors import BadValue
 from .guidance import Rule
 from .methods import METHODS
+from .near import choices
 from .values import from_text, hints_of, made, plain, refuse_odd
 
 
@@ -72,5 +73,5 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
 def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
     """The rule of a name. Raises `BadValue` where there is none."""
     if name not in registry:
-        raise BadValue(f"there is no method {name!r}; there are {', '.join(registry)}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, registry)}")
     return registry[name]

@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import BadValue
+from .near import choices
 from .schedules import SCHEDULES, Schedule, Window
 
 Made = TypeVar("Made")
@@ -33,7 +34,7 @@ def refuse_odd(name: str, keys: list[str], kind: Any) -> None:
         raise BadValue(f"{name} names {', '.join(twice)} twice")
     unknown = [key for key in keys if key not in names]
     if unknown:
-        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(names)}")
+        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names)}")
     missing = [f.name for f in fields(kind)
                if f.default is MISSING and f.default_factory is MISSING and f.name not in keys]
     if missing:
@@ -84,7 +85,7 @@ def _tuple(where: str, value: Any, kind: Any) -> Any:
 def _schedule(where: str, value: dict[str, Any]) -> Schedule:
     name = value.get("schedule")
     if name not in SCHEDULES:
-        raise BadValue(f"{where}: there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+        raise BadValue(f"{where}: there is no schedule {name!r}; {choices(str(name), SCHEDULES)}")
     return made(str(name), SCHEDULES[name], {key: item for key, item in value.items() if key != "schedule"})
 
 
@@ -124,7 +125,7 @@ def schedule(text: str) -> Schedule:
     """A schedule from "name:scale:key=value:...", e.g. "interval:4:low=0.2:high=1.6"."""
     name, *parts = (part.strip() for part in text.split(":"))
     if name not in SCHEDULES:
-        raise BadValue(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+        raise BadValue(f"there is no schedule {name!r}; {choices(str(name), SCHEDULES)}")
     hints, given = hints_of(SCHEDULES[name]), []
     for at, part in enumerate(parts):
         key, equals, value = part.partition("=")
@@ -145,12 +146,14 @@ def layers(text: str) -> tuple[int, ...]:
 
 
 def window(text: str) -> Window:
-    """A window from "unit:start:delta:stop", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
-    unit, *numbers = text.split(":")
-    if len(numbers) != 3:
-        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8")
+    """A window from "unit:start:delta:stop[:base=N][:hold]", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
+    unit, *parts = text.split(":")
+    numbers = [part for part in parts if part != "hold" and not part.startswith("base=")]
+    if len(numbers) != 3 or parts[:3] != numbers:
+        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8; :hold and :base=N may follow")
+    base = next((int(part.removeprefix("base=")) for part in parts if part.startswith("base=")), Window.base)
     start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit)
+    return Window(start, delta, stop, unit, base, hold="hold" in parts)
 
 
 def _schedule_word(text: str) -> Schedule:

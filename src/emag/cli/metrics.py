@@ -7,11 +7,16 @@ import typer
 from rich.table import Table
 
 from ..errors import BadValue
+from ..images import check_folder
+from ..near import choices
 from . import common as shared
-from .common import app, err, out
+from .common import command, err, out
+from .common import table as folded
 
 
-@app.command()
+@command("emag metrics runs/first --reference known.npz --against cfg", "emag metrics runs/first --metrics accuracy,pixels",
+         "emag metrics pictures/ --reference known.npz --metrics fid",
+         kept="what was seen of single images stays, no metric was written; the same command goes on", needs=("eval",))
 def metrics(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, path or URL; or a folder of images.")],
     names: Annotated[str | None, typer.Option("--metrics", help="Metrics by name; prdc, fid and pixels stand for several. "
@@ -47,10 +52,11 @@ def metrics(
     for base in dict.fromkeys(one.against for one in results):
         out.print(_table([one for one in results if one.against == base], base))
     for metric, version in dict.fromkeys((one.metric, one.version) for one in results):
-        err.print(f"{metric}: {version}", highlight=False, style="dim")
+        err.print(f"{metric}: {version}", style="dim")
 
 
-@app.command()
+@command("emag reference known.npz --data cifar10/test.parquet", kept="nothing was written; the same command starts again",
+         needs=("eval",))
 def reference(
     file: Annotated[Path, typer.Argument(help="npz to write.")],
     data: Annotated[Path, typer.Option(help="Folder of images; or a parquet file of them, or a folder of those.")],
@@ -58,20 +64,25 @@ def reference(
     size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images of a parquet file; default: 32.")]
     = None,
     limit: Annotated[int | None, typer.Option(min=2, help="The first images only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu", as_json: shared.Json = False,
 ) -> None:
     """Write features and moments of real images, to compare runs with."""
     from ..evaluate.metrics import reference as stored
     from ..evaluate.metrics.extractors import EXTRACTORS
 
     if extractor not in EXTRACTORS:
-        raise BadValue(f"there is no extractor {extractor!r}; there are {', '.join(EXTRACTORS)}")
+        raise BadValue(f"there is no extractor {extractor!r}; {choices(extractor, EXTRACTORS)}")
     if not data.exists():
         raise BadValue(f"there is no file or folder {data}")
+    check_folder(file.parent)
     made = EXTRACTORS[extractor](device)
     features = stored.of_data(data, made, size, limit)
     stored.write(file, features, made.version)
-    out.print(f"{file}: {len(features)} images, {features.shape[1]} channels, {made.version}", highlight=False)
+    if as_json:
+        shared.show_json({"file": str(file), "images": len(features), "channels": features.shape[1],
+                          "version": made.version})
+        return
+    out.print(f"{file}: {len(features)} images, {features.shape[1]} channels, {made.version}")
 
 
 ARROWS = {True: "↑", False: "↓", None: ""}
@@ -83,7 +94,7 @@ def _names(text: str) -> list[str]:
 
 def _table(results: list[Any], base: str | None) -> Table:
     sign = "" if base is None else "+"
-    table = Table("metric", "recipe" if base is None else f"minus {base}", "value", "95 % interval", "images", box=None)
+    table = folded("metric", "recipe" if base is None else f"minus {base}", "value", "95 % interval", "images")
     for one in sorted(results, key=lambda one: [r.metric for r in results].index(one.metric)):
         table.add_row(f"{one.metric} {ARROWS[one.higher]}", one.recipe, f"{one.value:{sign}.4g}",
                       f"{one.low:{sign}.4g} to {one.high:{sign}.4g}", str(one.n))

@@ -37,7 +37,9 @@ class Place:
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """The call of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
         if branch.all_rows:
-            return self.call, None, self.rows.cond
+            own = self.rows.uncond if branch.takes_uncond else self.rows.cond
+            assert own is not None
+            return self.call, None, own
         if branch.condition is not None and not branch.null:
             return self.host_call.rows(self.host_rows.cond), self.rows.cond, slice(None)
         if branch.null:

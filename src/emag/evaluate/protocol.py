@@ -9,6 +9,7 @@ import yaml
 
 from ..errors import BadValue
 from ..files import parsed
+from ..near import choices
 from .prompts import Prompt, read_prompts
 from .spec import RunSpec, parse
 
@@ -49,7 +50,7 @@ class Protocol:
         """The same on another model, with some recipes or with fewer images. Raises `BadValue`."""
         unknown = [name for name in recipes if name not in self.run["recipes"]]
         if unknown:
-            raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; it has {', '.join(self.run['recipes'])}")
+            raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; {choices(unknown[0], self.run['recipes'])}")
         run = {**self.run, "recipes": {name: self.run["recipes"][name] for name in recipes or self.run["recipes"]}}
         if model is not None:
             held = self.run["model"] if isinstance(self.run["model"], dict) else {}
@@ -58,7 +59,8 @@ class Protocol:
 
     def check(self) -> "Protocol":
         """Every recipe on the embedded model, a handful of images in few steps, measured with random features."""
-        run = {**CHECK, "seed": self.run["seed"], "recipes": self.run["recipes"]}
+        recipes = {name: _carried(one, self.run["steps"]) for name, one in self.run["recipes"].items()}
+        run = {**CHECK, "seed": self.run["seed"], "recipes": recipes}
         return replace(self, captions=False, run=run, metrics=tuple(STAND_INS[name] for name in self.metrics))
 
     def spec(self, captions: str | None, out: str) -> RunSpec:
@@ -75,6 +77,18 @@ class Protocol:
         return self.published.get(recipe, {}).get(metric)
 
 
+def _carried(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A recipe for other numbers of steps: its windows by the indices of a run of `steps` keep their place in a run."""
+    def rule(data: dict[str, Any]) -> dict[str, Any]:
+        window = data.get("window")
+        if not window or window.get("unit") != "index":
+            return data
+        return {**data, "window": {**window, "unit": "published", "base": steps - 1}}
+
+    rules = [{name: rule(data) for name, data in one.items()} for one in recipe.get("rules", ())]
+    return {**recipe, "rules": rules} if rules else recipe
+
+
 def names() -> list[str]:
     """The protocols that there are."""
     return sorted(path.stem for path in SPECS.glob("*.yaml"))
@@ -83,7 +97,7 @@ def names() -> list[str]:
 def read(name: str) -> Protocol:
     """A protocol by name. Raises `BadValue` where there is none."""
     if name not in names():
-        raise BadValue(f"there is no protocol {name!r}; there are {', '.join(names())}")
+        raise BadValue(f"there is no protocol {name!r}; {choices(name, names())}")
     data = yaml.safe_load((SPECS / f"{name}.yaml").read_text(encoding="utf-8"))
     return Protocol(name, **{**data, "metrics": tuple(data["metrics"]), "notes": tuple(data["notes"])})
 

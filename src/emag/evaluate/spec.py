@@ -10,6 +10,7 @@ import yaml
 
 from ..columns import Column
 from ..errors import BadValue
+from ..near import choices
 from ..sampling import Settings
 from ..values import checked, hints_of
 from .prompts import Prompt, of_classes, of_list, read_prompts
@@ -79,7 +80,7 @@ class RunSpec:
         """A recipe by name. Raises `BadValue` where there is none."""
         found = next((one for one in self.recipes if one.label == name), None)
         if found is None:
-            raise BadValue(f"the run has no recipe {name!r}; it has {', '.join(one.label for one in self.recipes)}")
+            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes])}")
         return found
 
     def with_prompts(self, prompts: Sequence[Prompt]) -> "RunSpec":

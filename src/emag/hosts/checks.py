@@ -1,7 +1,7 @@
 """Everything about one call of a pipeline that can be refused before it starts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..backbones.read import Network
@@ -9,6 +9,7 @@ from ..engine.plan import plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
+from ..ranges import warn_of_scales
 from .entry import Host
 
 log = logging.getLogger("emag")
@@ -16,8 +17,12 @@ log = logging.getLogger("emag")
 HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
 
 
-def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any]) -> None:
-    """Refuse what cannot work. Raises `BadValue` and `Unsupported`; says so where the host's scale is ignored."""
+def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any],
+          named: Collection[str] = ()) -> None:
+    """Refuse what cannot work. Raises `BadValue` and `Unsupported`.
+
+    named: arguments that the caller gave; says so where the host's scale is among them and is ignored.
+    """
     branches, network = weak_branches(rules), networks[0]
     if any(other.depth != network.depth for other in networks):
         depths = " and ".join(str(one.depth) for one in networks)
@@ -31,7 +36,8 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
-    _check_combiner(rules, host, arguments)
+        network.check_text(branch.blocks if branch.reads_text else ())
+    _check_combiner(rules, host, arguments, named)
     needy = [rule.name for rule in rules if any(branch.needs_uncond or branch.null for branch in rule.weak)]
     if needy and (not host.doubled or not host.guides(arguments)):
         raise Unsupported(f"{needy[0]} with these settings needs conditional and unconditional rows in one network call, "
@@ -88,7 +94,11 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
 
 
 def check_order(rules: Sequence[Rule]) -> None:
-    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction."""
+    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction.
+
+    Says which rules have a scale that nothing useful comes of.
+    """
+    warn_of_scales(rules)
     combining = [rule.name for rule in rules if rule.kind == "combining"]
     if len(combining) > 1:
         raise BadValue(f"{' and '.join(combining)} both combine the conditional with the unconditional prediction; keep one")
@@ -110,7 +120,7 @@ def _check_nulls(rules: Sequence[Rule]) -> None:
         raise BadValue(f"{rules[0].name} rewrites the unconditional prediction that {late} gives: name {late} before it")
 
 
-def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any], named: Collection[str]) -> None:
     combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combiner is None:
         _check_uncombined(rules, host, arguments)
@@ -121,7 +131,7 @@ def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]
     if host.third_asked and arguments.get(host.third_asked) is not None:
         raise Unsupported(f"{host.third_asked} adds to the result of {combiner}; use one of the two")
     _check_values(host, host.combined, arguments)
-    if host.scale is not None:
+    if host.scale is not None and host.scale in named:
         log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
 
 

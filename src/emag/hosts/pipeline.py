@@ -24,6 +24,7 @@ from .checks import check, check_order
 from .given import Condition, Given
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
+from .rescales import without_rescales
 from .table import denoisers, lookup
 
 
@@ -55,6 +56,11 @@ class Guided:
             raise BadValue("nothing to save yet: call the pipeline inside the with block first")
         return save(images, folder, self.record)
 
+    def foresee(self, pipe: Any, **arguments: Any) -> dict[str, Any]:
+        """The record that a call of the pipeline with these arguments would leave. Raises `TypeError` for other names."""
+        self._remember(pipe, _bind(type(pipe).__call__, pipe, (), arguments))
+        return self.record or {}
+
     def call(self, original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call of the pipeline under the guidance: a run."""
         arguments = _bind(original, pipe, args, kwargs)
@@ -64,7 +70,7 @@ class Guided:
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
-        check(self.active, self.host, networks, arguments)
+        check(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
         with ExitStack() as undo:
@@ -76,9 +82,10 @@ class Guided:
             run = Run(networks[0], self.active, view, first, self.given.per_row, self.given.shared, self.given.masks,
                       self.on_step, tuple(others))
             self._install(run, view, denoisers(pipe, self.host), undo)
+            args, kwargs = without_rescales(original, pipe, self.host, self.active, args, kwargs)
             start = time.perf_counter()
             result = original(pipe, *args, **kwargs)
-            run.course.check_effect()
+            run.finish()
             self.stats = stats(run, time.perf_counter() - start)
         return result
 
@@ -151,6 +158,11 @@ def _guided_class(cls: type, guided: Guided) -> type:
     body = {"__call__": __call__, "_emag_guided": True, "__module__": cls.__module__, "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__}
     return type(cls)(cls.__name__, (cls,), body)
+
+
+def _named(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> set[str]:
+    """Names of the arguments that a call gives, those at their places included."""
+    return set(inspect.signature(original).bind(pipe, *args, **kwargs).arguments)
 
 
 def _bind(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import BadValue
+from ..files import parsed
 from . import folder
 from .trainer import WORDS, Settings, Trainer
 from .words import vocabulary
@@ -51,13 +52,14 @@ def restore(trainer: Trainer, out: Path) -> float:
         return 0.0
     try:
         with safe_open(out / FILE, "pt") as file:
-            facts = json.loads((file.metadata() or {})[HEADER])
+            facts = parsed((file.metadata() or {})[HEADER])
+            before, seconds, step = dict(facts["settings"]), float(facts["seconds"]), int(facts["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise BadValue(f"{out / FILE} is no checkpoint that can be read: {folder.first_line(error)}") from error
-    _check(facts["settings"], _plain(trainer.settings), out)
-    _fill(trainer, tensors, facts["step"])
-    return float(facts["seconds"])
+    _check(before, _plain(trainer.settings), out)
+    _fill(trainer, tensors, step)
+    return seconds
 
 
 def _check(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:

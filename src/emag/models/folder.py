@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import BadValue
-from ..files import whole
+from ..files import parsed, whole
 from .tiny import TinyPipeline
 from .words import WordEncoder
 
@@ -28,14 +28,14 @@ def read(folder: Path, dtype: torch.dtype = torch.float32) -> TinyPipeline:
     if missing:
         raise BadValue(f"model folder {folder} lacks {', '.join(missing)}")
     try:
-        facts = json.loads((folder / PROMPT).read_text())
+        facts = parsed((folder / PROMPT).read_bytes())
         return TinyPipeline.build(_network(folder, dtype), _words(folder, facts, dtype), float(facts["scale"]))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file makes torch, diffusers or safetensors say
         raise BadValue(f"model folder {folder} cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _network(folder: Path, dtype: torch.dtype) -> SD3Transformer2DModel:
-    network = SD3Transformer2DModel.from_config(json.loads((folder / CONFIG).read_text()))
+    network = SD3Transformer2DModel.from_config(parsed((folder / CONFIG).read_bytes()))
     network.load_state_dict(_weights(folder / NETWORK, dtype), assign=True)
     return network.eval()
 
@@ -64,8 +64,11 @@ def write(folder: Path, config: Mapping[str, Any], network: dict[str, torch.Tens
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name, then rename it."""
     with whole(path) as draft:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft,
-                  metadata={"format": "pt", **(metadata or {})})
+        try:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft,
+                      metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # a full disk among them
+            raise BadValue(f"cannot write to {path}: {first_line(error)}") from error
 
 
 def save_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BadValue
+from ...near import choices
 from . import bootstrap, doubts, kid
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
@@ -83,7 +84,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     """
     names = list(recipes) if recipes is not None else run.recipes()
     if against is not None and against not in names:
-        raise BadValue(f"--against {against!r} is none of the recipes measured: {', '.join(names)}")
+        raise BadValue(f"--against {against!r} is none of the recipes measured: {choices(against, names)}")
     found: dict[str, dict[str, Statistic | Jackknife | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:

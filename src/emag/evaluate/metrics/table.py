@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import BadValue
 from ...models.words import class_of
+from ...near import choices
 from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
 from .diversity import diversity
@@ -154,5 +155,6 @@ def chosen(names: list[str]) -> list[Metric]:
         full += group or (name,)
     unknown = [name for name in full if name not in METRICS]
     if unknown or not full:
-        raise BadValue(f"there is no metric {', '.join(unknown) or 'given'}; there are {', '.join([*METRICS, *GROUPS])}")
+        wrong = ", ".join(unknown) or "given"
+        raise BadValue(f"there is no metric {wrong}; {choices(wrong, [*METRICS, *GROUPS])}")
     return [METRICS[name] for name in dict.fromkeys(full)]

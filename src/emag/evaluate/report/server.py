@@ -61,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin", "")
         if not self._asked_by_name() or origin.removeprefix("http://") not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, "votes come from the page itself")
+        elif self.path == "/undo":
+            self._undo()
         elif self.path != "/vote":
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
         else:
@@ -87,6 +89,14 @@ class Handler(BaseHTTPRequestHandler):
             full = isinstance(error.__cause__, OSError)  # the disk refuses, and the vote is none
             self._refuse(HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.BAD_REQUEST,
                          str(error) if isinstance(error, BadValue) else "no JSON")
+            return
+        self._json(self._state(), HTTPStatus.OK if kept else HTTPStatus.CONFLICT)
+
+    def _undo(self) -> None:
+        try:
+            kept = self.server.ballot.undo()
+        except BadValue as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
         self._json(self._state(), HTTPStatus.OK if kept else HTTPStatus.CONFLICT)
 

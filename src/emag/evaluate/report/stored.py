@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BadValue
+from ...near import choices
 from ..folder import RunFolder
 from ..metrics import bootstrap, stored
 from ..metrics.bootstrap import Estimate
@@ -38,7 +39,7 @@ def costs(run: RunFolder, baseline: str | None) -> list[Result]:
 def baseline_of(results: Sequence[Result], recipes: Sequence[str], wanted: str | None) -> str:
     """The recipe that others are held against: the one asked for, or the one measured against, or the first."""
     if wanted is not None and wanted not in recipes:
-        raise BadValue(f"the run has no recipe {wanted!r}; it has {', '.join(recipes)}")
+        raise BadValue(f"the run has no recipe {wanted!r}; {choices(wanted, recipes)}")
     return wanted or next((one.against for one in results if one.against), recipes[0])
 
 

@@ -18,6 +18,8 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 CHOICES = ("left", "right", "none")
 BEGINS = '{"number": '
 """Of the line of a vote."""
+UNDONE = "undone"
+"""The choice of a line that takes back the vote before it on the same number and pair."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,21 @@ def read(storage: Storage, name: str) -> list[Vote]:
     """The votes of one name. A line that a crash cut off does not count. Raises `BadValue` for other damage."""
     file = file_of(name)
     text = storage.read(file).decode("utf-8", "replace") if storage.exists(file) else ""
-    return [_vote(file, at, line) for at, line in enumerate(text.split("\n"), start=1) if not _cut(line)]
+    return _standing([_vote(file, at, line) for at, line in enumerate(text.split("\n"), start=1) if not _cut(line)])
+
+
+def _standing(votes: Sequence[Vote]) -> list[Vote]:
+    """The votes that were not taken back, in order."""
+    kept: list[Vote] = []
+    for vote in votes:
+        if vote.choice != UNDONE:
+            kept.append(vote)
+            continue
+        same = [at for at, other in enumerate(kept) if (other.number, {other.left, other.right})
+                == (vote.number, {vote.left, vote.right})]
+        if same:
+            del kept[same[-1]]
+    return kept
 
 
 def append(storage: Storage, name: str, vote: Vote) -> None:
@@ -163,6 +179,6 @@ def _vote(file: str, at: int, line: str) -> Vote:
 
 def _checked(vote: Vote) -> Vote:
     kinds: dict[str, Any] = {"number": int, "left": str, "right": str, "choice": str}
-    if any(type(getattr(vote, name)) is not kind for name, kind in kinds.items()) or vote.choice not in CHOICES:
+    if any(type(getattr(vote, name)) is not kind for name, kind in kinds.items()) or vote.choice not in (*CHOICES, UNDONE):
         raise ValueError(vote)
     return vote
