@@ -19,6 +19,7 @@ from emag.evaluate.metrics import npz as unpacking
 from emag.evaluate.metrics.extractors import EXTRACTORS, base, hps, rewards, towers
 from emag.evaluate.metrics.extractors.embedded import Random
 from emag.evaluate.metrics.table import METRICS, chosen
+from test_cli import emag
 
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
@@ -539,27 +540,25 @@ def parquet(tmp_path):
     return tmp_path / "train.parquet"
 
 
-def test_the_commands(run, parquet, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
+def test_the_commands(run, parquet, tmp_path, monkeypatch, capsys):
+    def call(*arguments):
+        return emag(monkeypatch, capsys, *arguments)
 
-    from emag.cli.metrics import app
-
-    monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
-    call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
+    monkeypatch.setattr("emag.evaluate.metrics.plain.RunFolder", lambda url: run)
     file = tmp_path / "reference.npz"
-    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10).exit_code == 0
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10)[0] == 0
     close(reference.read(file).features, Random()(pictures(11, 12, 32, 32)[:10], [])["features"], atol=1e-5)
-    made = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
-    assert made.exit_code == 0 and "minus cfg" in made.output, made.output
-    stored = json.loads(run.storage.read("metrics.json"))
-    assert {(one["recipe"], one["metric"], one["against"]) for one in stored} == {
+    code, said, error = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
+    assert code == 0 and "minus cfg" in said, error
+    kept = json.loads(run.storage.read("metrics.json"))
+    assert {(one["recipe"], one["metric"], one["against"]) for one in kept} == {
         (recipe, metric, None) for recipe in ("cfg", "emag") for metric in ("random-fd", "contrast")} | {
         ("emag", "random-fd", "cfg"), ("emag", "contrast", "cfg")}
-    assert call("metrics", "run", "--metrics", "saturation", "--json").exit_code == 0
+    assert call("metrics", "run", "--metrics", "saturation", "--json")[0] == 0
     assert len(json.loads(run.storage.read("metrics.json"))) == 8
-    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9).exit_code == 0
-    mixed = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
-    assert isinstance(mixed.exception, BadValue) and "one table" in str(mixed.exception)
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9)[0] == 0
+    code, _, error = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
+    assert code == 2 and "one table" in error
 
 
 def test_errors_name_the_package():

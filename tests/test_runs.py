@@ -214,7 +214,7 @@ def test_what_the_index_holds(finished, pipe):
     assert not verify(finished)
     assert finished.missing() == {"cfg": [], "pag": []}
     assert finished.recipe_of("pag").rules[0].scale == 1.5
-    with pytest.raises(BadValue, match="no recipe 'apg'; it has cfg, pag"):
+    with pytest.raises(BadValue, match=r"no recipe 'apg'; .*there are cfg, pag"):
         finished.index("apg")
 
 
@@ -252,6 +252,17 @@ def test_picks(pipe, tmp_path):
     picks = row.index("emag")["picks"].to_pylist()
     assert len(picks[0]) == 8
     assert any(pick is not None for pick in picks[0])
+
+
+def test_picks_are_each_images_own(pipe, tmp_path):
+    """Each row of the index holds what its image picks when it is made alone, in batches of three and of two."""
+    rules = ["emag=1.5,statistic=cosine,layers=1+2+3+4+5+6"]
+    run = made(tmp_path, steps=6, batch_size=3, recipes={"emag": {"guidance_scale": 2.5, "rules": rules}})
+    found = run.index("emag")["picks"].to_pylist()
+    for number, picks in enumerate(found):
+        alone = columns.run(pipe, run.recipe_of("emag"), [task(run.spec, number).job], run.spec.settings, 1).stats[0].picks
+        assert picks == [None if row is None else row[0] for row in alone]
+    assert len({str(picks) for picks in found[:3]}) == 3 and found[3] != found[4]  # none could stand for another
 
 
 def test_more_images_and_recipes_are_added(finished, pipe, tmp_path):

@@ -86,12 +86,13 @@ class RunFolder:
     @cached_property
     def spec(self) -> RunSpec:
         """What the run makes, with its prompts. Raises `BadValue` where its files are damaged."""
+        held = self.run["spec"]
         if not self.storage.exists(PROMPTS):
             raise BadValue(f"{PROMPTS} in {self.url} is not there: {MENDS[PROMPTS]}")
         rows = self._table(PROMPTS, self.storage.read(PROMPTS), LISTED).to_pylist()
         if not all(isinstance(row["text"], str) for row in rows):
             raise BadValue(f"{PROMPTS} in {self.url} has a row without text: {MENDS[PROMPTS]}")
-        return parse(self.run["spec"], [Prompt(**row) for row in rows])
+        return parse(held, [Prompt(**row) for row in rows])
 
     def check(self) -> None:
         """Raise `BadValue` where a run cannot begin here: files of a run, or of somebody else, that no run.json tells of."""

@@ -6,11 +6,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import BadValue
+from ..images import PIXELS
 
 OWN = ("PNG",)
 """What runs are written in."""
-MOST = 1 << 26
-"""Pixels of an image, at most: 8192 x 8192."""
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 """Eight bits a channel or fewer: others would be cut, not scaled."""
 
@@ -19,8 +18,8 @@ def opened(data: bytes, where: str, formats: tuple[str, ...] = OWN) -> Image.Ima
     """The image in the bytes of a file, RGB. Raises `BadValue` that names `where`; too large ones are not unpacked."""
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
-            if image.width * image.height > MOST:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST}")
+            if image.width * image.height > PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {PIXELS}")
             if image.mode not in MODES:
                 raise ValueError(f"its pixels are of mode {image.mode}; {', '.join(MODES)} are read")
             return image.convert("RGB")

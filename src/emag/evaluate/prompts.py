@@ -34,8 +34,9 @@ def of_classes(names: Sequence[str]) -> tuple[Prompt, ...]:
 
 def read_prompts(file: Any = None, column: Any = None, category: Any = None, limit: Any = None,
                  beside: Path = Path()) -> tuple[Prompt, ...]:
-    """Prompts from a file (path, URL, - for standard input) by column, the first `limit`. Raises `BadValue` with the line.
+    """Prompts from a file (path, URL, or - for text on standard input) by column; the first `limit` of them.
 
+    Raises `BadValue` that names the line.
     column: None is prompt, caption or text, any case; category: None is category or tag, where there is one.
     """
     name = str(checked("prompts file", file, str))

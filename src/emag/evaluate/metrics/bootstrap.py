@@ -26,8 +26,8 @@ class Estimate:
 class Statistic:
     """of(weights [rows]) -> value, weights[i] saying how often row i counts; `draws`: resamples for an interval.
 
-    biased: rows drawn twice move the value, as they do a distance. The interval is moved back. share: of the rows,
-    in [0, 1].
+    biased: rows drawn twice move the value, as they do a distance. The interval is moved back. share: all of
+    the rows or none is 1 or 0.
     """
 
     of: Callable[[np.ndarray], float]
@@ -77,7 +77,7 @@ def interval(statistic: Statistic | Jackknife, seed: int = 0) -> Estimate:
     else:
         draws = np.array([statistic.of(w) for w in weights(statistic.rows, statistic.draws, seed)])
         found = _estimate(statistic.value, draws, statistic)
-    if statistic.share and found.low == found.high:
+    if statistic.share and found.low == found.high and 0 <= found.value <= 1:
         return Estimate(found.value, *wilson(found.value, found.n), found.n)
     return found
 

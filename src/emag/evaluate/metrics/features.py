@@ -54,7 +54,8 @@ def features(images: Images, extractor: Extractor) -> Features:
 
 
 def _made(images: Images, extractor: Extractor) -> Features:
-    made = extract(images.run.images(images.recipe, BATCH, len(images)), extractor, images.columns["prompt"])
+    texts = [text or "" for text in images.columns["prompt"]]
+    made = extract(images.run.images(images.recipe, BATCH, len(images)), extractor, texts)
     if images.run.storage is not None:
         images.run.storage.write(_file(images, extractor), packed({**made, KEY: np.array(images.key)}))
     return made

@@ -97,6 +97,10 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
 
 def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife | Estimate]:
     found: dict[str, Statistic | Jackknife | Estimate] = {}
+    reads = [metric.name for metric in plan.metrics if metric.prompts]
+    if reads and None in images.columns["prompt"]:
+        raise BadValue(f"{', '.join(reads)} reads what the images should show, and they have no captions: put NAME.txt "
+                       "beside NAME.png, or a metadata.jsonl with file_name and text into the folder")
     for name, extractor in plan.extractors.items():
         sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
                         plan.k, plan.device)

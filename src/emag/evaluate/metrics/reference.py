@@ -16,6 +16,7 @@ from .extractors.base import Extractor
 from .features import BATCH, extract, packed
 from .frechet import Moments
 from .npz import unpacked
+from .plain import PlainFolder
 from .prdc import radii
 
 FOREIGN = "inception"
@@ -83,6 +84,22 @@ def write(path: str | Path, features: np.ndarray, version: str) -> Path:
         draft.write_bytes(packed({"mu": found.mean.numpy(), "sigma": found.cov.numpy(), "n": np.array(len(features)),
                                   "features": features.astype(np.float32), "version": np.array(version)}))
     return file
+
+
+def of_data(source: str | Path, extractor: Extractor, size: int | None = None, limit: int | None = None) -> np.ndarray:
+    """Features of the first `limit` images (None: all) in a folder of them, or in a parquet file or a folder of those.
+
+    size: height and width, to which images of a parquet file are brought; None is 32. Those of a folder stay as they are.
+    """
+    extractor.check()
+    path = Path(source).expanduser()
+    if path.is_dir() and not any(path.rglob("*.parquet")):
+        if size is not None:
+            raise BadValue(f"{path} is a folder of images, which are read as they are, without --size")
+        folder = PlainFolder(path)
+        [name] = folder.recipes()
+        return extract(folder.images(name, BATCH, limit), extractor, [""] * len(folder.files[:limit]))["features"]
+    return of_parquet(path, extractor, size or 32, limit)
 
 
 def of_parquet(source: str | Path, extractor: Extractor, size: int = 32, limit: int | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The list of metrics: a feature extractor and a statistic of its features each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,7 +56,8 @@ class Sample:
 class Metric:
     """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and subsets named.
 
-    higher: whether more of it is better; None where neither more nor less is: it tells how images look.
+    higher: whether more of it is better; None where neither more nor less is: it tells how images look. prompts: whether it
+    reads the prompts.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Metric:
     higher: bool | None
     part: str
     reference: bool = False
+    prompts: bool = False
 
 
 def accuracy(sample: Sample) -> Statistic:
@@ -74,12 +76,12 @@ def accuracy(sample: Sample) -> Statistic:
     return bootstrap.mean(sample.features["logits"].argmax(1) == np.array(wanted))
 
 
-def _label(row: int, label: str | None, text: str, classes: list[str]) -> int:
+def _label(row: int, label: str | None, text: str | None, classes: list[str]) -> int:
     if label is not None and label.isdecimal() and int(label) < len(classes):
         return int(label)
-    name = label if label in classes else class_of(label or text, classes)
+    name = label if label in classes else class_of(label or text or "", classes)
     if name is None:
-        raise BadValue(f"accuracy needs a class for every image, and image {row} has the empty prompt")
+        raise BadValue(f"accuracy needs a class for every image, and image {row} has the empty prompt, or none")
     return classes.index(name)
 
 
@@ -101,7 +103,7 @@ def _precision(sample: Sample) -> Statistic:
 
 
 def _density(sample: Sample) -> Statistic:
-    return bootstrap.mean(sample.manifolds.density)
+    return replace(bootstrap.mean(sample.manifolds.density), share=True)  # where all are 0, that is a share of none
 
 
 def _recall(sample: Sample) -> Jackknife:
@@ -136,9 +138,9 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
     Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
     Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
-    Metric("clipscore", "clip", _of("score"), True, "mean score"),
-    *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES),
-    *(Metric(f"{name}-median", name, _median("score"), True, "median score") for name in SCORES))}
+    Metric("clipscore", "clip", _of("score"), True, "mean score", prompts=True),
+    *(Metric(f"{name}{end}", name, of("score"), True, f"{word} score", prompts=name != "aesthetic") for name in SCORES
+      for end, of, word in (("", _of, "mean"), ("-median", _median, "median"))))}
 """Every metric by name. Without a prefix: features of the embedded classifier."""
 GROUPS = {"prdc": ("precision", "recall", "density", "coverage"), "fid": ("inception-fd",),
           "pixels": ("saturation", "contrast", "high_frequency")}
