@@ -151,7 +151,8 @@ def test_a_disk_that_fills_up_in_the_work_leaves_no_half_file(run, here, monkeyp
 @pytest.mark.parametrize(("text", "says"), [
     ("0-999999999", "more than 100000 seeds"), ("0-99999,5", "more than"), (str(2**64), "64 bits"),
     ("9" * 50, "cannot read"), ("9" * 5000, "cannot read"), ("11-8", "end before they begin; write 8-11"),
-    ("-1", "cannot read"), ("1.5", "cannot read"), ("٣", "cannot read"), ("", "cannot read"), (f"{2**64 - 2}-{2**64}", "64 bits"), ("1,,2", "cannot read")])
+    ("-1", "cannot read"), ("1.5", "cannot read"), ("٣", "cannot read"),
+    ("", "cannot read"), (f"{2**64 - 2}-{2**64}", "64 bits"), ("1,,2", "cannot read")])
 def test_seeds_out_of_range_are_refused_at_once(text, says):
     with pytest.raises(emag.BadValue, match=says) as caught:
         seeds.parsed(text)
