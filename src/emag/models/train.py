@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import BadValue, EmagError
+from ..files import check_folder, whole
 from ..sheets import sheet
 from . import checkpoint, data
 from .load import pick_device, pick_dtype
@@ -61,8 +62,9 @@ def draw(trainer: Trainer, out: Path) -> Path:
     rows = [pipe([name] * SHEET_IMAGES, num_inference_steps=SHEET_STEPS,
                  generator=[torch.Generator().manual_seed(seed) for seed in seeds]).images for name in pipe.classes]
     path = out / "samples" / f"step-{trainer.step:07d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows, [f"seed {seed}" for seed in seeds], pipe.classes, f"step {trainer.step}", cell=96).save(path)
+    page = sheet(rows, [f"seed {seed}" for seed in seeds], pipe.classes, f"step {trainer.step}", cell=96)
+    with whole(path) as draft:
+        page.save(draft, format="PNG")
     return path
 
 
@@ -80,7 +82,7 @@ def command(
     lr: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1.5e-3,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
     words: Annotated[str | None, typer.Option(help="Model whose words are taken and kept, as its guide must.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, noise and order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, noise and order.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default cuda if there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="Autocast to bfloat16, or float32.")] = "bfloat16",
     save_minutes: Annotated[float, typer.Option(min=0.0, help="Minutes between checkpoints; 0: every step.")] = 5.0,
@@ -94,6 +96,7 @@ def command(
     try:
         settings = _settings(classes, size=size, layers=layers, heads=heads, patch=patch, batch_size=batch_size, lr=lr,
                              flip=flip, seed=seed, words=words)
+        check_folder(out)
         images = data.read(source, size, len(settings.classes))
         trainer = Trainer(settings, images, pick_device(device), _autocast(dtype))
         budget = Budget(steps, 60.0 if steps is None and minutes is None else minutes)
