@@ -1,6 +1,7 @@
 """Attention that is computed for one sample at a time, over its valid tokens alone, handed on as one call."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from .seam import NAMES, SDPA, Handler, in_full_precision
+from .undo import Undo, put_on, undone
 
 
 class OneByOne(TorchFunctionMode):
@@ -35,13 +37,16 @@ def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
     The module runs twice: its calls are read, and then answered together.
     """
-    with OneByOne(length) as read:
-        out = original(*args, **kwargs)
+    def under(mode: OneByOne, undo: Undo) -> Any:
+        put_on(undo, mode)
+        return original(*args, **kwargs)
+
+    read = OneByOne(length)
+    out = undone(partial(under, read))
     if not read.calls:
         return out, 0
     answers = in_full_precision(handle, joined(read.calls, image, length), live)
-    with OneByOne(length, answers):
-        return original(*args, **kwargs), len(read.calls)
+    return undone(partial(under, OneByOne(length, answers))), len(read.calls)
 
 
 def joined(calls: list[dict[str, Any]], image: slice, length: int) -> Attention:

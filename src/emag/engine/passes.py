@@ -1,7 +1,6 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from .handlers import Group, changing, perturbing, strengthening, watching
 from .packed import Packing
 from .swaps import Times, scale_lora
 from .taps import Tap
+from .undo import Undo, undone
 from .view import Extras
 from .wanted import WHOLE, Pass
 
@@ -90,8 +90,7 @@ class Passes:
         taps = strengthening(strong, perturbing(group, total // times), rows)
         now = Pass(mode, part, times, taps, changing(group))
         before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
-        with ExitStack() as undo:
-            answer = self._pass(self._forward(forward, group, undo), call, now)
+        answer = undone(lambda undo: self._pass(self._forward(forward, group, undo), call, now))
         if branch.model is None:
             self._check_reached(group, *before)
         return [output.branch(one, own, channels) for one in output.sample_of(answer).chunk(times)]
@@ -118,7 +117,7 @@ class Passes:
             changed[sample] = network.with_latents(call.sample, x)
         return call.replacing(changed) if changed else call
 
-    def _forward(self, forward: Forward, group: Group, undo: ExitStack) -> Forward:
+    def _forward(self, forward: Forward, group: Group, undo: Undo) -> Forward:
         """What evaluates a weak pass: the network, perhaps changed until `undo` closes, or another one."""
         branch, state = group[0]
         if branch.model is not None:
@@ -126,8 +125,8 @@ class Passes:
         if branch.lora_scale is not None:
             scale_lora(self.blocks.network.module, branch.lora_scale, undo)
         if branch.modules == "time":
-            self.times.change = state.output
             undo.callback(setattr, self.times, "change", None)
+            self.times.change = state.output
         return forward
 
     def _check_reached(self, group: Group, resumed: int, fired: dict[Tap, int], changed: dict[int, int]) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from .conditions import Conditions
 from .course import Course
 from .passes import Passes, Place, groups
 from .plan import evaluates_null, needed, weak_branches
+from .undo import Undo
 from .view import Kind, View
 
 
@@ -64,7 +64,7 @@ class Run:
         self._lent: torch.Tensor | None = None  # the answer kept, as the host has it
         self._references: int | None = None  # tokens of reference images behind x_t
 
-    def install(self, undo: ExitStack) -> None:
+    def install(self, undo: Undo) -> None:
         """Put the taps into the networks, until `undo` closes."""
         for blocks in self.all_blocks:
             undo.callback(blocks.clear)

@@ -4,8 +4,7 @@ The module's processor, LoRA, norms, rotary and quantisation run as they are; on
 `scaled_dot_product_attention` whose queries have the expected length is handed to us, with q, k, v bound by name.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from ..errors import Unsupported
-from .undo import patch
+from .undo import Undo, patch
 
 SDPA = F.scaled_dot_product_attention
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -77,14 +76,11 @@ def in_full_precision(handle: Handler, call: Attention, live: Live) -> torch.Ten
         return handle(call, cast)
 
 
-@contextmanager
-def native_backend(attention: torch.nn.Module) -> Iterator[None]:
+def native_backend(attention: torch.nn.Module, undo: Undo) -> None:
     """Run a module's attention through `scaled_dot_product_attention`, where its processor would pick another backend."""
     processor = getattr(attention, "processor", None)
-    with ExitStack() as undo:
-        if hasattr(processor, "_attention_backend") and not _is_native(processor):
-            patch(undo, processor, "_attention_backend", AttentionBackendName.NATIVE)
-        yield
+    if hasattr(processor, "_attention_backend") and not _is_native(processor):
+        patch(undo, processor, "_attention_backend", AttentionBackendName.NATIVE)
 
 
 def _is_native(processor: Any) -> bool:

@@ -1,17 +1,16 @@
 """Changes of a network for one evaluation, undone after it: LoRA scales, the outputs of its time embedders."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from ..backbones.read import Network
 from ..errors import Unsupported
-from .undo import patch
+from .undo import Undo, patch
 
 
-def scale_lora(module: torch.nn.Module, factor: float, undo: ExitStack) -> None:
+def scale_lora(module: torch.nn.Module, factor: float, undo: Undo) -> None:
     """Multiply the scales of all LoRA adapters in `module` by `factor`, until `undo` closes."""
     layers = [part for part in module.modules() if isinstance(getattr(part, "scaling", None), dict)]
     if any(getattr(layer, "merged", False) or getattr(layer, "disable_adapters", False) for layer in layers):
@@ -32,7 +31,7 @@ class Times:
     def __init__(self) -> None:
         self.change: Callable[[str, torch.Tensor], torch.Tensor] | None = None
 
-    def install(self, network: Network, undo: ExitStack) -> None:
+    def install(self, network: Network, undo: Undo) -> None:
         """Put it in, until `undo` closes."""
         modules = network.time_modules()
         if not modules:

@@ -11,6 +11,7 @@ from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .packed import Packing
 from .seam import Handler, Seam, native_backend
+from .undo import Undo, put_on, undone
 
 Tap = tuple[int, bool]
 """Block number, and whether its cross-attention is meant."""
@@ -70,15 +71,20 @@ class Taps:
         image, length = self._image[block.index]
         module = block.cross if cross else block.attention
         assert module is not None
-        with native_backend(module):
-            if block.stack.each_sample:
-                out, calls = each_sample.run(original, args, kwargs, image, length, handler)
-                fired = calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
-            else:
-                with Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                          with_pictures(kwargs, cross)) as seam:
-                    out = original(*args, **kwargs)
-                fired = seam.fired
+
+        def one_by_one(undo: Undo) -> tuple[Any, float]:
+            native_backend(module, undo)
+            out, calls = each_sample.run(original, args, kwargs, image, length, handler)
+            return out, calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+        def at_once(undo: Undo) -> tuple[Any, float]:
+            native_backend(module, undo)
+            seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
+                        with_pictures(kwargs, cross))
+            put_on(undo, seam)
+            return original(*args, **kwargs), seam.fired
+
+        out, fired = undone(one_by_one if block.stack.each_sample else at_once)
         if fired != 1:
             raise NoEffect(_not_seen(block, module, fired, length))
         self.fired[block.index, cross] = self.fired.get((block.index, cross), 0) + 1

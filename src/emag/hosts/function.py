@@ -95,8 +95,7 @@ class Function:
         assert self._streams is not None
         self._streams.next_step()
         step = self._step(x, i)
-        with self.network.step(step):
-            branches = self._branches(x, step)
+        branches = self.network.step(step, partial(self._branches, x, step))
         self.latest = dict(with_null(self.rules, branches, step, self._memory))
         prediction = combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)
         if i == len(self.path) - 1:

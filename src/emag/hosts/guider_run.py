@@ -4,7 +4,6 @@ import functools
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..engine.plan import unfed, weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.trajectory import Trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from ..engine.view import Kind
 from ..errors import BadValue
 from ..guidance import Rule
@@ -61,7 +60,7 @@ class GuiderRun:
         self.given = Given()
         self.stats: Stats | None = None
         self._pipe: Callable[[], Any] = lambda: None
-        self._undo = ExitStack()
+        self._undo = Undo()
         self._blocks: dict[torch.nn.Module, Blocks] = {}
         self._run: Run | None = None
         self._view: GuiderView | None = None
@@ -149,11 +148,14 @@ class GuiderRun:
         @functools.wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
             self._undo.close()
-            with ExitStack() as undo:
+
+            def evaluated(undo: Undo) -> Any:
                 for module in self._blocks:
-                    undo.enter_context(hold(module, type(self.pipe).__name__))
+                    hold(module, type(self.pipe).__name__, undo)
                 run.install(undo)
                 return run.evaluate(forward, args, kwargs, blocks)
+
+            return undone(evaluated)
 
         return call
 

@@ -4,8 +4,7 @@ Each branch is one call of the function, whose one call of the network is made a
 the first block that differs. So all that the function does around its network goes for every branch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..engine.lock import hold
 from ..engine.passes import Forward, Passes, Place
 from ..engine.plan import plan, weak_branches
 from ..engine.trajectory import Trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule, Step
 from ..perturbations.base import Perturbation
@@ -30,7 +29,7 @@ from ..perturbations.state import Rows, State
 from ..streams import Streams
 from .checks import check_hooks
 from .function_checks import check_inside
-from .outside import Evaluate, Outside
+from .outside import Evaluate, Made, Outside
 
 Make = Callable[[Forward, Arguments], None]
 
@@ -79,16 +78,19 @@ class Inside(Outside):
         self.passes = Passes(self.blocks, Conditions(()), self)
         self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
 
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
+    def step(self, step: Step, evaluate: Callable[[], Made]) -> Made:
         """Taps are in the network around the evaluations of one step, and not after it."""
         self._fresh, self._x = True, step.x
-        with hold(plain(self.module), "emag.guided"), ExitStack() as undo:
+
+        def tapped(undo: Undo) -> Made:
+            hold(plain(self.module), "emag.guided", undo)
             undo.callback(self.blocks.clear)
             self.blocks.install(undo)
             if any(branch.modules == "time" for branch in self.further):
                 self.passes.times.install(self.network, undo)
-            yield
+            return evaluate()
+
+        return undone(tapped)
 
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
         def make(forward: Forward, call: Arguments) -> None:
@@ -139,9 +141,11 @@ class Inside(Outside):
             make(keeping, self._met(Arguments.bind(self.network, args, kwargs), step))
             return answers[0]
 
-        with ExitStack() as undo:
+        def patched(undo: Undo) -> torch.Tensor:
             patch(undo, self.module, name, forward)
-            prediction = evaluate()
+            return evaluate()
+
+        prediction = undone(patched)
         if not answers:
             raise Unsupported(f"the denoiser did not call the {self.network.backbone.name} named as its backbone")
         return prediction
