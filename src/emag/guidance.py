@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from .finite import Finite
 from .perturbations.base import Perturbation
 from .predictions import convert, difference_scale
 from .streams import Streams
@@ -80,7 +81,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Finite):
     """Base of all rules. Subclasses are frozen dataclasses whose fields are plain data (they become recipes)."""
 
     name: ClassVar[str] = ""

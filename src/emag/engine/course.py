@@ -50,9 +50,10 @@ class Course:
         index = self.trajectory.index[self.seen]
         self.seen += 1
         self.streams.next_step()
+        step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
         for state in self.states.values():
-            state.begin(index)
-        return self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
+            state.reach(step)
+        return step
 
     def _start(self, call: Arguments, x: torch.Tensor) -> None:
         """At the first evaluation: trajectory, plan and states."""

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from .seam import NAMES, SDPA, Handler, in_full_precision
-from .undo import Undo, put_on, undone
+from .undo import Scoped, Undo, put_on, undone
 
 
-class OneByOne(TorchFunctionMode):
+class OneByOne(Scoped):
     """Scoped reader of the fused calls of single samples. `answers`, one for each, stand in for theirs."""
 
     def __init__(self, length: int, answers: torch.Tensor | None = None):
@@ -23,7 +22,7 @@ class OneByOne(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         bound = {**dict(zip(NAMES, args)), **(kwargs or {})}
-        if func is not SDPA or bound["query"].shape[0] != 1 or bound["query"].shape[-2] > self.length:
+        if func is not SDPA or self.over or bound["query"].shape[0] != 1 or bound["query"].shape[-2] > self.length:
             return func(*args, **(kwargs or {}))
         self.calls.append(bound)
         if self.answers is None:

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName
-from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from ..errors import Unsupported
-from .undo import Undo, patch
+from .undo import Scoped, Undo, patch
 
 SDPA = F.scaled_dot_product_attention
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -24,7 +23,7 @@ Handler = Callable[[Attention, Live], torch.Tensor]
 """What stands in for an attention call: (call, live) -> output; `live` computes a call, or a part of it, as it is."""
 
 
-class Seam(TorchFunctionMode):
+class Seam(Scoped):
     """Scoped interceptor: calls of `length` queries go to `handle(call, live)`; `fired` counts them.
 
     cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
@@ -40,7 +39,7 @@ class Seam(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func is not SDPA:
+        if func is not SDPA or self.over:
             return func(*args, **kwargs)
         bound = {**dict(zip(NAMES, args)), **kwargs}
         if bound["query"].shape[-2] != self.length or (not self.cross and bound["key"].shape[-2] != self.length):

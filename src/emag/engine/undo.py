@@ -54,8 +54,19 @@ def patch(undo: Undo, target: Any, name: str, value: Any) -> None:
     attributes[name] = value
 
 
-def put_on(undo: Undo, mode: TorchFunctionMode) -> None:
+class Scoped(TorchFunctionMode):
+    """A torch function mode that may be found on the stack when it is over, and must do nothing then.
+
+    torch takes a mode off while it serves, and puts it back: interrupted there, it may do so after we took it off.
+    """
+
+    over = False
+
+
+def put_on(undo: Undo, mode: Scoped) -> None:
     """Let a torch function mode work in this thread, until `undo` closes."""
+    while (stack := _get_current_function_mode_stack()) and getattr(stack[-1], "over", False):
+        stack[-1].__exit__(None, None, None)
     undo.callback(_take_off, mode)
     mode.__enter__()
 
@@ -69,6 +80,7 @@ def _restore(attributes: dict[str, Any], name: str, value: Any, before: Any) -> 
         attributes[name] = before
 
 
-def _take_off(mode: TorchFunctionMode) -> None:
+def _take_off(mode: Scoped) -> None:
+    mode.over = True
     while any(held is mode for held in _get_current_function_mode_stack()):
         mode.__exit__(None, None, None)  # takes the one on top

@@ -163,7 +163,7 @@ class Inside(Outside):
             tokens = self.grid[:-1] if self.grid else self.network.tokens(call.values) if self.further else ()
             self.course.introduce(tokens)
         for state in self.course.states.values() if self._fresh else ():
-            state.begin(step.index)
+            state.reach(step)
         self._fresh = False
         return replace(call, network=replace(self.network, references=self._references))
 

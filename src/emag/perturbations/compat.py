@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import BadValue
+from ..finite import Finite
 
 CHOICES = {
     "accumulate_in": ("clean", "perturbed"),
@@ -17,7 +18,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Compat:
+class Compat(Finite):
     """How the average is kept, read and used. The defaults are the method; anything else is for reproduction.
 
     accumulate_in: pass whose attention is averaged. stat_lag: 1 picks by the previous step's statistic.

@@ -47,6 +47,7 @@ class State:
     each dimension of the latents, ([frames,] rows, columns); known from before the first step.
     """
 
+    now: "Step | None" = None  # the step under way
     differed: torch.Tensor | None = None
     grid: tuple[int, ...] = ()
     proves: bool = False  # True where it notes by itself whether it changed anything; else the predictions are compared
@@ -65,6 +66,11 @@ class State:
         while math.prod(found) > tokens and max(found[-2:]) > 1:
             found = (*found[:-2], *(-(-side // 2) for side in found[-2:]))
         return found if math.prod(found) == tokens else self.grid
+
+    def reach(self, step: "Step") -> None:
+        """Start of a step."""
+        self.now = step
+        self.begin(step.index)
 
     def begin(self, index: int) -> None:
         """Start of the step `index`."""

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ..errors import BadValue
+from ..finite import Finite
 from ..guidance import COND, UNCOND, Branches, Rule, Step
 from ..masks import evaluate, names, read
 from ..perturbations.base import Given, Perturbation
@@ -22,7 +23,7 @@ ROUNDING = 1e-12  # weights that should cancel (1 - 3 times 1/3) count as 0 with
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(Finite):
     """scale m (plus - minus): one difference of a `Compose`.
 
     scale: any finite number, below 0 pushes away; or a schedule with its scale named. It multiplies the difference, so here
