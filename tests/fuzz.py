@@ -1,0 +1,232 @@
+"""Random guidances on small pipelines, and what became of each: for the laws that hold for all of them."""
+
+import logging
+import random
+import tempfile
+import warnings
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import emag
+from emag.backbones.read import read
+from emag.doctor.coverage import _other_text, every
+from emag.engine import lock
+from emag.engine.undo import _get_current_function_mode_stack
+from emag.errors import EmagError, NoEffect
+from emag.hosts.table import denoisers, lookup
+from emag.methods import METHODS
+from emag.rules.compose import Compose, Term
+from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, NoisePower, Rectified, Schedule
+from spy import HOOKS
+
+CASES = every()
+OTHER = "other"
+MODELS = ("guide", "tuned", "pretrained", "base")
+MASK = {"mine": torch.ones(3, 3)}
+NAMES = ("cond", "uncond", OTHER)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A case, the rules to try on it, and the arguments of the call."""
+
+    case: str
+    rules: tuple
+    call: dict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """evaluated: forwards of the network that were made; stepped: steps of the scheduler."""
+
+    error: BaseException | None
+    evaluated: int
+    stepped: int
+    finite: bool
+    left: tuple[str, ...]
+
+
+def schedule(rng, scale):
+    return rng.choice([
+        lambda: Constant(scale), lambda: Interval(scale, 0.3, 0.7, "progress"), lambda: Interval(scale, 0.2, 0.9, "sigma"),
+        lambda: Interval(scale, 0.5, 1.0, "progress"), lambda: Curve(scale, rng.choice(("linear", "cosine", "v"))),
+        lambda: Rectified(scale), lambda: NoisePower(scale), lambda: CFGpp(0.5), lambda: BetaCFG(scale),
+        lambda: MAMBOG(scale)])()
+
+
+def scale(rng):
+    value = rng.choice((0.0, 0.5, 1.0, 1.3, 2.5, 7.0))
+    return value if rng.random() < 0.6 else schedule(rng, value)
+
+
+def window(rng):
+    return rng.choice([emag.Window.published(), emag.Window.progress(0, 0.2, 0.9), emag.Window.index(5, 1, 0),
+                       emag.Window.sigma(1.0, 0.1, 0.0), emag.Window.progress(0.5, 0.3, 0.8), None])
+
+
+def own(rng, method, style):
+    """Parameters that a method needs, or that change what it does to a network."""
+    return {
+        "emag": lambda: {"window": window(rng), "variant": rng.choice(("query", "map", "image")),
+                         "jitter": rng.choice((0, 0, 0.3)), "beta": rng.choice((0.5, 0.9))},
+        "pag": lambda: {"form": rng.choice(("image", "strict", "image")), "heads": rng.choice((None, (0,), (1,), (9,)))},
+        "nag": lambda: {"negative": rng.choice((None, OTHER)), "sigma_end": rng.choice((0.0, 0.5))},
+        "vsf": lambda: {"negative": rng.choice((None, OTHER)), "flip": 0.5, "offset": 0.1},
+        "cads": lambda: {"tau1": 0.2, "tau2": 0.9, "psi": 0.5},
+        "spg": lambda: {"style": style},
+        "negative": lambda: {"negative": OTHER},
+        "compose": lambda: {"base": rng.choice(NAMES), "terms": tuple(
+            Term(scale(rng), rng.choice(NAMES), rng.choice((None, *NAMES)) or "uncond",
+                 rng.choice((None, "box:0:0:0.5:1", "mine", "frames:0:0.5"))) for _ in range(rng.randint(1, 2)))},
+        "cs-apg": lambda: {"context": OTHER, "norm_threshold": 5.0},
+        "sine": lambda: {"source": OTHER},
+        "icg": lambda: rng.choice([{"form": "gaussian"}, {"form": "label"}, {"form": "given", "conditions": (OTHER,)}]),
+        "linear-ag": lambda: rng.choice([{}, {"count": 4}, {"pairs": 2, "coefficients": (1.0,) * 5}]),
+        "autoguidance": lambda: {"model": rng.choice(("guide", "lora:0.5"))},
+        "personalization": lambda: {"model": rng.choice(("base", "lora:0.5"))},
+        "rlg": lambda: {"model": rng.choice(("base", "lora:0"))},
+        "s-cfg": lambda: {"bos": rng.choice((0, 2, 50))},
+        "apg": lambda: {"norm_threshold": rng.choice((0.0, 5.0)), "momentum": rng.choice((0.0, -0.5))},
+        "fdg": lambda: {"scales": rng.choice(((4.0, 2.0), (3.0,), (4.0, 2.0, 1.5)))},
+    }.get(method, dict)()
+
+
+def rule(rng, style):
+    """One rule with random parameters; None where these are refused, as some are."""
+    name = rng.choice(list(METHODS))
+    kind, values = METHODS[name], own(rng, name, style)
+    names = {f.name for f in fields(kind)}
+    if "scale" in names and rng.random() < 0.9:
+        values.setdefault("scale", scale(rng))
+    if "layers" in names and rng.random() < 0.6:
+        values["layers"] = rng.choice(((0,), (1,), (1, 2), (0, 1, 2, 3), "auto", (7,)))
+    if "cross" in names and rng.random() < 0.3:
+        values["cross"] = rng.choice((True, False))
+    if "every" in names and name not in ("linear-ag", "cfg-cache") and rng.random() < 0.2:
+        values["every"] = rng.choice((2, 3))
+    try:
+        return kind(**values)
+    except EmagError:
+        return None
+
+
+def ordered(rules):
+    """The order in which most lists are right: a list in any other is refused at once."""
+    place = {"condition": 0, "attention": 1, "null": 2, "weak": 3, "combining": 4, "after": 5}
+    kept, combining = [], False
+    for one in sorted(rules, key=lambda one: place[one.kind]):
+        if one.kind == "combining" and combining:
+            continue
+        combining |= one.kind == "combining"
+        kept.append(one)
+    return tuple(kept)
+
+
+def drawn(number, case, style):
+    """Guidance and call of a number; the same number, the same ones."""
+    rng = random.Random(f"{case} {number}")
+    rules = [found for found in (rule(rng, style) for _ in range(rng.randint(1, 4))) if found is not None]
+    call = {"num_inference_steps": rng.randint(2, 5)}
+    if rng.random() < 0.15:
+        call[CASES[case].scale] = 1.0
+    return Drawn(case, ordered(rules) if rng.random() < 0.9 else tuple(rules), call)
+
+
+class Bench:
+    """One small pipeline, what rules may name on it, and its state before."""
+
+    def __init__(self, name):
+        self.name, self.case = name, CASES[name]
+        self.pipe = self.case.pipe()
+        self.networks = denoisers(self.pipe, lookup(self.pipe))
+        self.models = dict.fromkeys(MODELS, denoisers(self.case.pipe(seed=1), lookup(self.pipe))[0])
+        self.plain = self.run()
+        self.other = self._other()
+        self.style = str(Path(tempfile.mkdtemp()) / "style.safetensors")
+        save_file({"latents": torch.zeros_like(self.plain)[:1].contiguous()}, self.style)
+        self.before = self.state()
+
+    def run(self, **call):
+        return self.case.run(self.pipe, seeds=(8, 9), **{"num_inference_steps": 3, **call})
+
+    def _other(self):
+        try:
+            text = _other_text(read(self.networks[0]), partial(self.case.run, self.pipe, seeds=(8,)))
+        except (KeyError, TypeError, AttributeError):
+            return {}
+        return {OTHER: text} if text else {}
+
+    def state(self):
+        """Class, attributes and hooks of the pipeline and of all that its network is made of, by identity."""
+        held = {"class": type(self.pipe), **{f"pipe.{key}": id(value) for key, value in vars(self.pipe).items()
+                                             if isinstance(value, torch.nn.Module)}}
+        for at, network in enumerate(self.networks):
+            for name, module in network.named_modules():
+                place = f"{at}.{name}"
+                held[f"{place} class"] = type(module)
+                held |= {f"{place}.{key}": id(value) for key, value in vars(module).items()}
+                held |= {f"{place}.{kind}.{key}": id(hook) for kind in HOOKS for key, hook in getattr(module, kind).items()}
+                held |= {f"{place}.processor.{key}": id(value)
+                         for key, value in vars(getattr(module, "processor", None) or torch.nn.Identity()).items()
+                         if hasattr(module, "processor")}
+        return held
+
+    def left(self):
+        """What a run left: names of what changed."""
+        after = self.state()
+        found = sorted(key for key in self.before.keys() | after.keys() if self.before.get(key) != after.get(key))
+        modes = [mode for mode in _get_current_function_mode_stack() if not getattr(mode, "over", False)]
+        return (*found[:5], *(["a lock"] if len(lock._owners) else []), *(["a mode"] if modes else []))
+
+    def try_out(self, item):
+        """Draw under the rules of `item`."""
+        counts, undo = {"evaluated": 0, "stepped": 0}, []
+        for network in self.networks:
+            self._count(network, "forward", counts, "evaluated", undo)
+        self._count(self.pipe.scheduler, "step", counts, "stepped", undo)
+        error, images = None, None
+        try:
+            with emag.guide(self.pipe, *item.rules, conditions=self.other, models=self.models, masks=MASK):
+                images = self.run(**item.call)
+        except Exception as caught:
+            error = caught.with_traceback(None)
+        finally:
+            for target, name in undo:
+                del target.__dict__[name]
+        finite = images is None or all(bool(one.isfinite().all()) for one in images)
+        return Outcome(error, counts["evaluated"], counts["stepped"], finite, self.left())
+
+    def _count(self, target, name, counts, key, undo):
+        original = getattr(target, name)
+
+        def counting(*args, **kwargs):
+            counts[key] += 1
+            return original(*args, **kwargs)
+
+        target.__dict__[name] = counting
+        undo.append((target, name))
+
+
+def complaint(found):
+    """Why an outcome breaks the law, or None."""
+    if found.left:
+        return f"left behind: {', '.join(found.left)}"
+    if found.error is None:
+        return None if found.finite else "not finite"
+    if isinstance(found.error, NoEffect) and found.stepped >= 2:
+        return None  # known at the end of a run alone
+    if not isinstance(found.error, EmagError):
+        return f"{type(found.error).__name__}: {found.error}"
+    return f"refused after {found.evaluated} evaluations: {found.error}" if found.evaluated else None
+
+
+def quiet():
+    logging.getLogger("emag").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+__all__ = ["CASES", "Bench", "Drawn", "Outcome", "Schedule", "complaint", "drawn", "quiet"]
