@@ -62,7 +62,8 @@ class Blocks:
     def serving(self, now: Pass) -> Iterator[None]:
         """One pass of the run through the network."""
         self.now, self.mode, self.changing = now, now.mode, int(bool(now.changers))
-        self.taps.handlers, self.taps.packing, self.thread = now.taps, now.packing, threading.get_ident()
+        self.taps.handlers, self.taps.looks, self.taps.packing = now.taps, now.looks, now.packing
+        self.thread = threading.get_ident()
         try:
             yield
         finally:
@@ -70,7 +71,7 @@ class Blocks:
 
     def _rest(self) -> None:
         self.now, self.mode, self.changing = Pass(), CLEAN, 0
-        self.taps.handlers, self.taps.packing, self.thread = {}, None, None
+        self.taps.handlers, self.taps.looks, self.taps.packing, self.thread = {}, {}, None, None
 
     def clear(self) -> None:
         """Drop everything a run left, also one that was interrupted."""

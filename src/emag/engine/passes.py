@@ -13,7 +13,7 @@ from . import output
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions
-from .handlers import Group, changing, perturbing, strengthening, watching
+from .handlers import Group, changing, looking, perturbing, strengthening, watching
 from .packed import Packing
 from .swaps import Times, scale_lora
 from .taps import Tap
@@ -63,11 +63,26 @@ class Passes:
         """An evaluation that is the host's own business; it is not counted."""
         return self._pass(forward, call, Pass(taps=strengthening(self.strong, {}, Rows.all_cond(call.total))))
 
-    def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group) -> Any:
-        """The host's own evaluation in its own batch layout, watched by branches."""
+    def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group, lookers: Group = ()) -> Any:
+        """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         self._count(call, self.depth)
-        taps = strengthening(self.strong, watching(watchers, rows), rows)
-        return self._pass(forward, call, Pass(taps=taps))
+        taps, looks = looking(lookers, watching(watchers, rows))
+        now = Pass(taps=strengthening(self.strong, taps, rows), looks=looks)
+        return undone(lambda undo: self._pass(self._looked_at(forward, call.total, lookers, undo), call, now))
+
+    def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:
+        """`forward`, with the time embedders' outputs shown to the branches that will change them."""
+        states = [state for branch, state in lookers if branch.modules == "time"]
+
+        def look(name: str, value: torch.Tensor) -> torch.Tensor:
+            for state in states:
+                state.look_output(value, rows)
+            return value
+
+        if states:
+            undo.callback(setattr, self.times, "change", None)
+            self.times.change = look
+        return forward
 
     def unchanged(self, forward: Forward, call: Arguments, block: int) -> Any:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
@@ -88,7 +103,7 @@ class Passes:
         mode = WHOLE if whole(*group[0]) else branch.resume + 1
         strong = () if branch.ahead else self.strong
         taps = strengthening(strong, perturbing(group, total // times), rows)
-        now = Pass(mode, part, times, taps, changing(group))
+        now = Pass(mode, part, times, taps, changers=changing(group))
         before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
         answer = undone(lambda undo: self._pass(self._forward(forward, group, undo), call, now))
         if branch.model is None:

@@ -116,7 +116,7 @@ class Run:
         wanted = self.course.held(needed(self.rules, step, self.course.memory))
         for one in (item for item in wanted if item[0].ahead):
             self.passes.weak(forward, place, [one], None)
-        answer = self.passes.clean(forward, place.call, rows, self.course.watching())
+        answer = self.passes.clean(forward, place.call, rows, self.course.watching(), self.course.looking())
         sample = output.sample_of(answer)
         channels = output.guided_channels(sample, call.network.latents(call.sample))
         branches: dict[Any, torch.Tensor] = {COND: output.branch(sample, rows.cond, channels)}

@@ -77,12 +77,15 @@ def in_full_precision(handle: Handler, call: Attention, live: Live) -> torch.Ten
 
 def native_backend(attention: torch.nn.Module, undo: Undo) -> None:
     """Run a module's attention through `scaled_dot_product_attention`, where its processor would pick another backend."""
-    processor = getattr(attention, "processor", None)
-    if hasattr(processor, "_attention_backend") and not _is_native(processor):
-        patch(undo, processor, "_attention_backend", AttentionBackendName.NATIVE)
+    if not is_native(attention):
+        patch(undo, attention.processor, "_attention_backend", AttentionBackendName.NATIVE)
 
 
-def _is_native(processor: Any) -> bool:
+def is_native(attention: torch.nn.Module) -> bool:
+    """True where a module's processor picks no other backend."""
+    processor: Any = getattr(attention, "processor", None)
+    if not hasattr(processor, "_attention_backend"):
+        return True
     backend = processor._attention_backend
     if backend is None:
         backend, _ = attention_dispatch._AttentionBackendRegistry.get_active_backend()

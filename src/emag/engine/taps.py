@@ -10,7 +10,7 @@ from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .packed import Packing
-from .seam import Handler, Seam, native_backend
+from .seam import Handler, Seam, is_native, native_backend
 from .undo import Undo, put_on, undone
 
 Tap = tuple[int, bool]
@@ -18,7 +18,8 @@ Tap = tuple[int, bool]
 
 
 class Taps:
-    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; packing: where its rows
+    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; looks: with those that are
+    only looked at; packing: where its rows
     hold their image tokens. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
@@ -27,6 +28,7 @@ class Taps:
     def __init__(self, network: Network, tapped: frozenset[Tap]):
         self.network, self.tapped = network, tapped
         self.handlers: dict[Tap, Handler] = {}
+        self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
         self.packing: Packing | None = None
         self._image: dict[int, tuple[slice, int]] = {}
@@ -64,13 +66,15 @@ class Taps:
     @torch.compiler.disable
     def _tap(self, block: Block, cross: bool, original: Callable[..., Any], args: tuple[Any, ...],
              kwargs: dict[str, Any]) -> Any:
+        module = block.cross if cross else block.attention
+        assert module is not None
         handler = self.handlers.get((block.index, cross))
+        if handler is None and is_native(module):  # another backend is left to itself where nothing is changed
+            handler = self.looks.get((block.index, cross))
         if handler is None:
             return original(*args, **kwargs)
         handler = self.packing.around(handler) if self.packing else handler
         image, length = self._image[block.index]
-        module = block.cross if cross else block.attention
-        assert module is not None
 
         def one_by_one(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..backbones.read import Network
 from ..engine.plan import plan, unfed, weak_branches
+from ..engine.swaps import lora_layers
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
@@ -37,6 +38,10 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         raise Unsupported(f"{needy[0]} with these settings needs conditional and unconditional rows in one network call, "
                           f"and {host.name} has none here: use a pipeline that makes one doubled call (SD3, PixArt, DiT), "
                           "with its guidance on, or name the negative in the rule where it takes one")
+    _check_readers(rules, host, arguments)
+    if any(branch.lora_scale is not None for branch in branches):
+        for one in networks:
+            lora_layers(one.module)
     _check_conditions(rules, network)
     _check_paired(rules, network)
     _check_models(rules, network)
@@ -87,6 +92,14 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
                           "use one of the two")
 
 
+def check_rules(rules: Sequence[Rule], networks: Sequence[Network]) -> None:
+    """All that rules and networks tell without a call. Raises `BadValue` and `Unsupported`."""
+    check_order(rules)
+    for network in networks:
+        for rule in rules:
+            rule.fits_network(network)
+
+
 def check_order(rules: Sequence[Rule]) -> None:
     """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction."""
     combining = [rule.name for rule in rules if rule.kind == "combining"]
@@ -123,6 +136,14 @@ def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]
     _check_values(host, host.combined, arguments)
     if host.scale is not None:
         log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
+
+
+def _check_readers(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    """Schedules that measure, and what else reads the unconditional prediction without combining it."""
+    reader = None if host.guides(arguments) else unfed(rules, Trajectory.even(host.steps(arguments) or 28))
+    if reader:
+        raise BadValue(f"{reader} with these settings reads the unconditional prediction, and this call has none: "
+                       f"{_way_out(host)}")
 
 
 def _way_out(host: Host) -> str:

@@ -22,7 +22,7 @@ from ..engine.undo import Undo, patch, undone
 from ..engine.view import Kind
 from ..errors import BadValue
 from ..guidance import Rule
-from .checks import check
+from .checks import check, check_rules
 from .entry import Host
 from .given import Given
 from .pipeline_view import PipelineView
@@ -132,6 +132,7 @@ class GuiderRun:
                           second="transformer_2", boundary="boundary_ratio")
         networks = [read(denoiser) for denoiser in denoisers(pipe, host)]
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
+        check_rules(rules, networks)
         check(rules, host, networks, {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))

@@ -27,7 +27,7 @@ from ..guidance import Rule, Step
 from ..perturbations.base import Perturbation
 from ..perturbations.state import Rows, State
 from ..streams import Streams
-from .checks import check_hooks
+from .checks import check_hooks, check_rules
 from .function_checks import check_inside
 from .outside import Evaluate, Made, Outside
 
@@ -47,6 +47,7 @@ class Inside(Outside):
         self.further = weak_branches(rules)
         self.network = read(module, entry)
         check_inside(rules, self.network)
+        check_rules(rules, [self.network])
         self.plan = plan(rules, self.network.depth, trajectory, self.uncond)
         self.blocks = blocks_of(self.network, self.further)
         self._unproven, self._x = entry is not None, torch.empty(0)
@@ -75,6 +76,7 @@ class Inside(Outside):
         self.blocks = blocks_of(self.network, self.further, self.blocks)
         self.course = Course(self.network, self.rules, self, {})
         self.course.begin(streams)
+        self._looked = False
         self.passes = Passes(self.blocks, Conditions(()), self)
         self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
 
@@ -95,7 +97,9 @@ class Inside(Outside):
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
         def make(forward: Forward, call: Arguments) -> None:
             rows = Rows.all_uncond(call.total) if null else Rows.all_cond(call.total)
-            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null))
+            lookers = [] if null or self._looked else list(self.course.states.items())
+            self._looked |= not null
+            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null), lookers)
             if self._unproven:
                 self._prove_entry(forward, call, output.sample_of(answer))
 

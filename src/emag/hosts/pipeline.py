@@ -19,7 +19,7 @@ from ..errors import BadValue, Unsupported
 from ..guidance import Rule
 from ..samplers.base import Corrector
 from .block import Block, check_free
-from .checks import check, check_order
+from .checks import check, check_rules
 from .given import Condition, Given
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
@@ -37,9 +37,10 @@ class Guided(Block):
         self.stats: Stats | None = None
         self.record: dict[str, Any] | None = None
         self._blocks: dict[torch.nn.Module, Blocks] = {}
-        self.resolved = self._resolve(pipe, self._networks(pipe)[0])
+        networks = self._networks(pipe)
+        self.resolved = self._resolve(pipe, networks[0])
         self.active = tuple(rule for rule in self.resolved if not rule.neutral)
-        check_order(self.active)
+        check_rules(self.active, networks)
         super().__init__(pipe)
 
     def __str__(self) -> str:

@@ -84,6 +84,13 @@ class State:
     def watch(self, block: int, call: Attention, rows: Rows) -> None:
         """See the live attention of one of `blocks` on the clean pass."""
 
+    def look(self, block: int, call: Attention) -> None:
+        """See the live attention of one of `blocks` once, on the first clean pass of a run. Raise here what `perturb` could
+        not do with such a call, at whatever step it is asked."""
+
+    def look_output(self, value: torch.Tensor, rows: int) -> None:
+        """The same for the output of a submodule that `modules` names, in a pass of `rows` rows."""
+
     def predicted(self, step: "Step", cond: torch.Tensor) -> None:
         """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""
 

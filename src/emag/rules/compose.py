@@ -9,7 +9,7 @@ import torch
 
 from ..errors import BadValue
 from ..finite import Finite
-from ..guidance import COND, UNCOND, Branches, Rule, Step
+from ..guidance import COND, UNCOND, Branches, Rule, Scene, Step
 from ..masks import evaluate, names, read
 from ..perturbations.base import Given, Perturbation
 from ..schedules import Scale, Schedule, known, weight
@@ -81,6 +81,11 @@ class Compose(Rule):
     def masks(self) -> tuple[str, ...]:
         """Names of the masks that the user has to give."""
         return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in names(term.mask)))
+
+    def fits_run(self, scene: Scene) -> None:
+        for term in self.terms:
+            if term.mask is not None:
+                evaluate(term.mask, scene.first.x, scene.first)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))

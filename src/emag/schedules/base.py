@@ -37,6 +37,9 @@ class Schedule(Finite):
         assert self.scale is not None, f"{self.name} runs with its scale filled in"
         return self.scale
 
+    def check(self) -> None:
+        """Raise `BadValue` where it cannot be used: what it reads from files, it reads here for the first time."""
+
     @property
     def measures(self) -> bool:
         """True where the strength depends on the predictions, so that nobody knows it before they are made."""
