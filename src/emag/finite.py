@@ -23,11 +23,16 @@ class Finite:
         made: Any = cls
         for name, value in (*zip(_positional(made), args), *kwargs.items()):
             what, kinds = f"{getattr(cls, 'name', '') or cls.__name__.lower()} {name}", _numeric(made).get(name)
-            if any(not math.isfinite(number) for number in _floats(value)):
-                raise BadValue(f"{what} must be finite, got {value!r}")
+            check_finite(what, value)
             if kinds and not _fits(value, kinds):
                 raise BadValue(f"{what} must be {' or '.join(map(_word, kinds))}, got {value!r}")
         return super().__new__(cls)
+
+
+def check_finite(what: str, value: Any) -> None:
+    """Raise `BadValue` for a number that is not finite, or a tuple or list with one in it."""
+    if any(not math.isfinite(number) for number in _floats(value)):
+        raise BadValue(f"{what} must be finite, got {value!r}")
 
 
 def _floats(value: Any) -> Iterable[float]:

@@ -85,11 +85,12 @@ class Step:
 class Scene:
     """What is known of a run before its network evaluates anything.
 
-    first: its first step. tokens: image tokens along each dimension of the latents, ([frames,] rows, columns); () where the
-    network is not known.
+    first: its first step. steps: all of them, without x_t. tokens: image tokens along each dimension of the latents,
+    ([frames,] rows, columns); () where the network is not known.
     """
 
     first: Step
+    steps: tuple[Step, ...]
     tokens: tuple[int, ...] = ()
 
 

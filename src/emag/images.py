@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,44 @@ from .files import whole
 KEY = "emag"
 
 
-def save(images: Any, folder: str | Path, record: dict[str, Any]) -> list[Path]:
+def save(images: Any, folder: str | Path, record: dict[str, Any], rows: Sequence[int] | None = None) -> list[Path]:
     """Write PIL images (or arrays [n, h, w, 3] in [0, 1]) of one call as PNGs; image i carries `record` and row i.
 
-    Names tell prompt, seed and a hash of the record, so other recipes do not overwrite them.
+    rows: of the images in the call, where these are not all. Names tell prompt, seed and a hash of the record, so other
+    recipes do not overwrite them.
     """
     folder = check_folder(folder)
     pictures = [picture(image) for image in images]
     folder.mkdir(parents=True, exist_ok=True)
-    return [write(picture, folder / name(record, row), {**record, "row": row}) for row, picture in enumerate(pictures)]
+    return [write(picture, folder / name(record, row), {**record, "row": row})
+            for row, picture in zip(rows or range(len(pictures)), pictures, strict=True)]
+
+
+def rows_of(images: Any, made: Any) -> tuple[list[Any], list[int]]:
+    """`images` as a list, and which of those that a call `made` they are. Raises `BadValue` where that cannot be told.
+
+    An image is known by itself, not by its looks; as many as were made are taken for all of them, in order.
+    """
+    given = [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3 else list(images)
+    held = [] if made is None else list(made)
+    found = [next((row for row, one in enumerate(held) if _is(image, one)), None) for image in given]
+    if None not in found:
+        return given, [int(row) for row in found if row is not None]
+    if not held or len(given) == len(held):
+        return given, list(range(len(given)))
+    raise BadValue(f"which of the {len(held)} images of the latest call this is cannot be told: give images as the pipeline "
+                   "returned them, out.images or some of them")
+
+
+def _is(image: Any, other: Any) -> bool:
+    """True for one object, or one piece of memory: a part of an array is a new object each time it is taken."""
+    if image is other:
+        return True
+    if isinstance(image, Image.Image) or type(image) is not type(other):
+        return False
+    import numpy as np
+
+    return bool(np.shares_memory(np.asarray(image), np.asarray(other)))
 
 
 def write(image: Image.Image, path: Path, record: dict[str, Any]) -> Path:

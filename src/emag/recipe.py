@@ -46,11 +46,20 @@ def from_data(data: Any) -> tuple[Rule, ...]:
 def read(path: str | Path) -> tuple[Rule, ...]:
     """Rules from a JSON file."""
     try:
-        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+        return from_data(json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_once))
     except OSError as error:
         raise BadValue(f"cannot read the recipe {path}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadValue(f"the recipe {path} is not valid JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each key once. Raises `BadValue`."""
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise BadValue(f"a recipe names {twice!r} twice in one object: keep one, or list the rules one by one")
+    return dict(pairs)
 
 
 def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:

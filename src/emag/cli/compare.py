@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import showcase
-from ..columns import Column, Outcome, run
+from ..columns import Column, Outcome, rehearse, run
 from ..errors import BadValue
 from ..images import check_folder, write
 from ..sampling import Job, Settings, jobs
@@ -67,6 +67,8 @@ def compare(
 
 def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: Settings, batch_size: int) -> list[Outcome]:
     """The outcome of every column, behind a progress bar."""
+    for column in columns:  # what one of them cannot do is told before any is drawn
+        rehearse(pipe, column, work[0], settings)
     outcomes: list[Outcome] = []
     with shared.progress(len(columns) * -(-len(work) // batch_size), "comparing") as (on_step, finished):
         for column in columns:

@@ -63,7 +63,7 @@ class Course:
         tokens = call.network.tokens(call.values) if self.states else ()
         first = self.trajectory.step(self.trajectory.index[0], x.float(), self.streams, self.grid, self.masks)
         for rule in self.rules:
-            rule.fits_run(Scene(first, tokens))
+            rule.fits_run(Scene(first, tuple(self.trajectory.places()), tokens))
         self.introduce(tokens)
 
     def begin(self, streams: Streams) -> None:

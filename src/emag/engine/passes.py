@@ -66,8 +66,8 @@ class Passes:
     def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group, lookers: Group = ()) -> Any:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         self._count(call, self.depth)
-        taps, looks = looking(lookers, watching(watchers, rows))
-        now = Pass(taps=strengthening(self.strong, taps, rows), looks=looks)
+        taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
+        now = Pass(taps=taps, looks=looks)
         return undone(lambda undo: self._pass(self._looked_at(forward, call.total, lookers, undo), call, now))
 
     def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:

@@ -9,6 +9,7 @@ from ..engine.plan import plan, unfed, weak_branches
 from ..engine.swaps import lora_layers
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
+from ..finite import check_finite
 from ..guidance import Rule
 from .entry import Host
 
@@ -24,6 +25,8 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         depths = " and ".join(str(one.depth) for one in networks)
         raise Unsupported(f"the networks of this {host.name} have {depths} blocks: they must have as many, for layers to "
                           "mean the same in both")
+    for name, value in arguments.items():
+        check_finite(name, value)
     for name, reason in host.refused:
         if arguments.get(name) is not None:
             raise Unsupported(f"{name} in a guided {host.name}: {reason}; leave it out")

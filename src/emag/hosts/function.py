@@ -100,7 +100,7 @@ class Function:
         if self._fresh:
             self._fresh = False
             for rule in self.rules:
-                rule.fits_run(Scene(step))
+                rule.fits_run(Scene(step, tuple(self.trajectory.places())))
         branches = self.network.step(step, partial(self._branches, x, step))
         self.latest = dict(with_null(self.rules, branches, step, self._memory))
         prediction = combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)

@@ -36,6 +36,7 @@ class Guided(Block):
         self.on_step: Callable[[int, int], None] | None = None
         self.stats: Stats | None = None
         self.record: dict[str, Any] | None = None
+        self._made: Any = None  # the images of the latest call
         self._blocks: dict[torch.nn.Module, Blocks] = {}
         networks = self._networks(pipe)
         self.resolved = self._resolve(pipe, networks[0])
@@ -50,19 +51,29 @@ class Guided(Block):
                 "emag run: no active rule; the pipeline runs as it is")
 
     def save(self, images: Any, folder: str) -> list[Any]:
-        """Write `images` of the latest call into `folder` as PNGs that carry their recipe; the paths written."""
-        from ..images import save
+        """Write images of the latest call, all or some or one, into `folder` as PNGs with their recipe; the paths written.
+
+        Raises `BadValue` before a call, for what is no image, and where it cannot tell which of them one is.
+        """
+        from ..images import rows_of, save
 
         if self.record is None:
             raise BadValue("nothing to save yet: call the pipeline inside the with block first")
-        return save(images, folder, self.record)
+        given, rows = rows_of(images, self._made)
+        return save(given, folder, self.record, rows)
 
     def call(self, original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call of the pipeline under the guidance: a run."""
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
         arguments = with_scale(arguments, self.host, pipe)
-        self.stats = None
+        self.stats = self._made = None
+        result = self._called(original, pipe, args, kwargs, arguments)
+        self._made = getattr(result, "images", result[0] if isinstance(result, tuple) else None)
+        return result
+
+    def _called(self, original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any],
+                arguments: dict[str, Any]) -> Any:
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)

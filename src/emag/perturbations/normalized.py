@@ -6,6 +6,7 @@ import torch
 
 from ..attention import Attention
 from ..errors import BadValue
+from ..guidance import Scene
 from ..schedules import Scale, Schedule, at_time, check_scale, check_timed
 from ..streams import Streams
 from .negative_text import NegativePass, NegativeText
@@ -133,6 +134,12 @@ class NAG(Inside):
                 raise BadValue(f"nag {field} must be a number in [{low:g}, {high:g}], got {value!r}")
         if self.norm not in NORMS:
             raise BadValue(f"nag norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+
+    def fits_run(self, scene: Scene) -> None:
+        noisy = [step for step in scene.steps if step.sigma >= (self.sigma_end or 0)]
+        if noisy and all(at_time(self.scale, step) == 1 for step in noisy):
+            raise BadValue(f"nag is off (scale 1) at every step of this run with a noise of at least {self.sigma_end:g}: "
+                           "give it another schedule or sigma_end, or leave it out")
 
     @property
     def neutral(self) -> bool:
