@@ -4,6 +4,7 @@ import logging
 import random
 import tempfile
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,14 @@ from emag.errors import EmagError
 from emag.hosts.table import denoisers, lookup
 from emag.methods import METHODS
 from emag.rules.compose import Term
-from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, NoisePower, Rectified, Schedule
+from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, NoisePower, Rectified
 from spy import HOOKS
 
 CASES = every()
 AFTER = ("never differed", "is the one the images are made with", "predicts what the pipeline's own does")
 """What is known at the end of a run alone: that something had no effect."""
 SEEN = ("attention has a mask", "among", "embeds one per token")
-"""What only the network's own attention and time embedders show, in the first evaluation."""
+"""What only the network's own attention and time embedders show, in the first clean evaluation."""
 OTHER, ONE = "other", ("wan-vace",)  # the latter makes one video a call
 MODELS = ("guide", "tuned", "pretrained", "base")
 MASK = {"mine": torch.ones(3, 3)}
@@ -211,22 +212,28 @@ class Bench:
         network.__dict__["forward"] = counting
 
 
-def complaint(found):
-    """Why an outcome breaks the law, or None."""
+def complaint(found, item):
+    """Why an outcome breaks the law, or None: finite, or refused before the network is called, and untouched afterwards."""
     if found.left:
         return f"left behind: {', '.join(found.left)}"
     if found.error is None:
         return None if found.finite else "not finite"
-    if any(text in str(found.error) for text in (*AFTER, *(SEEN if found.evaluated == 1 else ()))):
+    first = 1 + sum(rule.kind == "attention" and rule.negative is not None for rule in item.rules if hasattr(rule, "negative"))
+    if any(text in str(found.error) for text in (*AFTER, *(SEEN if found.evaluated <= first else ()))):
         return None
     if not isinstance(found.error, EmagError):
         return f"{type(found.error).__name__}: {found.error}"
     return f"refused after {found.evaluated} evaluations: {found.error}" if found.evaluated else None
 
 
+@contextmanager
 def quiet():
-    logging.getLogger("emag").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-__all__ = ["CASES", "Bench", "Drawn", "Outcome", "Schedule", "complaint", "drawn", "quiet"]
+    """Without the lines that hundreds of runs would print."""
+    log = logging.getLogger("emag")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.setLevel(before)

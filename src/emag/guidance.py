@@ -86,12 +86,13 @@ class Scene:
     """What is known of a run before its network evaluates anything.
 
     first: its first step. steps: all of them, without x_t. tokens: image tokens along each dimension of the latents,
-    ([frames,] rows, columns); () where the network is not known.
+    ([frames,] rows, columns), and arguments: those of the network's first call; neither where it is not known.
     """
 
     first: Step
     steps: tuple[Step, ...]
     tokens: tuple[int, ...] = ()
+    arguments: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Course:
         self.seen += 1
         self.streams.next_step()
         step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
+        for rule in self.rules if self.seen == 1 else ():
+            rule.fits_run(Scene(step, tuple(self.trajectory.places()), self.tokens, call.values))
         for state in self.states.values():
             state.reach(step)
         return step
@@ -59,12 +61,7 @@ class Course:
         """At the first evaluation: trajectory, plan and states."""
         self.begin(Streams.of(x))
         self.images, self.total, self.grid = x.shape[0], call.total, call.network.grid(call.values)
-        assert self.trajectory is not None
-        tokens = call.network.tokens(call.values) if self.states else ()
-        first = self.trajectory.step(self.trajectory.index[0], x.float(), self.streams, self.grid, self.masks)
-        for rule in self.rules:
-            rule.fits_run(Scene(first, tuple(self.trajectory.places()), tokens))
-        self.introduce(tokens)
+        self.introduce(call.network.tokens(call.values) if self.states else ())
 
     def begin(self, streams: Streams) -> None:
         """Trajectory, plan and states of a run."""

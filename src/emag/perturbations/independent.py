@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..guidance import Step
+from ..guidance import Scene, Step
 from ..streams import Streams
 from .base import Given, Perturbation
 from .null_branch import NullBranch
@@ -102,6 +102,10 @@ class ICG(NullBranch):
             raise Unsupported(NO_LABELS)
         if self.form == "gaussian" and not network.backbone.condition:
             raise Unsupported(NO_NOISE)
+
+    def fits_run(self, scene: Scene) -> None:
+        if self.form == "label" and scene.arguments is not None and scene.arguments.get(LABELS) is None:
+            raise Unsupported(NO_LABELS)
 
     @property
     def weak(self) -> tuple[Perturbation, ...]:

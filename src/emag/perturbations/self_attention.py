@@ -82,8 +82,8 @@ class SelfBlurredState(State):
         """True where x0 [batch, channels, height, width] is blurred; [batch, 1, height, width]."""
         if not self.held:
             raise NoEffect("sag saw no attention in this step: something skips the blocks it watches (a cache?)")
-        mass = torch.stack([received(call) for call in self.held]).mean(0)
-        return on_pixels(mass > self.spec.threshold * (1 + TIE), image.shape)
+        mass = torch.stack([on_pixels(received(call), image.shape) for call in self.held]).mean(0)
+        return mass > self.spec.threshold * (1 + TIE)
 
     def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
         x = values["hidden_states"]
