@@ -218,7 +218,7 @@ def complaint(found, item):
         return f"left behind: {', '.join(found.left)}"
     if found.error is None:
         return None if found.finite else "not finite"
-    first = 1 + sum(rule.kind == "attention" and rule.negative is not None for rule in item.rules if hasattr(rule, "negative"))
+    first = 1 + sum(rule.kind == "attention" and getattr(rule, "negative", None) is not None for rule in item.rules)
     if any(text in str(found.error) for text in (*AFTER, *(SEEN if found.evaluated <= first else ()))):
         return None
     if not isinstance(found.error, EmagError):

@@ -20,7 +20,8 @@ ENDS = ("hosts/block.py", "hosts/swapped.py", "engine/undo.py", "engine/lock.py"
 """What begins and ends a block and a run."""
 AROUND = (PACKAGE, "torch/overrides.py", "contextlib.py")
 CALL = {"seeds": (8,), "num_inference_steps": 2}
-RULES = (emag.CADS(0.3, 0.2, 0.9, 0.5), emag.EMAG(1.5, layers=(0, 1), window=emag.Window.progress(0, 0.2, 1.0)), emag.CFG(3.0))
+WINDOW = emag.Window.progress(0, 0.2, 1.0)
+RULES = (emag.CADS(0.3, 0.2, 0.9, 0.5), emag.EMAG(1.5, layers=(0, 1), window=WINDOW), emag.CFG(3.0))
 
 
 @pytest.fixture(autouse=True)

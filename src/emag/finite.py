@@ -6,7 +6,7 @@ from dataclasses import fields
 from functools import lru_cache
 from numbers import Real
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from .errors import BadValue
 
@@ -18,6 +18,8 @@ class Finite:
     for something else in a field that holds numbers, values like this one (a schedule), or tuples of them, and nothing more.
     In what range they must lie, a subclass says in `__post_init__`.
     """
+
+    scalar: ClassVar[bool] = True  # a value for one field of a rule; False for what has a meaning of its own in a list
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made: Any = cls
@@ -47,7 +49,8 @@ def _fits(value: Any, kinds: tuple[Any, ...]) -> bool:
     if isinstance(value, Real):  # one number for a tuple of them: some rules take that, the others say what they want
         return True
     if isinstance(value, (list, tuple)):
-        return any(get_origin(kind) is tuple for kind in kinds)
+        items = [_kinds(get_args(kind)[0]) for kind in kinds if get_origin(kind) is tuple]
+        return any(all(item is not None and _fits(item, inner) for item in value) for inner in items)
     return any(isinstance(value, kind) for kind in kinds if isinstance(kind, type) and issubclass(kind, Finite))
 
 
@@ -81,4 +84,4 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _plain(kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return all(part is Ellipsis or any(map(_plain, _kinds(part))) for part in get_args(kind))
-    return kind in NUMBERS or (isinstance(kind, type) and issubclass(kind, Finite))
+    return kind in NUMBERS or (isinstance(kind, type) and issubclass(kind, Finite) and kind.scalar)

@@ -127,8 +127,11 @@ def text_keys(call: Attention, name: str) -> slice:
 
 def check_text(name: str, network: Any, layers: Sequence[int], cross: bool) -> None:
     """Raise `Unsupported` where the image tokens of some block see no text, in its attention or its cross-attention."""
-    if not all(network.blocks[at].has_text(cross) for at in layers):
-        raise Unsupported(_no_text(name))
+    for at in layers:
+        if cross and network.blocks[at].cross is None:
+            raise Unsupported(f"{network.backbone.name} has no cross-attention of its own in block {at}")
+        if not network.blocks[at].has_text(cross):
+            raise Unsupported(_no_text(name))
 
 
 def _no_text(name: str) -> str:

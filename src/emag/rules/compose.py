@@ -36,6 +36,8 @@ class Term(Finite):
     minus: str = UNCOND
     mask: str | None = None
 
+    scalar = False
+
     def __post_init__(self) -> None:
         if isinstance(self.scale, Schedule):
             if self.scale.scale is None:
