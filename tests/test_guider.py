@@ -21,6 +21,7 @@ from diffusers.hooks import LayerSkipConfig
 import emag
 from cases import EMAG
 from emag.engine.lock import hold
+from emag.engine.undo import undone
 from emag.hosts.guider import EmagGuider, WithWeak
 from emag.perturbations.identity_attention import PAG
 from emag.schedules import Interval
@@ -276,8 +277,13 @@ def test_no_effect_is_an_error(plain):
 def test_a_network_serves_one_run_at_a_time(plain):
     pipe, inputs = plain
     modular = SD3.pipe(pipe, EmagGuider(EMAG(1.5), CFG))
-    with hold(pipe.transformer, "somebody else"), pytest.raises(emag.Busy, match="somebody else"):
-        SD3.run(modular, inputs)
+
+    def held(undo):
+        hold(pipe.transformer, "somebody else", undo)
+        with pytest.raises(emag.Busy, match="somebody else"):
+            SD3.run(modular, inputs)
+
+    undone(held)
 
 
 # What is refused

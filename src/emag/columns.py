@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from . import recipe
 from .backbones.read import read
 from .engine.stats import Stats
 from .engine.trajectory import trajectory
+from .engine.undo import Undo, patch, undone
 from .errors import BadValue
+from .finite import check_finite
 from .guidance import Rule
 from .hosts import own_loop
 from .hosts.own_guider import with_scale
@@ -37,6 +40,9 @@ class Column:
     scale: float | None = None
     correctors: tuple[Corrector, ...] = ()
     solver: Solver | None = None
+
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
 
     @classmethod
     def parse(cls, text: str) -> "Column":
@@ -98,6 +104,24 @@ def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batc
                    tuple(record for part in parts for record in part.records),
                    tuple(stats for part in parts for stats in part.stats), parts[0].evaluations,
                    sum(part.seconds for part in parts), _plain(pipe, work, settings))
+
+
+class _Reached(Exception):
+    """The network would be evaluated now."""
+
+
+def rehearse(pipe: Any, column: Column, job: Job, settings: Settings) -> None:
+    """Draw one image of a column as far as its first evaluation. Raises what `run` would raise before it."""
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise _Reached
+
+    def stopped(undo: Undo) -> None:
+        for network in denoisers(pipe, lookup(pipe)):
+            patch(undo, network, "forward" if network._compiled_call_impl is None else "_compiled_call_impl", stop)
+        with suppress(_Reached):
+            run(pipe, column, [job], settings, 1)
+
+    undone(stopped)
 
 
 def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:

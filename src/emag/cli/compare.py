@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import showcase
-from ..columns import Column, Outcome, run
+from ..columns import Column, Outcome, rehearse, run
 from ..errors import BadValue
 from ..images import write
 from ..sampling import Job, Settings, jobs
@@ -84,6 +84,8 @@ def _jobs(given: list[str], file: Path | None, negative: list[str] | None, negat
 
 def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: Settings, batch_size: int) -> list[Outcome]:
     """The outcome of every column, behind a progress bar; for many of them it is said early how long they take."""
+    for column in columns:  # what one of them cannot do is told before any is drawn
+        rehearse(pipe, column, work[0], settings)
     outcomes: list[Outcome] = []
     calls = -(-len(work) // batch_size)
     with shared.progress(len(columns) * calls, "comparing") as (on_step, finished):

@@ -2,7 +2,7 @@
 called and wherever it sits: then a pass is not what the run takes it for."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from ..backbones.read import Network
 from ..errors import Unsupported
 from .foreign import stand_ins
-from .undo import patch
+from .undo import Undo, patch
 
 MEND = "a cache, or a wrapper that skips blocks, would mix the passes of a run: switch it off"
 
@@ -33,7 +33,7 @@ class Reached:
         self._now: dict[int, None] = {}
         self._order: tuple[int, ...] = ()
 
-    def install(self, undo: ExitStack) -> None:
+    def install(self, undo: Undo) -> None:
         """Put the counters in, until `undo` closes."""
         for number, part in enumerate(self.parts):
             patch(undo, part, "forward", _noting(self._now, number, part.forward))

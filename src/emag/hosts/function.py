@@ -10,11 +10,11 @@ import torch
 from ..backbones.read import read
 from ..defaults import resolve, resolved
 from ..engine.finite import Finite
-from ..engine.plan import Plan, evaluates_null, needed, weak_branches
+from ..engine.plan import Plan, check_spaces, evaluates_null, needed, weak_branches
 from ..engine.present import Present
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Rule, Step
+from ..guidance import COND, UNCOND, Rule, Scene, Step
 from ..perturbations.base import Perturbation
 from ..predictions import SPACES
 from ..samplers.path import Path
@@ -55,8 +55,9 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     concrete = resolved(rules, (), read(*found)) if found else [resolve(rule, ("a plain function",), 0) for rule in rules]
     active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
-    check_given(active, given, inside=found is not None)
     trajectory = _trajectory(levels, prediction)
+    check_given(active, given, trajectory, inside=found is not None)
+    check_spaces(active, trajectory)
     network = Inside(*found, active, trajectory, grid) if found else Outside()
     return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
 
@@ -75,7 +76,7 @@ class Function:
         self.evaluations = 0
         self.latest: dict[Any, torch.Tensor] = {}
         self._streams: Streams | None = None
-        self._level = 0
+        self._level, self._fresh = 0, False
         self._memory: list[dict[str, Any]] = []
         self._finite = Finite()
 
@@ -83,6 +84,7 @@ class Function:
         """Begin a new run from x [batch, ...]: forget all state, seed each sample's random streams by its own bytes."""
         self._streams, self._memory, self._finite = Streams.of(x), [{} for _ in self.rules], Finite()
         self.network.start(self._streams)
+        self._fresh = True
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, i: int) -> torch.Tensor:
@@ -99,10 +101,13 @@ class Function:
         assert self._streams is not None
         self._streams.next_step()
         step = self._step(x, i)
+        if self._fresh:
+            self._fresh = False
+            for rule in self.rules:
+                rule.fits_run(Scene(step, tuple(self.trajectory.places())))
         present = Present(step, self.rules, self._memory, self._finite)
         self._finite.ask(f"{present.place}: x_t", "host", step.x)
-        with self.network.step(step):
-            branches = self._branches(x, step)
+        branches = self.network.step(step, partial(self._branches, x, step))
         present.look(branches)
         self.latest = dict(present.with_null(branches))
         prediction = present.result(self.latest)
@@ -153,7 +158,7 @@ class Function:
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
         wanted = needed(self.rules, step, self._memory)
-        null = self.combines and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
+        null = self._reads_null(step) and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
 
         def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
             name = branch.condition or (UNCOND if branch.null else COND)
@@ -165,6 +170,9 @@ class Function:
         if null:
             found[UNCOND] = self.network.clean(partial(self._evaluate, x, step, UNCOND), step, null=True)
         return found
+
+    def _reads_null(self, step: Step) -> bool:
+        return UNCOND in self.conditions and (self.combines or any(rule.reads_null(step) for rule in self.rules))
 
     def _evaluate(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
         condition = self.conditions[name]

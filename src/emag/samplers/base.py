@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..errors import Unsupported
+from ..finite import FiniteFields
 from ..guidance import COND, UNCOND
 from .path import Path
 
@@ -38,7 +39,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Solver:
+class Solver(FiniteFields):
     """Base of all solvers: frozen values that go from one level to the next."""
 
     name: ClassVar[str] = ""
@@ -57,7 +58,7 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Corrector:
+class Corrector(FiniteFields):
     """Base of all correctors: frozen values that move x before or after the solver's step."""
 
     name: ClassVar[str] = ""
