@@ -94,6 +94,10 @@ def _check(spec: RunSpec, column: Column, pipe: Any) -> None:
         call = arguments(pipe, [Job(spec.prompts[0].text, spec.negative, spec.seed)], settings)
         if column.own_loop and host.name != "StableDiffusion3Pipeline":
             raise Unsupported(f"correctors and solvers run in our own loop, which does not drive {host.name}")
+        if column.joint:
+            together = next(part.name for part in column.correctors if part.joint)
+            raise Unsupported(f"{together} draws all images of a prompt together, and a run makes each by its number alone: "
+                              "use emag compare, or emag.samplers.sample")
         if column.own_loop:
             return
         original = _stopping(type(pipe).__call__)
