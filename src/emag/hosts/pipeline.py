@@ -21,6 +21,7 @@ from ..errors import BadValue, Busy, Unsupported
 from ..guidance import Rule
 from ..samplers.base import Corrector
 from .checks import check, check_order
+from .first_order import check_sampler
 from .given import Condition, Given
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
@@ -65,6 +66,7 @@ class Guided:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
         check(self.active, self.host, networks, arguments)
+        check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
         with ExitStack() as undo:

@@ -9,6 +9,7 @@ import torch
 from ..errors import BadValue
 from .base import Corrector, Model, Solver
 from .conditioned import want
+from .first_order import check_solver
 from .solvers import Euler
 
 Progress = Callable[[int, int], None]
@@ -62,3 +63,4 @@ def check(model: Model, correctors: Sequence[Corrector], solver: Solver) -> None
         if corrector.joint and corrector is not correctors[-1]:
             raise BadValue(f"{corrector.name} weighs the step itself: name {correctors[-1].name} before it")
     solver.check(model)
+    check_solver(getattr(model, "rules", ()), solver)

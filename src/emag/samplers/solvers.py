@@ -36,6 +36,7 @@ class Euler(Solver):
     name = "euler"
     paper = "arXiv 2010.02502"
     equation = "alpha' x0 + sigma' epsilon"
+    first_order = True
 
     def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
         return advance(x, pred, model.path, i, i + 1, model.space)

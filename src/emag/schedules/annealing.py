@@ -57,6 +57,10 @@ class Annealing(Schedule):
         if not (math.isfinite(self.factor) and math.isfinite(self.bias)):
             raise BadValue(f"annealing factor and bias must be finite, got {self.factor} and {self.bias}")
 
+    @property
+    def first_order(self) -> bool:
+        return self.renoise
+
     def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
         cond, _ = both(self.name, branches)
         if "head" not in state:
