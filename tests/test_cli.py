@@ -229,7 +229,8 @@ def test_methods_as_data(run):
 
 
 @pytest.mark.parametrize(("column", "words"), [("cfg=2 pgc", "no method 'pgc'"), ("cfg=2 pcg=0,stepsize=1", "no parameter"),
-                                               ("euler unipc", "solvers"), ("emag=1.5 pcg", "plain function")])
+                                               ("euler unipc", "solvers"),
+                                               ("emag=1.5 fkc reverse-sde", "emag moves the prediction")])
 def test_columns_of_our_own_loop_refuse(run, tmp_path, column, words):
     code, _, error = run("compare", "a ship", "-c", column, "-o", tmp_path / "a.png", "--steps", 2)
     assert code == 2 and words in error

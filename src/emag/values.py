@@ -171,6 +171,7 @@ READERS: dict[Any, Callable[[str], Any]] = {
     float: float, int: int, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()],
     Schedule: _schedule_word, Window: window, tuple[int, ...]: layers,
     tuple[float, ...]: lambda text: tuple(float(part) for part in text.split("+")),
+    tuple[str, ...]: lambda text: tuple(text.split("+")),
 }
 
 
@@ -187,5 +188,5 @@ def type_name(hint: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return {int: "list of block numbers", float: "list of numbers"}.get(get_args(kind)[0], "list")
+        return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

@@ -72,6 +72,10 @@ def _named(prompts: Sequence[Prompt], classes: Sequence[str] | None, declared: b
 def _check(spec: RunSpec, column: Column, pipe: Any) -> None:
     """All of one recipe that can be told before the network is evaluated."""
     try:
+        if column.joint:
+            together = next(part.name for part in column.correctors if part.joint)
+            raise Unsupported(f"{together} draws all images of a prompt together, and a run makes each by its number alone: "
+                              "use emag compare, or emag.samplers.sample")
         rehearse(pipe, column, Job(spec.prompts[0].text, spec.negative, spec.seed), spec.settings)
     except (BadValue, Unsupported) as error:
         raise type(error)(f"recipe {column.label}: {error}") from None

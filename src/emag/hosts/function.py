@@ -17,6 +17,7 @@ from ..errors import BadValue
 from ..guidance import COND, UNCOND, Rule, Scene, Step
 from ..perturbations.base import Perturbation
 from ..predictions import SPACES
+from ..samplers.conditioned import alike
 from ..samplers.path import Path
 from ..streams import Streams
 from .described import Described, find
@@ -63,8 +64,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
 
 
 class Function:
-    """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; latest: the branches of
-    the latest step."""
+    """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; beside: those for
+    correctors and solvers, beside the run's own; latest: the branches of the latest step."""
 
     def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, trajectory: Trajectory,
                  conditions: dict[str, Any], time: Callable[[float, float], float], masks: dict[str, torch.Tensor],
@@ -73,7 +74,8 @@ class Function:
         self.conditions, self.time, self.masks, self.grid, self.network = conditions, time, masks, grid, network
         self.space = trajectory.space
         self.combines = any(rule.kind == "combining" for rule in rules)
-        self.evaluations = 0
+        self.wanted: tuple[str, ...] = ()
+        self.evaluations = self.beside = 0
         self.latest: dict[Any, torch.Tensor] = {}
         self._streams: Streams | None = None
         self._level, self._fresh = 0, False
@@ -133,6 +135,21 @@ class Function:
         """Blocks of the network evaluated in this run so far, per image."""
         return self.network.block_evaluations
 
+    def want(self, names: Sequence[str]) -> None:
+        """Evaluate these conditions at every step too, into `latest` under their names, until told otherwise.
+
+        Raises `BadValue` for one that was not given.
+        """
+        absent = [name for name in names if name not in self.conditions]
+        if absent:
+            raise BadValue(f"the sampler reads the condition {absent[0]!r}, which was not given: give "
+                           f"conditions={{{absent[0]!r}: ...}}")
+        self.wanted = tuple(names)
+
+    def groups(self, count: int) -> list[int]:
+        """A number for each of `count` samples: equal where all their conditions are."""
+        return alike(self.conditions, count)
+
     def branches(self, x: torch.Tensor, i: int) -> dict[str, torch.Tensor]:
         """Clean predictions at level i: COND, and UNCOND where there is one. Beside the run: changes no state."""
         return self.branches_at(x, *self.path.at(i))
@@ -141,6 +158,7 @@ class Function:
     def branches_at(self, x: torch.Tensor, alpha: float, sigma: float) -> dict[str, torch.Tensor]:
         """`branches` at a level that need not be on the path."""
         names = [name for name in (COND, UNCOND) if name in self.conditions]
+        self.beside += len(names)
         return {name: self._call(x, alpha, sigma, self.conditions[name]) for name in names}
 
     def noise(self, name: str, like: torch.Tensor) -> torch.Tensor:
@@ -167,8 +185,9 @@ class Function:
         found: dict[Hashable, torch.Tensor] = {branch: further(branch, None) for branch in wanted if branch.ahead}
         cond = found[COND] = self.network.clean(partial(self._evaluate, x, step, COND), step)
         found |= {branch: further(branch, cond) for branch in wanted if not branch.ahead}
-        if null:
-            found[UNCOND] = self.network.clean(partial(self._evaluate, x, step, UNCOND), step, null=True)
+        for name in dict.fromkeys((*self.wanted, UNCOND) if null else self.wanted):
+            if name not in found:  # beside the run: what watches the clean pass does not see it
+                found[name] = self.network.clean(partial(self._evaluate, x, step, name), step, null=True)
         return found
 
     def _reads_null(self, step: Step) -> bool:

@@ -38,7 +38,7 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: T
         raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
                        "CFG(4.0)")
     for rule in rules if not inside else ():
-        if any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak):
+        if looks_inside(rule):
             raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
                               "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
     for name in (branch.condition for branch in weak_branches(rules)):
@@ -47,6 +47,11 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: T
     noisy = next((rule.name for rule in rules if rule.kind == "condition"), None)
     if noisy and not _tensors(conditions[COND]):
         raise BadValue(f"{noisy} changes the condition, which must be a tensor or a dict of tensors [batch, ...]")
+
+
+def looks_inside(rule: Rule) -> bool:
+    """True where a rule needs more of a network than its predictions."""
+    return any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak)
 
 
 def _tensors(condition: Any) -> bool:

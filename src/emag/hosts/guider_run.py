@@ -24,6 +24,7 @@ from ..errors import BadValue
 from ..guidance import Rule
 from .checks import check, check_rules
 from .entry import Host
+from .first_order import check_sampler
 from .given import Given
 from .pipeline_view import PipelineView
 from .table import denoisers
@@ -135,6 +136,7 @@ class GuiderRun:
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check_rules(rules, networks)
         check(rules, host, networks, {})
+        check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))
         branches, made = weak_branches(rules), self._blocks

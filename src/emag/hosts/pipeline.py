@@ -20,6 +20,7 @@ from ..guidance import Rule
 from ..samplers.base import Corrector
 from .block import Block, check_free
 from .checks import check, check_rules
+from .first_order import check_sampler
 from .given import Condition, Given
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
@@ -84,6 +85,7 @@ class Guided(Block):
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
         check(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
+        check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
 

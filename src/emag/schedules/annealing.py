@@ -60,6 +60,10 @@ class Annealing(Schedule):
     def check(self) -> None:
         read_head(self.weights)
 
+    @property
+    def first_order(self) -> bool:
+        return self.renoise
+
     def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
         cond, _ = both(self.name, branches)
         if "head" not in state:

@@ -28,6 +28,11 @@ class Schedule(FiniteFields):
     kind: ClassVar[str] = "schedule"
     cost: ClassVar[str] = "none; a step at scale 1 needs no unconditional or weak evaluation"
 
+    @property
+    def first_order(self) -> bool:
+        """True where it is exact for first-order deterministic samplers (DDIM, Euler) only; others are then refused."""
+        return False
+
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
 
