@@ -15,6 +15,9 @@ JOINTS = {None: "and", **{relation: relation for relation in RELATIONS}}
 PAD = "<pad>"
 VOCABULARY = (PAD, *NUMBERS, *RADII, *COLOURS, *SHAPES, "and",
               *dict.fromkeys(word for relation in RELATIONS for word in relation.split()), "on", *BACKGROUNDS)
+MEMBERS = (*NUMBERS, *RADII, *COLOURS, *SHAPES)
+"""Words that noun phrases are made of."""
+
 LENGTH = 12
 """Words of the longest prompt."""
 
