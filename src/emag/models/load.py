@@ -11,6 +11,7 @@ from ..errors import BadValue, Unsupported
 from ..hosts.table import denoisers, lookup
 from . import folder
 from .folder import first_line
+from .shapes import ShapesPipeline
 from .tiny import TinyPipeline
 
 MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
@@ -70,7 +71,7 @@ def _diffusers(name: str, dtype: torch.dtype, revision: str | None) -> Any:
 
 def _pipeline_class(name: str, wanted: str) -> Any:
     """The class that a folder or repository names, refused before its weights are fetched."""
-    cls: Any = TinyPipeline if wanted == TinyPipeline.__name__ else getattr(diffusers, wanted, None)
+    cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
     lookup(object.__new__(cls))

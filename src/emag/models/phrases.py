@@ -11,8 +11,8 @@ from ..worlds.shapes import prompts as grammar
 
 
 class PhraseEncoder(ModelMixin, ConfigMixin):
-    """Learned states of words. Each is the sum of its word and its place; within a noun phrase also of the phrase's words and of
-    the words outside all phrases ("left of", "on black"), by tables of their own. dim: of a state.
+    """Learned states of words. Each is the sum of its word and its place; within a noun phrase also of the phrase's words
+    and of the words outside all phrases ("left of", "on black"), by tables of their own. dim: of a state.
 
     The pooled vector is the sum over the words of a further table.
     """

@@ -13,7 +13,7 @@ ABSENT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "tokeniz
 
 
 class Words(Protocol):
-    """What encodes prompts: a module of word ids [batch, words] to states [batch, words, dim] and a pooled vector [batch, dim]."""
+    """What encodes prompts: word ids [batch, words] to states [batch, words, dim] and a pooled vector [batch, dim]."""
 
     def check(self, prompt: str) -> None:
         """Raise `BadValue` for a prompt that cannot be drawn."""
@@ -48,7 +48,7 @@ def call(**defaults: Any) -> Callable[..., Any]:
             values["sigmas"] = uniform_sigmas(values["num_inference_steps"])
         return parent(self, **values)
 
-    __call__.__signature__ = signature  # type: ignore[attr-defined]
+    __call__.__signature__ = signature
     return __call__
 
 
