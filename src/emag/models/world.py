@@ -22,7 +22,8 @@ PART, CHUNK, SEED = 4096, 128, 7
 
 SAMPLES = ("a red circle", "a small blue cross on white", "a large yellow triangle on black", "two green rings",
            "three cyan squares", "a red square and a blue circle", "a green triangle left of a purple ring",
-           "a yellow ring above a red cross on grey", "a blue circle inside a yellow square", "a purple square larger than a cyan triangle")
+           "a yellow ring above a red cross on grey", "a blue circle inside a yellow square",
+           "a purple square larger than a cyan triangle")
 
 
 class Scenes:
