@@ -95,7 +95,7 @@ def test_words_and_pixels_of_a_batch(trainer):
     small = trainer(drop=0.0, flip=False, batch_size=10)
     x0, eps, s, ids = small.batch()
     assert x0.abs().max() <= 2 and x0.shape == eps.shape == (10, 3, 8, 8) and ((s > 0) & (s < 1)).all()
-    assert torch.equal(ids[:, 4] - 4, small.images.labels[small._pick()])
+    assert torch.equal(ids[:, 4] - 4, small.task.images.labels[small._pick()])
     assert trainer(drop=1.0).batch()[3].eq(0).all()
 
 

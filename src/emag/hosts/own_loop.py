@@ -11,7 +11,7 @@ from ..backbones.read import read
 from ..defaults import models_of, resolved
 from ..errors import BadValue, NotFinite, Unsupported
 from ..guidance import COND, UNCOND, Rule
-from ..models.tiny import TinyPipeline, uniform_sigmas
+from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
 from ..samplers.loop import Progress
 from .function import Function, guided
@@ -91,7 +91,7 @@ def _denoiser(pipe: Any, rows: int) -> Any:
 
 
 def _path(pipe: Any, steps: int) -> Path:
-    sigmas = uniform_sigmas(steps) if isinstance(pipe, TinyPipeline) else None
+    sigmas = uniform_sigmas(steps) if isinstance(pipe, SmallPipeline) else None
     pipe.scheduler.set_timesteps(steps, sigmas=sigmas)
     return Path.flow(tuple(pipe.scheduler.sigmas.double().tolist()))
 

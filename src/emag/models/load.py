@@ -18,6 +18,7 @@ from ..hosts.table import denoisers, lookup
 from ..near import nearest
 from . import folder, hub
 from .folder import first_line
+from .shapes import ShapesPipeline
 from .tiny import TinyPipeline
 
 MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
@@ -99,7 +100,7 @@ def _loading(what: str) -> Iterator[None]:
 
 def _pipeline_class(name: str, wanted: str) -> Any:
     """The class that a folder or repository names, refused before its weights are fetched."""
-    cls: Any = TinyPipeline if wanted == TinyPipeline.__name__ else getattr(diffusers, wanted, None)
+    cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
     lookup(object.__new__(cls))
