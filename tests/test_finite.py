@@ -34,13 +34,13 @@ class Bad(Rule):
     """A rule that gives what is not finite from step `late` on."""
 
     late: int = 0
-    value: float = NAN
+    value: str = "nan"
     null: bool = False
 
     name, kind = "bad", "after"
 
     def apply(self, pred, branches, step, state):
-        return pred * self.value if step.index >= self.late else pred
+        return pred * float(self.value) if step.index >= self.late else pred
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BadNull(Bad):
         return pred
 
     def new_null(self, branches, step, state):
-        return branches[UNCOND] * self.value
+        return branches[UNCOND] * float(self.value)
 
 
 def steps_of(case, pipe, *rules, **call):
