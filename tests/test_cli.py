@@ -117,6 +117,8 @@ def test_plan_tells_steps_without_a_weak_pass(run):
     (("generate", "frog", "-g", "emag=1.5,beta=3"), "beta"),
     (("generate", "frog", "-g", "apg=4", "--scale", "1"), "unconditional"),
     (("generate", "frog", "-g", "apg=4", "-g", "cfg=2"), "keep one"),
+    (("generate", "frog", "--scale", "nan"), "finite"), (("compare", "frog", "-c", "scale=inf"), "finite"),
+    (("compare", "frog", "-c", "host", "-c", "autoguidance=2,model=lora:0.5"), "no LoRA"),
     (("generate", "frog", "--recipe", "nowhere.json"), "cannot read"),
     (("generate", "frog", "-m", "medium"), "medium"),
     (("generate", "frog", "--seeds", "x"), "seeds"),
