@@ -19,6 +19,7 @@ from .hosts.own_guider import with_scale
 from .hosts.table import denoisers, lookup
 from .methods import METHODS
 from .near import choices
+from .ranges import warn_of_clipped, warn_of_scales
 from .rules.cfg import CFG
 from .samplers import CORRECTORS, SOLVERS, Corrector, Solver
 from .sampling import Job, Progress, Settings, arguments, batches, sample
@@ -120,7 +121,9 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings,
         rules = (*rules, CFG(settings.scale))
     loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
+    warn_of_scales(column.correctors)
     made, model = own_loop.run(pipe, loop, *texts, progress)
+    warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
                    model.evaluations * read(pipe.transformer).depth, time.perf_counter() - start)

@@ -18,8 +18,9 @@ from .guidance import Rule
 from .models import folder, hub
 from .models.load import HUB_ID, MODELS, WEIGHTS
 from .perturbations.ema_attention import EMAttention
+from .schedules import APPLIED, OBSERVED
 
-PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
+PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8
 USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among them
               "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512,
@@ -106,9 +107,8 @@ def text_tokens(network: Network, model: str, text: int | None) -> int:
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],
             images: int) -> dict[str, Any]:
     phases = branch.window.phases(sigmas)
-    beta = branch.decay(len(sigmas))
-    watched = [i for i, phase in enumerate(phases) if phase != "off"]
-    applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    watched = [i for i, phase in enumerate(phases) if phase in OBSERVED]
+    applied = [i for i, phase in enumerate(phases) if phase in APPLIED]
     made = [i for i in applied if branch in planned.steps[i]]
     shown = (SPARED if i in applied and i not in made else PICTURE[phase] for i, phase in enumerate(phases))
     attention: Any = network.blocks[branch.blocks[0]].attention
@@ -117,4 +117,5 @@ def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, netwo
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
             "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
             "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
-            "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}
+            "first_weight": [branch.first_weight(sum(i <= at for i in watched) - 1, len(sigmas))
+                             for at in (applied[0], applied[-1])]}

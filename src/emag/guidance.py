@@ -88,6 +88,7 @@ class Rule:
     equation: ClassVar[str] = ""
     kind: ClassVar[Kind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
+    required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
 
     @property

@@ -1,5 +1,6 @@
 """From prompts, seeds and a guidance to images: what the command line, the demo and `emag again` share."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .errors import BadValue, EmagError, Unsupported
+from .errors import BadValue, EmagError, NotFinite, Unsupported
 from .fingerprint import is_data
 from .guidance import Rule
 from .hosts.encoders import label_of
@@ -17,6 +18,7 @@ from .hosts.entry import Host
 from .hosts.given import Condition
 from .hosts.pipeline import Guided, guide
 from .hosts.table import lookup
+from .ranges import warn_of_clipped, warn_of_scale
 from .seeds import LARGEST, MOST, is_seed
 
 Progress = Callable[[int, int], None]
@@ -101,9 +103,13 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
     """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""
     with guide(pipe, *rules, conditions=conditions) as run, _refused(pipe):
         run.on_step = progress
-        made = pipe(**call, generator=_generators(seeds))
+        with warnings.catch_warnings():
+            # a picture of NaNs is painted black, with a warning of numpy's
+            warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
+            made = pipe(**call, generator=_generators(seeds))
         if not hasattr(made, "images"):
             raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
+        _warn(run, call, made.images)
         return list(made.images), run
 
 
@@ -119,11 +125,22 @@ def _refused(pipe: Any) -> Iterator[None]:
         yield
     except EmagError:
         raise
+    except RuntimeWarning as error:
+        raise NotFinite(f"the images of {type(pipe).__name__} are not finite (infinite values or NaNs): use bfloat16 or "
+                        "float32, for the VAE too") from error
     except torch.OutOfMemoryError as error:
         raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
     except (ValueError, TypeError) as error:
         raise BadValue(f"{type(pipe).__name__} refused the call: {(str(error).splitlines() or [type(error).__name__])[0]}"
                        ) from error
+
+
+def _warn(run: Guided, call: Mapping[str, Any], images: Sequence[Any]) -> None:
+    """Say what nothing useful comes of, and what looks like it."""
+    scale = call.get(run.host.scale or "")
+    if isinstance(scale, (int, float)):
+        warn_of_scale(f"the pipeline's {run.host.scale}", scale)
+    warn_of_clipped(images)
 
 
 def _generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:

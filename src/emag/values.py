@@ -151,12 +151,14 @@ def layers(text: str) -> tuple[int, ...]:
 
 
 def window(text: str) -> Window:
-    """A window from "unit:start:delta:stop", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
-    unit, *numbers = text.split(":")
-    if len(numbers) != 3:
-        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8")
+    """A window from "unit:start:delta:stop[:base=N][:hold]", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
+    unit, *parts = text.split(":")
+    numbers = [part for part in parts if part != "hold" and not part.startswith("base=")]
+    if len(numbers) != 3 or parts[:3] != numbers:
+        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8; :hold and :base=N may follow")
+    base = next((int(part.removeprefix("base=")) for part in parts if part.startswith("base=")), Window.base)
     start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit)
+    return Window(start, delta, stop, unit, base, hold="hold" in parts)
 
 
 def _schedule_word(text: str) -> Schedule:

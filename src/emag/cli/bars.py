@@ -52,7 +52,7 @@ def progress(total: int, title: str) -> Iterator[tuple[OnStep, Callable[[int], N
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("calls"),
                TextColumn("{task.fields[step]}", markup=False), TimeRemainingColumn())
     lines = None if err.is_terminal else Lines(title, total, "calls")
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=total, step="", calls=0)
 
         def on_step(done: int, count: int) -> None:
@@ -71,7 +71,7 @@ def progress(total: int, title: str) -> Iterator[tuple[OnStep, Callable[[int], N
 def images_bar() -> Iterator[Callable[[int, int], Callable[[int], None]]]:
     """A bar over images, for a run that may have some already: called with those, and all, it gives a callback for more."""
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, speed_estimate_period=300) as bar:
+    with Progress(*columns, console=err, transient=True, speed_estimate_period=300, disable=not err.is_terminal) as bar:
 
         def begun(done: int, total: int) -> Callable[[int], None]:
             task = bar.add_task("images", total=total, completed=done)

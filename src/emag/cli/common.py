@@ -1,6 +1,5 @@
 """What the commands share: options, and how they are read."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,14 +101,12 @@ def open_pipeline(model: str, device: str | None = None, dtype: str | None = Non
 
 
 def lines(given: list[str], path: Path | None, what: str) -> list[str]:
-    """Texts from the command and from a file's lines (`-`: standard input); blank lines of a file are skipped."""
+    """Texts from the command and from a file of prompts (`-`: standard input), which `emag run` reads alike."""
+    from ..evaluate.prompts import read_prompts
+
     texts = list(given)
     if path:
-        try:
-            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadValue(f"cannot read the {what}s in {path}: {error}") from None
-        texts += [line.strip() for line in text.splitlines() if line.strip()]
+        texts += [one.text for one in read_prompts(str(path))]
     if not texts:
         raise BadValue(f'give at least one {what}, e.g. emag generate "a photo of a frog" ("" is the unconditional one)')
     return texts

@@ -68,16 +68,17 @@ def methods(
 
 def _overview(found: list[dict[str, Any]]) -> None:
     for kind, title in KINDS.items():
-        table = folded("name", "formula", "paper", "parameters")
+        table = folded("name", "formula (paper); parameters")
         for method in found:
             if method["kind"] == kind:
-                table.add_row(method["name"], method["equation"], method["paper"], values(method["parameters"]))
+                table.add_row(method["name"], "\n".join(filter(None, [f"{method['equation']} ({method['paper']})",
+                                                                      values(method["parameters"])])))
         out.print()
         out.print(styled(title))
         out.print(table)
-    table = folded("name", "rules", "source")
+    table = folded("name", "rules (source)")
     for row in recipes():
-        table.add_row(row["name"], row["rules"], row["source"])
+        table.add_row(row["name"], f"{row['rules']} ({row['source']})")
     out.print()
     out.print(styled("Recipes, by --recipe NAME"))
     out.print(table)
@@ -87,8 +88,20 @@ def _full(method: dict[str, Any]) -> None:
     out.print(styled(f"{method['name']}  {method['paper']}"))
     out.print(method["equation"])
     out.print(f"\n{flowing(method['about'])}\n")
-    table = folded("model", "defaults", "source")
-    table.add_row("all", values(method["parameters"]), "")
-    for row in method["defaults"]:
-        table.add_row(row["model"], values(row["values"]), row["source"])
-    out.print(table, "")
+    out.print(f"defaults: {values(method['parameters'])}")
+    for models, row in _grouped(method["defaults"]):
+        out.print(f"- on {', '.join(models)}: {values(row['values'])} ({row['source']})")
+    out.print("")
+
+
+def _grouped(rows: list[dict[str, Any]]) -> list[tuple[list[str], dict[str, Any]]]:
+    """Rows of the table of defaults, models that have the same together."""
+    found: list[tuple[list[str], dict[str, Any]]] = []
+    for row in rows:
+        same = next((models for models, other in found
+                     if (other["values"], other["source"]) == (row["values"], row["source"])), None)
+        if same is None:
+            found.append(([row["model"]], row))
+        else:
+            same.append(row["model"])
+    return found

@@ -1,5 +1,6 @@
 """`emag plan`: what a run would cost, before it."""
 
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from .common import table as folded
 
 LEGEND = {".": "off", "o": "averaged only", "#": "with a weak pass", "~": "its direction extrapolated"}
 """Signs of the steps, a sign for each."""
+LONGEST = 150
 
 
 @command("emag plan -g emag=1.5,variant=map", "emag plan -m stabilityai/stable-diffusion-3.5-medium -n 28 --recipe emag+apg",
@@ -40,13 +42,20 @@ def plan(
         out.print(_branch(branch))
 
 
+def folded_picture(picture: str) -> str:
+    """A sign for each step; of many steps, how many of each sign follow one another, as 120 x o."""
+    if len(picture) <= LONGEST:
+        return picture
+    return ", ".join(f"{len(list(run))} x {sign}" for sign, run in groupby(picture))
+
+
 def _branch(branch: dict[str, Any]) -> Table:
     table = folded("weak branch", branch["method"])
     table.add_row("blocks", " ".join(map(str, branch["blocks"])))
     spared = branch["applied"] - branch["evaluated"]
     table.add_row("window", f"{branch['watched']} steps averaged, {branch['evaluated']} of them with a weak pass"
                   + (f", {spared} more in the window without one" if spared else ""))
-    table.add_row("steps", branch["picture"])
+    table.add_row("steps", folded_picture(branch["picture"]))
     table.add_row("", ", ".join(f"{sign} {meaning}" for sign, meaning in LEGEND.items() if sign in branch["picture"]))
     table.add_row("extra memory", f"{branch['bytes'] / 2**20:,.1f} MiB for {branch['images']} image(s)")
     table.add_row("weight of the first map", f"{branch['first_weight'][0]:.3f} at the first weak pass, "

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -25,9 +26,19 @@ class Screen(Console):
         return super().render_str(visible(text, lines=True), **{**more, "markup": False, "emoji": False, "highlight": False})
 
     def print(self, *objects: Any, **more: Any) -> None:
-        shown = [one if is_renderable(one) else str(one) for one in objects]
-        whole = {"overflow": "ignore", "crop": False} if all(isinstance(one, (str, Text)) for one in shown) else {}
-        super().print(*shown, **{**whole, **more})
+        if all(isinstance(one, str) or not is_renderable(one) for one in objects):
+            super().print(*(folded(str(one), self.width) for one in objects), **{"soft_wrap": True, **more})
+        else:
+            super().print(*objects, **more)
+
+
+def folded(text: str, width: int) -> str:
+    """A text in lines of at most `width`, broken between words; a line that starts with blanks stays as it is."""
+    return "\n".join(line if line[:1] == " " else _wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    return "\n".join(wrap(line, width, break_long_words=False, break_on_hyphens=False))
 
 
 out, err = Screen(), Screen(stderr=True)

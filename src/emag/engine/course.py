@@ -37,15 +37,19 @@ class Course:
         """Steps of the run; 0 before it began."""
         return len(self.trajectory.timesteps) if self.trajectory else 0
 
-    def next(self, call: Arguments, rows: slice, waiting: bool) -> Step:
-        """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished."""
+    def next(self, call: Arguments, rows: slice, waiting: bool, alone: bool = False) -> Step:
+        """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished; alone: the
+        host has stopped evaluating unconditional rows."""
         x = call.network.latents(call.sample[rows])
         if self.trajectory is None:
             self._start(call, x)
         assert self.trajectory is not None
-        if self.seen >= self.count or x.shape[0] != self.images or call.total != self.total or waiting:
+        total = self.images if alone else self.total
+        if self.seen >= self.count or x.shape[0] != self.images or call.total != total or waiting:
             raise EmagError("the network was called out of turn: more evaluations, or other rows, than the run of its "
-                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run.")
+                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run; and "
+                            "where a callback changes guidance_scale or the prompts on the way, leave it out and give a "
+                            "rule a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
         _check_time(call, self.trajectory.timesteps[self.seen])
         index = self.trajectory.index[self.seen]
         self.seen += 1
@@ -70,8 +74,11 @@ class Course:
         self.states = {branch: branch.start(sigmas, streams) for branch in weak_branches(self.rules)}
 
     def introduce(self, tokens: tuple[int, ...]) -> None:
-        """Tell new states of each other and of the grid of image tokens."""
+        """Tell new states of the run, of each other and of the grid of image tokens."""
         self.tokens = tokens
+        assert self.trajectory is not None
+        for state in self.states.values():
+            state.along(self.trajectory.schedule_length)
         for state in self.states.values():
             state.meet(self.states)
         for state in self.states.values():

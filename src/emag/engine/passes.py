@@ -1,12 +1,13 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from ..perturbations.base import Perturbation
 from ..perturbations.state import Rows, State
@@ -16,6 +17,7 @@ from .blocks import Blocks
 from .conditions import Conditions
 from .handlers import Group, changing, perturbing, strengthening, watching
 from .packed import Packing
+from .reached import Reached
 from .swaps import Times, scale_lora
 from .taps import Tap
 from .view import Extras
@@ -37,7 +39,9 @@ class Place:
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """The call of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
         if branch.all_rows:
-            return self.call, None, self.rows.cond
+            own = self.rows.uncond if branch.takes_uncond else self.rows.cond
+            assert own is not None
+            return self.call, None, own
         if branch.condition is not None and not branch.null:
             return self.host_call.rows(self.host_rows.cond), self.rows.cond, slice(None)
         if branch.null:
@@ -58,6 +62,13 @@ class Passes:
         self.evaluations, self.images = 0, 1
         self.strong: Group = ()
         self.times = Times()
+        self._reached: dict[torch.nn.Module, Reached] = {}
+
+    def watch(self, network: Network, undo: ExitStack) -> None:
+        """Hold every pass through `network` against its first one, until `undo` closes."""
+        if network.module not in self._reached:
+            self._reached[network.module] = Reached(network)
+        self._reached[network.module].install(undo)
 
     def other(self, forward: Forward, call: Arguments) -> Any:
         """An evaluation that is the host's own business; it is not counted."""
@@ -67,7 +78,9 @@ class Passes:
         """The host's own evaluation in its own batch layout, watched by branches."""
         self._count(call, self.depth)
         taps = strengthening(self.strong, watching(watchers, rows), rows)
-        return self._pass(forward, call, Pass(taps=taps))
+        reached = self._reached.get(self.blocks.network.module)
+        with reached.clean() if reached else nullcontext():
+            return self._pass(forward, call, Pass(taps=taps))
 
     def unchanged(self, forward: Forward, call: Arguments, block: int) -> Any:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
@@ -91,6 +104,9 @@ class Passes:
         now = Pass(mode, part, times, taps, changing(group))
         before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
         with ExitStack() as undo:
+            reached = self._reached.get(self.blocks.network.module)
+            if reached and branch.model is None:
+                undo.enter_context(reached.weak(max(mode - 1, 0), {at for b, _ in group for at in b.changes}))
             answer = self._pass(self._forward(forward, group, undo), call, now)
         if branch.model is None:
             self._check_reached(group, *before)

@@ -1,11 +1,13 @@
 """What a run will evaluate, known before it starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from ..guidance import Rule, States, Step, needs_null, reads_null
 from ..perturbations.base import Perturbation
 from ..perturbations.null_branch import NullBranch
+from ..schedules import Schedule
 from .trajectory import Trajectory
 
 
@@ -53,6 +55,19 @@ class Plan:
 def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     """The further branches of all rules, each once, in order."""
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
+
+
+def departs(rules: Sequence[Rule]) -> bool:
+    """True where the network is evaluated otherwise than the host evaluates it: further passes, or rows left out."""
+    further = any(not (branch.observes or branch.strong) for branch in weak_branches(rules))
+    return further or any(type(rule).spares_null is not Rule.spares_null or _scheduled(rule) for rule in rules)
+
+
+def _scheduled(value: Any) -> bool:
+    """True where a schedule is in it, at whose steps rows may be spared."""
+    if isinstance(value, Rule):
+        return any(_scheduled(getattr(value, field.name)) for field in fields(value))
+    return isinstance(value, Schedule) or (isinstance(value, tuple) and any(map(_scheduled, value)))
 
 
 def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False) -> Plan:

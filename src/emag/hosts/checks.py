@@ -5,10 +5,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..backbones.read import Network
-from ..engine.plan import plan, unfed, weak_branches
+from ..engine.foreign import cache
+from ..engine.plan import departs, plan, unfed, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule
+from ..ranges import warn_of_scales
 from .entry import Host
 
 log = logging.getLogger("emag")
@@ -35,6 +37,7 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
+        network.check_text(branch.blocks if branch.reads_text else ())
     _check_combiner(rules, host, arguments, named)
     needy = [rule.name for rule in rules if any(branch.needs_uncond or branch.null for branch in rule.weak)]
     if needy and (not host.doubled or not host.guides(arguments)):
@@ -45,7 +48,7 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
     _check_paired(rules, network)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
-    if branches:
+    if branches or departs(rules):
         for one in networks:
             check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
 
@@ -92,7 +95,11 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
 
 
 def check_order(rules: Sequence[Rule]) -> None:
-    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction."""
+    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction.
+
+    Says which rules have a scale that nothing useful comes of.
+    """
+    warn_of_scales(rules)
     combining = [rule.name for rule in rules if rule.kind == "combining"]
     if len(combining) > 1:
         raise BadValue(f"{' and '.join(combining)} both combine the conditional with the unconditional prediction; keep one")
@@ -160,7 +167,11 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
 
 
 def check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse diffusers' block caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    """Refuse caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    found = cache(network.module)
+    if found:
+        raise Unsupported(f"a cache is at work in the network: {found[1]} is the forward of {found[0] or 'the whole'}. It "
+                          "would serve one pass of a step what it kept from another: switch it off")
     for module in network.module.modules():
         registry = getattr(module, "_diffusers_hook", None)
         for hook in registry.hooks.values() if registry is not None else ():

@@ -9,10 +9,12 @@ import torch
 
 from ..backbones.read import read
 from ..defaults import resolve, resolved
+from ..engine.finite import Finite
 from ..engine.plan import Plan, evaluates_null, needed, weak_branches
+from ..engine.present import Present
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..guidance import COND, UNCOND, Rule, Step
 from ..perturbations.base import Perturbation
 from ..predictions import SPACES
 from ..samplers.path import Path
@@ -75,17 +77,19 @@ class Function:
         self._streams: Streams | None = None
         self._level = 0
         self._memory: list[dict[str, Any]] = []
+        self._finite = Finite()
 
     def start(self, x: torch.Tensor) -> None:
         """Begin a new run from x [batch, ...]: forget all state, seed each sample's random streams by its own bytes."""
-        self._streams, self._memory = Streams.of(x), [{} for _ in self.rules]
+        self._streams, self._memory, self._finite = Streams.of(x), [{} for _ in self.rules], Finite()
         self.network.start(self._streams)
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, i: int) -> torch.Tensor:
         """The guided prediction for x [batch, ...] at level i of the path, in x's dtype.
 
-        Raises `NoEffect` at the last level of a run in which a weak branch changed nothing.
+        Raises `NotFinite` where a prediction is not finite, and at the last level `NoEffect` where a weak branch of the run
+        changed nothing.
         """
         if not 0 <= i < len(self.path):
             raise BadValue(f"level {i} is not on the path: its steps start from levels 0 to {len(self.path) - 1}")
@@ -95,16 +99,23 @@ class Function:
         assert self._streams is not None
         self._streams.next_step()
         step = self._step(x, i)
+        present = Present(step, self.rules, self._memory, self._finite)
+        self._finite.ask(f"{present.place}: x_t", "host", step.x)
         with self.network.step(step):
             branches = self._branches(x, step)
-        self.latest = dict(with_null(self.rules, branches, step, self._memory))
-        prediction = combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)
+        present.look(branches)
+        self.latest = dict(present.with_null(branches))
+        prediction = present.result(self.latest)
+        present.handed(prediction, x.dtype)
+        prediction = prediction.to(x.dtype)
+        self._finite.after_step()
         if i == len(self.path) - 1:
             self.check()
         return prediction
 
     def check(self) -> None:
-        """Raise `NoEffect` where a weak branch of the run changed nothing so far."""
+        """Raise `NotFinite`, or `NoEffect` where a weak branch of the run changed nothing so far."""
+        self._finite.finish()
         self.network.check()
 
     @property

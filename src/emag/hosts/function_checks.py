@@ -53,6 +53,7 @@ def check_inside(rules: Sequence[Rule], network: Network) -> None:
     """Refuse rules that need more than one call of `network` for one condition."""
     for rule in rules:
         network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
+        network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
         if any(branch.model for branch in rule.weak):
             raise Unsupported(f"{rule.name} needs another network, and a function has one: use emag.guide around a pipeline")
         if any(branch.needs_uncond or branch.all_rows for branch in rule.weak):

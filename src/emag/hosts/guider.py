@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
+from ..engine.combined import combined
 from ..errors import BadValue
 from ..guidance import Rule
 from ..recipe import to_data
@@ -76,7 +77,8 @@ class EmagGuider(Guider):
         self._serving.release()
 
     def forward(self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None) -> GuiderOutput:
-        pred = pred_cond if pred_uncond is None else pred_uncond  # the second answer is ours, whatever became of the first
+        # the second answer is ours, whatever became of the first
+        pred = combined(pred_cond if pred_uncond is None else pred_uncond)
         self._batches = None
         self._serving.combined()
         return GuiderOutput(pred=pred, pred_cond=pred, pred_uncond=pred_uncond)

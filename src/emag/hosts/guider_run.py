@@ -44,6 +44,7 @@ class GuiderView(PipelineView):
     """What a run asks of a guider's pipeline. now: the kind of the network call that comes next."""
 
     now: Kind = "cond"
+    alone = False  # each step of the guider says by itself how many calls it makes
 
     def kind(self, arguments: Arguments) -> Kind:
         return self.now
@@ -114,7 +115,7 @@ class GuiderRun:
         if run is None or run.course.seen < run.course.count:
             return
         self.forget()
-        run.course.check_effect()
+        run.finish()
         self.stats = stats(run, time.perf_counter() - self._start)
 
     @property

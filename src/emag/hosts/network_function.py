@@ -20,7 +20,7 @@ from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.passes import Forward, Passes, Place
-from ..engine.plan import plan, weak_branches
+from ..engine.plan import departs, plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..engine.undo import patch
 from ..errors import BadValue, Unsupported
@@ -85,6 +85,8 @@ class Inside(Outside):
         self._fresh, self._x = True, step.x
         with hold(plain(self.module), "emag.guided"), ExitStack() as undo:
             undo.callback(self.blocks.clear)
+            if departs(self.rules):
+                self.passes.watch(self.network, undo)
             self.blocks.install(undo)
             if any(branch.modules == "time" for branch in self.further):
                 self.passes.times.install(self.network, undo)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..backbones.read import read
 from ..defaults import models_of, resolved
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue, NotFinite, Unsupported
 from ..guidance import COND, UNCOND, Rule
 from ..models.tiny import TinyPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
@@ -83,4 +83,8 @@ def _rows(condition: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Tens
 
 def _images(pipe: Any, x: torch.Tensor) -> list[Image.Image]:
     latents = x.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0.0)
-    return pipe.image_processor.postprocess(pipe.vae.decode(latents, return_dict=False)[0], output_type="pil")
+    decoded = pipe.vae.decode(latents, return_dict=False)[0]
+    for what, tensor in (("the result of the last step", x), ("the decoded image", decoded)):
+        if not tensor.isfinite().all():
+            raise NotFinite(f"{what} is not finite (infinite values or NaNs)")
+    return pipe.image_processor.postprocess(decoded, output_type="pil")

@@ -24,6 +24,7 @@ from .checks import check, check_order
 from .given import Condition, Given
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
+from .rescales import without_rescales
 from .table import denoisers, lookup
 
 
@@ -81,9 +82,10 @@ class Guided:
             run = Run(networks[0], self.active, view, first, self.given.per_row, self.given.shared, self.given.masks,
                       self.on_step, tuple(others))
             self._install(run, view, denoisers(pipe, self.host), undo)
+            args, kwargs = without_rescales(original, pipe, self.host, self.active, args, kwargs)
             start = time.perf_counter()
             result = original(pipe, *args, **kwargs)
-            run.course.check_effect()
+            run.finish()
             self.stats = stats(run, time.perf_counter() - start)
         return result
 

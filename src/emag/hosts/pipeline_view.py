@@ -26,11 +26,16 @@ class PipelineView:
         self.tag: str | None = None
         self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
 
+    @property
+    def alone(self) -> bool:
+        """True where a callback has ended the pipeline's own guidance: those that may be have a property that says so."""
+        return self.uncond and not getattr(self.pipe, "do_classifier_free_guidance", True)
+
     def kind(self, arguments: Arguments) -> Kind:
         if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
             return "other"
-        if self.host.doubled or not self.uncond:
-            return "both" if self.uncond else "cond"
+        if self.host.doubled or not self.uncond or self.alone:
+            return "both" if self.uncond and not self.alone else "cond"
         if self.host.layout == "calls":
             return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
         return self._untagged(arguments.sample)

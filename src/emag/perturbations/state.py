@@ -59,6 +59,9 @@ class State:
         """The grid of this run's image tokens, told once, before the first step."""
         self.grid = grid
 
+    def along(self, length: int) -> None:
+        """Distinct timesteps of the run's schedule, those that a late start leaves out too; told before the first step."""
+
     def grid_of(self, tokens: int) -> tuple[int, ...]:
         """The grid of a block of `tokens` image tokens: this run's, or that halved (rounded up) as often as fits."""
         found = self.grid

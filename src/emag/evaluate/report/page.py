@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from ...errors import BadValue
 from ...near import choices
+from ...shown import visible
 from ..folder import RunFolder
 from ..metrics.measure import Result
 from . import plots
@@ -24,8 +25,15 @@ from .votes import tallies
 
 PER_PAGE = 6
 LOADER = jinja2.PackageLoader("emag.evaluate.report", "templates")
+
+
+def shown(value: Any) -> Any:
+    """What a template writes: texts with their control characters made visible; `Markup` is our own."""
+    return visible(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 PAGES = jinja2.Environment(loader=LOADER, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                           lstrip_blocks=True)
+                           lstrip_blocks=True, finalize=shown)
 
 
 def page(run: RunFolder, baseline: str | None = None, rows: int = 24, cell: int = 128,
