@@ -25,4 +25,4 @@ def answer(read, *given):
         return read(*given)
     except EmagError as error:
         text = str(error)
-        return f"{len(text.splitlines())} line" if 0 < len(text) < 600 else f"no short error: {text}"
+        return f"{len(text.splitlines())} line" if 0 < len(text) < 1200 else f"no short error: {text}"

@@ -86,13 +86,18 @@ class RunFolder:
     @cached_property
     def spec(self) -> RunSpec:
         """What the run makes, with its prompts. Raises `BadValue` where its files are damaged."""
-        held = self.run["spec"]
+        return parse(self.run["spec"], self.prompts)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The prompts of the run. Raises `BadValue` where they are gone or damaged."""
+        _ = self.run
         if not self.storage.exists(PROMPTS):
             raise BadValue(f"{PROMPTS} in {self.url} is not there: {MENDS[PROMPTS]}")
         rows = self._table(PROMPTS, self.storage.read(PROMPTS), LISTED).to_pylist()
         if not all(isinstance(row["text"], str) for row in rows):
             raise BadValue(f"{PROMPTS} in {self.url} has a row without text: {MENDS[PROMPTS]}")
-        return parse(held, [Prompt(**row) for row in rows])
+        return [Prompt(**row) for row in rows]
 
     def check(self) -> None:
         """Raise `BadValue` where a run cannot begin here: files of a run, or of somebody else, that no run.json tells of."""
@@ -107,7 +112,11 @@ class RunFolder:
         self.storage.write(RUN, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
         rows = [{"text": one.text, "category": one.category, "label": one.label} for one in spec.prompts]
         self.storage.write(PROMPTS, _parquet(rows, LISTED))
-        for name in ("run", "spec"):
+        self.forget()
+
+    def forget(self) -> None:
+        """Read run.json and the prompts again when they are next asked for."""
+        for name in ("run", "spec", "prompts"):
             self.__dict__.pop(name, None)
 
     def recipes(self) -> list[str]:

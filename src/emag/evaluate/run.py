@@ -84,7 +84,7 @@ def accepted(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> None:
 
 def begin(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> RunSpec:
     """Begin a run in the folder, or go on with the one that is there. The spec as it is stored."""
-    folder.__dict__.pop("run", None)  # another process may have begun since
+    folder.forget()  # another process may have begun since
     accepted(folder, spec, facts)
     if not folder.exists:
         folder.begin(spec, facts)
@@ -101,7 +101,7 @@ def begin(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> RunSpec:
 def _has_prompts(folder: RunFolder) -> bool:
     """False where the prompts are gone or damaged; those of the accepted spec are the same, by their hash."""
     try:
-        return check.prompts_hash(folder.spec.prompts) == folder.run["prompts_sha256"]
+        return check.prompts_hash(folder.prompts) == folder.run.get("prompts_sha256")
     except BadValue:
         return False
 

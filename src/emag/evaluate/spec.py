@@ -113,8 +113,8 @@ def yaml_of(path: str | Path, images: int | None = None, device: str | None = No
         return _changed(load(Path(path).read_text(encoding="utf-8")), images, device)
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates that there are not, bytes that are no text
+        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def _changed(data: Any, images: int | None, device: str | None) -> Any:

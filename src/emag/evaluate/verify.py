@@ -42,7 +42,7 @@ def verify(folder: RunFolder) -> list[Problem]:
     """All that is wrong with a run; nothing for one that is whole. Raises `BadValue` where its run.json cannot be read."""
     found = [Problem("draft", name, "a write was interrupted", (name,)) for name in folder.drafts()]
     try:
-        prompts = prompts_hash(folder.spec.prompts)
+        prompts = prompts_hash(folder.prompts)
     except BadValue as error:  # without its prompts, nothing can be said of the images
         return [*found, Problem("damaged", PROMPTS, str(error), (PROMPTS,))]
     if prompts != folder.run.get("prompts_sha256", prompts):

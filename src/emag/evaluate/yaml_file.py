@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from .yaml_size import refuse_bombs
+
 
 class _OnceLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -17,5 +19,6 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def load(text: str) -> Any:
-    """What a text in YAML holds. Raises `yaml.YAMLError`, also where a key stands twice in one mapping."""
+    """What a text in YAML holds. Raises `yaml.YAMLError`, also where a key stands twice in one mapping, or where it grows."""
+    refuse_bombs(text)
     return yaml.load(text, _OnceLoader)

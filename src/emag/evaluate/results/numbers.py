@@ -114,7 +114,7 @@ def read(path: str | Path) -> Results:
     except OSError as error:
         raise BadValue(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadValue(f"{path} holds no results of format {FORMAT}: {error!r}") from None
+        raise BadValue(f"{path} holds no results of format {FORMAT}: {type(error).__name__}: {str(error)[:200]}") from None
 
 
 def from_data(data: Any) -> Results:
