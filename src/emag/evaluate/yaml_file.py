@@ -19,6 +19,6 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def load(text: str) -> Any:
-    """What a text in YAML holds. Raises `yaml.YAMLError`, also where a key stands twice in one mapping, or where it grows."""
+    """What a text in YAML holds. Raises `yaml.YAMLError`, also where a key stands twice, or where it would grow."""
     refuse_bombs(text)
     return yaml.load(text, _OnceLoader)
