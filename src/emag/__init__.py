@@ -1,29 +1,32 @@
 """Sampling-time guidance for diffusion transformers: EMAG and the rules it combines with."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
-from .hosts.function import guided
-from .hosts.pipeline import Guided, guide
-from .methods.combining.apg import APG
-from .methods.combining.cfg import CFG
-from .methods.combining.compose import Compose, Term
-from .methods.condition.cads import CADS
-from .methods.emag.rule import EMAG
-from .records.named import RECIPES as recipes
-from .schedules import Window
+from .errors import BadValue, Busy, EmagError, NoEffect, NotFinite, Unsupported
+from .hosts import quiet
 
 if TYPE_CHECKING:
+    from .api import APG, CADS, CFG, EMAG, Compose, Guided, Term, Window, guide, guided, recipes
     from .models.load import load
 
 __version__ = "0.1.0"
-__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
-           "Unsupported", "Window", "guide", "guided", "load", "recipes"]
+__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect",
+           "NotFinite", "Term", "Unsupported", "Window", "guide", "guided", "load", "recipes"]
+
+quiet.hush()
 
 
 def __getattr__(name: str) -> Any:
+    """Public names and modules, when they are asked for. `import emag` alone brings neither torch nor diffusers."""
+    place = f"{__name__}.{name}"
+    if name.startswith("__"):
+        raise AttributeError(f"module 'emag' has no attribute {name!r}")
     if name == "load":  # imports every text encoder library: only when asked for
-        from .models.load import load
-
-        return load
-    raise AttributeError(f"module 'emag' has no attribute {name!r}")
+        return import_module(f"{__name__}.models.load").load
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.api"), name)
+    if find_spec(place) is None:
+        raise AttributeError(f"module 'emag' has no attribute {name!r}")
+    return import_module(place)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..maths.streams import Streams
+from ..streams import Streams
 from .state import State
 
 
@@ -81,6 +81,16 @@ class Perturbation:
     @property
     def all_rows(self) -> bool:
         """True where the weak pass runs all rows of the host's call, not the conditional ones alone."""
+        return False
+
+    @property
+    def reads_text(self) -> bool:
+        """True where it is about the part of the text in the attention of `blocks`."""
+        return False
+
+    @property
+    def takes_uncond(self) -> bool:
+        """True where its prediction is the unconditional rows' of a pass of all rows."""
         return False
 
     @property

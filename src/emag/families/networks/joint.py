@@ -20,7 +20,8 @@ ENTRIES: tuple[Backbone, ...] = (
                  "controlnet_block_samples", "controlnet_single_block_samples"),
         condition=("encoder_hidden_states", "pooled_projections"),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-        time_scale=1000.0, grid_ids="img_ids", references=True, time_modules=("time_text_embed.timestep_embedder",),
+        time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, None),
+        time_modules=("time_text_embed.timestep_embedder",),
     ),
     Backbone(
         "QwenImageTransformer2DModel",
@@ -39,7 +40,7 @@ ENTRIES: tuple[Backbone, ...] = (
                  "controlnet_single_block_samples"),
         condition=("encoder_hidden_states",),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-        time_scale=1000.0, grid_ids="img_ids", joint_mask="attention_mask",
+        time_scale=1000.0, grid_ids="img_ids", joint_mask="attention_mask", text_ids=(3, None),
     ),
     Backbone(
         "Flux2Transformer2DModel",
