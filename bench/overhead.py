@@ -26,8 +26,8 @@ from rich.table import Table
 
 import emag
 from emag.engine.passes import Passes
+from emag.methods.common.values import layers as parse_layers
 from emag.methods.emag.tracker import Tracker
-from emag.records.values import layers as parse_layers
 from timed.shapes import SD3, Call, Shape, pipeline
 
 

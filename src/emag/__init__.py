@@ -9,5 +9,9 @@ Every public name stands in `__init__.pyi` and is imported when first used, so t
 
 import lazy_loader
 
+from .quiet import hush
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
+
+hush()

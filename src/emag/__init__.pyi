@@ -29,6 +29,7 @@ from .errors import BadValue as BadValue
 from .errors import Busy as Busy
 from .errors import EmagError as EmagError
 from .errors import NoEffect as NoEffect
+from .errors import NotFinite as NotFinite
 from .errors import Unsupported as Unsupported
 from .hosts.function import guided as guided
 from .hosts.guider import EmagGuider as EmagGuider

@@ -1,10 +1,13 @@
-"""The algebra: steps, rules, branches and how they combine. It knows nothing of networks, images or hosts."""
+"""The algebra: steps, rules, branches, strengths and how they combine. It knows nothing of networks, images or hosts."""
 
 from .branch import Given, OnLayers, Perturbation
 from .combine import States, combine, needs_null, reads_null, with_null
+from .fields import FiniteFields, check_finite
 from .rule import AUTO, Kind, Rule
+from .schedule import Scale, Schedule, at_time, check_scale, check_timed, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Branches, Step
+from .step import COND, UNCOND, Branches, Scene, Step
 
-__all__ = ["AUTO", "COND", "UNCOND", "Branches", "Given", "Kind", "OnLayers", "Perturbation", "Rows", "Rule", "Sdpa",
-           "State", "States", "Step", "Tokens", "combine", "needs_null", "reads_null", "with_null"]
+__all__ = ["AUTO", "COND", "UNCOND", "Branches", "FiniteFields", "Given", "Kind", "OnLayers", "Perturbation", "Rows",
+           "Rule", "Scale", "Scene", "Schedule", "Sdpa", "State", "States", "Step", "Tokens", "at_time", "check_finite",
+           "check_scale", "check_timed", "combine", "known", "label", "needs_null", "reads_null", "weight", "with_null"]

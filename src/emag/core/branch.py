@@ -84,6 +84,16 @@ class Perturbation:
         return False
 
     @property
+    def reads_text(self) -> bool:
+        """True where it is about the part of the text in the attention of `blocks`."""
+        return False
+
+    @property
+    def takes_uncond(self) -> bool:
+        """True where its prediction is the unconditional rows' of a pass of all rows."""
+        return False
+
+    @property
     def tracks(self) -> bool:
         """True where the weak pass uses what earlier clean passes of the same network showed."""
         return False

@@ -4,14 +4,17 @@ A rule may change the condition before the clean pass (`condition`), ask for fur
 the unconditional branch (`new_null`) and rewrite the running prediction (`apply`). It knows nothing of images or networks.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from .branch import Perturbation
 from .docs import completed
-from .step import Branches, Step
+from .fields import FiniteFields
+from .schedule import Schedule
+from .step import Branches, Scene, Step
 
 Kind = Literal["condition", "attention", "weak", "null", "combining", "after"]
 """What a rule does: changes the condition; works inside the network's attention; pushes away from a weak branch; gives
@@ -22,7 +25,7 @@ AUTO = (-1000,)
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(FiniteFields):
     """Base of all rules. Subclasses are frozen dataclasses whose fields are plain data (they become recipes)."""
 
     name: ClassVar[str] = ""
@@ -30,6 +33,7 @@ class Rule:
     equation: ClassVar[str] = ""
     kind: ClassVar[Kind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
+    required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -45,6 +49,18 @@ class Rule:
     def automatic_layers(self, depth: int) -> tuple[int, ...]:
         """Blocks of a network of `depth` for a rule with `layers`, where neither the user nor a default names any."""
         return (depth // 2,)
+
+    def fits_network(self, network: Any) -> None:
+        """Raise `Unsupported` or `BadValue` where the rule, its defaults filled in, cannot work on a `Network`.
+
+        Asked as soon as a pipeline is guided. What a rule reads from files, it reads here for the first time.
+        """
+        for field_ in fields(self):
+            if isinstance(value := getattr(self, field_.name), Schedule):
+                value.check()
+
+    def fits_run(self, scene: Scene) -> None:
+        """Raise `Unsupported` or `BadValue` where the rule cannot work in a run, before anything is evaluated."""
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""
@@ -71,8 +87,9 @@ class Rule:
         return ()
 
     def reads_null(self, step: Step) -> bool:
-        """True where `apply` reads UNCOND at this step. Asked before the step is evaluated."""
-        return self.kind == "combining"
+        """True where `apply` reads UNCOND at this step, or its schedule does. Asked before the step is evaluated."""
+        scale = getattr(self, "scale", None)
+        return self.kind == "combining" or (isinstance(scale, Schedule) and scale.measures and scale.known(step) is None)
 
     def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
         """True where `new_null` gives UNCOND at this step without its evaluation, which is then not made.

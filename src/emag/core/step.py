@@ -66,3 +66,17 @@ class Step:
     def progress(self) -> float:
         """0 at the first step, 1 at the last (0 where there is only one)."""
         return self.index / max(1, self.count - 1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is known of a run before its network evaluates anything.
+
+    first: its first step. steps: all of them, without x_t. tokens: image tokens along each dimension of the latents,
+    ([frames,] rows, columns), and arguments: those of the network's first call; neither where it is not known.
+    """
+
+    first: Step
+    steps: tuple[Step, ...]
+    tokens: tuple[int, ...] = ()
+    arguments: Mapping[str, Any] | None = None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .encode import Tensors
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import MIDDLE, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
@@ -30,8 +30,8 @@ FAMILY = Family(
         ),
     ),
     pipelines=(
-        Host("HunyuanDiTPipeline", "neg-pos"),
-        Host("HunyuanDiTControlNetPipeline", "neg-pos"),
+        Host("HunyuanDiTPipeline", "neg-pos", rescales=RESCALE),
+        Host("HunyuanDiTControlNetPipeline", "neg-pos", rescales=RESCALE),
     ),
     defaults={
         "HunyuanDiT2DModel": {

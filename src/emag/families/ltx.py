@@ -3,7 +3,7 @@
 
 
 from .encode import states_and_mask
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import MIDDLE, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 FAMILY = Family(
     "LTX-Video",
@@ -19,8 +19,8 @@ FAMILY = Family(
         ),
     ),
     pipelines=(
-        Host("LTXPipeline", "neg-pos"),
-        Host("LTXImageToVideoPipeline", "neg-pos"),
+        Host("LTXPipeline", "neg-pos", rescales=RESCALE),
+        Host("LTXImageToVideoPipeline", "neg-pos", rescales=RESCALE),
     ),
     defaults={
         "LTXVideoTransformer3DModel": {

@@ -22,7 +22,7 @@ FAMILY = Family(
         ),
     ),
     pipelines=(
-        Host("Lumina2Pipeline", "calls-untagged",
+        Host("Lumina2Pipeline", "calls-untagged", rescales=(("cfg_normalization", False),),
              only=(("cfg_trunc_ratio", (1, 1.0), f"steps without the unconditional call are not served; {WINDOW}"),)),
     ),
     defaults={

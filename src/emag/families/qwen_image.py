@@ -38,7 +38,8 @@ FAMILY = Family(
         Host("QwenImageEditPlusPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, pictured=True),
         Host("QwenImageEditInpaintPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, strength="strength",
              sized=False, pictured=True),
-        Host("QwenImageLayeredPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, sized=False),
+        Host("QwenImageLayeredPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, sized=False,
+             rescales=(("cfg_normalize", False),)),
     ),
     defaults={
         "QwenImageTransformer2DModel": {

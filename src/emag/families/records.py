@@ -99,7 +99,11 @@ class Backbone:
     row_dims: tuple[tuple[str, int], ...] = ()
     """Arguments whose batch is another dimension than the first, and which; conditions are given with rows first."""
     text_ids: tuple[int, int | None] | None = None
-    """Width of `txt_ids`, and its column that numbers the text tokens; None where it takes none."""
+    """Width of `txt_ids`, and its column that numbers the text tokens, None where all are 0. Undeclared, a condition given
+    as tensors must bring them."""
+    optional: tuple[str, ...] = ("*.experts", "*.processor")
+    """Submodules (fnmatch patterns) that some passes of a run go without: experts that no token is sent to, the keys of a
+    picture whose scale is 0."""
     skips: bool = False
     """Later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass."""
     paired: bool = False
@@ -172,6 +176,8 @@ class Host:
     """Arguments that can be served with some values alone where CFG is on, and why."""
     combined: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
     """The same where we combine."""
+    rescales: tuple[tuple[str, Any], ...] = ()
+    """Arguments by which it rescales what it combined, and where each is off; off they are where we combine."""
 
     def guides(self, arguments: dict[str, Any]) -> bool:
         """True where a call with these arguments evaluates unconditional rows."""
@@ -259,10 +265,13 @@ MERGED = SINGLE
 DUAL = (("hidden_states", "encoder_hidden_states"),) * 2
 JOINT = (("hidden_states", "encoder_hidden_states"), ("encoder_hidden_states", "hidden_states"))
 
+RESCALE = (("guidance_rescale", 0.0),)
+
 # arguments that give Flux its unconditional prompt, one set or the other
 FLUX_NEGATIVE = (("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))
 
 # candidate blocks as fractions of the depth; SD3's 6-8 of 24 and DiT's 12-15 of 28 are the published ones
 EARLY, MIDDLE = (6 / 24, 7 / 24, 8 / 24), (12 / 28, 13 / 28, 14 / 28, 15 / 28)
-SD3_WINDOW, DIT_WINDOW = Window.published(250, 50, 50), Window.published(150, 50, 50)
+SD3_WINDOW = Window.published(250, 50, 50)
+DIT_WINDOW = Window.published(150, 50, 50, base=249)  # at the published 250 steps these are the step's indices themselves
 SKIP = Interval(3.8, 0.01, 0.2, "progress")

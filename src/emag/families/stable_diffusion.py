@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from .encode import Tensors
-from .records import SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 # with a guidance embedding (latent consistency) there is no CFG
 PLAIN = Host("StableDiffusionPipeline", "neg-pos", denoiser="unet", distilled="time_cond_proj_dim")
@@ -39,7 +39,7 @@ FAMILY = Family(
         ),
     ),
     pipelines=(
-        PLAIN,
+        replace(PLAIN, rescales=RESCALE),
         replace(PLAIN, name="StableDiffusionControlNetPipeline"),
         replace(PLAIN, name="StableDiffusionAdapterPipeline"),
         replace(PLAIN, name="StableDiffusionUpscalePipeline", distilled=None, sized=False),
@@ -47,13 +47,13 @@ FAMILY = Family(
         replace(LATE, name="StableDiffusionInpaintPipeline"),
         replace(LATE, name="StableDiffusionControlNetImg2ImgPipeline", distilled=None),
         replace(LATE, name="StableDiffusionControlNetInpaintPipeline", distilled=None),
-        replace(PLAIN, name="StableDiffusionXLPipeline", refused=END),
+        replace(PLAIN, name="StableDiffusionXLPipeline", refused=END, rescales=RESCALE),
         replace(PLAIN, name="StableDiffusionXLControlNetPipeline", refused=END),
-        replace(PLAIN, name="StableDiffusionXLAdapterPipeline", refused=END),
-        replace(LATE, name="StableDiffusionXLImg2ImgPipeline", sized=False, refused=PARTS),
-        replace(LATE, name="StableDiffusionXLInpaintPipeline", refused=PARTS),
+        replace(PLAIN, name="StableDiffusionXLAdapterPipeline", refused=END, rescales=RESCALE),
+        replace(LATE, name="StableDiffusionXLImg2ImgPipeline", sized=False, refused=PARTS, rescales=RESCALE),
+        replace(LATE, name="StableDiffusionXLInpaintPipeline", refused=PARTS, rescales=RESCALE),
         replace(LATE, name="StableDiffusionXLControlNetImg2ImgPipeline", distilled=None),
-        replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS),
+        replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS, rescales=RESCALE),
         replace(PLAIN, name="LatentConsistencyModelPipeline", scale=None, distilled=None, negative_prompt=None),
     ),
     defaults={

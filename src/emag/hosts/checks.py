@@ -1,28 +1,37 @@
 """Everything about one call of a pipeline that can be refused before it starts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import Rule
+from ..core import Rule, check_finite
+from ..engine.foreign import cache
 from ..engine.network import Network
-from ..engine.plan import plan, unfed, weak_branches
+from ..engine.plan import departs, plan, unfed, weak_branches
+from ..engine.swaps import lora_layers
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..families import Host
+from ..records.ranges import warn_of_scales
 
 log = logging.getLogger("emag")
 
 HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
 
 
-def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any]) -> None:
-    """Refuse what cannot work. Raises `BadValue` and `Unsupported`; says so where the host's scale is ignored."""
+def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any],
+          named: Collection[str] = ()) -> None:
+    """Refuse what cannot work. Raises `BadValue` and `Unsupported`.
+
+    named: arguments that the caller gave; says so where the host's scale is among them and is ignored.
+    """
     branches, network = weak_branches(rules), networks[0]
     if any(other.depth != network.depth for other in networks):
         depths = " and ".join(str(one.depth) for one in networks)
         raise Unsupported(f"the networks of this {host.name} have {depths} blocks: they must have as many, for layers to "
                           "mean the same in both")
+    for name, value in arguments.items():
+        check_finite(name, value)
     for name, reason in host.refused:
         if arguments.get(name) is not None:
             raise Unsupported(f"{name} in a guided {host.name}: {reason}; leave it out")
@@ -31,17 +40,22 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
-    _check_combiner(rules, host, arguments)
+        network.check_text(branch.blocks if branch.reads_text else ())
+    _check_combiner(rules, host, arguments, named)
     needy = [rule.name for rule in rules if any(branch.needs_uncond or branch.null for branch in rule.weak)]
     if needy and (not host.doubled or not host.guides(arguments)):
         raise Unsupported(f"{needy[0]} with these settings needs conditional and unconditional rows in one network call, "
                           f"and {host.name} has none here: use a pipeline that makes one doubled call (SD3, PixArt, DiT), "
                           "with its guidance on, or name the negative in the rule where it takes one")
+    _check_readers(rules, host, arguments)
+    if any(branch.lora_scale is not None for branch in branches):
+        for one in networks:
+            lora_layers(one.module)
     _check_conditions(rules, network)
     _check_paired(rules, network)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
-    if branches:
+    if branches or departs(rules):
         for one in networks:
             check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
 
@@ -87,8 +101,20 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
                           "use one of the two")
 
 
+def check_rules(rules: Sequence[Rule], networks: Sequence[Network]) -> None:
+    """All that rules and networks tell without a call. Raises `BadValue` and `Unsupported`."""
+    check_order(rules)
+    for network in networks:
+        for rule in rules:
+            rule.fits_network(network)
+
+
 def check_order(rules: Sequence[Rule]) -> None:
-    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction."""
+    """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction.
+
+    Says which rules have a scale that nothing useful comes of.
+    """
+    warn_of_scales(rules)
     combining = [rule.name for rule in rules if rule.kind == "combining"]
     if len(combining) > 1:
         raise BadValue(f"{' and '.join(combining)} both combine the conditional with the unconditional prediction; keep one")
@@ -110,7 +136,7 @@ def _check_nulls(rules: Sequence[Rule]) -> None:
         raise BadValue(f"{rules[0].name} rewrites the unconditional prediction that {late} gives: name {late} before it")
 
 
-def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any], named: Collection[str]) -> None:
     combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combiner is None:
         _check_uncombined(rules, host, arguments)
@@ -121,8 +147,16 @@ def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]
     if host.third_asked and arguments.get(host.third_asked) is not None:
         raise Unsupported(f"{host.third_asked} adds to the result of {combiner}; use one of the two")
     _check_values(host, host.combined, arguments)
-    if host.scale is not None:
+    if host.scale is not None and host.scale in named:
         log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
+
+
+def _check_readers(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    """Schedules that measure, and what else reads the unconditional prediction without combining it."""
+    reader = None if host.guides(arguments) else unfed(rules, Trajectory.even(host.steps(arguments) or 28))
+    if reader:
+        raise BadValue(f"{reader} with these settings reads the unconditional prediction, and this call has none: "
+                       f"{_way_out(host)}")
 
 
 def _way_out(host: Host) -> str:
@@ -156,7 +190,11 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
 
 
 def check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse diffusers' block caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    """Refuse caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    found = cache(network.module)
+    if found:
+        raise Unsupported(f"a cache is at work in the network: {found[1]} is the forward of {found[0] or 'the whole'}. It "
+                          "would serve one pass of a step what it kept from another: switch it off")
     for module in network.module.modules():
         registry = getattr(module, "_diffusers_hook", None)
         for hook in registry.hooks.values() if registry is not None else ():

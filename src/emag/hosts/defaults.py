@@ -51,11 +51,17 @@ def models_of(pipe: Any) -> tuple[str, ...]:
 
 
 def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -> tuple[Rule, ...]:
-    """`rules` with the defaults of `models`, then of the network's class. Raises `BadValue` for blocks it does not have."""
+    """`rules` with the defaults of `models`, then of the network's class.
+
+    Raises `BadValue` for blocks it does not have, and for what a rule needs and nobody says.
+    """
     names = (*models, network.backbone.name)
     concrete = tuple(resolve(rule, names, network.depth, network.middle) for rule in rules)
     for rule in concrete:
         network.check_layers(getattr(rule, "layers", None) or ())
+        absent = next((name for name in rule.required if getattr(rule, name) is None), None)
+        if absent:
+            raise BadValue(f"{rule.name} has no default {absent} on {names[-1]}: give one, e.g. {rule.required[absent]}")
     return concrete
 
 

@@ -1,6 +1,5 @@
 """What a run on a model would cost, from its configuration alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ from ..engine.plan import Plan, plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..families import BACKBONES
+from ..files import parsed
+from ..hosts import hub
 from ..hosts.defaults import resolved
-from ..hosts.load import MODELS, WEIGHTS
+from ..hosts.load import HUB_ID, MODELS
 from ..methods.emag.rule import EMAttention
-from ..models import folder
+from ..models import WEIGHTS, folder
+from ..schedules import APPLIED, OBSERVED
 
-PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
+PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 
 
 
@@ -53,10 +55,13 @@ def _config(model: str) -> dict[str, Any]:
     own = path / folder.PROMPT
     try:
         if own.is_file():
-            return json.loads((path / "config.json").read_text(encoding="utf-8"))
+            return dict(parsed((path / "config.json").read_bytes()))
+        if not path.is_dir() and not HUB_ID.fullmatch(model):
+            raise BadValue("there is no such folder, and it is no hub id")
+        only = not path.is_dir() and hub.cached_only(model, "transformer/config.json")
         # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer"))
-    except (OSError, ValueError) as error:
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer", local_files_only=only))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
 
@@ -87,9 +92,8 @@ def text_tokens(network: Network, model: str, text: int | None) -> int:
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],
             images: int) -> dict[str, Any]:
     phases = branch.window.phases(sigmas)
-    beta = branch.decay(len(sigmas))
-    watched = [i for i, phase in enumerate(phases) if phase != "off"]
-    applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    watched = [i for i, phase in enumerate(phases) if phase in OBSERVED]
+    applied = [i for i, phase in enumerate(phases) if phase in APPLIED]
     made = [i for i in applied if branch in planned.steps[i]]
     shown = (SPARED if i in applied and i not in made else PICTURE[phase] for i, phase in enumerate(phases))
     attention: Any = network.blocks[branch.blocks[0]].attention
@@ -98,4 +102,5 @@ def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, netwo
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
             "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
             "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
-            "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}
+            "first_weight": [branch.first_weight(sum(i <= at for i in watched) - 1, len(sigmas))
+                             for at in (applied[0], applied[-1])]}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ..core import Rule
 from ..errors import BadValue
+from ..near import choices
 from .recipe import from_data
 
 Value = TypeVar("Value")
@@ -35,7 +36,7 @@ class Named(dict[str, Value]):
     """A dict that says which names there are where it does not have one: `BadValue`."""
 
     def __missing__(self, name: str) -> Value:
-        raise BadValue(f"there is no recipe {name!r}; there are {', '.join(self)}")
+        raise BadValue(f"there is no recipe {name!r}; {choices(name, self)}")
 
 
 def _cfg(schedule: str, **values: Any) -> dict[str, dict[str, Any]]:

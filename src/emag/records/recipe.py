@@ -5,7 +5,6 @@ and keys are refused. The short form of a rule is `emag=1.5,variant=map,layers=2
 schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 from ..core import Rule
 from ..errors import BadValue
+from ..files import parsed
 from ..methods import METHODS
-from .values import from_text, hints_of, made, plain, refuse_odd
+from ..methods.common.values import from_text, hints_of, made, plain, refuse_odd
+from ..near import choices
 
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
@@ -46,11 +47,12 @@ def from_data(data: Any) -> tuple[Rule, ...]:
 def read(path: str | Path) -> tuple[Rule, ...]:
     """Rules from a JSON file."""
     try:
-        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+        data = parsed(Path(path).read_bytes())
     except OSError as error:
         raise BadValue(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise BadValue(f"the recipe {path} is not valid JSON: {error}") from None
+    return from_data(data)
 
 
 def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
@@ -72,5 +74,5 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
 def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
     """The rule of a name. Raises `BadValue` where there is none."""
     if name not in registry:
-        raise BadValue(f"there is no method {name!r}; there are {', '.join(registry)}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, registry)}")
     return registry[name]

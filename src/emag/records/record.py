@@ -1,42 +1,15 @@
-"""The record of one pipeline call: model, rules, arguments, seeds and versions, enough to make its images again."""
+"""Records as they are read back: checked before anything is made of them, and the versions that go into one."""
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from ..core import Rule
 from ..errors import BadValue
-from ..families import Host
-from . import recipe
+from .fingerprint import is_data
+from .seeds import is_seed
 
-_LEFT_OUT = {"output_type", "return_dict", "generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs",
-             "callback", "callback_steps", "kwargs"}
 _VERSIONED = ("emag", "torch", "diffusers", "transformers")
-
-
-def record(pipe: Any, host: Host, rules: Sequence[Rule], arguments: dict[str, Any],
-           conditions: Mapping[str, Any] | None = None, handed: Iterable[str] = ()) -> dict[str, Any]:
-    """JSON-ready record of a call with the bound `arguments`, and the further conditions it was given.
-
-    handed: names of what else was handed in and cannot be written down (masks, models, ...).
-
-    `unrecorded` names what cannot be written down (tensors, a generator that was already used, ...); a call with such
-    arguments can be read but not made again.
-    """
-    kept = {k: v for k, v in arguments.items() if k not in _LEFT_OUT and v is not None}
-    call = {k: v for k, v in kept.items() if _is_data(v)}
-    seeds, named = _seeds(arguments.get("generator")), dict(conditions or {})
-    texts = {name: value for name, value in named.items() if _is_data(value)}
-    lost = sorted((set(kept) - set(call)) | (set(named) - set(texts)) | set(handed))
-    lost += [] if seeds is not None else ["generator"]
-    try:
-        data = recipe.to_data(rules)
-    except BadValue:
-        data, lost = [], [*lost, "rules"]
-    return {"model": _model(pipe), "pipeline": type(pipe).__name__, "rules": data, "call": call, "seeds": seeds,
-            **({"conditions": texts} if texts else {}), "unrecorded": lost, "versions": versions()}
+_SOURCE = ("model", "dtype", "revision", "lora")
 
 
 def versions() -> dict[str, str]:
@@ -44,26 +17,61 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def _model(pipe: Any) -> dict[str, Any]:
-    return getattr(pipe, "emag_source", None) or {"model": str(getattr(pipe, "name_or_path", "") or ""),
-                                                  "dtype": str(pipe.dtype).removeprefix("torch.")}
+def checked(found: Any) -> dict[str, Any]:
+    """A record that somebody handed in, every type looked at. Raises `BadValue` with what is wrong."""
+    if not isinstance(found, dict):
+        raise BadValue("it is no object")
+    if not is_data(found):
+        raise BadValue("some of its texts are none")
+    for key, (fits, what) in _SHAPES.items():
+        if key in found and not fits(found[key]):
+            raise BadValue(f"{key} is no {what}")
+    lacking = [key for key in ("model", "rules", "unrecorded", "row") if key not in found]
+    lacking += [key for key in ("call", "seeds", "versions") if key not in found and not found.get("unrecorded")]
+    if lacking:
+        raise BadValue(f"it lacks {', '.join(lacking)}")
+    return found
 
 
-def _seeds(generator: Any) -> int | list[int] | None:
-    """Seed(s) of unused CPU generators; None where they cannot be told."""
-    if isinstance(generator, (list, tuple)):
-        seeds = [_seeds(one) for one in generator]
-        return seeds if all(isinstance(seed, int) for seed in seeds) else None  # type: ignore[return-value]
-    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
-        return None
-    seed = generator.initial_seed()
-    unused = torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
-    return seed if unused else None
+def images_of(found: Mapping[str, Any]) -> int:
+    """Images of the call that a checked record remembers."""
+    call = found["call"]
+    prompts = next((call[key] for key in ("prompt", "class_labels") if key in call), "")
+    each = call.get("num_images_per_prompt", 1)
+    return (len(prompts) if isinstance(prompts, list) else 1) * (each if type(each) is int else 1)
 
 
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_data(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_is_data(v) for v in value)
-    return isinstance(value, (str, int, float, bool))
+def _is_source(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("model"), str) and all(
+        isinstance(value.get(key), str | None) for key in _SOURCE))
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("networks"), dict):
+        return False
+    held = value.get("scheduler")
+    return held is None or (isinstance(held, dict) and isinstance(held.get("class"), str) and isinstance(
+        held.get("config"), dict))
+
+
+def _is_rules(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(rule, dict) and len(rule) == 1 and all(
+        isinstance(given, dict) for given in rule.values()) for rule in value)
+
+
+def _is_seeds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_seed, value))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+_SHAPES: dict[str, tuple[Any, str]] = {
+    "model": (_is_source, "model's name, dtype, revision and LoRA"), "pipeline": (lambda v: isinstance(v, str), "name"),
+    "rules": (_is_rules, "list of rules"), "call": (lambda v: isinstance(v, dict), "object"),
+    "seeds": (lambda v: v is None or is_seed(v) or _is_seeds(v), "list of seeds"),
+    "conditions": (lambda v: isinstance(v, dict), "object"), "state": (_is_state, "state of a pipeline"),
+    "device": (lambda v: isinstance(v, str), "name"), "row": (lambda v: type(v) is int and v >= 0, "row number"),
+    "unrecorded": (lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v), "list of names"),
+    "versions": (_is_texts, "versions by name")}

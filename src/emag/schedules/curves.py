@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..core import Step
+from ..core import Schedule, Step
 from ..errors import BadValue
-from .base import Schedule
 
 INTERVAL_UNITS = ("sigma", "ratio", "progress")
 CONVENTIONS = ("y", "w")

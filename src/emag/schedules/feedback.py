@@ -6,10 +6,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..core import Branches, Step
+from ..core import Branches, Schedule, Step, check_scale
 from ..errors import BadValue
 from ..maths.predictions import to_x0
-from .base import Schedule, check_scale
 from .normed import both
 
 Score: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]

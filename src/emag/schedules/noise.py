@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..core import Step
+from ..core import Schedule, Step
 from ..errors import BadValue
-from .base import Schedule
 
 
 @dataclass(frozen=True)

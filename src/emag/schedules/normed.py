@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Branches, Step
+from ..core import COND, UNCOND, Branches, Schedule, Step
 from ..errors import BadValue
 from ..maths.predictions import difference_scale
-from .base import Schedule
 
 CAP = 6e4  # fits 16-bit floats; reached only where c and u agree but for rounding
 
@@ -44,6 +43,10 @@ class BetaCFG(Schedule):
             raise BadValue(f"beta-cfg a and b must be at least 1 (below, B is infinite at an end), got {self.a}, {self.b}")
         if not 0 <= self.gamma < math.inf:
             raise BadValue(f"beta-cfg gamma must be at least 0 (0 divides by nothing), got {self.gamma}")
+
+    @property
+    def measures(self) -> bool:
+        return self.gamma != 0
 
     def known(self, step: Step) -> float | None:
         value = self.strength * self._curve(step.progress)
@@ -83,6 +86,10 @@ class MAMBOG(Schedule):
         super().__post_init__()
         if not 0 <= self.alpha < math.inf:
             raise BadValue(f"mambo-g alpha must be at least 0 (0 is a constant scale), got {self.alpha}")
+
+    @property
+    def measures(self) -> bool:
+        return self.alpha != 0
 
     def known(self, step: Step) -> float | None:
         return self.strength if self.alpha == 0 or self.strength == 1 else None

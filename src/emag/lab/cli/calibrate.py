@@ -8,41 +8,54 @@ import typer
 from rich.table import Table
 
 from ...errors import BadValue
-from ...records import recipe
-from ...records.png import check_folder
+from ...files import whole
 from ..doctor.calibrate import BANDS, Reach, entry, measure
-from ..draw.sampling import Job, Settings, arguments
+from ..draw.sampling import Job, Settings, arguments, jobs
 from . import common as shared
-from .common import app, out
+from .common import command, file_in, lines, out
+from .common import table as folded
 
 
-@app.command()
+@command("emag calibrate pag=1.5", "emag calibrate -g emag=1.5 -p \"a photo of a ship\" -n 28 -o out",
+         kept="nothing was written; the same command starts again")
 def calibrate(
-    guidance: Annotated[str, typer.Argument(help="A weak branch, e.g. pag=2 or emag=1.5,variant=map.")] = "pag=1.5",
-    prompts: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompts or class labels. Repeat.")] = None,
+    weak: Annotated[str | None, typer.Argument(metavar="RULE", help="A weak branch, e.g. pag=2 or emag=1.5,variant=map, as "
+                                               "with -g; default: pag=1.5.")] = None,
+    guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
+    prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None, negative: shared.Negative = None,
+    negatives_file: shared.NegativeFile = None,
     model: shared.Model = "tiny", steps: shared.Steps = None, scale: shared.Scale = None, seeds: shared.Seeds = "8",
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for entry (JSON) and plot (PNG).")] = Path("out"),
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for entry (JSON) and plot (PNG), or a name that "
+                                           "ends in .json.")] = Path("out"),
     count: Annotated[int, typer.Option(min=1, help="Blocks in a row that the entry names.")] = 3,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
 ) -> None:
     """Measure how far each block's weak prediction moves, and in which frequency band; plot it and write a table entry."""
-    rule = recipe.parse(guidance)
-    check_folder(folder)
+    given = [*([weak] if weak else []), *guidance]
+    rules = shared.rules_of(given or ([] if recipe else ["pag=1.5"]), recipe)
+    if len(rules) != 1:
+        raise BadValue(f"calibrate measures one weak branch, and these are {len(rules)} rules: "
+                       f"{', '.join(rule.name for rule in rules)}")
+    rule = rules[0]
+    path = file_in(out_path, f"{rule.name}-{Path(model).name}.json")
+    asked = prompts or prompts_file
+    texts = lines(prompts or [], prompts_file, "prompt") if asked else ["a photo of a ship", "a photo of a horse"]
+    negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
+    work = jobs(texts, negatives, shared.seeds_of(seeds))
     pipe = shared.open_pipeline(model, device, dtype, offload)
-    work = [Job(text, None, seed) for text in prompts or ["a photo of a ship", "a photo of a horse"]
-            for seed in shared.seeds_of(seeds)]
     with shared.progress(1, "calibrating") as (on_step, _):
         reach = measure(pipe, rule, _call(pipe, work, Settings(steps, scale)), on_step)
     made = entry(rule, reach, model, count)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{rule.name}-{Path(model).name}.json"
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    with whole(path) as draft:
+        draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if as_json:
         shared.show_json(made)
         return
     out.print(_table(reach))
-    out.print(f"largest together: blocks {made['values']['layers']}; entry in {path}{_plotted(reach, rule.name, path)}",
-              highlight=False)
+    layers, used = made["values"]["layers"], f"{made['values']['scale']:g}" if "scale" in made["values"] else "SCALE"
+    out.print(f"largest together: blocks {layers}; entry in {path}{_plotted(reach, rule.name, path)}")
+    out.print(f"to use it: -g {rule.name}={used},layers={layers[0]}-{layers[-1]} on this model; or for all runs, as a row "
+              f"for {made['model']} in emag's table of defaults (CONTRIBUTING.md)")
 
 
 def _call(pipe: Any, work: list[Job], settings: Settings) -> Any:
@@ -59,7 +72,7 @@ def _call(pipe: Any, work: list[Job], settings: Settings) -> Any:
 
 
 def _table(reach: list[Reach]) -> Table:
-    table = Table("block", "effect", "|cond - weak| / |cond|", *BANDS, box=None)
+    table = folded("block", "effect", "|cond - weak| / |cond|", *BANDS)
     top = max(one.effect for one in reach)
     for one in reach:
         bar = "#" * round(22 * one.effect / top) if top else ""
@@ -71,15 +84,18 @@ def _plotted(reach: list[Reach], name: str, path: Path) -> str:
     """Draw the table, where matplotlib is installed; what to say about it."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return " (pip install emag[plot] for a picture)"
-    figure = Figure(figsize=(max(5.0, len(reach) / 3), 4), layout="constrained")
+    figure = Figure(figsize=(max(6.5, len(reach) / 3), 4), layout="constrained")
     axes, below = figure.subplots(), [0.0] * len(reach)
     for at, band in enumerate(BANDS):
         heights = [one.effect * one.shares[at] for one in reach]
-        axes.bar([one.block for one in reach], heights, bottom=below, label=f"{band} frequencies")
+        axes.bar([one.block for one in reach], heights, bottom=below, label=band)
         below = [a + b for a, b in zip(below, heights)]
     axes.set(xlabel="block", ylabel="|cond - weak| / |cond|", title=f"{name}: reach of each block, by share of energy")
-    axes.legend()
-    figure.savefig(path.with_suffix(".png"), dpi=110)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper", title="frequencies")
+    with whole(path.with_suffix(".png")) as draft:
+        figure.savefig(draft, dpi=110, format="png")
     return f", picture in {path.with_suffix('.png')}"

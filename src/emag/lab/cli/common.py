@@ -1,27 +1,50 @@
-"""The application object, and what its commands share: options, model loading, the progress bar."""
+"""What the commands share: options, and how they are read."""
 
-import json
-import logging
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...core import Rule
 from ...errors import BadValue
-from ...records import recipe
-from ...records.named import recipes
-from ..draw.sampling import Progress as OnStep
+from ...files import parsed
+from ...records.seeds import parsed as seeds_of
+from .app import app, command
+from .bars import progress
+from .outputs import check_out, file_in
+from .screen import err, out, show_json, table
 
-app = typer.Typer(name="emag", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Better images from diffusion transformers at sampling time, without training.")
-out, err = Console(), Console(stderr=True)
+__all__ = ["app", "check_out", "command", "err", "file_in", "lines", "open_pipeline", "out", "progress", "rules_of",
+           "seeds_of", "settings_of", "show_json", "table"]
 
+
+def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def method_names(incomplete: str) -> list[str]:
+    """Completions of a rule: the names of methods."""
+    from ...methods import METHODS
+
+    return _starting(incomplete, METHODS)
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Completions of a recipe."""
+    from ...records.named import recipes
+
+    return _starting(incomplete, recipes)
+
+
+Prompts = Annotated[list[str] | None, typer.Argument(help="Prompts, or class labels (names or numbers). As --prompt.")]
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt, or a class label. Repeat for more.")]
+PromptFile = Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line; - is standard "
+                                                 "input.")]
+Negative = Annotated[list[str] | None, typer.Option("--negative", help="Negative prompt: one for all, or one each.")]
+NegativeFile = Annotated[Path | None, typer.Option("--negatives", help="Text file with one negative prompt per line.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
+RunOut = Annotated[str | None, typer.Option("--out", "-o", help="Run folder, path or URL; default: the spec's.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, local or any fsspec URL.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Embedded model, local folder or hub id; see `emag models`.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: the model's.")]
@@ -32,32 +55,25 @@ Scale = Annotated[float | None, typer.Option("--scale", help="The pipeline's own
 Height = Annotated[int | None, typer.Option(help="Image height in pixels.")]
 Width = Annotated[int | None, typer.Option(help="Image width in pixels.")]
 Seeds = Annotated[str, typer.Option("--seeds", "-s", help="Seeds: 8, 8-11 or 8,13; every prompt with every seed.")]
-Rules = Annotated[list[str], typer.Option("--guidance", "-g", help="A rule, in order: emag=1.5,variant=map or apg=4,eta=0. "
-                                          "Repeat for more; see `emag methods`.")]
-Recipe = Annotated[str | None, typer.Option(help="JSON file with rules, or a recipe by name (`emag methods`); not with -g.")]
+Rules = Annotated[list[str], typer.Option("--guidance", "-g", autocompletion=method_names, help="A rule, in order: "
+                                          "emag=1.5,variant=map or apg=4,eta=0. Repeat for more; see `emag methods`.")]
+Recipe = Annotated[str | None, typer.Option(autocompletion=recipe_names, help="JSON file with rules, or a recipe by name "
+                                            "(`emag methods`); not with -g.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per call of the pipeline.")]
 Set = Annotated[list[str], typer.Option("--set", help="Further pipeline argument, key=value; the value is read as JSON.")]
 
 
-def rules_of(short: list[str], named: str | None) -> tuple[Rule, ...]:
+def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
     """Rules from -g options, from a recipe by name, or from a recipe file."""
+    from ...records import recipe
+    from ...records.named import recipes
+
     if short and named:
         raise BadValue("give rules with -g or with --recipe, not both")
     if named is None:
         return tuple(recipe.parse(text) for text in short)
     return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read(named)
-
-
-def seeds_of(text: str) -> list[int]:
-    """Seeds from "8", "8-11" or "8,13"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise BadValue(f"cannot read the seeds {text!r}; write 8, 8-11 or 8,13")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
@@ -68,8 +84,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if not given or not key.isidentifier():
             raise BadValue(f"cannot read --set {pair!r}; write key=value")
         try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
+            values[key] = parsed(value)
+        except ValueError:
             values[key] = value
     return values
 
@@ -84,36 +100,13 @@ def open_pipeline(model: str, device: str | None = None, dtype: str | None = Non
     return pipe
 
 
-@contextmanager
-def progress(total: int, title: str) -> Iterator[tuple[OnStep, Any]]:
-    """A bar over `total` calls of the pipeline: a callback for steps, and one for a finished call."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("calls"),
-               TextColumn("{task.fields[step]}"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=total, step="")
+def lines(given: list[str], path: Path | None, what: str) -> list[str]:
+    """Texts from the command and from a file of prompts (`-`: standard input), which `emag run` reads alike."""
+    from ..evaluate.prompts import read_prompts
 
-        def on_step(done: int, count: int) -> None:
-            bar.update(task, completed=int(bar.tasks[0].fields.get("calls", 0)) + done / count, step=f"step {done}/{count}")
-
-        def finished(calls: int) -> None:
-            bar.update(task, completed=calls, calls=calls)
-
-        yield on_step, finished
-
-
-class Once(logging.Filter):
-    """Lets each message through once: a sheet makes many runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        new = record.getMessage() not in self.seen
-        self.seen.add(record.getMessage())
-        return new
-
-
-def show_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    texts = list(given)
+    if path:
+        texts += [one.text for one in read_prompts(str(path))]
+    if not texts:
+        raise BadValue(f'give at least one {what}, e.g. emag generate "a photo of a frog" ("" is the unconditional one)')
+    return texts

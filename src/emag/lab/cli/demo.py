@@ -2,19 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from ...records.png import check_folder
+from ...errors import BadValue
+from ...models.tiny import GUIDANCE_SCALE
 from ..draw.columns import Column, Outcome
 from ..draw.sampling import Settings, jobs
 from . import common as shared
-from .common import app, out
+from .common import check_out, command, out
+from .common import table as folded
 from .compare import draw, drawn
+from .every import is_host
 
-SCALE, STEPS = 2.5, 28
+STEPS = 28
 COLUMNS = (
     Column("no guidance", scale=1.0),
     Column("CFG"),
@@ -27,38 +30,49 @@ COLUMNS = (
 )
 
 
-@app.command()
+@command("emag demo", "emag demo --classes frog,truck -o out/demo",
+         kept="sheets that are finished are kept in {folder}; the same command starts again")
 def demo(
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the sheets.")] = Path("out/demo"),
+    folder: shared.Out = Path("out/demo"),
     classes: Annotated[str, typer.Option(help="Classes, separated by commas.")] = "ship,automobile,horse,airplane",
     seeds: shared.Seeds = "8-11", cell: Annotated[int, typer.Option(min=16, help="Pixels per image.")] = 128,
+    as_json: shared.Json = False,
 ) -> None:
     """Sheets of the same seeds under no guidance, CFG, EMAG and its combinations, and of the weak branch alone."""
-    check_folder(folder)
-    pipe = shared.open_pipeline("tiny")
+    check_out(folder)
     names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
+    if not names:
+        raise BadValue("name at least one class, e.g. --classes ship,frog")
     work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
-    outcomes = drawn(pipe, COLUMNS, work, Settings(STEPS, SCALE), len(numbers))
-    folder.mkdir(parents=True, exist_ok=True)
+    pipe = shared.open_pipeline("tiny")
+    outcomes = drawn(pipe, COLUMNS, work, Settings(STEPS), len(numbers))
     for i, name in enumerate(names):
         part = slice(i * len(numbers), (i + 1) * len(numbers))
         draw([_part(outcome, part) for outcome in outcomes], work[part], folder / f"{name}.png",
-             f"tiny: {name}, CFG scale {SCALE}, {STEPS} steps, same seeds in every column", cell)
+             f"tiny: {name}, CFG scale {GUIDANCE_SCALE:g}, {STEPS} steps, same seeds in every column", cell)
+    if as_json:
+        shared.show_json({"sheets": [str(folder / f"{name}.png") for name in names], "columns": _rows(outcomes)})
+        return
     out.print(_table(outcomes))
-    out.print(f"{len(names)} sheets in {folder}: {', '.join(f'{name}.png' for name in names)}", highlight=False)
+    out.print(f"{len(names)} sheets in {folder}: {', '.join(f'{name}.png' for name in names)}")
 
 
 def _part(outcome: Outcome, part: slice) -> Outcome:
     return replace(outcome, images=outcome.images[part], records=outcome.records[part])
 
 
+def _rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    base = next(outcome.evaluations for outcome in outcomes if is_host(outcome.column))
+    return [{"label": one.column.label, "evaluations": one.evaluations, "over": one.evaluations / base - 1,
+             "picks": picks(one), "effect": sum(s.effect for s in one.stats) / len(one.stats) if one.stats else 0.0}
+            for one in outcomes]
+
+
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table("guidance", "block evaluations per image", "over CFG", "picks (block: times)", "effect", box=None)
-    base = next(outcome.evaluations for outcome in outcomes if not outcome.column.rules and outcome.column.scale is None)
-    for outcome in outcomes:
-        stats, total = outcome.stats, outcome.evaluations
-        effect = f"{sum(s.effect for s in stats) / len(stats):.3f}" if stats and stats[0].effect else ""
-        table.add_row(outcome.column.label, str(total), f"{total / base - 1:+.1%}", picks(outcome), effect)
+    table = folded("guidance", "block evaluations", "over CFG", "picks (block: times)", "effect")
+    for row in _rows(outcomes):
+        table.add_row(row["label"], str(row["evaluations"]), f"{row['over']:+.1%}", row["picks"],
+                      f"{row['effect']:.3f}" if row["effect"] else "")
     return table
 
 

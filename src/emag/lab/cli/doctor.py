@@ -1,30 +1,35 @@
 """`emag doctor`: which method works where, tried."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ...errors import BadValue
 from ...hosts.lookup import lookup
-from ...testing.small import MATRIX
+from ...near import choices
+from ...shown import visible
 from ..doctor.diagnose import diagnose, matrix, tried
 from ..doctor.finding import Finding
-from ..draw.sampling import Job, Settings, arguments
+from ..draw.sampling import Job, Settings, arguments, jobs
 from . import common as shared
-from .common import app, err, out
+from .common import command, err, out
+from .common import table as folded
+from .screen import styled
 
 MARKS = {"works": "yes", "unsupported": "no", "no-effect": "NO EFFECT"}
 
 
-@app.command()
+@command("emag doctor -m tiny pag seg", "emag doctor", "emag doctor --matrix", kept="nothing is kept or changed")
 def doctor(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Try this model; none: every small network.")] = None,
     methods: Annotated[list[str] | None, typer.Argument(help="Methods to try; none tries all.")] = None,
-    prompt: Annotated[str, typer.Option(help="Prompt (or class label) for a model.")] = "a photo of a ship",
+    prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None, negative: shared.Negative = None,
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
     every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
@@ -35,11 +40,12 @@ def doctor(
     if every:
         _matrix(methods or [], as_json, markdown)
         return
-    names = {column.label for column in tried()}
-    if set(methods or []) - names:
-        raise BadValue(f"there is no method {', '.join(sorted(set(methods or []) - names))} to try; there are "
-                       f"{', '.join(sorted(names))}")
-    source = matrix() if model is None else _model(model, prompt, steps, device, dtype, offload)
+    names = sorted({column.label for column in tried()})
+    unknown = next((name for name in methods or [] if name not in names), None)
+    if unknown is not None:
+        raise BadValue(f"there is no method {unknown} to try; {choices(unknown, names)}")
+    work = _jobs(prompts, prompts_file, negative)
+    source = matrix() if model is None else _model(model, work, steps, device, dtype, offload)
     found = [finding for finding in _watched(source) if not methods or finding.method in methods]
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])
@@ -54,50 +60,65 @@ def _matrix(methods: list[str], as_json: bool, markdown: bool) -> None:
     from ..doctor import coverage, page
 
     known = [column.label for column in coverage.METHODS]
-    if set(methods) - set(known):
-        raise BadValue(f"--matrix tries {', '.join(known)}; not {', '.join(sorted(set(methods) - set(known)))}")
+    unknown = next((name for name in methods if name not in known), None)
+    if unknown is not None:
+        raise BadValue(f"--matrix does not try {unknown}; {choices(unknown, known)}")
     found = list(_watched(coverage.coverage(methods)))
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])
     elif markdown:
         print(page.markdown(found), end="")
     else:
-        table = Table("network", *page.methods_of(found), box=None)
-        for network in page.networks_of(found):
-            table.add_row(network, *(cell.strip("*") for cell in page.cells(found, network)))
-        table.add_row("works on", *map(str, page.totals(found)))
-        out.print(table)
+        out.print(_networks(found))
         for where, reason in page.reasons(found):
-            out.print(f"[bold]{where}[/bold]: {reason}", highlight=False)
+            out.print(Text.assemble(styled(where), f": {visible(reason)}"))
 
 
-def _model(model: str, prompt: str, steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
+def _networks(found: list[Finding]) -> Table:
+    """A row for each network: its methods by what became of them."""
+    from ..doctor import page
+
+    table = folded("network", "works", "does not")
+    for network in page.networks_of(found):
+        tried = {one.method: one.status for one in found if one.backbone == network}
+        table.add_row(network, " ".join(name for name, status in tried.items() if status == "works"),
+                      " ".join(name + (" (NO EFFECT)" if status == "no-effect" else "") for name, status in tried.items()
+                               if status != "works"))
+    counts = zip(page.methods_of(found), page.totals(found))
+    table.add_row(f"all {len(page.networks_of(found))}", " ".join(f"{method}: {count}" for method, count in counts), "")
+    return table
+
+
+def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | None) -> list[Job]:
+    """What each method is tried on, in one batch."""
+    texts = shared.lines(prompts or [], file, "prompt") if prompts or file else ["a photo of a ship"]
+    return jobs(texts, negative or [], [8])
+
+
+def _model(model: str, work: list[Job], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
     pipe = shared.open_pipeline(model, device, dtype, offload)
-    call = arguments(pipe, [Job(prompt, None, 8)], Settings(steps))
+    call = arguments(pipe, work, Settings(steps))
 
     def run(pipe: Any) -> torch.Tensor:
-        made = pipe(**call, generator=torch.Generator().manual_seed(8), output_type="np").images
+        made = pipe(**call, generator=[torch.Generator().manual_seed(job.seed) for job in work], output_type="np").images
         return torch.from_numpy(np.asarray(made)).double()
 
     return diagnose(pipe, run, lookup(pipe).name, tried())
 
 
 def _watched(source: Iterator[Finding]) -> Iterator[Finding]:
-    with err.status("trying") as status:
+    with err.status(styled("trying", "")) as status:
         for finding in source:
-            status.update(f"tried {finding.method} on {finding.backbone}")
+            status.update(styled(f"tried {finding.method} on {finding.backbone}", ""))
             yield finding
 
 
 def _grid(found: list[Finding]) -> Table:
-    cases = [name for name in MATRIX if any(finding.backbone == name for finding in found)]
-    table = Table("method", box=None)
-    table.columns[0].no_wrap = True
-    for case in cases:
-        table.add_column(case)
+    """A row for each method: its effect on each small network, or why there is none."""
+    table = folded("method", "network: effect")
     for method in dict.fromkeys(finding.method for finding in found):
-        cells = {finding.backbone: finding for finding in found if finding.method == method}
-        table.add_row(method, *(_cell(cells[case]) for case in cases))
+        cells = (f"{one.backbone}: {_cell(one)}" for one in found if one.method == method)
+        table.add_row(method, ", ".join(cells))
     return table
 
 
@@ -109,13 +130,13 @@ def _reasons(found: list[Finding]) -> None:
     out.print("\nnumbers: |image - plain| / |plain| on small random networks; only that it is above zero means something\n")
     for reason in dict.fromkeys(finding.reason for finding in found if finding.reason):
         where = [f"{finding.method} on {finding.backbone}" for finding in found if finding.reason == reason]
-        out.print(f"[bold]{', '.join(where)}[/bold]: {reason}", highlight=False)
+        out.print(Text.assemble(styled(", ".join(where)), f": {visible(reason)}"))
 
 
 def _list(found: list[Finding]) -> Table:
-    table = Table("method", "works", "effect", "x block evaluations", "why not", box=None)
+    table = folded("method", "works", "effect", "x blocks", "why not")
     for finding in found:
         works = finding.status == "works"
-        table.add_row(finding.method, MARKS[finding.status], f"{finding.effect:.3f}" if works else "",
+        table.add_row(finding.method, MARKS[finding.status], f"{finding.effect:.2g}" if works else "",
                       f"{finding.evaluations:.2f}" if works else "", finding.reason)
     return table

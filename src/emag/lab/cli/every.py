@@ -1,17 +1,30 @@
-"""`emag compare --all-rules`: what is drawn for every method, and the table beside the sheet."""
+"""`emag compare`: the table beside the sheet, and what is drawn for every method."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from ...shown import shortened
 from ..draw import showcase
 from ..draw.columns import Column, Outcome
+from .common import table as folded
 
 
 def columns() -> list[Column]:
     """No guidance, the pipeline's own, and one column per method."""
     return [Column.parse("no guidance: none"), Column.parse("CFG: host"), *showcase.columns()]
+
+
+def base_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """What the images of others are compared with: the pipeline's own guidance where it was drawn, else the first column."""
+    return next((one for one in outcomes if is_host(one.column)), outcomes[0])
+
+
+def is_host(column: Column) -> bool:
+    """True for the pipeline's own guidance, at the scale of the command."""
+    return not column.rules and column.scale is None and not column.own_loop
 
 
 def distance(outcome: Outcome, base: Outcome) -> float:
@@ -20,14 +33,24 @@ def distance(outcome: Outcome, base: Outcome) -> float:
     return float(np.mean([np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in pairs]) / 2.55)
 
 
+def rows(outcomes: Sequence[Outcome], base: Outcome) -> list[dict[str, Any]]:
+    """Each column as data. times: block evaluations by those of the pipeline's own call. percent: the distance to `base`."""
+    return [{"label": one.column.label, "recipe": recipe_of(one.column), "evaluations": one.evaluations,
+             "times": one.evaluations / one.plain.evaluations if one.plain else None, "seconds": one.seconds,
+             "percent": distance(one, base), "base": base.column.label} for one in outcomes]
+
+
 def table(outcomes: Sequence[Outcome], base: Outcome) -> Table:
-    """Cost of each column and its distance to the pipeline's own guidance."""
-    made = Table("guidance", "recipe", "block evaluations per image", "x CFG", "seconds", "% from CFG", box=None)
-    for outcome in outcomes:
-        far = distance(outcome, base)
-        made.add_row(outcome.column.label, recipe_of(outcome.column), str(outcome.evaluations),
-                     f"{outcome.evaluations / base.evaluations:.2f}", f"{outcome.seconds:.1f}",
-                     "identical" if far == 0 else f"{far:.1f}")
+    """Cost of each column, beside the pipeline's own guidance whether or not it was drawn, and its distance to `base`."""
+    guides = base.plain is not None and base.plain.guides
+    own = "CFG" if guides else "host"
+    name = own if is_host(base.column) else shortened(base.column.label, 16)
+    made = folded("guidance", "recipe", "block evaluations", f"x {own}", "seconds", f"% from {name}")
+    made.columns[0].no_wrap, made.columns[0].min_width = False, 12
+    for row in rows(outcomes, base):
+        made.add_row(row["label"], row["recipe"], str(row["evaluations"]),
+                     "" if row["times"] is None else f"{row['times']:.2f}", f"{row['seconds']:.1f}",
+                     "identical" if row["percent"] == 0 else f"{row['percent']:.1f}")
     return made
 
 

@@ -1,59 +1,71 @@
 """`emag generate`: images from prompts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ...errors import BadValue
-from ...records.png import check_folder, save
-from ..draw.sampling import Settings, arguments, batches, jobs, sample
+from ...records.png import save, saved, write
+from ..draw.sampling import Settings, arguments, batches, foreseen, jobs, sample
 from . import common as shared
-from .common import app, err, out
+from .common import command, err, lines, out
+from .outputs import file_or_folder
 
 
-@app.command()
+@command('emag generate "a photo of a ship" -g emag=1.5 --seeds 8-11',
+         'emag generate "a ship" "a frog" -g cads -g emag=1.5 -g apg=4,eta=0',
+         "emag generate --prompts prompts.txt --recipe emag+apg -o out",
+         kept="finished images are kept in {out_path}; the same command again brings the rest")
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, or class labels (names or numbers).")] = None,
-    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line.")] = None,
-    negative: Annotated[list[str] | None, typer.Option("--negative", help="Negative prompt: one, or one each.")] = None,
-    negatives_file: Annotated[Path | None, typer.Option("--negatives", help="Text file of negative prompts.")] = None,
+    prompts: shared.Prompts = None, more_prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None,
+    negative: shared.Negative = None, negatives_file: shared.NegativeFile = None,
     model: shared.Model = "tiny", guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
     scale: shared.Scale = None, steps: shared.Steps = None, seeds: shared.Seeds = "8",
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs.")] = Path("out"),
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs; for one image also a name that ends in "
+                                           ".png.")] = Path("out"),
     height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
     dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
-    more: shared.Set = [],  # noqa: B006
+    more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
-    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that."""
-    texts = lines(prompts or [], prompts_file, "prompt")
+    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that.
+
+    Killed, the same command goes on: images that are there, whole and with the same recipe, are not made again.
+    """
+    texts = lines([*(prompts or []), *(more_prompts or [])], prompts_file, "prompt")
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
     rules = shared.rules_of(guidance, recipe)
     settings = Settings(steps, scale, height, width, shared.settings_of(more))
-    check_folder(folder)
+    folder, file = file_or_folder(out_path)
+    if file and len(work) > 1:
+        raise BadValue(f"{file.name} is the name of one image, and {len(work)} are asked for: give a folder")
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
     groups = list(batches(work, batch_size))
     calls = [arguments(pipe, group, settings) for group in groups]
-    written = 0
+    written: list[Path] = []
+    there, stats = 0, None
     with shared.progress(len(calls), "generating") as (on_step, finished):
         for done, (group, call) in enumerate(zip(groups, calls), start=1):
-            images, run = sample(pipe, call, [job.seed for job in group], rules, on_step)
-            written += len(save(images, folder, run.record or {}))
+            numbers = [job.seed for job in group]
+            kept = [] if file else earlier(folder, foreseen(pipe, call, numbers, rules), len(group))
+            if not kept:
+                images, run = sample(pipe, call, numbers, rules, on_step)
+                record, stats = run.record or {}, run.stats
+                written += [write(images[0], file, {**record, "row": 0})] if file else save(images, folder, record)
+            written, there = [*written, *kept], there + len(kept)
             finished(done)
-    if run.stats:
-        err.print(str(run.stats), highlight=False)
-    out.print(f"{written} image(s) in {folder}", highlight=False)
+    if as_json:
+        shared.show_json({"images": [str(path) for path in written], "run": stats.as_dict() if stats else None})
+        return
+    if stats:
+        err.print(str(stats))
+    out.print(f"{len(written)} image(s) in {file or folder}" + f", {there} of them from before" * bool(there))
 
 
-def lines(given: list[str], path: Path | None, what: str) -> list[str]:
-    """Texts from the command and from a file's lines; blank lines of a file are skipped."""
-    texts = list(given)
-    if path:
-        try:
-            texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadValue(f"cannot read the {what}s in {path}: {error}") from None
-    if not texts:
-        raise BadValue(f'give at least one {what}, e.g. emag generate "a photo of a frog" ("" is the unconditional one)')
-    return texts
+def earlier(folder: Path, record: dict[str, Any], count: int) -> list[Path]:
+    """The images of a call, where an earlier command left all of them in a folder, whole and with this very record."""
+    if record["unrecorded"] or not folder.is_dir():
+        return []
+    found = [saved(folder, {**record, "row": row}) for row in range(count)]
+    return [path for path in found if path] if all(found) else []

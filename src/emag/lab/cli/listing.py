@@ -3,17 +3,20 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ...errors import BadValue
 from ...families import BACKBONES, HOSTS
+from ...near import nearest
 from ..pages import models as supported
 from ..pages.catalogue import KINDS, catalogue, markdown, recipe_rows, values
 from . import common as shared
-from .common import app, out
+from .app import flowing
+from .common import command, out
+from .common import table as folded
+from .screen import styled
 
 
-@app.command()
+@command("emag models", "emag models --json", kept="nothing is kept or changed")
 def models(
     as_json: shared.Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md.")] = False,
@@ -28,17 +31,18 @@ def models(
     if as_json:
         shared.show_json(found)
         return
-    table = Table("name", "what", box=None)
+    table = folded("name", "what")
     for name, text in MODELS.items():
         table.add_row(name, text)
     out.print(table)
-    out.print("\nany local folder or hub id of a " + ", ".join(HOSTS), highlight=False)
-    out.print("with one of the networks " + ", ".join(BACKBONES), highlight=False)
+    out.print("\nany local folder or hub id of a " + ", ".join(HOSTS))
+    out.print("with one of the networks " + ", ".join(BACKBONES))
 
 
-@app.command()
+@command("emag methods", "emag methods emag apg", kept="nothing is kept or changed")
 def methods(
-    names: Annotated[list[str] | None, typer.Argument(help="Show these in full; none lists all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(autocompletion=shared.method_names,
+                                                      help="Show these in full; none lists all.")] = None,
     as_json: shared.Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> None:
@@ -47,9 +51,11 @@ def methods(
         print(markdown(), end="")
         return
     found = [method for method in catalogue() if not names or method["name"] in names]
-    missing = set(names or []) - {method["name"] for method in found}
-    if missing:
-        raise BadValue(f"there is no method {', '.join(sorted(missing))}; `emag methods` lists all")
+    missing = next((name for name in names or [] if name not in {method["name"] for method in found}), None)
+    if missing is not None:
+        near = nearest(missing, [method["name"] for method in catalogue()])
+        raise BadValue(f"there is no method {missing}; " + (f"did you mean {near}? " if near else "")
+                       + "`emag methods` lists all")
     if as_json:
         shared.show_json(found)
     elif names:
@@ -61,24 +67,40 @@ def methods(
 
 def _overview(found: list[dict[str, Any]]) -> None:
     for kind, title in KINDS.items():
-        table = Table("name", "formula", "paper", "parameters", box=None, pad_edge=False)
+        table = folded("name", "formula (paper); parameters")
         for method in found:
             if method["kind"] == kind:
-                table.add_row(method["name"], method["equation"], method["paper"], values(method["parameters"]))
-        out.print(f"\n[bold]{title}[/bold]", highlight=False)
+                table.add_row(method["name"], "\n".join(filter(None, [f"{method['equation']} ({method['paper']})",
+                                                                      values(method["parameters"])])))
+        out.print()
+        out.print(styled(title))
         out.print(table)
-    table = Table("name", "rules", "source", box=None, pad_edge=False)
+    table = folded("name", "rules (source)")
     for row in recipe_rows():
-        table.add_row(row["name"], row["rules"], row["source"])
-    out.print("\n[bold]Recipes, by --recipe NAME[/bold]", highlight=False)
+        table.add_row(row["name"], f"{row['rules']} ({row['source']})")
+    out.print()
+    out.print(styled("Recipes, by --recipe NAME"))
     out.print(table)
 
 
 def _full(method: dict[str, Any]) -> None:
-    out.print(f"[bold]{method['name']}[/bold]  {method['paper']}  {method['equation']}", highlight=False)
-    out.print(method["about"], highlight=False, markup=False)
-    table = Table("model", "defaults", "source", box=None)
-    table.add_row("all", values(method["parameters"]), "")
-    for row in method["defaults"]:
-        table.add_row(row["model"], values(row["values"]), row["source"])
-    out.print(table, "")
+    out.print(styled(f"{method['name']}  {method['paper']}"))
+    out.print(method["equation"])
+    out.print(f"\n{flowing(method['about'])}\n")
+    out.print(f"defaults: {values(method['parameters'])}")
+    for models, row in _grouped(method["defaults"]):
+        out.print(f"- on {', '.join(models)}: {values(row['values'])} ({row['source']})")
+    out.print("")
+
+
+def _grouped(rows: list[dict[str, Any]]) -> list[tuple[list[str], dict[str, Any]]]:
+    """Rows of the table of defaults, models that have the same together."""
+    found: list[tuple[list[str], dict[str, Any]]] = []
+    for row in rows:
+        same = next((models for models, other in found
+                     if (other["values"], other["source"]) == (row["values"], row["source"])), None)
+        if same is None:
+            found.append(([row["model"]], row))
+        else:
+            same.append(row["model"])
+    return found

@@ -6,11 +6,14 @@ import typer
 from rich.table import Table
 
 from . import common as shared
-from .common import app, err, out
-from .run import Engine, _bar, evaluation
+from .bars import images_bar
+from .common import command, err, out
+from .common import table as folded
+from .run import Engine
 
 
-@app.command()
+@command("emag reproduce emag-table2 --check", "emag reproduce emag-dit --reference in256.npz --images 5000",
+         kept="finished batches are kept; the same command goes on where it was", needs=("eval",))
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="PROTOCOL", help="emag-table2 or emag-dit.")],
     check: Annotated[bool, typer.Option("--check", help="Run the whole chain on the embedded model, with few images and "
@@ -30,13 +33,13 @@ def reproduce(
 
     Give the same command again to finish one that was killed.
     """
-    with evaluation():
-        from ..evaluate.protocol import read
-        from ..evaluate.reproduce import reproduce as make
+    from ..evaluate.protocol import read
+    from ..evaluate.reproduce import reproduce as make
+
     asked = read(name)
     asked = (asked.check() if check else asked).changed(model, recipe or (), images)
     place = folder or f"runs/{name}{'-check' if check else ''}"
-    with _bar() as begun:
+    with images_bar() as begun:
         found = make(asked, place, captions, reference, check, device, engine, workers, begun)
     if as_json:
         shared.show_json([{**one.data, "published": asked.value(one.recipe, one.metric)} for one in found])
@@ -46,7 +49,7 @@ def reproduce(
 
 
 def _table(asked: Any, found: list[Any]) -> Table:
-    table = Table("metric", "recipe", "published", "here", "95 % interval", "images", box=None)
+    table = folded("metric", "recipe", "published", "here", "95 % interval", "images")
     for one in sorted(found, key=lambda one: asked.metrics.index(one.metric)):
         known = asked.value(one.recipe, one.metric)
         table.add_row(one.metric, one.recipe, "" if known is None else f"{known:g}", f"{one.value:.4g}",
@@ -55,11 +58,11 @@ def _table(asked: Any, found: list[Any]) -> Table:
 
 
 def _remarks(asked: Any, images: int, check: bool) -> None:
-    out.print(f"{asked.title}. Published: {asked.source}", highlight=False, style="dim")
+    out.print(f"{asked.title}. Published: {asked.source}", style="dim")
     if check:
         out.print("The chain works. This was a check on the embedded model with random features: its numbers mean nothing.")
         return
     for note in asked.notes:
-        err.print(f"- {note}", highlight=False, style="dim")
+        err.print(f"- {note}", style="dim")
     if asked.run["images"] != images:
         err.print(f"- {asked.run['images']} images, not {images}: FID depends on their number, so do not compare.")

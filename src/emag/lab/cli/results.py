@@ -5,23 +5,27 @@ from typing import Annotated
 
 import typer
 
-from ...errors import BadValue
-from .common import app, out
-from .run import evaluation
+from . import common as shared
+from .common import command, file_in, out
 
 
-@app.command()
+@command("emag results runs/first runs/sweep -o docs/results.md",
+         kept="nothing was written, or the page is whole; the same command starts again", needs=("eval",))
 def results(
     sources: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Measured run folders, and the folder of the "
                                                  "sweep that chose their settings; or the JSON file of an earlier page.")],
-    page: Annotated[Path, typer.Option("--out", "-o", help="Markdown file; numbers (.json) and picture (.png) go beside.")],
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.md, or a name that ends in .md; numbers "
+                                           "(.json) and picture (.png) go beside.")],
     against: Annotated[str | None, typer.Option(help="The recipe that others are compared with; default: cfg.")] = None,
     again: Annotated[list[str] | None, typer.Option(help="A command that makes the runs again. Repeat.")] = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Write a page of results: tables with intervals, fronts, and sentences that follow from the numbers."""
-    with evaluation():
-        from ..evaluate.results.write import results_of, write
-    if page.suffix != ".md":
-        raise BadValue(f"--out is a Markdown file such as docs/results.md, got {page}")
-    for path in write(results_of(sources, against, again or ()), page):
-        out.print(path, highlight=False)
+    from ..evaluate.results.write import results_of, write
+
+    written = write(results_of(sources, against, again or ()), file_in(out_path, "results.md"))
+    if as_json:
+        shared.show_json({"files": [str(path) for path in written]})
+        return
+    for path in written:
+        out.print(path)

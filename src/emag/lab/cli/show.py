@@ -4,59 +4,120 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 
+from ...core import Rule
 from ...errors import BadValue
 from ...records import png as images
-from ...records import recipe
-from ...records.record import versions
+from ..draw import remake
 from ..draw.sampling import sample
+from ..pages.catalogue import values
 from . import common as shared
-from .common import app, err, out
+from .common import command, out, table
+from .outputs import file_or_folder
+from .screen import say
 
 Png = Annotated[Path, typer.Argument(help="A PNG written by emag.")]
 
 
-@app.command()
+@command("emag show out/some.png", "emag show out/some.png --json", kept="nothing is kept or changed")
 def show(image: Png, as_json: shared.Json = False) -> None:
     """Print the record in a PNG: model, rules, prompts, seeds, row and versions."""
     record = images.read(image)
     if as_json:
         shared.show_json(record)
         return
-    for key, value in record.items():
-        out.print(f"[bold]{key}[/bold]: {_short(value)}", highlight=False)
+    made = table("", "")
+    made.show_header = False
+    for name, text in described(record):
+        made.add_row(name, text)
+    out.print(made)
 
 
-@app.command()
+def described(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """A record in words, a line for each thing that a person asks of it; the image's own prompt and seed first."""
+    call, row, model = dict(record.get("call", {})), record["row"], record["model"] or {}
+    own = [(name, _own(call.pop(name), row)) for name in ("prompt", "class_labels", "negative_prompt") if name in call]
+    seeds, rules = record.get("seeds"), record["rules"]
+    source = {name: value for name, value in model.items() if value is not None and name != "model"}
+    further = {name: value for name, value in record.items()
+               if name not in ("model", "rules", "call", "seeds", "row", "versions", "unrecorded", "pipeline")}
+    count = len(seeds) if isinstance(seeds, list) else 1
+    found = [*own, ("seed", "" if seeds is None else _own(seeds, row)), ("image", f"{row + 1} of a batch of {count}"),
+             ("model", f"{model.get('model', '')}" + (f" ({values(source)})" if source else "")),
+             ("pipeline", str(record.get("pipeline", ""))),
+             ("rules", "\n".join(_rule(rule) for rule in rules) or "none: the pipeline's own guidance"),
+             *((name, _plain(value)) for name, value in {**call, **further}.items()),
+             ("not recorded", ", ".join(record["unrecorded"])), ("versions", values(record.get("versions", {})))]
+    return [(name.replace("_", " "), text) for name, text in found if text]
+
+
+@command("emag again out/some.png", "emag again out/some.png -o out/same.png",
+         kept="nothing was written; the same command starts again")
 def again(
     image: Png,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new PNG.")] = Path("out/again"),
-    device: shared.Device = None, offload: shared.Offload = None,
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new PNG, or a name that ends in .png.")]
+    = Path("out/again"),
+    device: shared.Device = None, offload: shared.Offload = None, as_json: shared.Json = False,
 ) -> None:
-    """Make a PNG again from its own record: byte-identical on the same machine and versions.
+    """Make a PNG again from its own record: byte-identical on the same machine and versions; exit code 1 if it is another.
 
     The record remembers the whole batch the image was made in; that batch is run again, and its row written.
     """
-    record = images.read(image)
-    row = record.pop("row")
-    if record["unrecorded"]:
-        raise BadValue(f"{image} cannot be made again: {', '.join(record['unrecorded'])} could not be recorded")
-    images.check_folder(folder)
-    rules = recipe.from_data(record["rules"])
-    for name, version in versions().items():
-        if record["versions"].get(name) != version:
-            err.print(f"emag: made with {name} {record['versions'].get(name)}, this is {version}: bytes may differ")
+    record, there = images.read_with_image(image)
+    try:
+        rules = remake.check(record)
+    except BadValue as error:
+        raise BadValue(f"{image} cannot be made again: {error}") from None
+    folder, file = file_or_folder(out_path)
+    for source in remake.sources(record):
+        say(f"{image} names {source}, which is loaded now")
+    for package in remake.older(record):
+        say(f"made with {package}: the picture may differ")
+    made, now = _drawn(record, rules, device, offload)
+    path = images.write(made, file, now) if file else images.keep(made, folder, now)
+    same = images.same_pixels(made, there)
+    if as_json:
+        shared.show_json({"image": str(path), "identical": same, "differing": _differing(record, now)})
+    else:
+        out.print(f"{path}: {_verdict(same, path, image, _differing(record, now))}")
+    raise typer.Exit(0 if same else 1)
+
+
+def _drawn(record: dict[str, Any], rules: tuple[Rule, ...], device: str | None,
+           offload: str | None) -> tuple[Image.Image, dict[str, Any]]:
+    """The image of a record once more, and the record that it gets now."""
     source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora")}
     pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
-    with shared.progress(1, "again") as (on_step, _):
+    remake.fit(pipe, record)
+    with shared.progress(1, "again") as (on_step, _), remake.refused():
         made, run = sample(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = images.write(images.picture(made[row]), folder / images.name(record, row), {**(run.record or {}), "row": row})
-    same = path.read_bytes() == image.read_bytes()
-    out.print(f"{path}: {'byte-identical' if same else 'NOT identical'} to {image}", highlight=False)
+    if record["row"] >= len(made):
+        raise BadValue(f"the record names row {record['row']}, and {len(made)} image(s) were made")
+    return images.picture(made[record["row"]]), {**(run.record or {}), "row": record["row"]}
 
 
-def _short(value: Any) -> str:
+def _differing(record: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [*remake.differences(record, now), *remake.older(record)]
+
+
+def _verdict(same: bool, path: Path, image: Path, differing: list[str]) -> str:
+    if same and path.read_bytes() == image.read_bytes():
+        return f"byte-identical to {image}"
+    why = f" ({', '.join(differing)} differ)" if differing else ""
+    return f"every pixel as in {image}, the file is another{why}" if same else f"NOT identical to {image}{why}"
+
+
+def _own(value: Any, row: int) -> str:
+    """What of a batch's list belongs to one row."""
+    return str(value[min(row, len(value) - 1)] if isinstance(value, list) and value else value)
+
+
+def _rule(rule: dict[str, dict[str, Any]]) -> str:
+    return "; ".join(f"{name}: {values(given)}" if given else name for name, given in rule.items())
+
+
+def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in value.items())
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return values(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,15 +6,19 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ...records.png import check_folder
 from . import common as shared
-from .common import app, out
-from .run import Device, Engine, Images, _bar, evaluation
+from .bars import images_bar
+from .common import command, out
+from .common import table as folded
+from .run import Device, Engine, Images
 
 
-@app.command()
+@command("emag sweep spec.yaml --best best.yaml --plot front.png",
+         kept="finished trials and batches are kept; the same command goes on where it was", needs=("sweep",))
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: a run spec with open values in recipes, and a section sweep.")],
-    folder: Annotated[str | None, typer.Option("--out", "-o", help="Folder, path or URL; default: the spec's.")] = None,
+    folder: shared.RunOut = None,
     images: Images = None, device: Device = None, engine: Engine = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per device.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG of the trials and their front.")] = None,
@@ -26,12 +30,14 @@ def sweep(
     Open values are {grid: [1.25, 1.5]} or {low: 1, high: 3} anywhere in a recipe. Give the same command again to finish a
     sweep that was killed.
     """
-    with evaluation():
-        from ..evaluate.sweep.outcome import draw, write_best
-        from ..evaluate.sweep.search import sweep as search
-        from ..evaluate.sweep.spec import read_sweep
+    from ..evaluate.sweep.outcome import draw, write_best
+    from ..evaluate.sweep.search import sweep as search
+    from ..evaluate.sweep.spec import read_sweep
+
     asked = read_sweep(spec, images, device)
-    with _bar() as begun:
+    for file in filter(None, (plot, best)):
+        check_folder(file.parent)
+    with images_bar() as begun:
         found = search(asked, folder, engine, workers, begun)
     if plot:
         draw(found, plot)
@@ -44,7 +50,7 @@ def sweep(
 
 
 def _table(found: dict[str, Any]) -> Table:
-    table = Table("trial", "setting", *found["objectives"], "front", "best", box=None)
+    table = folded("trial", "setting", *found["objectives"], "front", "best")
     for trial in found["trials"]:
         cells = [f"{trial['results'][name]['value']:.4g}" for name in found["objectives"]]
         table.add_row(trial["trial"], trial["setting"], *cells, "*" if trial["trial"] in found["front"] else "",

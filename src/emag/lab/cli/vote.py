@@ -3,17 +3,17 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ...errors import BadValue
 from . import common as shared
-from .common import app, err, out
-from .run import evaluation
+from .common import command, err, out
+from .common import table as folded
 
 
-@app.command()
+@command("emag vote runs/first --recipes cfg emag", "emag vote runs/first --results",
+         kept="every vote cast is kept; the same command goes on with the others", needs=("eval",))
 def vote(
-    folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, local or any fsspec URL.")],
+    folder: shared.RunFolder,
     recipes: Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help="The two recipes.")] = None,
     name: Annotated[str, typer.Option(help="Who votes: names the file of the votes.")] = "votes",
     limit: Annotated[int | None, typer.Option(min=1, help="Votes to ask for; default: one for each image number.")] = None,
@@ -23,10 +23,10 @@ def vote(
     as_json: shared.Json = False,
 ) -> None:
     """Vote in a browser: two images of the same prompt and seed, sides drawn, no names. Stop and go on at will."""
-    with evaluation():
-        from ..evaluate.folder import RunFolder
-        from ..evaluate.report.ballot import Ballot
-        from ..evaluate.report.server import Server
+    from ..evaluate.folder import RunFolder
+    from ..evaluate.report.ballot import Ballot
+    from ..evaluate.report.server import Server
+
     run = RunFolder(folder)
     if results or as_json:
         _show(run, recipes, as_json)
@@ -34,7 +34,7 @@ def vote(
     if recipes is None:
         raise BadValue(f"say which two: --recipes A B; the run has {', '.join(run.recipes())}")
     with Server(Ballot(run, recipes, name, seed, limit), port) as server:
-        err.print(f"Vote at {server.url} (ctrl-c ends; votes are kept)", highlight=False)
+        err.print(f"Vote at {server.url} (ctrl-c ends; votes are kept)")
         server.serve_forever()
 
 
@@ -45,7 +45,7 @@ def _show(run: Any, recipes: tuple[str, str] | None, as_json: bool) -> None:
     if as_json:
         shared.show_json([one.data for one in found])
         return
-    table = Table("pair", "first preferred", "votes", "no preference", "voters", "left side", "outcome", box=None)
+    table = folded("pair", "first preferred", "votes", "no preference", "voters", "left side", "outcome")
     for one in found:
         table.add_row(f"{one.a} : {one.b}", str(one.wins), str(one.votes), str(one.ties), str(one.voters),
                       str(one.lefts) + ("" if one.lefts.even else ", favoured"), one.verdict)

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ..draw.columns import Column, Outcome
 from ..draw.sheets import sheet
+from .common import table as folded
 from .every import distance
 
 SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -35,18 +36,19 @@ def sweep_columns() -> list[Column]:
             for value in values]
 
 
-def sweep_sheet(outcomes: list[Outcome], base: Outcome, cell: int) -> Image.Image:
+def sweep_sheet(outcomes: list[Outcome], base: Outcome, cell: int, title: str) -> Image.Image:
     """A row per sweep, the first image under each value, the clean one before them."""
     held = {outcome.column.label: outcome.images[0] for outcome in outcomes}
     rows = [[base.images[0], *(held[f"{name} {value}"] for value in values)] for name, (_, values) in SWEEPS.items()]
     labels = [f"{name} {' '.join(values)}" for name, (_, values) in SWEEPS.items()]
-    return sheet(rows, ["clean", "mild", "", "", "", "hard"], labels, "the weak branch alone, by its parameter", cell)
+    return sheet(rows, ["clean", "mild", "", "", "", "hard"], labels, f"the weak branch alone, by its parameter: {title}",
+                 cell)
 
 
 def sweep_table(outcomes: list[Outcome], base: Outcome) -> Table:
     """How far each value takes the weak branch from the clean image."""
     held = {outcome.column.label: outcome for outcome in outcomes}
-    table = Table("parameter", "value: distance of the weak image to the clean one, % of the range", box=None)
+    table = folded("parameter", "value: distance of the weak image to the clean one, % of the range")
     for name, (_, values) in SWEEPS.items():
         table.add_row(name, "  ".join(f"{value}: {distance(held[f'{name} {value}'], base):.1f}" for value in values))
     return table

@@ -1,23 +1,29 @@
 """Columns of a comparison: one guidance each, in short form, run over the same prompts and seeds."""
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
-from ...core import Rule
+from ...core import Rule, check_finite
 from ...engine.network import read
 from ...engine.stats import Stats
 from ...engine.trajectory import trajectory
+from ...engine.undo import Undo, patch, undone
 from ...errors import BadValue
 from ...hosts import own_loop
+from ...hosts.function import Function
 from ...hosts.lookup import denoisers, lookup
 from ...hosts.own_guider import with_scale
 from ...methods import METHODS
 from ...methods.combining.cfg import CFG
+from ...near import choices
 from ...records import recipe
+from ...records.ranges import warn_of_clipped, warn_of_scales
 from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
 from .sampling import Job, Progress, Settings, arguments, batches, sample
 
@@ -34,6 +40,9 @@ class Column:
     scale: float | None = None
     correctors: tuple[Corrector, ...] = ()
     solver: Solver | None = None
+
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
 
     @classmethod
     def parse(cls, text: str) -> "Column":
@@ -56,12 +65,30 @@ class Column:
         """True where our own loop draws the column."""
         return bool(self.correctors or self.solver)
 
+    @property
+    def joint(self) -> bool:
+        """True where all images of a prompt are drawn together."""
+        return any(corrector.joint for corrector in self.correctors)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The pipeline's own call at the same settings, which a column need not have made.
+
+    evaluations: block evaluations per image. guides: whether its CFG is on. scale: its guidance scale, where it has one.
+    """
+
+    evaluations: int
+    guides: bool
+    scale: float | None
+    steps: int
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What one column made: an image per job, a record and row for each, and the statistics of its calls.
 
-    evaluations: block evaluations per image. seconds: spent in all calls.
+    evaluations: block evaluations per image. seconds: spent in all calls. plain: what the pipeline alone would do.
     """
 
     column: Column
@@ -70,24 +97,44 @@ class Outcome:
     stats: tuple[Stats, ...]
     evaluations: int
     seconds: float
+    plain: Plain | None = None
 
 
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
-    """Make the images of one column."""
-    if column.scale is not None:
-        settings = replace(settings, scale=column.scale)
-    parts = [_call(pipe, column, group, settings, progress) for group in batches(work, batch_size)]
+    """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
+    own = settings if column.scale is None else replace(settings, scale=column.scale)
+    groups = [work] if column.joint else batches(work, batch_size)
+    parts = [_call(pipe, column, group, own, batch_size, progress) for group in groups]
     return Outcome(column, tuple(image for part in parts for image in part.images),
                    tuple(record for part in parts for record in part.records),
                    tuple(stats for part in parts for stats in part.stats), parts[0].evaluations,
-                   sum(part.seconds for part in parts))
+                   sum(part.seconds for part in parts), _plain(pipe, work, settings))
 
 
-def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+class _Reached(Exception):
+    """The network would be evaluated now."""
+
+
+def rehearse(pipe: Any, column: Column, job: Job, settings: Settings) -> None:
+    """Draw one image of a column as far as its first evaluation. Raises what `run` would raise before it."""
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise _Reached
+
+    def stopped(undo: Undo) -> None:
+        for network in denoisers(pipe, lookup(pipe)):
+            patch(undo, network, "forward" if network._compiled_call_impl is None else "_compiled_call_impl", stop)
+        with suppress(_Reached):
+            run(pipe, column, [job], settings, 1)
+
+    undone(stopped)
+
+
+def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+          progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if column.own_loop:
-        return _looped(pipe, column, group, settings, progress)
+        return _looped(pipe, column, group, settings, batch_size, progress)
     made, guided = sample(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
     stats = (guided.stats,) if guided.stats else ()
@@ -96,27 +143,50 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, p
                    time.perf_counter() - start)
 
 
-def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+            progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if settings.more:
         raise BadValue(f"our own loop takes no pipeline arguments: leave out {', '.join(settings.more)}")
     rules = column.rules
     if settings.scale is not None and settings.scale != 1 and all(rule.kind != "combining" for rule in rules):
         rules = (*rules, CFG(settings.scale))
-    loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width)
+    loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width,
+                         rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
+    warn_of_scales(column.correctors)
     made, model = own_loop.run(pipe, loop, *texts, progress)
+    warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
-                   model.evaluations * read(pipe.transformer).depth, time.perf_counter() - start)
+                   _evaluations(model, read(pipe.transformer).depth), time.perf_counter() - start)
+
+
+def _evaluations(model: Function, depth: int) -> int:
+    """Block evaluations per image of a run of our own loop: those inside the network, where a rule looks into it."""
+    inside = model.block_evaluations
+    return inside + model.beside * depth if inside else model.evaluations * depth
 
 
 def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:
     """Block evaluations per image of the pipeline's latest call on its own."""
+    depth = read(denoisers(pipe, lookup(pipe))[0]).depth
+    return depth * len(trajectory(pipe.scheduler).timesteps) * (2 if _guides(pipe, call) else 1)
+
+
+def _guides(pipe: Any, call: Mapping[str, Any]) -> bool:
+    """Whether the pipeline's own CFG is on in a call."""
     host = lookup(pipe)
-    depth = read(denoisers(pipe, host)[0]).depth
-    rows = 2 if host.guides(with_scale({host.scale or "": 0, **call}, host, pipe)) else 1
-    return depth * len(trajectory(pipe.scheduler).timesteps) * rows
+    return host.guides(with_scale({host.scale or "": 0, **call}, host, pipe))
+
+
+def _plain(pipe: Any, work: Sequence[Job], settings: Settings) -> Plain:
+    """The pipeline's own call, counted from the steps of the latest one."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    call = {name: one.default for name, one in known.items() if one.default is not one.empty}
+    call |= arguments(pipe, work[:1], settings)
+    scale = with_scale(call, lookup(pipe), pipe).get(lookup(pipe).scale or "")
+    return Plain(_host_evaluations(pipe, call), _guides(pipe, call), scale, len(trajectory(pipe.scheduler).timesteps))
 
 
 def _labelled(text: str) -> bool:
@@ -130,7 +200,7 @@ def _part(word: str) -> Rule | Corrector | Solver:
         if name in registry:
             return recipe.parse(word, registry)
     if name not in METHODS:
-        raise BadValue(f"there is no method {name!r}; there are {', '.join((*METHODS, *CORRECTORS, *SOLVERS))}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, (*METHODS, *CORRECTORS, *SOLVERS))}")
     return recipe.parse(word)
 
 

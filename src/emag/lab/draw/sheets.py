@@ -1,8 +1,10 @@
 """Contact sheets: labelled grids of images, enlarged without smoothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
+
+from ...shown import visible
 
 PAD = 6
 
@@ -16,11 +18,14 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], 
     width, height = first.size
     heads = [_wrapped(text, small, width) for text in columns]
     head = max(text.count("\n") + 1 for text in heads) * 15 + PAD
+    labels = [visible(text) for text in labels]
     left = max([_length(text, small) for text in labels], default=0) + 2 * PAD
-    top = (24 if title else 0) + head
-    page = Image.new("RGB", (left + len(columns) * (width + PAD), top + len(shown) * (height + PAD)), "white")
+    across = left + len(columns) * (width + PAD)
+    title = _wrapped(title, font, across - 2 * PAD)
+    top = (18 * (title.count("\n") + 1) + PAD if title else 0) + head
+    page = Image.new("RGB", (across, top + len(shown) * (height + PAD)), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((PAD, 4), title, fill="black", font=font)
+    draw.multiline_text((PAD, 4), title, fill="black", font=font, spacing=3)
     for j, text in enumerate(heads):
         draw.multiline_text((left + j * (width + PAD), top - head), text, fill="black", font=small, spacing=2)
     for i, row in enumerate(shown):
@@ -40,14 +45,24 @@ def _enlarged(image: Image.Image, cell: int) -> Image.Image:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A text in lines of at most `width` pixels; a longer word is cut into pieces."""
     lines = [""]
-    for word in text.replace(",", ", ").split():
+    words = (piece for word in visible(text).replace(",", ", ").split() for piece in _pieces(word, font, width))
+    for word in words:
         longer = f"{lines[-1]} {word}".strip()
         if _length(longer, font) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     return "\n".join(lines)
+
+
+def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
+    while _length(word, font) > width and len(word) > 1:
+        fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or _length(word[:n], font) <= width)
+        yield word[:fits]
+        word = word[fits:]
+    yield word
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import BadValue
+from ...methods.common.values import checked, made
 from ...records import recipe
 from ...records.named import recipes
-from ...records.values import checked, made
 from ...samplers import CORRECTORS, SOLVERS, Solver
 from ..draw.columns import Column
 from .unknown import refuse_unknown

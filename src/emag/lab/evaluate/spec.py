@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 
 from ...errors import BadValue
-from ...records.values import checked, hints_of
+from ...methods.common.values import checked, hints_of
+from ...near import choices
 from ..draw.columns import Column
 from ..draw.sampling import Settings
 from .prompts import Prompt, of_classes, of_list, read_prompts
 from .recipes import read_recipes, recipe_data
 from .unknown import refuse_unknown
+from .yaml_file import load
 
 PLACES = ("prompts", "classes", "recipes", "images", "per_prompt")
 
@@ -79,7 +81,7 @@ class RunSpec:
         """A recipe by name. Raises `BadValue` where there is none."""
         found = next((one for one in self.recipes if one.label == name), None)
         if found is None:
-            raise BadValue(f"the run has no recipe {name!r}; it has {', '.join(one.label for one in self.recipes)}")
+            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes])}")
         return found
 
     def with_prompts(self, prompts: Sequence[Prompt]) -> "RunSpec":
@@ -108,11 +110,11 @@ def read_spec(path: str | Path, images: int | None = None, device: str | None = 
 def yaml_of(path: str | Path, images: int | None = None, device: str | None = None) -> Any:
     """What a YAML file holds, with other images or device where given. Raises `BadValue` where it cannot be read."""
     try:
-        return _changed(yaml.safe_load(Path(path).read_text(encoding="utf-8")), images, device)
+        return _changed(load(Path(path).read_text(encoding="utf-8")), images, device)
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates that there are not, bytes that are no text
+        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def _changed(data: Any, images: int | None, device: str | None) -> Any:

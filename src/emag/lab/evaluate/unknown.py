@@ -1,10 +1,10 @@
 """Keys that nobody knows, refused with the nearest one that is known."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from ...errors import BadValue
+from ...near import nearest
 
 
 def refuse_unknown(where: str, data: Any, known: Sequence[str]) -> None:
@@ -13,6 +13,6 @@ def refuse_unknown(where: str, data: Any, known: Sequence[str]) -> None:
         raise BadValue(f"{where} must be a mapping with keys {', '.join(known)}, got {data!r}")
     for key in data:
         if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            near = nearest(str(key), known)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
             raise BadValue(f"{where} has no key {key!r}; {hint}")

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Given, Perturbation, Rule, Step
+from ...core import COND, UNCOND, Branches, FiniteFields, Given, Perturbation, Rule, Scene, Step
 from ...errors import BadValue
 from ...maths.masks import evaluate, names, read
 from ...schedules import Scale, Schedule, known, weight
@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # weights that should cancel (1 - 3 times 1/3) count as 0 with
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(FiniteFields):
     """scale m (plus - minus): one difference of a `Compose`.
 
     scale: any finite number, below 0 pushes away; or a schedule with its scale named. It multiplies the difference, so here
@@ -33,6 +33,8 @@ class Term:
     plus: str
     minus: str = UNCOND
     mask: str | None = None
+
+    scalar = False
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, Schedule):
@@ -80,6 +82,11 @@ class Compose(Rule):
     def masks(self) -> tuple[str, ...]:
         """Names of the masks that the user has to give."""
         return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in names(term.mask)))
+
+    def fits_run(self, scene: Scene) -> None:
+        for term in self.terms:
+            if term.mask is not None:
+                evaluate(term.mask, scene.first.x, scene.first)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))

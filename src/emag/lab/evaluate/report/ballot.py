@@ -27,7 +27,8 @@ class Ballot:
         Random(f"{seed} order").shuffle(self.numbers)
         self.numbers = self.numbers[:limit]
         pair = {self.a, self.b}
-        self.done = {vote.number for vote in votes.begin(run.storage, name) if {vote.left, vote.right} == pair}
+        self.cast_before = [vote.number for vote in votes.read(run.storage, name) if {vote.left, vote.right} == pair]
+        self.done = set(self.cast_before)
         self.prompts = {row["number"]: row["prompt"] for row in run.index(self.a).select(["number", "prompt"]).to_pylist()}
         self.lock = threading.Lock()
 
@@ -64,4 +65,15 @@ class Ballot:
                 return False
             votes.append(self.run.storage, self.name, Vote(number, **self.sides(number), choice=str(choice)))
             self.done.add(number)
+            self.cast_before.append(number)
+        return True
+
+    def undo(self) -> bool:
+        """Take back the latest vote, which is asked for again next; False where there is none."""
+        with self.lock:
+            if not self.cast_before:
+                return False
+            number = self.cast_before[-1]
+            votes.append(self.run.storage, self.name, Vote(number, **self.sides(number), choice=votes.UNDONE))
+            self.done.discard(self.cast_before.pop())
         return True

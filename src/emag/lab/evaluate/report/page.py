@@ -11,6 +11,8 @@ import yaml
 from markupsafe import Markup
 
 from ....errors import BadValue
+from ....near import choices
+from ....shown import visible
 from ..folder import RunFolder
 from ..metrics.measure import Result
 from . import plots
@@ -23,8 +25,15 @@ from .votes import tallies
 
 PER_PAGE = 6
 LOADER = jinja2.PackageLoader("emag.lab.evaluate.report", "templates")
+
+
+def shown(value: Any) -> Any:
+    """What a template writes: texts with their control characters made visible; `Markup` is our own."""
+    return visible(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 PAGES = jinja2.Environment(loader=LOADER, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                           lstrip_blocks=True)
+                           lstrip_blocks=True, finalize=shown)
 
 
 def page(run: RunFolder, baseline: str | None = None, rows: int = 24, cell: int = 128,
@@ -39,7 +48,7 @@ def page(run: RunFolder, baseline: str | None = None, rows: int = 24, cell: int 
     known = {one.metric for one in results}
     unknown = next((name for pair in asked for name in pair if name not in known), None)
     if unknown:
-        raise BadValue(f"the run has no metric {unknown!r} to plot; it has {', '.join(sorted(known))}")
+        raise BadValue(f"the run has no metric {unknown!r} to plot; {choices(unknown, sorted(known))}")
     return PAGES.get_template("page.html").render(
         name=_name(run), facts=page_facts(run), spec=_yaml(run), commands=_commands(run, stored, base), plain_costs=COSTS,
         unfinished=_unfinished(run), total=run.spec.total,

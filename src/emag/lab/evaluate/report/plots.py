@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..labels import name_points
 from ..metrics.measure import Result
 from ..pareto import front
 from .picks import Picks
@@ -22,8 +23,6 @@ STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "emag", "text.parse_math":
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 BLOCKS = ("#4c8bd6", "#e08a3c", "#3fa673", "#c95c9e", "#9a7be0", "#b8a12f", "#46aeb8", "#d2605a")
 POINT, FRONT = "#4c8bd6", "#e08a3c"
-PLACES = ((7, 3, "left"), (-7, 3, "right"), (7, -9, "left"), (-7, -9, "right"), (0, 9, "center"), (0, -15, "center"),
-          (7, 14, "left"), (-7, 14, "right"), (7, -20, "left"), (-7, -20, "right"))
 PARTNERS = ("accuracy", "hps2.1", "hps2", "clipscore", "evaluations", "seconds")
 
 
@@ -79,40 +78,11 @@ def _scatter(axes: Any, columns: Sequence[Sequence[Result]], values: np.ndarray,
     axes.margins(0.12)
     axes.set(**{f"{side}label": _label(column[0].metric, up)
                 for side, column, up in zip("xy", columns, higher)})
-    axes.figure.draw_without_rendering()
-    _name(axes, values, names)
+    name_points(axes, values, names)
 
 
 def _label(metric: str, higher: bool) -> str:
     return f"{COSTS.get(metric, metric)} ({'higher' if higher else 'lower'} is better)"
-
-
-def _name(axes: Any, values: np.ndarray, names: Sequence[str]) -> None:
-    """A name beside each point, each where it covers the least of what is there."""
-    at = axes.transData.transform(values) * 72 / axes.figure.dpi
-    frame = axes.get_window_extent().extents * 72 / axes.figure.dpi
-    taken = [np.array([x - 5, y - 5, x + 5, y + 5]) for x, y in at]
-    for point, value, name in zip(at, values, names):
-        boxes = [_box(point, place, name) for place in PLACES]
-        costs = [sum(_overlap(box, other) for other in taken) + 10 * (_area(box) - _overlap(box, frame)) for box in boxes]
-        best = int(np.argmin(costs))
-        taken.append(boxes[best])
-        x, y, side = PLACES[best]
-        axes.annotate(name, value, (x, y), textcoords="offset points", ha=side, fontsize=8)
-
-
-def _box(point: np.ndarray, place: tuple[float, float, str], name: str) -> np.ndarray:
-    width = 4.6 * len(name)
-    left = point[0] + place[0] - {"left": 0, "right": width, "center": width / 2}[place[2]]
-    return np.array([left, point[1] + place[1] - 2, left + width, point[1] + place[1] + 8])
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod())
-
-
-def _area(box: np.ndarray) -> float:
-    return float((box[2:] - box[:2]).prod())
 
 
 def _svg(figure: Figure) -> str:

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ....errors import BadValue
+from ....files import parsed
 from .ballot import Ballot
 from .page import PAGES, own_script
 
@@ -60,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin", "")
         if not self._asked_by_name() or origin.removeprefix("http://") not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, "votes come from the page itself")
+        elif self.path == "/undo":
+            self._undo()
         elif self.path != "/vote":
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
         else:
@@ -78,12 +81,22 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, f"a vote has a length of at most {LONGEST} bytes")
             return
         try:
-            found = json.loads(self.rfile.read(int(length)))
+            found = parsed(self.rfile.read(int(length)))
             if not isinstance(found, dict) or set(found) != {"number", "choice"}:
                 raise BadValue("a vote is an object of number and choice")
             kept = self.server.ballot.cast(found["number"], found["choice"])
-        except (ValueError, RecursionError) as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error) if isinstance(error, BadValue) else "no JSON")
+        except ValueError as error:
+            full = isinstance(error.__cause__, OSError)  # the disk refuses, and the vote is none
+            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.BAD_REQUEST,
+                         str(error) if isinstance(error, BadValue) else "no JSON")
+            return
+        self._json(self._state(), HTTPStatus.OK if kept else HTTPStatus.CONFLICT)
+
+    def _undo(self) -> None:
+        try:
+            kept = self.server.ballot.undo()
+        except BadValue as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
         self._json(self._state(), HTTPStatus.OK if kept else HTTPStatus.CONFLICT)
 

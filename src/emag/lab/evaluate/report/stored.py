@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import BadValue
+from ....near import choices
 from ..folder import RunFolder
 from ..metrics import bootstrap, stored
 from ..metrics.bootstrap import Estimate
@@ -38,7 +39,7 @@ def costs(run: RunFolder, baseline: str | None) -> list[Result]:
 def baseline_of(results: Sequence[Result], recipes: Sequence[str], wanted: str | None) -> str:
     """The recipe that others are held against: the one asked for, or the one measured against, or the first."""
     if wanted is not None and wanted not in recipes:
-        raise BadValue(f"the run has no recipe {wanted!r}; it has {', '.join(recipes)}")
+        raise BadValue(f"the run has no recipe {wanted!r}; {choices(wanted, recipes)}")
     return wanted or next((one.against for one in results if one.against), recipes[0])
 
 
@@ -53,7 +54,7 @@ def _costs(run: RunFolder, recipe: str) -> dict[str, dict[int, float]]:
 
 
 def _own(recipe: str, metric: str, values: Mapping[int, float]) -> list[Result]:
-    return [_result(recipe, metric, bootstrap.interval(bootstrap.mean(list(values.values()))))] if values else []
+    return [_result(recipe, metric, bootstrap.described(bootstrap.mean(list(values.values()))))] if values else []
 
 
 def _paired(recipe: str, metric: str, values: Mapping[int, float], others: Mapping[int, float], base: str) -> list[Result]:

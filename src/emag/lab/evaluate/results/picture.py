@@ -1,9 +1,11 @@
 """The front as a picture: recipes over two metrics, with their intervals."""
 
 import io
+from typing import Any
 
 import numpy as np
 
+from ..labels import name_points
 from .numbers import Results, Row
 from .verdict import on_front
 
@@ -32,6 +34,12 @@ def png(results: Results) -> bytes:
     for panel, (pair, limits) in zip(axes[1:].flat, crowds.items()):
         _panel(panel, results, pair)
         panel.set(**limits)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed for the panels as they stand now
+    for panel, pair in zip(axes[0], found):
+        _named(panel, results, pair, crowds[pair])
+    for panel, pair in zip(axes[1:].flat, crowds):
+        _named(panel, results, pair, {})
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)
@@ -57,13 +65,27 @@ def _panel(panel: object, results: Results, pair: tuple[str, str]) -> None:
     panel.plot(*np.array(best).T, "-", color="0.6", zorder=0)  # type: ignore[attr-defined]
     for row in rows:
         x, y = _at(row, pair)
-        colour = "tab:red" if row.emag else "black" if row.name == results.against else "tab:blue"
+        colour = _colour(results, row)
         spans = [[[one.value - one.low], [one.high - one.value]] for one in (row.values[name] for name in pair)]
         panel.errorbar(x, y, np.abs(spans[1]), np.abs(spans[0]), "o", color=colour, ms=4, lw=0.7)  # type: ignore[attr-defined]
-        label = {"textcoords": "offset points", "fontsize": 8, "color": colour, "annotation_clip": True}
-        panel.annotate(row.name, (x, y), (4, 4), **label)  # type: ignore[attr-defined]
     arrows = ["more is better" if results.metrics[name].higher else "less is better" for name in pair]
     panel.set(xlabel=f"{pair[0]} ({arrows[0]})", ylabel=f"{pair[1]} ({arrows[1]})")  # type: ignore[attr-defined]
+
+
+def _named(panel: Any, results: Results, pair: tuple[str, str], below: dict[str, tuple[float, float]]) -> None:
+    """Names of the points; of those that are drawn larger below, a frame around them instead."""
+    rows = [row for row in results.compared if all(name in row.values for name in pair)
+            and not (below and all(low <= at <= high for (low, high), at in zip(below.values(), _at(row, pair))))]
+    if below:
+        (left, right), (low, high) = below["xlim"], below["ylim"]
+        panel.plot([left, right, right, left, left], [low, low, high, high, low], ":", color="0.4", lw=1)
+        panel.annotate("below", (right, low), (3, -9), textcoords="offset points", fontsize=8, color="0.4")
+    name_points(panel, np.array([_at(row, pair) for row in rows]), [row.name for row in rows],
+                [_colour(results, row) for row in rows])
+
+
+def _colour(results: Results, row: Row) -> str:
+    return "tab:red" if row.emag else "black" if row.name == results.against else "tab:blue"
 
 
 def _at(row: Row, pair: tuple[str, str]) -> tuple[float, float]:

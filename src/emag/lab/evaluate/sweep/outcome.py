@@ -8,6 +8,8 @@ import numpy as np
 import yaml
 
 from ....files import whole
+from ....shown import shortened
+from ..labels import name_points
 from ..metrics.table import METRICS
 from ..pareto import front
 from .spec import SweepSpec
@@ -33,7 +35,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names, ended = found["objectives"][:2], finished(found)
-    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     for recipe in dict.fromkeys(trial["recipe"] for trial in ended):
         values = _values([trial for trial in ended if trial["recipe"] == recipe], names)
         axes.plot(*(values.T if len(names) == 2 else (np.arange(len(values)), values[:, 0])), "o", label=recipe)
@@ -41,13 +43,37 @@ def draw(found: dict[str, Any], path: Path) -> None:
         values = _values(ended, names)
         best = values[front(values, [bool(METRICS[name].higher) for name in names])]
         axes.plot(*best[best[:, 0].argsort()].T, "-", color="0.5", zorder=0, label="front")
-    axes.set(xlabel=names[0] if len(names) == 2 else "trial", ylabel=names[-1])
-    if len(ended) < len(found["trials"]):
-        axes.set_title(f"{len(found['trials']) - len(ended)} trials were given up early and are not shown", fontsize="small")
-    axes.legend(ncols=2, fontsize="small")
+    labels = [f"{name} ({'more' if METRICS[name].higher else 'less'} is better)" for name in names]
+    axes.set(xlabel=labels[0] if len(names) == 2 else "trial, in order", ylabel=labels[-1])
+    axes.set_title(_title(found, ended), fontsize="medium")
+    figure.legend(loc="outside right upper", fontsize="small")
+    _name_best(figure, axes, found, ended, names)
     with whole(path) as draft:
         figure.savefig(draft, dpi=120, format="png")
     plt.close(figure)
+
+
+def _title(found: dict[str, Any], ended: Sequence[dict[str, Any]]) -> str:
+    given_up = len(found["trials"]) - len(ended)
+    return f"sweep: {len(ended)} trials of {len({trial['recipe'] for trial in ended})} recipe(s), the best of each named" + (
+        f"; {given_up} given up early are not shown" if given_up else "")
+
+
+def _name_best(figure: Any, axes: Any, found: dict[str, Any], ended: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """The setting of each recipe's best trial, beside its point."""
+    best = [trial for trial in ended if trial["trial"] == found["best"].get(trial["recipe"])]
+    order = {name: [trial["trial"] for trial in ended if trial["recipe"] == name] for name in {t["recipe"] for t in ended}}
+
+    def places(trials: Sequence[dict[str, Any]]) -> np.ndarray:
+        values = _values(trials, names)
+        if len(names) == 2:
+            return values
+        return np.array([[order[one["recipe"]].index(one["trial"]), value[0]] for one, value in zip(trials, values)])
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed for the drawing as it stands now
+    name_points(axes, places(best), [shortened(f"{trial['recipe']}: {trial['setting']}", 48) for trial in best],
+                others=places(ended))
 
 
 def finished(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadValue
-from ....records.values import checked, hints_of
+from ....methods.common.values import checked, hints_of
 from ..metrics.table import METRICS
 from ..recipes import read_recipe
 from ..spec import RunSpec, parse, yaml_of

@@ -8,7 +8,10 @@ async function show(state) {
   at("bar").value = state.done;
   at("count").textContent = `${state.done} of ${state.total} votes`;
   at("prompt").textContent = state.prompt || "";
-  if (state.number === null) return end();
+  at("undo").hidden = state.done === 0;
+  at("pair").hidden = at("none").hidden = state.number === null;
+  at("question").textContent = state.number === null ? "Thank you: every image has a vote." : "Which image is better?";
+  if (state.number === null) return;
   at("pair").classList.add("waiting");
   await Promise.all(sides.map(side => load(at(side), `/image/${state.number}/${side}`)));
   at("pair").classList.remove("waiting");
@@ -22,11 +25,6 @@ function load(image, url) {
     image.classList.toggle("small", image.naturalWidth < 256);
     image.style.maxWidth = `${image.naturalWidth * 10}px`;
   });
-}
-
-function end() {
-  at("question").textContent = "Thank you: every image has a vote.";
-  at("pair").hidden = at("none").hidden = true;
 }
 
 async function ask(path, options) {
@@ -47,11 +45,20 @@ function vote(choice) {
   ask("/vote", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
+function undo() {
+  if (at("undo").hidden) return;
+  number = null;
+  at("undo").hidden = true;
+  ask("/undo", { method: "POST" });
+}
+
+at("undo").addEventListener("click", () => { at("undo").blur(); undo(); });
 document.querySelectorAll("[data-choice]").forEach(button =>
   button.addEventListener("click", () => { button.blur(); vote(button.dataset.choice); }));
 document.addEventListener("keydown", event => {
-  if (!(event.key in KEYS) || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (!(event.key in KEYS) && event.key !== "ArrowUp") return;
   event.preventDefault();
-  vote(KEYS[event.key]);
+  if (event.key === "ArrowUp") undo(); else vote(KEYS[event.key]);
 });
 ask("/next");

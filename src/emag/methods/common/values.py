@@ -1,15 +1,18 @@
 """Parameter values by type: from JSON data, from the short text form, and back to data."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ..core import AUTO
-from ..errors import BadValue
-from ..schedules import SCHEDULES, Schedule, Window
+from ...core import AUTO
+from ...errors import BadValue
+from ...near import choices
+from ...schedules import SCHEDULES, Schedule, Window
 
 Made = TypeVar("Made")
+MOST_BLOCKS = 10_000
 
 NAMES: dict[Any, str] = {float: "number", int: "whole number", bool: "true or false", str: "word", Schedule: "schedule",
                          Window: "window"}
@@ -32,7 +35,7 @@ def refuse_odd(name: str, keys: list[str], kind: Any) -> None:
         raise BadValue(f"{name} names {', '.join(twice)} twice")
     unknown = [key for key in keys if key not in names]
     if unknown:
-        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(names)}")
+        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names)}")
     missing = [f.name for f in fields(kind)
                if f.default is MISSING and f.default_factory is MISSING and f.name not in keys]
     if missing:
@@ -67,7 +70,7 @@ def _fitted(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and is_dataclass(kind):
         return made(where, kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else _NO
     return value if isinstance(kind, type) and type(value) is kind else _NO
 
 
@@ -83,7 +86,7 @@ def _tuple(where: str, value: Any, kind: Any) -> Any:
 def _schedule(where: str, value: dict[str, Any]) -> Schedule:
     name = value.get("schedule")
     if name not in SCHEDULES:
-        raise BadValue(f"{where}: there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+        raise BadValue(f"{where}: there is no schedule {name!r}; {choices(str(name), SCHEDULES)}")
     return made(str(name), SCHEDULES[name], {key: item for key, item in value.items() if key != "schedule"})
 
 
@@ -123,7 +126,7 @@ def schedule(text: str) -> Schedule:
     """A schedule from "name:scale:key=value:...", e.g. "interval:4:low=0.2:high=1.6"."""
     name, *parts = (part.strip() for part in text.split(":"))
     if name not in SCHEDULES:
-        raise BadValue(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+        raise BadValue(f"there is no schedule {name!r}; {choices(str(name), SCHEDULES)}")
     hints, given = hints_of(SCHEDULES[name]), []
     for at, part in enumerate(parts):
         key, equals, value = part.partition("=")
@@ -133,23 +136,28 @@ def schedule(text: str) -> Schedule:
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto"."""
+    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto". No network has `MOST_BLOCKS`."""
     if text == "auto":
         return AUTO
     found: list[int] = []
     for part in text.split("+"):
         low, dash, high = part.partition("-")
-        found += range(int(low), int(high) + 1) if dash else [int(low)]
+        first, last = int(low), int(high if dash else low)
+        if not first <= last < MOST_BLOCKS:
+            raise BadValue(f"blocks {part} run backwards" if last < first else f"there is no block {last}")
+        found += range(first, last + 1)
     return tuple(found)
 
 
 def window(text: str) -> Window:
-    """A window from "unit:start:delta:stop", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
-    unit, *numbers = text.split(":")
-    if len(numbers) != 3:
-        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8")
+    """A window from "unit:start:delta:stop[:base=N][:hold]", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
+    unit, *parts = text.split(":")
+    numbers = [part for part in parts if part != "hold" and not part.startswith("base=")]
+    if len(numbers) != 3 or parts[:3] != numbers:
+        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8; :hold and :base=N may follow")
+    base = next((int(part.removeprefix("base=")) for part in parts if part.startswith("base=")), Window.base)
     start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit)
+    return Window(start, delta, stop, unit, base, hold="hold" in parts)
 
 
 def _schedule_word(text: str) -> Schedule:
@@ -162,6 +170,7 @@ READERS: dict[Any, Callable[[str], Any]] = {
     float: float, int: int, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()],
     Schedule: _schedule_word, Window: window, tuple[int, ...]: layers,
     tuple[float, ...]: lambda text: tuple(float(part) for part in text.split("+")),
+    tuple[str, ...]: lambda text: tuple(text.split("+")),
 }
 
 
@@ -178,5 +187,5 @@ def type_name(hint: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return {int: "list of block numbers", float: "list of numbers"}.get(get_args(kind)[0], "list")
+        return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

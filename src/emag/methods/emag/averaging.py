@@ -1,0 +1,99 @@
+"""What EMAG averages, of which blocks, how fast it forgets, and when the average is used."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...core import Perturbation
+from ...errors import BadValue
+from ...schedules import APPLIED, Window, equal_time
+from . import stored_map
+from .compat import Compat
+
+
+@dataclass(frozen=True)
+class Averaging(Perturbation):
+    """What is averaged and where it is used: the data of EMAG's weak branch."""
+
+    variant: str
+    layers: tuple[int, ...]
+    beta: float
+    strength: float
+    window: Window
+    beta_time: str
+    statistic: str
+    jitter: float
+    compat: Compat
+    maps: str = "auto"
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.layers
+
+    @property
+    def reads_text(self) -> bool:
+        return self.variant == "text" or self.compat.reweighs
+
+    @property
+    def resume(self) -> int:
+        return min(self.blocks) if self.compat.resume else 0
+
+    @property
+    def resolved_statistic(self) -> str:
+        """The statistic with "auto" spelled out; with "fixed" the block is not picked, and none is needed."""
+        if self.statistic in ("auto", "fixed"):
+            return self.compat.query_statistic if self.variant == "query" else "mae"
+        return self.statistic
+
+    @property
+    def skippable(self) -> bool:
+        """True where a step may go without the weak pass: nothing is averaged in it."""
+        return self.compat.accumulate_in == "clean"
+
+    @property
+    def tracks(self) -> bool:
+        return self.skippable
+
+    @property
+    def all_rows(self) -> bool:
+        return self.compat.rows == "all"
+
+    @property
+    def needs_uncond(self) -> bool:
+        return self.compat.needs_uncond
+
+    @property
+    def takes_uncond(self) -> bool:
+        return self.compat.weak_row == "uncond"
+
+    def decay(self, count: int) -> float:
+        """Decay per update of an average, on a schedule of `count` distinct timesteps.
+
+        beta is the published one, of an update; where the same span is meant, a step's updates share its decay.
+        """
+        return equal_time(self.beta, count) ** (1 / self.compat.updates) if self.beta_time == "equal-time" else self.beta
+
+    def first_weight(self, step: int, count: int) -> float:
+        """What the first map weighs in the average after `step` further steps have been averaged."""
+        return self.decay(count) ** (self.compat.updates * (step + 1) - 1)
+
+    def applies(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        """True where the average replaces the live attention at step `index`."""
+        return self.window.phases(sigmas)[index] in APPLIED
+
+    def runs(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        """True where step `index` needs a weak pass."""
+        return self.compat.every_step or self.applies(index, sigmas)
+
+    def check(self, sigmas: tuple[float, ...]) -> None:
+        """Raise `BadValue` where the window leaves no weak pass."""
+        if not set(APPLIED) & set(self.window.phases(sigmas)):
+            raise BadValue(f"the window of emag leaves no weak pass in {len(sigmas)} step(s): at least one step must be "
+                           "averaged before one applies. Use more steps, or another window, e.g. "
+                           "Window.progress(0, 0.2, 1)")
+
+    def state_bytes(self, rows: int, image: int, text: int, heads: int, head_dim: int) -> int:
+        """Bytes of the averages of `rows` rows of `image` + `text` tokens in the attention; a CPU's where maps is "auto"."""
+        columns = {"query": head_dim, "map": image + text, "image": image, "text": text}[self.variant]
+        kind = stored_map.resolve(self.maps, self.compat.ema_dtype, torch.device("cpu"))
+        return len(self.blocks) * stored_map.size(kind, rows * heads * image, columns)
