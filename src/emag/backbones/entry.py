@@ -55,6 +55,8 @@ class Backbone:
     coordinate in `grid_ids`, or sizes of their own. layered: the entry of the configuration that, where true, says that of
     several sizes only the last is a reference, and those before it are layers in the making.
     text_ids: width of `txt_ids`, and its column that numbers the text tokens, where there is one.
+    placed: its blocks, or what lies between them, see where tokens are (rotary positions, convolutions); False where
+    positions are added before the first block alone; or the entry of the configuration that says so.
     paired: it answers for more than x_t (a sound), row by row, which the host combines by itself: no rows are ever spared.
     skips: later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass.
     """
@@ -85,6 +87,7 @@ class Backbone:
     row_dims: tuple[tuple[str, int], ...] = ()
     text_ids: tuple[int, int | None] = (3, None)
     skips: bool = False
+    placed: bool | str = True
     paired: bool = False
     references: bool = False
     layered: str | None = None

@@ -40,9 +40,9 @@ def compare(
     more: shared.Set = [],  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""
-    chosen = every.columns() if all_rules or everything else []
-    chosen += [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
-    if not chosen:
+    usual = every.columns() if all_rules or everything else []
+    chosen = [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
+    if not usual and not chosen:
         raise BadValue("name at least one column, e.g. -c none -c host -c emag=1.5, or --weak, or --all-rules")
     work = jobs(lines(prompts or [], prompts_file, "prompt"), [], shared.seeds_of(seeds))
     settings = Settings(steps, scale, height, width, shared.settings_of(more))
@@ -50,6 +50,8 @@ def compare(
         raise BadValue(f"the sheet is a PNG: give a name that ends in .png, not {sheet_path.name}")
     check_folder(sheet_path.parent)
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
+    usual, skipped = every.fitting(pipe, usual)
+    chosen = [*usual, *chosen]
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}
     sweeps = weakness.sweep_columns() if everything else []
     outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size)
@@ -60,7 +62,7 @@ def compare(
         _everything(outcomes, base, len(chosen), alone, sheet_path, cell)
     else:
         draw(shown, work, sheet_path, f"{model}, {len(work)} image(s) per guidance", cell, across=not all_rules)
-    for name, reason in showcase.SKIPPED.items() if all_rules or everything else ():
+    for name, reason in {**skipped, **showcase.SKIPPED}.items() if usual else ():
         out.print(f"{name}: not drawn, {reason}", highlight=False)
     out.print(f"{sheet_path}", highlight=False)
 

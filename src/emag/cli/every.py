@@ -1,17 +1,32 @@
 """`emag compare --all-rules`: what is drawn for every method, and the table beside the sheet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from .. import showcase
 from ..columns import Column, Outcome
+from ..errors import Unsupported
+from ..hosts.pipeline import guide
 
 
 def columns() -> list[Column]:
     """No guidance, the pipeline's own, and one column per method."""
     return [Column.parse("no guidance: none"), Column.parse("CFG: host"), *showcase.columns()]
+
+
+def fitting(pipe: Any, chosen: Sequence[Column]) -> tuple[list[Column], dict[str, str]]:
+    """The columns that `pipe` can draw, and why it cannot draw each of the others."""
+    kept, refused = [], {}
+    for column in chosen:
+        try:
+            with guide(pipe, *column.rules):
+                kept.append(column)
+        except Unsupported as error:
+            refused[column.label] = str(error)
+    return kept, refused
 
 
 def distance(outcome: Outcome, base: Outcome) -> float:
