@@ -12,6 +12,7 @@ from ..near import choices
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded
+from .outputs import check_run
 
 
 @command("emag metrics runs/first --reference known.npz --against cfg", "emag metrics runs/first --metrics accuracy,pixels",
@@ -33,6 +34,7 @@ def metrics(
     from ..evaluate.metrics import measure, stored
     from ..evaluate.metrics import reference as known
 
+    check_run(RunFolder(folder))
     plan = measure.plan(_names(names), known.read(reference) if reference else None, k, device)
     run, results = RunFolder(folder), []
     wanted = recipe or run.recipes()

@@ -8,6 +8,7 @@ import typer
 from ..errors import BadValue
 from . import common as shared
 from .common import command, file_in, out
+from .outputs import check_run
 
 PAGE = "report.html"
 
@@ -32,6 +33,8 @@ def report(
 
     file = file_in(out_path, PAGE) if out_path else None
     run = RunFolder(folder)
+    if file is None:
+        check_run(run)
     data = page(run, baseline, rows, cell, [_pair(text) for text in plot or ()]).encode()
     storage, name = (RunFolder(str(file.absolute().parent)).storage, file.name) if file else (run.storage, PAGE)
     storage.write(name, data)
