@@ -115,7 +115,8 @@ def test_pipeline(pipe):
 
 @pytest.mark.parametrize(("arguments", "says"), [
     ({"prompt": "a dog"}, "unknown word"), ({"prompt": "a red circle", "negative_prompt": "blurry"}, "unknown word"),
-    ({"prompt": "a red circle", "height": 128}, "at most 64x64"), ({"prompt": "a red circle", "width": 60}, "divisible by 8"),
+    ({"prompt": "a red circle", "height": 128}, "at most 64x64"),
+    ({"prompt": "a red circle", "width": 60}, "divisible by 8"),
     ({"prompt": ["two red circles and a blue ring"]}, "between one object")])
 def test_bad_calls_end_before_the_network_runs(pipe, arguments, says, monkeypatch):
     monkeypatch.setattr(pipe.transformer, "forward", lambda *a, **k: pytest.fail("the network ran"))
@@ -140,7 +141,8 @@ def test_save_pretrained_and_back(pipe, tmp_path):
     assert torch.equal(draw(pipe, ["a red circle"], (1,)), draw(again, ["a red circle"], (1,)))
 
 
-@pytest.mark.parametrize(("facts", "says"), [({"world": "cubes"}, "of the world 'cubes'"), ({"vocab": ["a"]}, "other words")])
+@pytest.mark.parametrize(("facts", "says"), [({"world": "cubes"}, "of the world 'cubes'"),
+                                             ({"vocab": ["a"]}, "other words")])
 def test_folders_of_other_worlds_are_refused(tmp_path, facts, says):
     for file in (WEIGHTS / "shapes").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -216,7 +218,8 @@ def test_a_guide_shares_words_and_latents(few, tmp_path, pipe):
 @pytest.mark.parametrize(("options", "says"), [
     (["--world", "cubes"], "--world must be one of shapes"), (["--world", "shapes", "--size", "32"], "--size says nothing"),
     (["--world", "shapes", "--patch", "3"], "not a multiple"), (["--keep", "half"], "--keep must be shares"),
-    (["--world", "shapes", "--keep", "2"], "--keep must be shares"), (["--world", "shapes", "--flip"], "--flip says nothing"),
+    (["--world", "shapes", "--keep", "2"], "--keep must be shares"),
+    (["--world", "shapes", "--flip"], "--flip says nothing"),
     (["--world", "shapes", "--autoencoder", "nowhere"], "lacks autoencoder")])
 def test_bad_options(options, says, tmp_path):
     import typer

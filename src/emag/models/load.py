@@ -28,8 +28,8 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", "shapes", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is CUDA
-    where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
+    name: "tiny", "shapes", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is
+    CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
     optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data.
     Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
