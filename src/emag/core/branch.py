@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..streams import Streams
+from ..maths.streams import Streams
 from .state import State
 
 
@@ -106,6 +106,11 @@ class Perturbation:
     @property
     def needs_uncond(self) -> bool:
         """True where the unconditional rows must be in the same network call."""
+        return False
+
+    @property
+    def moves(self) -> bool:
+        """True where the weak pass moves tokens about, which only blocks that see where tokens are can tell."""
         return False
 
     @property

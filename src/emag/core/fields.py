@@ -8,7 +8,7 @@ from numbers import Real
 from types import NoneType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from .errors import BadValue
+from ..errors import BadValue
 
 NUMBERS = (float, int, bool)
 

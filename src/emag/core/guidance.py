@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from .finite import FiniteFields
-from .perturbations.base import Perturbation
-from .predictions import convert, difference_scale
-from .schedules.base import Schedule
-from .streams import Streams
+from ..maths.predictions import convert, difference_scale
+from ..maths.streams import Streams
+from ..schedules.base import Schedule
+from .branch import Perturbation
+from .fields import FiniteFields
 
 COND, UNCOND = "cond", "uncond"
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..attention import Attention
+from ..maths.attention import Attention
 
 if TYPE_CHECKING:
-    from ..guidance import Step
-    from .base import Perturbation
+    from .branch import Perturbation
+    from .guidance import Step
 
 Sdpa = Callable[[torch.Tensor], torch.Tensor]
 """The live attention for given queries."""
