@@ -43,6 +43,12 @@ class Network:
         return tuple(block.index for block in self.blocks if block.stack.middle)
 
     @property
+    def placed(self) -> bool:
+        """True where its blocks, or what lies between them, see where tokens are."""
+        placed = self.backbone.placed
+        return placed if isinstance(placed, bool) else bool(getattr(self._config, placed, True))
+
+    @property
     def _config(self) -> Any:
         """The network's configuration; of a module that has none, what its entry says."""
         return getattr(self.module, "config", None) or SimpleNamespace(patch_size=self.backbone.patch)

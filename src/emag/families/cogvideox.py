@@ -14,6 +14,7 @@ FAMILY = Family(
             per_row=("hidden_states", "encoder_hidden_states", "timestep", "timestep_cond", "ofs"),
             condition=("encoder_hidden_states",),
             kwargs="attention_kwargs", time_modules=("time_embedding",), channel_dim=2,
+            placed="use_rotary_positional_embeddings",
             encode=text_states, usual_text=226, usual_video=(49, 480, 720), token_extent=(4, 16),
         ),
     ),

@@ -14,7 +14,7 @@ FAMILY = Family(
             per_row=("hidden_states", "encoder_hidden_states", "timestep", "added_cond_kwargs", "attention_mask",
                      "encoder_attention_mask"),
             condition=("encoder_hidden_states",),
-            kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",),
+            kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",), placed=False,
             encode=states_and_mask,
         ),
     ),

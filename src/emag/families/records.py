@@ -104,6 +104,9 @@ class Backbone:
     optional: tuple[str, ...] = ("*.experts", "*.processor")
     """Submodules (fnmatch patterns) that some passes of a run go without: experts that no token is sent to, the keys of a
     picture whose scale is 0."""
+    placed: bool | str = True
+    """Its blocks, or what lies between them, see where tokens are (rotary positions, convolutions); False where positions
+    are added before the first block alone; or the entry of the configuration that says so."""
     skips: bool = False
     """Later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass."""
     paired: bool = False

@@ -21,7 +21,7 @@ FAMILY = Family(
                      "block_controlnet_hidden_states"),
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
-            time_modules=("time_text_embed.timestep_embedder",),
+            time_modules=("time_text_embed.timestep_embedder",), placed=False,
             encode=encode, usual_text=333,
         ),
     ),

@@ -22,7 +22,8 @@ from . import hub
 from .extras import require
 from .lookup import denoisers, lookup
 
-MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
+MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
+          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
 """Embedded models and what they are."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -37,8 +38,8 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", a folder (written by `emag.lab.train` or by `save_pretrained`) or a hub id. device: None is CUDA
-    where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
+    name: "tiny", "shapes", a folder (written by `emag.lab.train` or by `save_pretrained`) or a hub id. device: None is
+    CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
     optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data, and
     `emag_loaded` has a hash of each network, so that later changes are seen.

@@ -50,15 +50,17 @@ def compare(
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""
-    chosen = every.columns() if all_rules or everything else []
-    chosen += [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
+    usual = every.columns() if all_rules or everything else []
+    chosen = [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
     chosen += [Column(recipe, shared.rules_of([], recipe))] if recipe else []
-    if not chosen:
+    if not usual and not chosen:
         raise BadValue("name at least one column, e.g. -c none -c host -c emag=1.5, or --weak, or --all-rules")
     work = _jobs([*(prompts or []), *(more_prompts or [])], prompts_file, negative, negatives_file, seeds)
     settings = Settings(steps, scale, height, width, shared.settings_of(more))
     path = file_in(out_path, "compare.png")
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
+    usual, skipped = every.fitting(pipe, usual)
+    chosen = [*usual, *chosen]
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}
     sweeps = weakness.sweep_columns() if everything else []
     outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size)
@@ -70,7 +72,7 @@ def compare(
     out.print(every.table(shown, every.base_of(shown)))
     if everything:
         out.print(weakness.sweep_table(outcomes[len(chosen) + len(alone):], every.base_of(shown)))
-    for name, reason in showcase.SKIPPED.items() if all_rules or everything else ():
+    for name, reason in {**skipped, **showcase.SKIPPED}.items() if usual else ():
         out.print(f"{name}: not drawn, {reason}")
     for sheet_path in written:
         out.print(sheet_path)

@@ -53,7 +53,11 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _failed(message: str) -> int:
-    say(f"error: {' '.join(message.split())}")
+    """One line; where the message ends in a list of what is missing, a line for each item."""
+    head, *items = (" ".join(part.split()) for part in message.split("\n- "))
+    say(f"error: {head}")
+    for item in items:
+        print(f"- {visible(item)}", file=sys.stderr)
     return FAILED
 
 

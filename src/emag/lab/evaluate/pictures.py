@@ -28,6 +28,6 @@ def opened(data: bytes, where: str, formats: tuple[str, ...] = OWN) -> Image.Ima
         raise BadValue(f"cannot read {where} as an image: {said}") from None
 
 
-def clipped(pixels: np.ndarray) -> np.ndarray:
-    """Which of the images uint8 [n, h, w, 3] have nothing but 0 and 255 in all channels: black, white, or torn apart."""
-    return ((pixels == 0) | (pixels == 255)).all(axis=(1, 2, 3))
+def clipped(pixels: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Which of the images uint8 [n, h, w, 3] have nothing but 0 and 255 in all channels, or in this share of values."""
+    return ((pixels == 0) | (pixels == 255)).mean(axis=(1, 2, 3)) >= share

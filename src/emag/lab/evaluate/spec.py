@@ -81,7 +81,7 @@ class RunSpec:
         """A recipe by name. Raises `BadValue` where there is none."""
         found = next((one for one in self.recipes if one.label == name), None)
         if found is None:
-            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes])}")
+            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes], 'it has')}")
         return found
 
     def with_prompts(self, prompts: Sequence[Prompt]) -> "RunSpec":

@@ -39,8 +39,8 @@ def train(trainer: Trainer, out: Path, budget: Budget, save_minutes: float = 5.0
     with Progress(*COLUMNS, console=console) as progress:
         meter = Meter(trainer, progress)
         while (used := budget.fraction(trainer.step, clock.seconds)) < 1 and not stopped():
-            meter.add(trainer.advance(used), used)
             _keep(trainer, out, clock, [share for share in keep if used >= share])
+            meter.add(trainer.advance(used), used)
             if clock.due("save", save_minutes):
                 _save(trainer, out, clock, meter, console)
             if sheet_minutes and clock.due("sheet", sheet_minutes):

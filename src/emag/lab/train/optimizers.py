@@ -48,12 +48,15 @@ class Optimizers:
                 for optimizer, names in zip(self.each, self.members) for name in names for what in STATE
                 if what in optimizer.state.get(self.parameters[name], {})}
 
+    @torch.no_grad()
     def fill(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Remember what `tensors` saved after `step` steps."""
         for optimizer, names in zip(self.each, self.members):
             states = {}
             for i, name in enumerate(names):
-                held = {what: tensors[f"{what}/{name}"] for what in STATE if f"{what}/{name}" in tensors}
+                # laid out in memory as the parameter is: fused kernels walk both alike
+                held = {what: torch.empty_like(self.parameters[name]).copy_(tensors[f"{what}/{name}"]) for what in STATE
+                        if f"{what}/{name}" in tensors}
                 if "exp_avg" in held:
                     held["step"] = torch.tensor(float(step))
                 if held:

@@ -35,7 +35,7 @@ def refuse_odd(name: str, keys: list[str], kind: Any) -> None:
         raise BadValue(f"{name} names {', '.join(twice)} twice")
     unknown = [key for key in keys if key not in names]
     if unknown:
-        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names)}")
+        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names, 'it has')}")
     missing = [f.name for f in fields(kind)
                if f.default is MISSING and f.default_factory is MISSING and f.name not in keys]
     if missing:

@@ -6,7 +6,7 @@ from ....errors import BadValue
 from .extractors.base import Features
 
 CLIPPED = "clipped"
-"""Among the features of images: which of them have nothing but 0 and 255."""
+"""Among the features of images: which of them have hardly a value between 0 and 255."""
 
 
 def refuse_infinite(found: Features) -> None:
@@ -23,8 +23,8 @@ def of_images(recipe: str, found: Features) -> list[str]:
     bad = np.flatnonzero(found[CLIPPED])
     if not len(bad):
         return []
-    return [f"{len(bad)} of {len(found[CLIPPED])} images of {recipe} are black, white or clipped in every pixel (first that "
-            f"of place {bad[0]}): the network or a rule gave no finite numbers, or a scale is out of any useful range. "
+    return [f"{len(bad)} of {len(found[CLIPPED])} images of {recipe} are black, white or clipped nearly everywhere (first "
+            f"that of place {bad[0]}): the network or a rule gave no finite numbers, or a scale is out of any useful range. "
             "What is measured counts them"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import BadValue
+from ....records import ranges
 from ..pictures import clipped
 from .doubts import CLIPPED, refuse_infinite
 from .extractors.base import Extractor, Features
@@ -83,7 +84,7 @@ def extract(batches: Iterable[np.ndarray], extractor: Extractor, texts: Sequence
     """Features of batches of uint8 images [n, h, w, 3], whose prompts are `texts` in turn; and which of them are clipped."""
     found, done = [], 0
     for batch in batches:
-        found.append({**extractor(batch, texts[done:done + len(batch)]), CLIPPED: clipped(batch)})
+        found.append({**extractor(batch, texts[done:done + len(batch)]), CLIPPED: clipped(batch, ranges.CLIPPED)})
         done += len(batch)
     made = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
     refuse_infinite(made)
