@@ -8,7 +8,7 @@ from pathlib import Path
 
 import emag
 from emag.lab.draw.columns import Column, run
-from emag.lab.draw.sampling import Job, Settings
+from emag.lab.draw.sampling import DrawSettings, Job
 from emag.lab.draw.sheets import sheet
 from emag.methods import METHODS
 
@@ -24,7 +24,7 @@ pipe.set_progress_bar_config(disable=True)
 guide = f"load:{Path(__file__).parent / 'guide'}"
 work = [Job(f"a photo of a {name}", None, 8) for name in pipe.classes]
 drawn = [run(pipe, Column(f"scale {scale:g}", (METHODS["autoguidance"](scale, model=guide),)), work,
-             Settings(options.steps, options.cfg), len(work)) for scale in options.scales]
+             DrawSettings(options.steps, options.cfg), len(work)) for scale in options.scales]
 rows = [[one.images[at] for one in drawn] for at in range(len(work))]
 sheet(rows, [one.column.label for one in drawn], pipe.classes, f"Autoguidance, CFG {options.cfg:g}", 96).save(options.out)
 print(options.out)

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 import emag
 from emag.engine import lock
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.engine.undo import _get_current_function_mode_stack
 from emag.errors import EmagError
-from emag.hosts.lookup import denoisers, lookup
+from emag.hosts.lookup import denoisers, host_of
 from emag.lab.doctor.coverage import _other_text, every
 from emag.methods import METHODS
 from emag.methods.combining.compose import Term
@@ -146,8 +146,8 @@ class Bench:
     def __init__(self, name):
         self.name, self.case = name, CASES[name]
         self.pipe = self.case.pipe()
-        self.networks = denoisers(self.pipe, lookup(self.pipe))
-        self.models = dict.fromkeys(MODELS, denoisers(self.case.pipe(seed=1), lookup(self.pipe))[0])
+        self.networks = denoisers(self.pipe, host_of(self.pipe))
+        self.models = dict.fromkeys(MODELS, denoisers(self.case.pipe(seed=1), host_of(self.pipe))[0])
         self.plain = self.run()
         self.other = self._other()
         self.style = str(Path(tempfile.mkdtemp()) / "style.safetensors")
@@ -159,7 +159,7 @@ class Bench:
 
     def _other(self):
         try:
-            text = _other_text(read(self.networks[0]), partial(self.case.run, self.pipe, seeds=(8,)))
+            text = _other_text(read_network(self.networks[0]), partial(self.case.run, self.pipe, seeds=(8,)))
         except (KeyError, TypeError, AttributeError):
             return {}
         return {OTHER: text} if text else {}

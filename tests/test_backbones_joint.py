@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import Network, read
+from emag.engine.network import Network, read_network
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.maths.layout import pack, unpack
 from emag.methods import METHODS as C
@@ -435,6 +435,6 @@ def test_every_model_has_defaults(case):
 
 @cases()
 def test_tokens_of_a_forecast(case):
-    network = read(case.pipe().transformer)
+    network = read_network(case.pipe().transformer)
     assert image_tokens(network, 1024, 512) == 64 * 32
     assert text_tokens(network, "", None) >= 128 and text_tokens(network, "", 7) == 7

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.engine.packed import Packing
 from emag.families import default as entry
-from emag.hosts.given import encode
-from emag.hosts.lookup import lookup
+from emag.hosts.given import encode_condition
+from emag.hosts.lookup import host_of
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.maths.attention import Attention
 from emag.methods import METHODS as C
@@ -69,7 +69,7 @@ def counted(pipe):
             rows[index] += len(args[0] if args else kwargs["hidden_states"])
         return count
 
-    for block in read(pipe.transformer).blocks:
+    for block in read_network(pipe.transformer).blocks:
         block.module.register_forward_pre_hook(hook(block.index), with_kwargs=True)
     return rows
 
@@ -321,7 +321,7 @@ def test_padding_behind_an_image_is_left_alone():
     """At 4 x 12 the small HiDream has 2 x 6 image tokens in a stream of 16."""
     case, seen = short(MORE["hidream"]), []
     pipe = case.pipe()
-    read(pipe.transformer).blocks[1].module.register_forward_pre_hook(
+    read_network(pipe.transformer).blocks[1].module.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True)
     with emag.guide(pipe, C["tpg"](1.5, layers=(1,))):
         case.run(pipe, height=4, width=12, num_inference_steps=1)
@@ -438,8 +438,9 @@ ENCODED = {"lumina2": lambda n: (texts(n, 300, 5, 12), torch.ones(len(n), 5).lon
 def test_prompts_are_encoded_by_the_pipeline(case):
     pipe = case.pipe()
     vars(pipe)["encode_prompt"] = lambda prompt, **more: ENCODED[case.name](tuple(len(text) for text in prompt))
-    found = encode(["a", "abc"], lookup(pipe), pipe, read(pipe.transformer))
-    assert set(found) <= set(read(pipe.transformer).backbone.per_row) and all(len(value) == 2 for value in found.values())
+    found = encode_condition(["a", "abc"], host_of(pipe), pipe, read_network(pipe.transformer))
+    assert set(found) <= set(read_network(pipe.transformer).backbone.per_row)
+    assert all(len(value) == 2 for value in found.values())
     del vars(pipe)["encode_prompt"]
     with emag.guide(pipe, C["negative"](1.5), conditions={"negative": found}) as run:
         case.run(pipe)
@@ -460,7 +461,7 @@ def test_every_network_has_defaults(case):
 
 @cases(*NETWORKS)
 def test_tokens_of_a_forecast(case):
-    network = read(case.pipe().transformer)
+    network = read_network(case.pipe().transformer)
     assert image_tokens(network, 1024, 512) == 64 * 32
     assert text_tokens(network, "", None) >= 128 and text_tokens(network, "", 7) == 7
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 import emag
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.families import default as entry
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.methods.attention.nag import NAG
@@ -67,7 +67,7 @@ def rows_evaluated(pipe):
             counts[index] = counts.get(index, 0) + len(x)
         return count
 
-    for block in read(pipe.transformer).blocks:
+    for block in read_network(pipe.transformer).blocks:
         block.module.register_forward_pre_hook(hook(block.index), with_kwargs=True)
     return counts
 
@@ -96,7 +96,7 @@ def test_an_exception_leaves_nothing(case):
         if len(counted) == 6:
             raise KeyboardInterrupt
 
-    handle = read(pipe.transformer).blocks[-1].module.register_forward_pre_hook(fail)
+    handle = read_network(pipe.transformer).blocks[-1].module.register_forward_pre_hook(fail)
     with emag.guide(pipe, weak_rule(case)):
         with pytest.raises(KeyboardInterrupt):
             case.run(pipe)
@@ -151,7 +151,7 @@ def test_a_resumed_pass_without_a_block_is_the_network_with_that_block_doing_not
     """HunyuanDiT's long skips included: later blocks read what earlier ones returned."""
     case, seen = MORE[name], []
     pipe = case.pipe()
-    original, network = pipe.transformer.forward, read(pipe.transformer)
+    original, network = pipe.transformer.forward, read_network(pipe.transformer)
 
     def forward(*args, **kwargs):
         answer = original(*args, **kwargs)
@@ -246,7 +246,7 @@ def test_other_methods_act_or_say_why_not(case, name):
     reason = "rows" if name == "apg" and not case.uncond else ""
     if case.name == "sana" and name in ("pag", "seg", "sag"):
         reason = "linear"
-    if name == "tpg" and not read(pipe.transformer).placed:
+    if name == "tpg" and not read_network(pipe.transformer).placed:
         reason = "do not see where tokens are"
     if reason:
         with pytest.raises((emag.Unsupported, emag.BadValue), match=reason), emag.guide(pipe, rule):
@@ -311,7 +311,7 @@ def test_text_rows_are_untouched_by_the_attention(name, block, variant):
     """AuraFlow's eight register tokens count as text, in its joint blocks and where one stream holds both."""
     case, store = MORE[name], []
     pipe = case.pipe()
-    one = read(pipe.transformer).blocks[block]
+    one = read_network(pipe.transformer).blocks[block]
     one.attention.register_forward_hook(lambda module, args, out: store.append(out))
     with emag.guide(pipe, EMAG(layers=(block,), variant=variant)) as run:
         case.run(pipe, (8,))
@@ -333,7 +333,7 @@ def apart(out):
 def test_the_second_attention_of_sd35_stays():
     """`attn2` sees image tokens alone; what is tapped is the joint one."""
     pipe = MORE["sd3.5"].pipe()
-    network = read(pipe.transformer)
+    network = read_network(pipe.transformer)
     assert [getattr(block.module, "attn2", None) is not None for block in network.blocks] == [True, True, False, False]
     assert all(block.attention is block.module.attn for block in network.blocks)
 
@@ -384,21 +384,21 @@ def test_a_late_start_with_a_scheduler_that_evaluates_twice():
 
 def test_further_channels_are_no_part_of_x():
     """An inpainting network's mask and picture: what rules and perturbations get and change is x_t alone."""
-    network = read(MORE["sd3-inpaint-wide"].pipe().transformer)
+    network = read_network(MORE["sd3-inpaint-wide"].pipe().transformer)
     whole = torch.arange(33.0).reshape(1, 33, 1, 1).expand(2, 33, 4, 4)
     x = network.latents(whole)
     assert torch.equal(x, whole[:, :16]) and torch.equal(network.with_latents(whole, x), whole)
     assert torch.equal(network.with_latents(whole, x + 1)[:, 16:], whole[:, 16:])
-    packed = read(MORE["flux-fill"].pipe().transformer)
+    packed = read_network(MORE["flux-fill"].pipe().transformer)
     assert packed.latents(torch.zeros(2, 16, 36)).shape == (2, 16, 16)
-    assert read(auraflow().transformer).latents(whole[:, :4]).shape == (2, 4, 4, 4)
+    assert read_network(auraflow().transformer).latents(whole[:, :4]).shape == (2, 4, 4, 4)
 
 
 def test_forecasts_count_the_tokens():
-    assert image_tokens(read(sana().transformer), 64, 96) == 2 * 3
-    assert image_tokens(read(hunyuan().transformer), 64, 96) == 4 * 6
-    assert text_tokens(read(auraflow().transformer), "x", None) == 264
-    assert text_tokens(read(hunyuan().transformer), "x", None) == 0
+    assert image_tokens(read_network(sana().transformer), 64, 96) == 2 * 3
+    assert image_tokens(read_network(hunyuan().transformer), 64, 96) == 4 * 6
+    assert text_tokens(read_network(auraflow().transformer), "x", None) == 264
+    assert text_tokens(read_network(hunyuan().transformer), "x", None) == 0
 
 
 def test_two_untagged_calls_with_one_text_are_told_apart():
@@ -442,7 +442,7 @@ def test_prompts_are_encoded_as_the_host_does(name):
         return (states, None, mask, None) if name == "hunyuan" else (states, mask, None, None)
 
     pipe.encode_prompt = encode_prompt
-    network = read(pipe.transformer)
+    network = read_network(pipe.transformer)
     found = network.backbone.encode(pipe, ["a fox"])
     text, masked = ANSWERS[name]
     assert found[text] is states and (masked is None or found[masked] is mask)

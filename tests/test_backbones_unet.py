@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline, 
 
 import emag
 from emag.core import COND, Rule, State
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.engine.trajectory import trajectory
 from emag.families.stable_diffusion import FAMILY
 from emag.hosts.defaults import resolve
@@ -70,7 +70,7 @@ def test_emag_acts_as_planned(case):
 @pytest.mark.parametrize("variant", ["query", "map"])
 def test_candidates_may_have_several_sizes(name, variant):
     case = MORE[name]
-    layers = (0, *read(case.pipe().unet).middle)
+    layers = (0, *read_network(case.pipe().unet).middle)
     _, run = run_under(case, case.pipe(), EMAG(layers=layers, variant=variant))
     picked = {block for row in run.stats.picks if row for block in row}
     assert picked <= set(layers) and run.stats.evaluations == run.stats.planned
@@ -101,7 +101,7 @@ def test_a_resumed_weak_pass_equals_the_full_one(name, block):
 def test_a_resumed_pass_without_a_block_is_the_network_with_that_block_doing_nothing(name, block):
     case, seen = MORE[name], []
     pipe = case.pipe()
-    original, network = pipe.unet.forward, read(pipe.unet)
+    original, network = pipe.unet.forward, read_network(pipe.unet)
 
     def forward(*args, **kwargs):
         added = kwargs.get("down_intrablock_additional_residuals")
@@ -190,7 +190,7 @@ def test_pag_is_that_of_diffusers(make, call, theirs, guidance):
         other(**call(guidance_scale=guidance), pag_scale=3.0)
     with scheduler_steps(pipe) as given, emag.guide(pipe, *rules) as run:
         pipe(**call(guidance_scale=guidance))
-    assert run.resolved[-1].layers == read(pipe.unet).middle and len(given) == len(expected) == 8
+    assert run.resolved[-1].layers == read_network(pipe.unet).middle and len(given) == len(expected) == 8
     for made, wanted in zip(given, expected, strict=True):
         assert size_of(made - wanted) < 3e-4 * size_of(wanted)
 
@@ -394,10 +394,10 @@ def test_the_table_names_arguments_that_the_pipelines_have(host):
 
 def test_a_u_net_without_transformer_blocks_is_refused():
     with pytest.raises(emag.Unsupported, match="not a supported network"):
-        read(UNet2DModel(block_out_channels=(8,), norm_num_groups=2, down_block_types=("DownBlock2D",),
+        read_network(UNet2DModel(block_out_channels=(8,), norm_num_groups=2, down_block_types=("DownBlock2D",),
                          up_block_types=("UpBlock2D",), attention_head_dim=2))
     with pytest.raises(emag.Unsupported, match="no transformer blocks"):
-        read(unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type=None))
+        read_network(unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type=None))
 
 
 # names and defaults of blocks
@@ -407,7 +407,7 @@ def test_a_u_net_without_transformer_blocks_is_refused():
 def test_blocks_are_numbered_as_they_are_evaluated(name):
     case, order = MORE[name], []
     pipe = case.pipe()
-    network = read(pipe.unet)
+    network = read_network(pipe.unet)
     for block in network.blocks:
         block.module.register_forward_pre_hook(lambda *args, at=block.index: order.append(at))
     case.run(pipe, (8,), num_inference_steps=1)

@@ -11,13 +11,13 @@ from diffusers import CogVideoXDPMScheduler, LTXPipeline, UniPCMultistepSchedule
 import emag
 from cases import EMAG
 from emag.engine import each_sample
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.engine.trajectory import trajectory
-from emag.hosts.given import encode
-from emag.hosts.lookup import lookup
+from emag.hosts.given import encode_condition
+from emag.hosts.lookup import host_of
 from emag.lab.forecast import forecast
 from emag.maths.layout import pack, planes, unpack
-from emag.maths.masks import evaluate
+from emag.maths.masks import evaluate_mask
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
 from emag.methods.emag.compat import Compat
@@ -58,7 +58,7 @@ class Counted:
 
     def __init__(self, pipe):
         self.rows = Tally()
-        for block in read(pipe.transformer).blocks:
+        for block in read_network(pipe.transformer).blocks:
             block.module.register_forward_hook(self._counting(block.index), with_kwargs=True)
 
     def _counting(self, index):
@@ -93,7 +93,7 @@ def test_no_rule_and_neutral_rules_change_no_bit(case):
 def test_the_clean_pass_is_bit_identical(case):
     """Up to the first weak pass latents agree, so the network's own clean answers must agree bit for bit, all rows."""
     pipe = case.pipe()
-    calls = 2 if case.uncond and not lookup(pipe).doubled else 1
+    calls = 2 if case.uncond and not host_of(pipe).doubled else 1
     with network_outputs(pipe) as plain:
         case.run(pipe)
     with network_outputs(pipe) as guided, emag.guide(pipe, EMAG(window=emag.Window.index(4, 2, 1))):
@@ -149,7 +149,7 @@ def test_a_resumed_weak_pass_equals_the_full_one(case, block):
     answers, found = [], []
     for resume in (True, False):
         pipe = case.pipe()
-        assert read(pipe.transformer).depth == 4
+        assert read_network(pipe.transformer).depth == 4
         with network_outputs(pipe) as seen, emag.guide(pipe, EMAG(layers=(block,), compat=Compat(resume=resume))) as run:
             case.run(pipe)
         answers.append(seen)
@@ -325,7 +325,7 @@ def test_a_skipped_block_hands_its_streams_on(case, block):
     with attribute(pipe.transformer, "forward", forward), emag.guide(pipe, METHODS["slg"](1.5, (block,))) as run:
         case.run(pipe, num_inference_steps=3)
     period = 3 if case.uncond and not run.host.doubled else 2
-    read(pipe.transformer).blocks[block].module.register_forward_hook(handed_on, with_kwargs=True)
+    read_network(pipe.transformer).blocks[block].module.register_forward_hook(handed_on, with_kwargs=True)
     for kwargs, answer in seen[1::period]:
         close(original(**kwargs)[0], answer)
 
@@ -440,7 +440,7 @@ def test_packing_a_video_frame_by_frame(patch):
 
 def test_masks_reach_frames_of_packed_video():
     like, step = torch.ones(1, 4 * 5 * 6, 3), at_step(grid=(4, 5, 6, 1))
-    mask = unpack(evaluate("frames:0:0.5", like, step), step)
+    mask = unpack(evaluate_mask("frames:0:0.5", like, step), step)
     assert torch.equal(mask[:, :, :2], torch.ones(1, 3, 2, 5, 6)) and not mask[:, :, 2:].any()
 
 
@@ -471,7 +471,7 @@ def frames_of(case, x):
 def test_text_rows_of_a_replaced_attention_are_untouched(case, variant):
     """The first attention of a weak pass sees the clean streams: its text rows stay as they were, its image rows do not."""
     pipe, store = case.pipe(), []
-    block = read(pipe.transformer).blocks[1]
+    block = read_network(pipe.transformer).blocks[1]
     block.attention.register_forward_hook(lambda m, args, out: store.append([o.clone() for o in out]))
     with emag.guide(pipe, EMAG(layers=(1,), variant=variant)) as run:
         case.run(pipe)
@@ -574,8 +574,8 @@ def test_prompts_are_encoded_by_the_pipeline(name):
     case = MORE[name]
     pipe = case.pipe()
     pipe.__dict__["encode_prompt"] = Encoder(*ENCODED[name])
-    network = read(pipe.transformer)
-    found = encode(["a", "abc"], lookup(pipe), pipe, network)
+    network = read_network(pipe.transformer)
+    found = encode_condition(["a", "abc"], host_of(pipe), pipe, network)
     assert set(found) <= set(network.backbone.per_row) and all(len(value) == 2 for value in found.values())
     assert torch.equal(found["encoder_hidden_states"], texts((1, 3), 300, 5, 12))
     del pipe.__dict__["encode_prompt"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import emag
-from emag.records.png import read
+from emag.records.png import read_record
 from tiny import CASES, quiet, sd3
 
 CASE = CASES["sd3"]
@@ -157,7 +157,7 @@ def drawn(pipe, seeds=(8, 9, 10), **more):
 
 
 def rows(paths):
-    return [read(path)["row"] for path in paths]
+    return [read_record(path)["row"] for path in paths]
 
 
 def test_one_image_or_some_are_saved_with_their_own_rows(pipe, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 import emag
 from emag.engine.arguments import Arguments
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.lab.doctor.coverage import networks
 from emag.methods import METHODS
 from spy import attribute, denoiser_of
@@ -48,7 +48,7 @@ def opened(x, /, t, scale=2.0, *rest, mark=None, **more):
     ((1, 2), {}), ((1,), {"t": 2}), ((1, 2, 3.0, 4, 5), {}), ((1, 2), {"mark": 6, "other": 7}),
     ((1,), {"t": 2, "scale": 9})])
 def test_any_signature_is_called_as_it_was(args, kwargs):
-    network = read(sd3().transformer)
+    network = read_network(sd3().transformer)
     own = replace(network, backbone=replace(network.backbone, sample="x", timestep="t"), signature=inspect.signature(opened))
     x = torch.ones(2, 4, 8, 8)
     seen = []
@@ -62,4 +62,4 @@ def test_any_signature_is_called_as_it_was(args, kwargs):
 
 def test_a_call_that_the_network_does_not_take():
     with pytest.raises(TypeError, match="unexpected"):
-        Arguments.bind(read(sd3().transformer), (torch.ones(2, 4, 8, 8),), {"nonsense": 1})
+        Arguments.bind(read_network(sd3().transformer), (torch.ones(2, 4, 8, 8),), {"nonsense": 1})

@@ -5,7 +5,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.core import COND, Given, Rule, combine
+from emag.core import COND, Conditioned, Rule, combine
 from emag.errors import BadValue
 from emag.maths.predictions import difference_scale
 from emag.maths.streams import Streams
@@ -207,4 +207,4 @@ def test_it_survives_a_recipe():
     rules = (emag.EMAG(1.5, every=3, agree=0.9), METHODS["pag"](1.2, every=2))
     assert emag.records.recipe.from_data(emag.records.recipe.to_data(rules)) == rules
     assert emag.records.recipe.parse("emag=1.5,every=3") == emag.EMAG(1.5, every=3)
-    assert Given("other") == Negative(2.0, "other", every=3).perturbation
+    assert Conditioned("other") == Negative(2.0, "other", every=3).perturbation

@@ -15,14 +15,14 @@ from emag.errors import BadValue
 from emag.lab.evaluate.metrics import table
 from emag.lab.evaluate.metrics.extractors import EXTRACTORS
 from emag.lab.train import classifier as train_classifier
-from emag.lab.train.classifier import Crops, Settings
+from emag.lab.train.classifier import ClassifierSettings, Crops
 from emag.lab.train.data import CIFAR10, Images, read
 from emag.models import classifier
 from emag.models.classifier import FOLDER, WEIGHTS, Classifier, load
 from test_extractors import pictures
 
 DATA = Path(__file__).parents[1] / "../shared/data/cifar10"
-SMALL = Settings(epochs=2, widths=(4, 6, 8), batch_size=10)
+SMALL = ClassifierSettings(epochs=2, widths=(4, 6, 8), batch_size=10)
 close = np.testing.assert_allclose
 pytest.importorskip("pyarrow")
 
@@ -122,7 +122,7 @@ def test_training_learns_repeats_and_depends_on_the_seed():
     assert train_classifier.recognised(first, coloured(seed=1)).mean() > 0.9
     for a, b in zip(first.state_dict().values(), again.state_dict().values()):
         assert torch.equal(a, b)
-    other = train_classifier.train(coloured(), 2, Settings(**{**vars(SMALL), "seed": 1}), quiet)
+    other = train_classifier.train(coloured(), 2, ClassifierSettings(**{**vars(SMALL), "seed": 1}), quiet)
     assert not torch.equal(first.head.weight, other.head.weight)
 
 

@@ -56,7 +56,7 @@ def test_generate_show_again(run, tmp_path):
 def test_again_notices_another_image(run, tmp_path):
     run("generate", "frog", "-o", tmp_path / "a", *FAST)
     path = next((tmp_path / "a").glob("*.png"))
-    record = images.read(path)
+    record = images.read_record(path)
     images.write(Image.new("RGB", (32, 32)), path, record)
     assert "NOT identical" in run("again", path, "-o", tmp_path / "b")[1]
 
@@ -68,7 +68,7 @@ def test_generate_from_files_and_recipe(run, tmp_path):
                         "--negative", "a dog", "-o", tmp_path / "out", *FAST)
     assert code == 0
     assert "2 image(s)" in text
-    record = images.read(next((tmp_path / "out").glob("*.png")))
+    record = images.read_record(next((tmp_path / "out").glob("*.png")))
     assert record["call"]["negative_prompt"] == ["a dog", "a dog"]
     assert record["rules"][0]["emag"]["scale"] == 2.0
 
@@ -79,7 +79,7 @@ def test_compare_draws_a_sheet(run, tmp_path):
     code, _, _ = run("compare", "frog", *columns, "--seeds", "8-9", "-o", path, *FAST)
     assert code == 0
     assert Image.open(path).width > 3 * 128
-    assert images.read(path)["unrecorded"]
+    assert images.read_record(path)["unrecorded"]
     assert run("again", path)[0] == 2
 
 
@@ -263,13 +263,13 @@ def test_our_own_loop_keeps_the_scale_and_refuses_pipeline_arguments(run, tmp_pa
     from emag.hosts.load import load
     from emag.lab.draw.columns import Column
     from emag.lab.draw.columns import run as draw
-    from emag.lab.draw.sampling import Job, Settings
+    from emag.lab.draw.sampling import DrawSettings, Job
 
     pipe = load("tiny")
     pipe.set_progress_bar_config(disable=True)
     work = [Job("a photo of a ship", None, 8)]
     for scale in (1.0, 4.0):
-        ours, theirs = (draw(pipe, Column.parse(text), work, Settings(3, scale), 1) for text in ("euler", "host"))
+        ours, theirs = (draw(pipe, Column.parse(text), work, DrawSettings(3, scale), 1) for text in ("euler", "host"))
         assert list(ours.images[0].getdata()) == list(theirs.images[0].getdata())
         assert ours.evaluations == theirs.evaluations
     code, _, error = run("compare", "a ship", "-c", "euler", "--set", "max_sequence_length=8", "-n", 2,

@@ -206,7 +206,7 @@ def test_texts_in_tables_sheets_and_records_are_shown(run, tmp_path):
     assert code == 0 and not ORDERS.search(text + error)
     flat = "".join(text.split())
     assert all(part in flat for part in ("a[red]frog[/b]boom", "\\x1b[31mred\\x07\\u202eeman\\x9b5m", "[b]x/s.png"))
-    record = images.read(tmp_path / "[b] x" / "s.png")
+    record = images.read_record(tmp_path / "[b] x" / "s.png")
     call = {**record["call"], "prompt": [EVIL]}
     images.write(Image.new("RGB", (4, 4)), tmp_path / "evil.png", {**record, "call": call, "unrecorded": [EVIL]})
     for words in (("show", "evil.png"), ("show", "evil.png", "--json"), ("again", "evil.png")):

@@ -211,7 +211,7 @@ def test_a_wrong_output_is_refused_before_a_model_is_loaded(run, monkeypatch, tm
 
 def test_one_image_under_its_own_name(run, tmp_path):
     assert run("generate", SHIP, "-n", 4, "-o", "deep/ship.png")[0] == 0
-    assert images.read(tmp_path / "deep" / "ship.png")["row"] == 0
+    assert images.read_record(tmp_path / "deep" / "ship.png")["row"] == 0
     code, text, _ = run("again", "deep/ship.png", "-o", "again.png")
     assert code == 0 and "byte-identical" in text
 
@@ -226,7 +226,7 @@ def test_prompts_from_everywhere(run, tmp_path, monkeypatch):
                         "--json")
     found = json.loads(text)
     assert code == 0 and [row["recipe"] for row in found["columns"]] == ["emag apg"]
-    assert images.read(found["sheets"][0])["call"]["negative_prompt"] == ["a photo of a truck"]
+    assert images.read_record(found["sheets"][0])["call"]["negative_prompt"] == ["a photo of a truck"]
 
 
 # how far it is
@@ -271,7 +271,7 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path):
     assert command.returncode == 130
     assert error.splitlines() == [f"emag: interrupted: finished images are kept in {tmp_path / 'out'}; the same command "
                                   "again brings the rest"]
-    assert all(images.read(path)["row"] == 0 for path in (tmp_path / "out").iterdir())
+    assert all(images.read_record(path)["row"] == 0 for path in (tmp_path / "out").iterdir())
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed():

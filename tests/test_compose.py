@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import emag
-from emag.core import COND, UNCOND, Given, combine, needs_null
+from emag.core import COND, UNCOND, Conditioned, combine, needs_null
 from emag.errors import BadValue
 from emag.maths.layout import unpack
-from emag.maths.masks import evaluate
+from emag.maths.masks import evaluate_mask
 from emag.maths.predictions import convert
 from emag.methods.after.rescale import Rescale
 from emag.methods.combining.compose import Compose, Term
@@ -48,7 +48,7 @@ def close(a, b, **more):
 
 def keyed(values):
     """Predictions by name as a rule gets them."""
-    return {name if name in (COND, UNCOND) else Given(name): value for name, value in values.items()}
+    return {name if name in (COND, UNCOND) else Conditioned(name): value for name, value in values.items()}
 
 
 def made(seed=0, *shape):
@@ -79,7 +79,7 @@ def plain_sum(rule, values, step):
     """base + sum_j w_j m_j (plus_j - minus_j), written out."""
     total = values[rule.base]
     for term in rule.terms:
-        mask = 1 if term.mask is None else evaluate(term.mask, total, step)
+        mask = 1 if term.mask is None else evaluate_mask(term.mask, total, step)
         total = total + term.scale * mask * (values[term.plus] - values[term.minus])
     return total
 
@@ -162,7 +162,7 @@ def test_schedules_are_read_at_each_step_and_keep_their_own_state():
 def test_a_schedule_known_beforehand_spares_the_steps_it_leaves_out():
     rule = Compose("a", (Term(Interval(3.0, 0.2, 0.6, "progress"), COND, "a"),))
     assert [asked(rule, at_step(index=i)) for i in range(8)] == [{"a"} if i in (2, 3, 4) else set() for i in range(8)]
-    assert rule.weak == (Given("a"),)
+    assert rule.weak == (Conditioned("a"),)
     values = made()
     for i in range(8):
         expected = cfg(values, 3.0, "a") if i in (2, 3, 4) else values[COND]

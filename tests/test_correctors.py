@@ -22,7 +22,7 @@ from emag.samplers import (
     effective_size,
     resample,
     sample,
-    trajectory,
+    sampled_path,
 )
 from emag.samplers.particles import pairs, squares
 from emag.samplers.reflection import reflect
@@ -423,7 +423,7 @@ def test_groups_do_not_mix():
 def resampled(fkc, steps=8):
     """The steps after which a run of equally distant particles resamples."""
     model, states, found = Toy(path("edm", steps)), [], []
-    for i, _ in enumerate(trajectory(model, start(model, 64), fkc, solver=fkc.solver, states=states)):
+    for i, _ in enumerate(sampled_path(model, start(model, 64), fkc, solver=fkc.solver, states=states)):
         found += [i] if not states[0]["log_weights"].any() else []
     assert len(states[0]["ess"]) == steps
     return found

@@ -7,9 +7,9 @@ import diffusers
 import pytest
 import torch
 
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.families import BACKBONES
-from emag.hosts.lookup import denoisers, lookup
+from emag.hosts.lookup import denoisers, host_of
 from emag.lab.doctor import coverage, page
 from emag.lab.doctor.finding import Finding
 from test_cli import run  # noqa: F401  (a fixture)
@@ -63,7 +63,7 @@ def test_blocks_see_where_tokens_are_or_the_table_says_so(name):
     """A block that does not gives, for tokens in another order, what it gives for them, in that order."""
     case = small()[name]
     pipe = case.pipe()
-    network = read(denoisers(pipe, lookup(pipe))[0])
+    network = read_network(denoisers(pipe, host_of(pipe))[0])
     block, held = network.blocks[network.depth // 2], []
 
     def keep(module, args, kwargs):

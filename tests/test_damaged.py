@@ -102,7 +102,7 @@ def refused_or(call, *arguments):
 
 def read_all(path):
     """Everything that `again` does before it loads."""
-    record = images.read(path)
+    record = images.read_record(path)
     assert described(record)
     rules = remake.check(record)
     assert 0 <= record["row"] < remake.images_of(record)
@@ -191,14 +191,14 @@ def test_bombs_are_refused(data, tmp_path):
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "PDF", "EPS", "ICO", "TGA"])
 def test_other_formats_are_refused_under_any_name(kind, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", format=kind)
-    assert "it is no PNG" in refused_or(images.read, tmp_path / "a.png")
+    assert "it is no PNG" in refused_or(images.read_record, tmp_path / "a.png")
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    assert "it is no file" in refused_or(images.read, tmp_path)
-    assert "no file" in refused_or(images.read, Path("/dev/zero"))
-    assert "there is no file" in refused_or(images.read, tmp_path / "nowhere.png")
-    assert "there is no file" in refused_or(images.read, tmp_path / ("x" * 300))
+    assert "it is no file" in refused_or(images.read_record, tmp_path)
+    assert "no file" in refused_or(images.read_record, Path("/dev/zero"))
+    assert "there is no file" in refused_or(images.read_record, tmp_path / "nowhere.png")
+    assert "there is no file" in refused_or(images.read_record, tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, LoraModel, get_peft_model
 
 import emag
-from emag.engine.network import plain, read
+from emag.engine.network import read_network, unwrapped
 from emag.errors import BadValue, Unsupported
 from emag.families import BACKBONES, Backbone
 from emag.lab.doctor.coverage import networks
@@ -45,7 +45,8 @@ def test_positions_of_text_are_declared_or_asked_for(name, monkeypatch):
 
 
 def test_every_network_that_takes_them_declares_them():
-    takes = {name for name, case in networks().items() if "txt_ids" in read(denoiser_of(case.pipe())).signature.parameters}
+    takes = {name for name, case in networks().items()
+             if "txt_ids" in read_network(denoiser_of(case.pipe())).signature.parameters}
     assert takes == {name for name in networks() if BACKBONES[name].text_ids is not None}
 
 
@@ -63,13 +64,13 @@ def places(rows, columns, start=(0, 0), pitch=1.0, before=0, references=0):
                                    {"start": (3, 512), "pitch": 1.25, "before": 5}])
 @pytest.mark.parametrize("references", [0, 6])
 def test_a_grid_lies_anywhere(where, references):
-    network = replace(read(CASES["flux"].pipe().transformer), references=references)
+    network = replace(read_network(CASES["flux"].pipe().transformer), references=references)
     ids = places(4, 7, references=references, **where)
     assert network.grid({"img_ids": ids, "hidden_states": torch.zeros(1, 28 + references, 16)}) == (4, 7, 2)
 
 
 def test_positions_that_fill_no_grid_are_refused():
-    network, ids = read(CASES["flux"].pipe().transformer), places(4, 7)
+    network, ids = read_network(CASES["flux"].pipe().transformer), places(4, 7)
     with pytest.raises(Unsupported, match="do not fill a grid"):
         network.grid({"img_ids": ids[:-1], "hidden_states": torch.zeros(1, 27, 16)})
 
@@ -113,10 +114,10 @@ def test_an_unknown_wrapper_is_named():
 def test_data_parallel():
     net = sd3().transformer
     wrapped = torch.nn.DataParallel(net)
-    assert plain(wrapped) is plain(torch.nn.DataParallel(get_peft_model(net, LORA))) is net
+    assert unwrapped(wrapped) is unwrapped(torch.nn.DataParallel(get_peft_model(net, LORA))) is net
     wrapped.device_ids = [0, 1]
     with pytest.raises(Unsupported, match=r"2 devices.*unwrap it, network = wrapper\.module"):
-        read(wrapped)
+        read_network(wrapped)
 
 
 def test_what_a_rule_needs_and_nobody_says():

@@ -13,9 +13,9 @@ import emag
 from emag.core import Rows
 from emag.engine import arguments, trajectory
 from emag.engine import run as run_module
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.families import HOSTS
-from emag.hosts.lookup import lookup
+from emag.hosts.lookup import host_of
 from emag.hosts.pipeline import _bind
 from emag.maths.attention import Attention
 from emag.maths.layout import unpack
@@ -248,10 +248,10 @@ def test_rules_get_predictions_of_the_image_in_the_making(case, monkeypatch):
 def test_the_attention_of_text_and_references_is_untouched(case, method):
     pipe = case.pipe()
     _, tokens, references = PLACES[case.name]
-    for block in (1, read(pipe.transformer).depth - 1):  # in the second, text and pictures may be one stream
+    for block in (1, read_network(pipe.transformer).depth - 1):  # in the second, text and pictures may be one stream
         rule = {"emag": EMAG(layers=(block,)), "pag": C["pag"](1.5, layers=(block,)),
                 "seg": C["seg"](1.5, layers=(block,), sigma=1.0)}[method]
-        seen, attention = [], read(pipe.transformer).blocks[block].attention
+        seen, attention = [], read_network(pipe.transformer).blocks[block].attention
         attention.register_forward_hook(lambda module, args, out, seen=seen: seen.append(out))
         with emag.guide(pipe, rule) as run:
             case.run(pipe, num_inference_steps=3, **({case.scale: 1.0}))
@@ -274,7 +274,7 @@ def test_only_tokens_of_the_image_in_the_making_are_shuffled(name, block):
     case, seen = MORE[name], []
     pipe, (_, tokens, _) = case.pipe(), PLACES[name]
     text = TEXT if (name, block) == ("klein-edit", 4) else 0
-    module = read(pipe.transformer).blocks[block].module
+    module = read_network(pipe.transformer).blocks[block].module
     module.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True)
     with emag.guide(pipe, C["tpg"](1.5, layers=(block,))):
         case.run(pipe, num_inference_steps=1)
@@ -376,7 +376,7 @@ def test_a_call_without_a_picture_has_no_references():
 
 
 def test_x_t_is_put_back_before_the_references():
-    network = replace(read(MORE["kontext"].pipe().transformer), references=8)
+    network = replace(read_network(MORE["kontext"].pipe().transformer), references=8)
     whole = noise(1, 2, 24, 16)
     x = network.latents(whole)
     assert torch.equal(x, whole[:, :16]) and torch.equal(network.with_latents(whole, x), whole)
@@ -387,7 +387,7 @@ def test_x_t_is_put_back_before_the_references():
 @pytest.mark.parametrize("ids", [[(1, 2, 3)] * 2, [[(1, 2, 3)]] * 2, [[(1, 2, 3), (1, 4, 5), (1, 1, 2)]] * 2], ids=str)
 def test_sizes_of_qwen_images(ids):
     """A size for each image, or sizes for each, of which the first is the one in the making."""
-    network = read(MORE["qwen-control"].pipe().transformer)
+    network = read_network(MORE["qwen-control"].pipe().transformer)
     found = network.references_in({"img_shapes": ids})
     assert found == (22 if len(ids[0]) == 3 and isinstance(ids[0], list) else 0)
     assert replace(network, references=found).grid({"img_shapes": ids}) == (2, 3, 2)
@@ -471,4 +471,4 @@ def test_every_pipeline_of_our_image_networks_is_served_or_known_not_to_be():
 @pytest.mark.parametrize("name", sorted(OUTSIDE))
 def test_others_are_refused(name):
     with pytest.raises(emag.Unsupported, match="not a supported pipeline"):
-        lookup(object.__new__(getattr(diffusers, name)))
+        host_of(object.__new__(getattr(diffusers, name)))

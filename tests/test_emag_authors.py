@@ -8,7 +8,7 @@ from emag.errors import Unsupported
 from emag.lab.evaluate.protocol import read
 from emag.lab.evaluate.spec import parse
 from emag.lab.pages.catalogue import short
-from emag.methods.common.values import plain
+from emag.methods.common.values import to_plain
 from emag.methods.condition.cads import CLOCKS, ramp
 from emag.methods.emag import statistics
 from emag.methods.emag.compat import PRESETS, Compat
@@ -346,7 +346,7 @@ def test_a_window_that_holds_can_be_written_in_every_way():
     assert emag.records.recipe.parse("emag=2,window=index:150:50:50:hold").window == Window.index(150, 50, 50, hold=True)
     scaled = emag.records.recipe.parse("emag=2,window=published:150:50:50:base=249:hold").window
     assert scaled == Window.published(150, 50, 50, 249, hold=True)
-    assert short(plain(scaled)) == "published:150:50:50:base=249:hold"
+    assert short(to_plain(scaled)) == "published:150:50:50:base=249:hold"
     for wrong in ("index:150:50", "index:150:50:50:on", "index:hold:150:50:50"):
         with pytest.raises(emag.BadValue, match="window"):
             emag.records.recipe.parse(f"emag=2,window={wrong}")

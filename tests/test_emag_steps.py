@@ -6,7 +6,7 @@ import torch
 
 import emag
 from emag.engine.trajectory import trajectory
-from emag.hosts.lookup import lookup
+from emag.hosts.lookup import host_of
 from emag.lab.forecast import forecast
 from emag.methods.emag.compat import Compat
 from emag.methods.emag.tracker import Tracker
@@ -129,7 +129,7 @@ def test_in_an_own_loop_with_a_solver_of_second_order(monkeypatch, solve):
 def test_a_late_start_decays_as_the_whole_schedule_does(monkeypatch, name):
     case = LATE[name]
     pipe, seen = case.pipe(), betas(monkeypatch)
-    assert lookup(pipe).strength == "strength"
+    assert host_of(pipe).strength == "strength"
     with emag.guide(pipe, EMAG(window=Window.progress(0, 0, 1))) as run:
         case.run(pipe, (8,), num_inference_steps=12, strength=0.5)
     assert run.stats.steps == 6 and seen and set(seen) == {BETA ** (250 / 12)}

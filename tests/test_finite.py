@@ -14,7 +14,7 @@ from emag.engine.finite import Asked, Finite, Sent
 from emag.errors import NotFinite
 from emag.hosts.guider import EmagGuider
 from emag.lab.draw.columns import Column, run
-from emag.lab.draw.sampling import Job, Settings
+from emag.lab.draw.sampling import DrawSettings, Job
 from emag.methods import METHODS
 from emag.methods.weak.pag import PAG
 from emag.samplers import sample
@@ -156,7 +156,7 @@ def test_a_column_draws_no_black_picture(tiny, column, part, monkeypatch):
         decode = tiny.vae.decode
         monkeypatch.setattr(tiny.vae, "decode", lambda *args, **kwargs: (decode(*args, return_dict=False)[0] * NAN,))
     with pytest.raises(NotFinite, match="finite"):
-        run(tiny, Column.parse(column), [Job("a photo of a frog", None, 1)], Settings(steps=3), 1)
+        run(tiny, Column.parse(column), [Job("a photo of a frog", None, 1)], DrawSettings(steps=3), 1)
 
 
 # A device that is not waited for

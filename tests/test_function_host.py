@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.core import Given
+from emag.core import Conditioned
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.predictions import convert
 from emag.methods import METHODS
@@ -135,7 +135,7 @@ def test_further_conditions_in_a_pipeline():
 
         @property
         def weak(self):
-            return (Given("other"),)
+            return (Conditioned("other"),)
 
         def apply(self, pred, branches, step, state):
             return pred + (self.scale - 1) * (branches["cond"] - branches[self.weak[0]])

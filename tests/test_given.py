@@ -8,12 +8,12 @@ import torch
 
 import emag
 from emag.core import COND, UNCOND
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.errors import BadValue, Unsupported
 from emag.families import BACKBONES, HOSTS
-from emag.hosts.given import Given, encode, images
+from emag.hosts.given import Given, encode_condition, images
 from emag.hosts.load import load
-from emag.hosts.lookup import lookup
+from emag.hosts.lookup import host_of
 from emag.methods.combining.compose import Compose, Term
 from emag.methods.combining.compositional import compositional, mask_cfg
 from tiny import CASES, generators, noise
@@ -49,7 +49,7 @@ def written(case):
 
 def encoded(case, value, pipe=None):
     pipe = pipe or written(case)
-    return encode(value, lookup(pipe), pipe, read(pipe.transformer))
+    return encode_condition(value, host_of(pipe), pipe, read_network(pipe.transformer))
 
 
 # encoding
@@ -59,7 +59,7 @@ def encoded(case, value, pipe=None):
 def test_every_pipeline_encodes_prompts_and_labels(case):
     """What is encoded are arguments of the network, one row for each prompt."""
     found = encoded(case, ["11", "22", "33"])
-    network = read(CASES[case].pipe().transformer)
+    network = read_network(CASES[case].pipe().transformer)
     assert set(found) <= set(network.signature.parameters) and set(network.backbone.condition) <= set(found)
     rows = {name: len(value) for name, value in found.items() if name != "txt_ids"}
     assert set(rows.values()) == {3}
@@ -181,7 +181,8 @@ def test_running_out_of_memory_is_not_hidden():
 
 def looked_up(case, rules, conditions=None, masks=None, arguments=None):
     pipe = written(case)
-    return Given(conditions or {}, masks or {}).encoded(rules, lookup(pipe), pipe, read(pipe.transformer), arguments)
+    network = read_network(pipe.transformer)
+    return Given(conditions or {}, masks or {}).encoded(rules, host_of(pipe), pipe, network, arguments)
 
 
 def test_only_named_conditions_are_encoded():
@@ -316,6 +317,6 @@ def test_the_embedded_model_refuses_its_own_prompt_as_a_further_one(tiny):
 def test_a_stand_in_for_a_pipeline_needs_little():
     """Encoding asks a pipeline for its device and its encoder, nothing else."""
     pipe = SimpleNamespace(_execution_device=torch.device("cpu"), encode_prompt=written("sd3").encode_prompt)
-    network = read(CASES["sd3"].pipe().transformer)
-    found = encode("a fox", HOSTS["StableDiffusion3Pipeline"], pipe, network)
+    network = read_network(CASES["sd3"].pipe().transformer)
+    found = encode_condition("a fox", HOSTS["StableDiffusion3Pipeline"], pipe, network)
     assert set(found) == {"encoder_hidden_states", "pooled_projections"}

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.methods.emag import stored_map
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -66,7 +66,7 @@ def test_shapes_are_the_published_ones(name, billions, depth):
     """diffusers' DiT has a class embedding in each block, 675M without them."""
     made = network(SHAPES[name], "meta", torch.bfloat16)
     assert sum(p.numel() for p in made.parameters()) / 1e9 == pytest.approx(billions, rel=0.01)
-    assert read(made).depth == SHAPES[name].depth == depth
+    assert read_network(made).depth == SHAPES[name].depth == depth
     embedded = sum(p.numel() for n, p in made.named_parameters() if ".emb." in n)
     assert "dit" not in name or sum(p.numel() for p in made.parameters()) - embedded == pytest.approx(675e6, rel=0.01)
 
@@ -101,7 +101,7 @@ def test_evaluations_are_counted_blocks(name, bench):
     rows, line = [], gpu_lines.lines(TINY, ("speed",))[name]
     counting = [block.module.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True)
-        for block in read(bench.pipe.transformer).blocks]
+        for block in read_network(bench.pipe.transformer).blocks]
     _, counts = gpu_measure.timed(bench, line, 1, 8)
     for hook in counting:
         hook.remove()

@@ -538,7 +538,7 @@ def test_masks_follow_their_rows():
 @ALL
 def test_the_declared_streams_are_those_of_the_blocks(case):
     """A block that hands its streams on returns what the real block returns: as many, of the same shapes, in order."""
-    from emag.engine.network import read
+    from emag.engine.network import read_network
 
     pipe, seen = case.pipe(), set()
 
@@ -549,7 +549,7 @@ def test_the_declared_streams_are_those_of_the_blocks(case):
         assert len({x.shape for x in real}) == len(real)
         seen.add(block.index)
 
-    for block in read(pipe.transformer).blocks:
+    for block in read_network(pipe.transformer).blocks:
         if not getattr(block.module, "context_pre_only", False):
             block.module.register_forward_hook(
                 lambda m, args, kwargs, out, block=block: check(block, args, kwargs, out), with_kwargs=True)
@@ -560,10 +560,10 @@ def test_the_declared_streams_are_those_of_the_blocks(case):
 def test_control_residuals_are_cut_to_the_rows_of_a_weak_pass():
     """Called by a host that adds residuals per block, rows declared by name follow the conditional rows."""
     from emag.engine.arguments import Arguments
-    from emag.engine.network import read
+    from emag.engine.network import read_network
 
     pipe = sd3()
-    call = Arguments.bind(read(pipe.transformer), (noise(0, 4, 4, 8, 8),), {
+    call = Arguments.bind(read_network(pipe.transformer), (noise(0, 4, 4, 8, 8),), {
         "encoder_hidden_states": noise(1, 4, 5, 12), "pooled_projections": noise(2, 4, 10),
         "timestep": torch.tensor([5.0] * 4),
         "block_controlnet_hidden_states": [noise(3, 4, 16, 16), noise(4, 4, 16, 16)]})

@@ -24,7 +24,7 @@ def saved(tmp_path, output_type="pil", **more):
 
 def test_save_writes_one_png_per_image_with_its_row(tmp_path):
     run, paths = saved(tmp_path)
-    records = [images.read(path) for path in paths]
+    records = [images.read_record(path) for path in paths]
     assert [record["row"] for record in records] == [0, 1]
     assert records[0]["seeds"] == [8, 9]
     assert set(records[0]["rules"][0]["emag"]) == {"scale", "layers", "window"}
@@ -44,7 +44,7 @@ def test_a_used_generator_is_not_taken_for_its_seed(tmp_path):
     used = generators((8, 9))
     torch.randn(3, generator=used[0])
     _, paths = saved(tmp_path, generator=used)
-    assert "generator" in images.read(paths[0])["unrecorded"]
+    assert "generator" in images.read_record(paths[0])["unrecorded"]
 
 
 def test_nothing_to_save_before_a_call(tmp_path):
@@ -97,7 +97,7 @@ def test_a_picture_never_replaces_another(tmp_path):
     assert images.saved(tmp_path, {**RECORD, "row": 0, "seeds": 9}) is None
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (first, second, third)}
     images.write(picture(1), first, {**RECORD, "row": 0, "device": "another"})  # the same pixels under another record
-    assert images.save([picture(1)], tmp_path, RECORD) == [third] and images.read(first)["device"] == "another"
+    assert images.save([picture(1)], tmp_path, RECORD) == [third] and images.read_record(first)["device"] == "another"
 
 
 def test_two_processes_that_write_one_picture_leave_one_whole_file(tmp_path):
@@ -108,7 +108,7 @@ def test_two_processes_that_write_one_picture_leave_one_whole_file(tmp_path):
         process.join()
         assert process.exitcode == 0
     made = sorted(tmp_path.iterdir())
-    assert len(made) == 20 and [images.read(path)["row"] for path in made] == list(range(20))
+    assert len(made) == 20 and [images.read_record(path)["row"] for path in made] == list(range(20))
 
 
 @pytest.mark.parametrize(("prompt", "slug"), [

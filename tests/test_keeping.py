@@ -22,7 +22,7 @@ FAST = ("-n", 2, "-g", "emag=0,window=progress:0:0:1")
 @pytest.fixture
 def drawn(monkeypatch):
     """Seeds of every batch that is drawn."""
-    made, sample = [], sampling.sample
+    made, sample = [], sampling.draw_images
     monkeypatch.setattr("emag.lab.cli.generate.sample", lambda pipe, call, numbers, *more: (
         made.append(list(numbers)) or sample(pipe, call, numbers, *more)))
     return made
@@ -78,7 +78,7 @@ def test_two_equal_commands_at_once_leave_whole_files(tmp_path):
     errors = [one.communicate()[1].decode() for one in both]
     assert [one.returncode for one in both] == [0, 0], errors
     made = sorted(tmp_path.iterdir())
-    assert len(made) == 2 and all(images.read(path)["call"]["prompt"] for path in made)
+    assert len(made) == 2 and all(images.read_record(path)["call"]["prompt"] for path in made)
 
 
 def test_prompts_of_every_script_have_files_of_their_own(tmp_path):
@@ -169,7 +169,7 @@ def test_seeds():
 def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):  # noqa: F811
     assert run("generate", "a frog", "-s", 2**64 - 1, "-o", tmp_path, *FAST)[0] == 0
     path = next(tmp_path.glob("*.png"))
-    assert f"_s{2**64 - 1}_" in path.name and images.read(path)["seeds"] == [2**64 - 1]
+    assert f"_s{2**64 - 1}_" in path.name and images.read_record(path)["seeds"] == [2**64 - 1]
     code, text, _ = run("again", path, "-o", tmp_path / "again")
     assert code == 0 and "byte-identical" in text
 

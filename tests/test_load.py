@@ -11,7 +11,7 @@ import emag
 from emag.errors import BadValue, Unsupported
 from emag.hosts import load as load_module
 from emag.hosts.load import MODELS, WEIGHTS, load, split_scale
-from emag.hosts.lookup import lookup
+from emag.hosts.lookup import host_of
 from emag.models.tiny import TinyPipeline
 from tiny import generators, sd3, sd3_call
 
@@ -24,7 +24,7 @@ def image(pipe, **more):
 def test_every_embedded_model_loads_and_says_what_it_is():
     for name in MODELS:
         pipe = load(name, device="cpu")
-        assert lookup(pipe).name == "StableDiffusion3Pipeline" and type(pipe).emag_model == name
+        assert host_of(pipe).name == "StableDiffusion3Pipeline" and type(pipe).emag_model == name
         assert pipe.emag_source == {"model": name, "revision": None, "lora": None, "dtype": "float32"}
         assert sum(file.stat().st_size for file in (WEIGHTS / name).iterdir()) < 25e6
         assert (WEIGHTS / name / "README.md").is_file()

@@ -6,7 +6,7 @@ from diffusers import FluxPipeline
 
 from emag.errors import BadValue
 from emag.maths.layout import unpack
-from emag.maths.masks import evaluate, names, read
+from emag.maths.masks import evaluate_mask, mask_names, read_mask
 from reference import at_step
 
 close = torch.testing.assert_close
@@ -16,7 +16,7 @@ IMAGE, VIDEO, SOUND = (2, 4, 6, 8), (2, 4, 5, 6, 8), (2, 4, 10)
 def drawn(mask, shape=IMAGE, dtype=torch.float64, **given):
     """A mask on latents of `shape`, by itself."""
     like = torch.zeros(shape, dtype=dtype)
-    return evaluate(mask, like, at_step(x=like, masks=given))
+    return evaluate_mask(mask, like, at_step(x=like, masks=given))
 
 
 @pytest.mark.parametrize("shape", [IMAGE, VIDEO, (1, 3, 5, 7)], ids=str)
@@ -131,9 +131,9 @@ def test_packed_latents_get_the_picture_of_the_unpacked(mask):
     given = {"mine": torch.rand(2, 3, 5)}
     packed = FluxPipeline._pack_latents(image, 2, 4, 6, 10)
     step = at_step(x=packed, grid=(3, 5, 2), masks=given)
-    found = evaluate(mask, packed, step)
+    found = evaluate_mask(mask, packed, step)
     assert found.shape[1:] == packed.shape[1:]
-    plain = evaluate(mask, image, at_step(x=image, masks=given))
+    plain = evaluate_mask(mask, image, at_step(x=image, masks=given))
     close(unpack(found, step), plain.expand(len(found), 4, 6, 10))
 
 
@@ -151,13 +151,13 @@ def test_the_dtype_is_that_of_the_latents(dtype, mask):
     "rest:", "rest:rest:a", "a*", "*a", "a b", "1a", "a+b", "rest:a+", None, 3])
 def test_what_is_no_mask_is_refused(bad):
     with pytest.raises(BadValue) as error:
-        read(bad)
+        read_mask(bad)
     assert "\n" not in str(error.value)
 
 
 def test_the_names_to_be_given():
-    assert names("left*box:0:0:1:1*rest:right+bump:0.5:0.5:1") == ("left", "right")
-    assert names("box:0:0:1:1") == ()
+    assert mask_names("left*box:0:0:1:1*rest:right+bump:0.5:0.5:1") == ("left", "right")
+    assert mask_names("box:0:0:1:1") == ()
 
 
 @pytest.mark.parametrize(("mask", "shape", "says"), [

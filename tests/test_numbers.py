@@ -8,7 +8,7 @@ import pytest
 import emag
 from emag.errors import BadValue
 from emag.lab.draw.columns import Column
-from emag.lab.draw.sampling import Settings
+from emag.lab.draw.sampling import DrawSettings
 from emag.methods import METHODS
 from emag.methods.combining.compose import Term
 from emag.methods.common.values import hints_of
@@ -59,7 +59,7 @@ def test_all_of_them_are_reached():
 @pytest.mark.parametrize("make", [
     lambda: emag.CFG(scale=math.nan), lambda: emag.EMAG(1.5, agree=math.nan, every=2), lambda: emag.APG(eta=math.inf),
     lambda: parse("seg=1.5,sigma=inf"), lambda: parse("cfg=interval:nan"), lambda: from_data([{"cfg": {"scale": math.nan}}]),
-    lambda: Column.parse("scale=nan"), lambda: Column.parse("scale=inf emag=1.5"), lambda: Settings(scale=math.inf)])
+    lambda: Column.parse("scale=nan"), lambda: Column.parse("scale=inf emag=1.5"), lambda: DrawSettings(scale=math.inf)])
 def test_however_a_number_comes_in(make):
     with pytest.raises(BadValue):
         make()

@@ -9,7 +9,7 @@ from emag.errors import BadValue, Unsupported
 from emag.hosts.own_loop import Loop, run
 from emag.lab.draw.columns import Column
 from emag.lab.draw.columns import run as draw_column
-from emag.lab.draw.sampling import Settings, jobs
+from emag.lab.draw.sampling import DrawSettings, jobs
 from emag.methods import METHODS
 from emag.samplers import FKC, PCG, FKCAnneal, FKCProduct, Path, Reflection, ReverseSDE, sample
 
@@ -51,7 +51,7 @@ def test_negative_prompts_tell_groups_apart(pipe):
 def test_images_do_not_depend_on_the_batch_size(pipe):
     work, column = jobs([FROG, TRUCK], [], [1, 2, 3]), Column.parse("cfg=4 fkc,scale=4 reverse-sde")
     assert column.joint and not Column.parse("cfg=4 pcg").joint
-    made = [draw_column(pipe, column, work, Settings(3), size) for size in (6, 4, 1)]
+    made = [draw_column(pipe, column, work, DrawSettings(3), size) for size in (6, 4, 1)]
     assert all(np.abs(pixels(one.images) - pixels(made[0].images)).max() < 8 for one in made[1:])
     assert len({one.evaluations for one in made}) == 1 and len(made[0].images) == 6
 
@@ -123,7 +123,7 @@ def test_a_weak_branch_beside_a_corrector(pipe, rule, corrector):
 
 def test_weak_branches_are_those_of_the_pipeline(pipe):
     """Our Euler is the pipeline's sampler: with a weak branch it draws what the pipeline draws."""
-    work, settings = jobs([FROG], [], [1]), Settings(6)
+    work, settings = jobs([FROG], [], [1]), DrawSettings(6)
     ours, theirs = (draw_column(pipe, Column.parse(f"emag=2 cfg=2.5 {more}"), work, settings, 1) for more in ("euler", ""))
     assert np.abs(pixels(ours.images) - pixels(theirs.images)).max() <= 1
     assert ours.evaluations == theirs.evaluations

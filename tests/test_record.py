@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 import emag
 from emag.lab.doctor.coverage import every
 from emag.lab.draw import remake
-from emag.lab.draw.sampling import Job, Settings, arguments, foreseen, jobs, sample
+from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images, foreseen, jobs
 from emag.records import fingerprint
 from emag.records.record import checked, images_of
 from tiny import CASES, dit, dit_call, sd3, sd3_call
@@ -197,10 +197,10 @@ def test_a_scheduler_of_a_stranger_is_one_line(data):
 def test_the_record_is_known_before_the_call():
     pipe, work = emag.load("tiny"), [Job("a frog", None, 3), Job("a ship", "a dog", 4)]
     pipe.set_progress_bar_config(disable=True)
-    call = arguments(pipe, work, Settings(steps=6))
+    call = arguments(pipe, work, DrawSettings(steps=6))
     rules = (emag.EMAG(1.5),)
     told = foreseen(pipe, call, [3, 4], rules)
-    assert sample(pipe, call, [3, 4], rules)[1].record == told
+    assert draw_images(pipe, call, [3, 4], rules)[1].record == told
     assert not told["unrecorded"] and images_of(told) == 2
     with pytest.raises(emag.BadValue, match="refused the call"):
         foreseen(pipe, {**call, "colour": 3}, [3, 4], rules)

@@ -10,11 +10,11 @@ import emag
 from emag.errors import BadValue, EmagError, NoEffect
 from emag.lab.doctor.coverage import every
 from emag.lab.draw.columns import Column, rehearse
-from emag.lab.draw.sampling import Job, Settings
+from emag.lab.draw.sampling import DrawSettings, Job
 from emag.lab.evaluate.spec import parse, read_spec
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
-from emag.records.recipe import read
+from emag.records.recipe import read_recipe
 from emag.schedules import MAMBOG, Annealing, BetaCFG, Constant, Curve, Interval, NoisePower
 from spy import attribute, denoiser_of, network_outputs, scheduler_steps
 from tiny import CASES
@@ -152,7 +152,7 @@ def test_a_schedule_that_measures_predictions_is_refused_where_there_are_none(ru
 def test_a_column_is_tried_without_an_evaluation():
     case = CASES["dit"]
     pipe = case.pipe()
-    job, settings = Job("3", None, 8), Settings(steps=4)
+    job, settings = Job("3", None, 8), DrawSettings(steps=4)
     with network_outputs(pipe) as seen:
         rehearse(pipe, Column.parse("emag=1.5,layers=1 cfg=3"), job, settings)
         for text, match in (("spg=2,style=nowhere cfg=3", "cannot read"), ("linear-ag,count=9 cfg=3", "for 9 steps"),
@@ -183,9 +183,9 @@ def test_a_rule_or_parameter_named_twice_in_json_is_refused(tmp_path):
     file = tmp_path / "recipe.json"
     file.write_text('{"rules": [{"emag": {"scale": 1.5, "scale": 2}}]}')
     with pytest.raises(BadValue, match="'scale' twice"):
-        read(file)
+        read_recipe(file)
     file.write_text(json.dumps({"rules": [{"pag": {"scale": 1.5}}, {"pag": {"scale": 2.0}}]}))
-    assert len(read(file)) == 2  # two rules of a kind are fine
+    assert len(read_recipe(file)) == 2  # two rules of a kind are fine
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])

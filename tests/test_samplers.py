@@ -20,10 +20,10 @@ from emag.samplers import (
     ReverseSDE,
     UniPC,
     advance,
-    guided,
+    guided_prediction,
     sample,
+    sampled_path,
     search_ratios,
-    trajectory,
 )
 from emag.samplers.dc_solver import golden_section, lagrange
 from emag.samplers.reverse_sde import average, kernel
@@ -64,7 +64,7 @@ class Toy:
     def __call__(self, x, i):
         self.calls += 1
         self.latest = self.predict(x, *self.path.at(i))
-        return guided(self.latest, self.scale, "toy") if "cond" in self.latest else x
+        return guided_prediction(self.latest, self.scale, "toy") if "cond" in self.latest else x
 
     def noise(self, name, like):
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
@@ -224,12 +224,12 @@ def test_cfgpp_is_cfg_at_its_equivalent_scale(kind, space, strength):
         (a, s), (b, t) = levels.at(i), levels.at(i + 1)
         p = model.branches(x, i)
         scale = strength / (1 - levels.shrink(i, i + 1))  # lambda k / (k - k')
-        cfg = advance(x, guided(p, scale, "cfg"), levels, i, i + 1, space)
-        x0 = convert(guided(p, strength, "cfg++"), x, a, s, space, "x0")
+        cfg = advance(x, guided_prediction(p, scale, "cfg"), levels, i, i + 1, space)
+        x0 = convert(guided_prediction(p, strength, "cfg++"), x, a, s, space, "x0")
         close(cfg, b * x0 + t * to_epsilon(p["uncond"], x, a, s, space), **EXACT)
         if space == "flow":
             assert scale == pytest.approx(strength * s * (1 - t) / (s - t))
-            close(cfg, (1 - t) * (x - s * guided(p, strength, "")) + t * (x + (1 - s) * p["uncond"]), **EXACT)
+            close(cfg, (1 - t) * (x - s * guided_prediction(p, strength, "")) + t * (x + (1 - s) * p["uncond"]), **EXACT)
 
 
 # the reverse SDE
@@ -241,7 +241,7 @@ def test_reverse_sde_keeps_the_marginals(kind):
     model = Toy(path(kind, 200), cond=PLAIN)
     first = PLAIN.marginal(*model.path.at(0))
     x = first.mean + first.matrix.sqrt()[0] * points(20000)
-    for i, after in enumerate(trajectory(model, x, solver=ReverseSDE()), 1):
+    for i, after in enumerate(sampled_path(model, x, solver=ReverseSDE()), 1):
         if i in (60, 150, 200):
             true = PLAIN.marginal(*model.path.at(i))
             assert after.mean().item() == pytest.approx(true.mean.item(), abs=0.03 * true.matrix.sqrt().item())
@@ -420,7 +420,7 @@ def test_search_finds_ratios_that_help():
     levels, many = path("flow", steps), path("flow", steps * fine)
     fields = {"cond": CURVED, "uncond": WIDE}
     model, x = Toy(levels, "flow", scale, **fields), points(64)
-    reference = list(trajectory(Toy(many, "flow", scale, **fields), x))[fine - 1::fine]
+    reference = list(sampled_path(Toy(many, "flow", scale, **fields), x))[fine - 1::fine]
     found = search_ratios(model, x, reference, scale)
     assert found.ratios[:2] == (1.0, 1.0) and len(set(found.ratios)) > 2 and model.calls == 0
 
@@ -433,7 +433,7 @@ def test_search_finds_ratios_that_help():
     assert found.ratios[2] == pytest.approx(min((n / 200 for n in range(100, 301)), key=at_step_2), abs=0.006)
 
     def error(solver, x):
-        goal = list(trajectory(Toy(many, "flow", scale, **fields), x))[-1]
+        goal = list(sampled_path(Toy(many, "flow", scale, **fields), x))[-1]
         return (sample(model, x, solver=solver) - goal).square().mean().item()
 
     assert error(found, x) < 0.9 * error(UniPC(2), x)
@@ -442,7 +442,7 @@ def test_search_finds_ratios_that_help():
 
 def test_search_leaves_a_perfect_solver_alone():
     model, x = Toy(path("edm"), cond=normal(0.7, 1e-24)), points()
-    reference = list(trajectory(model, x, solver=UniPC(2)))
+    reference = list(sampled_path(model, x, solver=UniPC(2)))
     found = search_ratios(model, x, reference)
     close(sample(model, x, solver=found), reference[-1], rtol=1e-9, atol=1e-9)
     with pytest.raises(BadValue, match="each of the 8 steps, got 7"):
@@ -486,7 +486,7 @@ def test_rectified_cfgpp_of_steady_velocities_is_cfg(half_step):
     for scale, power in ((4.5, 0.0), (3.0, 1.5)):
         x = points()
         model = Toy(levels, "flow", **fields)
-        for i, after in enumerate(trajectory(model, x, solver=RectifiedCFGpp(scale, power, half_step))):
+        for i, after in enumerate(sampled_path(model, x, solver=RectifiedCFGpp(scale, power, half_step))):
             w = 1 + (scale - 1) * (1 - levels.sigmas[i]) ** power
             close(after, x + (levels.sigmas[i + 1] - levels.sigmas[i]) * (0.4 + w * 0.5), **EXACT)
             x = after
@@ -518,11 +518,11 @@ def test_rectified_cfgpp_refuses():
 
 def test_guided_is_exact_at_its_ends():
     p = {"cond": points().float(), "uncond": points(16, 4).float()}
-    assert guided({"cond": p["cond"]}, 1.0, "x") is p["cond"]
-    assert torch.equal(guided(p, 0.0, "x"), p["uncond"])
-    close(guided(p, 7.0, "x"), p["uncond"] + 7 * (p["cond"] - p["uncond"]))
+    assert guided_prediction({"cond": p["cond"]}, 1.0, "x") is p["cond"]
+    assert torch.equal(guided_prediction(p, 0.0, "x"), p["uncond"])
+    close(guided_prediction(p, 7.0, "x"), p["uncond"] + 7 * (p["cond"] - p["uncond"]))
     with pytest.raises(Unsupported, match="pcg at scale 2 needs the unconditional prediction"):
-        guided({"cond": p["cond"]}, 2.0, "pcg")
+        guided_prediction({"cond": p["cond"]}, 2.0, "pcg")
 
 
 def test_loop_calls_the_model_once_per_step_and_reports():
@@ -530,7 +530,7 @@ def test_loop_calls_the_model_once_per_step_and_reports():
     end = sample(model, points(), solver=UniPC(2), on_step=lambda *at: seen.append(at), states=states)
     assert seen == [(n, 8) for n in range(1, 9)] and model.calls == 8 and model.beside == 0
     assert len(states) == 1 and set(states[0]) == {"past", "order", "x", "predicted"}
-    every = list(trajectory(model, points(), solver=UniPC(2)))
+    every = list(sampled_path(model, points(), solver=UniPC(2)))
     assert len(every) == 8 and torch.equal(every[-1], end)
     assert torch.equal(sample(model, points()), sample(model, points(), solver=Euler()))
 
@@ -545,7 +545,7 @@ def test_loop_refuses_a_space_that_does_not_fit():
     for kind, space in (("edm", "flow"), ("flow", "v"), ("vp", "flow")):
         model = Toy(path(kind), space)
         with pytest.raises(BadValue, match=f"{space} predictions do not fit this path"):
-            trajectory(model, points())
+            sampled_path(model, points())
         assert model.calls == 0
 
 

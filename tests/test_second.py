@@ -12,7 +12,7 @@ from emag.hosts.guider import EmagGuider
 from emag.hosts.load import WEIGHTS, load
 from emag.lab.train import checkpoint
 from emag.lab.train.data import Images
-from emag.lab.train.trainer import Settings, Trainer
+from emag.lab.train.trainer import Trainer, TrainSettings
 from emag.methods import METHODS
 from modular import MODULAR
 from test_cli import emag as shell
@@ -26,7 +26,7 @@ def trained(out, **settings):
     pixels = torch.randint(0, 255, (10, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     small = {"layers": 2, "heads": 1, "batch_size": 5, "lr": 0.05, "warmup": 1, "words": "tiny", **settings}
     images = Images(pixels.permute(0, 3, 1, 2), torch.arange(10))
-    trainer = Trainer(Settings(**small), images, torch.device("cpu"), torch.float32)
+    trainer = Trainer(TrainSettings(**small), images, torch.device("cpu"), torch.float32)
     for _ in range(2):
         trainer.advance(0.0)
     checkpoint.export(trainer, out, 1.0)

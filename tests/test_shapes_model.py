@@ -19,7 +19,7 @@ from emag.lab.train.autoencoder_trainer import AutoencoderTrainer, quality
 from emag.lab.train.autoencoder_trainer import Settings as Coding
 from emag.lab.train.optimizers import STATE
 from emag.lab.train.progress import Budget
-from emag.lab.train.trainer import WORLDS, Settings, Trainer
+from emag.lab.train.trainer import WORLDS, Trainer, TrainSettings
 from emag.methods import METHODS
 from emag.models import folder
 from emag.models.patches import PatchAutoencoder
@@ -175,7 +175,7 @@ def test_scenes_are_drawn_once_and_by_number(few, tmp_path, monkeypatch):
 
 
 def trainer(few, tmp_path, **more):
-    return Trainer(Settings(**{**vars(WORLDS["shapes"]), **SMALL, **more}), few(tmp_path / "pool"), torch.device("cpu"),
+    return Trainer(TrainSettings(**{**vars(WORLDS["shapes"]), **SMALL, **more}), few(tmp_path / "pool"), torch.device("cpu"),
                    torch.float32)
 
 

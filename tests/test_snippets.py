@@ -8,7 +8,7 @@ import torch
 
 import emag
 from emag.families import BACKBONES, EXAMPLES, HOSTS
-from emag.hosts.lookup import denoisers, lookup
+from emag.hosts.lookup import denoisers, host_of
 from emag.lab.doctor.coverage import every
 
 CASES = every()
@@ -40,10 +40,10 @@ def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
     assert torch.as_tensor(names[model.output]).isfinite().all() if isinstance(names[model.output], torch.Tensor) else True
     stats = names["run"].stats
     assert stats.evaluations == stats.planned > stats.clean and "emag run" in capsys.readouterr().out
-    assert lookup(pipe).name == model.pipeline
+    assert host_of(pipe).name == model.pipeline
 
 
 def test_every_network_and_every_text_pipeline_has_its_lines():
-    shown = {type(denoisers(pipe, lookup(pipe))[0]).__name__ for pipe in (CASES[m.small].pipe() for m in EXAMPLES)}
+    shown = {type(denoisers(pipe, host_of(pipe))[0]).__name__ for pipe in (CASES[m.small].pipe() for m in EXAMPLES)}
     assert shown == set(BACKBONES)
     assert {m.pipeline for m in EXAMPLES} <= set(HOSTS) and sys.modules["emag"] is emag

@@ -10,8 +10,8 @@ from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProc
 
 import emag
 from emag.engine import blocks
-from emag.engine.network import read
-from emag.hosts.lookup import denoisers, lookup
+from emag.engine.network import read_network
+from emag.hosts.lookup import denoisers, host_of
 from emag.lab.doctor.coverage import every
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
@@ -85,7 +85,7 @@ def other(mix):
 
 
 def blocks_of(pipe):
-    return [block for network in denoisers(pipe, lookup(pipe)) for block in read(network).blocks]
+    return [block for network in denoisers(pipe, host_of(pipe)) for block in read_network(network).blocks]
 
 
 def counted(pipe):
@@ -153,7 +153,7 @@ def test_a_run_after_one_that_broke_off_is_as_if_there_had_been_none(mix, at):
 
 
 def test_wrappers_of_a_run_before_serve_the_same_branches_alone():
-    network = read(CASES["sd3"].pipe().transformer)
+    network = read_network(CASES["sd3"].pipe().transformer)
     made = blocks.blocks_of(network, [Skipped((1,))])
     assert blocks.blocks_of(network, [Skipped((1,))], made) is made
     other = blocks.blocks_of(network, [Skipped((2,))], made)

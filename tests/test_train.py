@@ -17,7 +17,7 @@ from emag.hosts.load import load
 from emag.lab.train import checkpoint, data
 from emag.lab.train.__main__ import train
 from emag.lab.train.progress import Budget, Clock, stop_on_signals
-from emag.lab.train.trainer import Settings, Trainer
+from emag.lab.train.trainer import Trainer, TrainSettings
 
 SMALL = {"classes": ("disc", "box"), "size": 8, "layers": 2, "heads": 1, "patch": 4, "batch_size": 4, "warmup": 2}
 QUIET = Console(quiet=True)
@@ -41,7 +41,7 @@ def parquet(tmp_path_factory):
 
 @pytest.fixture
 def trainer(parquet):
-    return lambda **more: Trainer(Settings(**{**SMALL, **more}), data.read(str(parquet), 8, 2), torch.device("cpu"),
+    return lambda **more: Trainer(TrainSettings(**{**SMALL, **more}), data.read(str(parquet), 8, 2), torch.device("cpu"),
                                   torch.float32)
 
 

@@ -12,11 +12,11 @@ import emag
 import test_backbones_video as laws
 from cases import EMAG
 from emag.engine import seam
-from emag.engine.network import read
-from emag.hosts.given import encode
-from emag.hosts.lookup import lookup
+from emag.engine.network import read_network
+from emag.hosts.given import encode_condition
+from emag.hosts.lookup import host_of
 from emag.lab.draw.columns import _host_evaluations
-from emag.lab.draw.sampling import Job, Settings, arguments
+from emag.lab.draw.sampling import DrawSettings, Job, arguments
 from emag.lab.forecast import forecast
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat
@@ -58,7 +58,7 @@ def test_the_clean_pass_is_bit_identical(case):
         case.run(pipe)
     with network_outputs(pipe) as guided, emag.guide(pipe, EMAG(window=emag.Window.index(last, last, 0))):
         case.run(pipe)
-    calls = 2 if case.uncond and not lookup(pipe).doubled else 1
+    calls = 2 if case.uncond and not host_of(pipe).doubled else 1
     assert all(torch.equal(a, b) for a, b in zip(plain, guided[:last * calls + 1])) and len(guided) == len(plain) + 1
 
 
@@ -251,7 +251,7 @@ def test_guiders_that_do_more_are_refused(guider, reason):
 def test_the_scale_of_a_guider_is_no_argument():
     pipe = hunyuan_video_15()
     with pytest.raises(emag.BadValue, match="scale in its guider"):
-        arguments(pipe, [Job("a", 0, None)], Settings(scale=3.0))
+        arguments(pipe, [Job("a", 0, None)], DrawSettings(scale=3.0))
     GUIDER.run(pipe)
     assert _host_evaluations(pipe, {}) == 2 * STEPS * 4
     _, run = made(GUIDER, EMAG())
@@ -261,7 +261,7 @@ def test_the_scale_of_a_guider_is_no_argument():
 def test_both_encoders_give_a_condition():
     pipe = hunyuan_video_15()
     pipe.__dict__["encode_prompt"] = Encoder((5, 12), "mask", (4, 10), "mask")
-    found = encode(["a", "abc"], lookup(pipe), pipe, read(pipe.transformer))
+    found = encode_condition(["a", "abc"], host_of(pipe), pipe, read_network(pipe.transformer))
     assert set(found) == {f"encoder_{name}{end}" for name in ("hidden_states", "attention_mask") for end in ("", "_2")}
     assert all(len(value) == 2 for value in found.values())
 

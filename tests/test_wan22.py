@@ -9,7 +9,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.lab.doctor.calibrate import Probe
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat
@@ -250,7 +250,7 @@ def test_a_picture_may_start_it():
     second = wan_network(seed=100, in_channels=12)
     pipe = case.pipe(transformer_2=second, boundary_ratio=0.7)
     plain, counted = case.run(pipe), Counted(alone(second))
-    assert read(second).depth == 4
+    assert read_network(second).depth == 4
     with emag.guide(pipe, EMAG(window=ALL)) as run:
         out = case.run(pipe)
     assert run.stats.evaluations == run.stats.planned and counted.per_image(2) > 0 and not torch.equal(out, plain)

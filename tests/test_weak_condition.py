@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.core import COND, UNCOND, Given, combine, with_null
+from emag.core import COND, UNCOND, Conditioned, combine, with_null
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.streams import Streams
 from emag.methods.common.null_branch import NullBranch
@@ -57,7 +57,7 @@ def test_icg_under_the_condition_itself_is_no_guidance():
     """In the algebra the conditional prediction is left as it is; in a run such a condition is refused as without effect."""
     rule, cfg, step = ICG("given", ("same",)), emag.CFG(5.0), at_step()
     cond = tensors(3, 1)[0].double()
-    after = with_null((rule, cfg), {COND: cond, Given("same"): cond.clone()}, step, [{}, {}])
+    after = with_null((rule, cfg), {COND: cond, Conditioned("same"): cond.clone()}, step, [{}, {}])
     assert torch.equal(combine((rule, cfg), cond, after, step, [{}, {}]), cond)
     own = CASES["sd3"].call()
     same = {"encoder_hidden_states": own["prompt_embeds"], "pooled_projections": own["pooled_prompt_embeds"]}
@@ -163,11 +163,11 @@ def test_labels_are_uniform():
 
 def test_given_conditions_take_turns():
     rule = ICG("given", ("prompt:a", "b", "prompt:a"))
-    assert rule.weak == (Given("prompt:a"), Given("b"))
+    assert rule.weak == (Conditioned("prompt:a"), Conditioned("b"))
     names = [rule.branches(at_step(index=i))[0].name for i in range(4)]
     assert names == ["prompt:a", "b", "prompt:a", "b"]
     fixed = ICG("given", ("b", "prompt:a"), redraw=False)
-    assert fixed.weak == (Given("b"),) and fixed.branches(at_step(index=3)) == (Given("b"),)
+    assert fixed.weak == (Conditioned("b"),) and fixed.branches(at_step(index=3)) == (Conditioned("b"),)
 
 
 def test_icg_works_on_a_plain_function():

@@ -9,7 +9,7 @@ from diffusers import guiders
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
 import emag
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS as C
 from emag.methods.common.rectified import RectifiedAttention
@@ -113,7 +113,7 @@ def test_a_run_tells_its_token_grid(name, monkeypatch):
 
 
 def test_frames_come_first():
-    network = read(CASES["sd3"].pipe().transformer)
+    network = read_network(CASES["sd3"].pipe().transformer)
     assert network.tokens({"hidden_states": torch.empty(2, 4, 5, 8, 12)}) == (5, 4, 6)
 
 

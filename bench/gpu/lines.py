@@ -11,7 +11,7 @@ import diffusers
 
 import emag
 from emag.core import Rule
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.hosts.defaults import resolved
 from emag.methods import METHODS
 from emag.methods.emag import average
@@ -107,7 +107,7 @@ def kernel(fused: bool) -> Iterator[None]:
 
 def layers(pipe: Any, method: str) -> tuple[int, ...]:
     """The blocks of a method on a pipeline's network by emag's defaults."""
-    rule: Any = resolved((METHODS[method.lower()](),), (), read(pipe.transformer))[0]
+    rule: Any = resolved((METHODS[method.lower()](),), (), read_network(pipe.transformer))[0]
     return tuple(rule.layers)
 
 

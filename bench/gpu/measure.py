@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import emag
-from emag.engine.network import read
+from emag.engine.network import read_network
 from emag.engine.trajectory import Trajectory
 from emag.hosts.defaults import resolved
 from emag.methods.emag import stored_map
@@ -51,7 +51,7 @@ def compile_blocks(pipe: Any, backend: str) -> None:
     """torch.compile each block by itself; graphs are shared by blocks alike, and there is one for each batch size."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = GRAPHS
-    for block in read(pipe.transformer).blocks:
+    for block in read_network(pipe.transformer).blocks:
         block.module.compile(fullgraph=False, dynamic=False, backend=backend)
 
 
@@ -161,7 +161,7 @@ def traffic(bench: Bench, steps: int, kinds: tuple[str, ...]) -> dict[str, Any]:
     found, shape = {}, bench.shape
     heads, width = (shape.config[name] for name in ("num_attention_heads", "attention_head_dim"))
     for kind in kinds:
-        rule: Any = resolved((emag.EMAG(variant="map", maps=kind),), (), read(bench.pipe.transformer))[0]
+        rule: Any = resolved((emag.EMAG(variant="map", maps=kind),), (), read_network(bench.pipe.transformer))[0]
         whole = rule.perturbation.state_bytes(1, shape.tokens, shape.text, heads, width)
         phases = rule.window.phases(Trajectory.even(steps).sigmas)
         watched, applied = sum(phase != "off" for phase in phases), phases.count("apply")

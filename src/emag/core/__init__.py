@@ -1,6 +1,6 @@
 """The algebra: steps, rules, branches, strengths and how they combine. It knows nothing of networks, images or hosts."""
 
-from .branch import Given, OnLayers, Perturbation
+from .branch import Conditioned, OnLayers, Perturbation
 from .combine import States, combine, needs_null, reads_null, with_null
 from .fields import FiniteFields, check_finite
 from .rule import AUTO, Kind, Rule
@@ -8,6 +8,35 @@ from .schedule import Scale, Schedule, at_time, check_scale, check_timed, known,
 from .state import Rows, Sdpa, State, Tokens
 from .step import COND, UNCOND, Branches, Scene, Step
 
-__all__ = ["AUTO", "COND", "UNCOND", "Branches", "FiniteFields", "Given", "Kind", "OnLayers", "Perturbation", "Rows",
-           "Rule", "Scale", "Scene", "Schedule", "Sdpa", "State", "States", "Step", "Tokens", "at_time", "check_finite",
-           "check_scale", "check_timed", "combine", "known", "label", "needs_null", "reads_null", "weight", "with_null"]
+__all__ = [
+           "AUTO",
+           "COND",
+           "UNCOND",
+           "Branches",
+           "Conditioned",
+           "FiniteFields",
+           "Kind",
+           "OnLayers",
+           "Perturbation",
+           "Rows",
+           "Rule",
+           "Scale",
+           "Scene",
+           "Schedule",
+           "Sdpa",
+           "State",
+           "States",
+           "Step",
+           "Tokens",
+           "at_time",
+           "check_finite",
+           "check_scale",
+           "check_timed",
+           "combine",
+           "known",
+           "label",
+           "needs_null",
+           "reads_null",
+           "weight",
+           "with_null",
+]

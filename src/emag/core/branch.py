@@ -156,7 +156,7 @@ class OnLayers(Perturbation):
 
 
 @dataclass(frozen=True)
-class Given(Perturbation):
+class Conditioned(Perturbation):
     """The conditional rows under another condition: a name the host was given, or "prompt:a text"."""
 
     name: str

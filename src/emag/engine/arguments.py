@@ -39,16 +39,16 @@ class Arguments:
             if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:  # a forward(x, t, **more) has their own names for them
                 values |= bound[name]
         placed = [name for name, parameter in kinds.items() if parameter.kind in PLACED][:len(args)]
-        return cls(network, form.taken(values, network.backbone), per_row, shared, tuple(placed), args[len(placed):])
+        return cls(network, form.to_ours(values, network.backbone), per_row, shared, tuple(placed), args[len(placed):])
 
     def evaluated(self, forward: Callable[..., Any]) -> Any:
         """What `forward` answers to this call, in our form. It gets by place and by name what the host gives so."""
         backbone = self.network.backbone
         # a U-Net takes what it adds from its list of residuals out of that list
         values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
-        named = form.given(values, backbone)
+        named = form.to_hosts(values, backbone)
         placed = [named.pop(name) for name in self.positional]
-        return form.answered(forward(*placed, *self.further, **named), backbone)
+        return form.answer_to_ours(forward(*placed, *self.further, **named), backbone)
 
     @property
     def sample(self) -> torch.Tensor:

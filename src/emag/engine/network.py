@@ -163,20 +163,20 @@ class Network:
         return [m for name, m in self.module.named_modules() if any(fnmatchcase(name, p) for p in patterns)]
 
 
-def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(denoiser: torch.nn.Module) -> torch.nn.Module:
     """The network itself, where `denoiser` may be a wrapper that calls it with the same arguments: torch.compile's, PEFT's,
     `DataParallel`. Raises `Unsupported` for one that copies it to several devices."""
     if isinstance(denoiser, torch.nn.DataParallel) and len(denoiser.device_ids) > 1:
         raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a "
                           "guidance cannot follow: unwrap it, network = wrapper.module")
     inner = next((name for kind, name in WRAPPERS.items() if kind in {cls.__name__ for cls in type(denoiser).__mro__}), None)
-    return plain(getattr(denoiser, inner)) if inner else denoiser
+    return unwrapped(getattr(denoiser, inner)) if inner else denoiser
 
 
-def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
+def read_network(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
     """Hold `denoiser` against `entry` or the table. Raises `Unsupported` where there is none, or where it does not fit."""
-    module = plain(denoiser)
-    backbone = entry or lookup(module)
+    module = unwrapped(denoiser)
+    backbone = entry or backbone_of(module)
     signature = inspect.signature(type(module).forward)
     signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     unknown = [name for name in backbone.per_row if name not in signature.parameters]
@@ -191,7 +191,7 @@ def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
                    compiled=_compiled(denoiser) or _compiled(module))
 
 
-def lookup(module: torch.nn.Module) -> Backbone:
+def backbone_of(module: torch.nn.Module) -> Backbone:
     """The table entry of a network's class or of one of its bases."""
     found = known(module)
     if found is not None:
@@ -226,4 +226,4 @@ def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
         found = [child for child in found if child is not None]
     if not found and "*" not in stack.name:
         raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
-    return [plain(block) for blocks in found for block in blocks]
+    return [unwrapped(block) for blocks in found for block in blocks]

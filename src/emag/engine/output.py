@@ -22,7 +22,7 @@ def with_sample(answer: Any, sample: torch.Tensor) -> Any:
     return type(answer)(**{**answer, "sample": sample})
 
 
-def moved(answer: Any, source: int, to: int, negated: bool = False) -> Any:
+def move_dim(answer: Any, source: int, to: int, negated: bool = False) -> Any:
     """The same answer with dimension `source` of its sample at `to`, a view; or with its sign changed as well."""
     if source == to and not negated:
         return answer

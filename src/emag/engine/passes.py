@@ -113,7 +113,7 @@ class Passes:
         call = self._prepared(call.repeated(times), rows, group)
         self.conditions.rows = rows
         self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
-        mode = WHOLE if whole(*group[0]) else branch.resume + 1
+        mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
         strong = () if branch.ahead else self.strong
         taps = strengthening(strong, perturbing(group, total // times), rows)
         now = Pass(mode, part, times, taps, changers=changing(group))
@@ -162,7 +162,7 @@ class Passes:
 
     def _check_reached(self, group: Group, resumed: int, fired: dict[Tap, int], changed: dict[int, int]) -> None:
         first = group[0][0]
-        if not whole(*group[0]) and self.blocks.resumed != resumed + 1:
+        if not is_whole(*group[0]) and self.blocks.resumed != resumed + 1:
             raise NoEffect(f"block {first.resume} was entered {self.blocks.resumed - resumed} times in a weak pass, "
                            "expected once: something skips or repeats blocks (a cache, skip_layers?)")
         silent = sorted({at for b, _ in group for at in b.blocks
@@ -199,7 +199,7 @@ def _packing(call: Arguments) -> Packing | None:
     return Packing.of(mask.sum(1).long().tolist(), call.network.image_tokens(call.values), mask.device)
 
 
-def whole(branch: Perturbation, state: State) -> bool:
+def is_whole(branch: Perturbation, state: State) -> bool:
     """True where a branch is evaluated from inputs, or with weights, of its own: nothing recorded can stand in for them."""
     return branch.whole or type(state).inputs is not State.inputs
 
@@ -208,7 +208,7 @@ def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
     """Branches that can share one batched pass: nothing but attention changed, resumed at the same block."""
     found: dict[Any, list[tuple[Perturbation, State]]] = {}
     for at, (branch, state) in enumerate(needed):
-        alone = whole(branch, state) or branch.all_rows or branch.changes
+        alone = is_whole(branch, state) or branch.all_rows or branch.changes
         found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
     return list(found.values())
 

@@ -21,7 +21,7 @@ from .passes import Passes, Place, groups
 from .plan import departs, evaluates_null, needed, weak_branches
 from .present import Present
 from .undo import Undo
-from .view import Kind, View
+from .view import CallKind, View
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Run:
             self.blocks = self.passes.blocks = blocks
             self.network = blocks.network
             self.course.change(self.network)
-        handed = form.handed(self._evaluated(forward, args, kwargs), self.network.backbone)
+        handed = form.answer_to_hosts(self._evaluated(forward, args, kwargs), self.network.backbone)
         if self._first is not None:
             self._lent = output.sample_of(handed)
         return output.with_sample(handed, combined(output.sample_of(handed))) if self.combines else handed
@@ -115,7 +115,7 @@ class Run:
             self._references = self.network.references_in(call.values)
         return replace(call, network=replace(self.network, references=self._references)) if self._references else call
 
-    def _step(self, forward: Callable[..., Any], call: Arguments, host: Rows, kind: Kind) -> Evaluated:
+    def _step(self, forward: Callable[..., Any], call: Arguments, host: Rows, kind: CallKind) -> Evaluated:
         """A call with conditional rows: a new step, with every branch it needs."""
         step = self.conditions.step = self.course.next(call, host.cond, self._first is not None, self.view.alone)
         now = self._begin(step)
@@ -200,7 +200,7 @@ class Run:
         if pred is not found.branches[COND]:
             kept.copy_(output.with_rows(kept, [(slice(None), pred)], found.channels))
             if self._lent is not None and self._lent is not kept:
-                for lent, row in zip(self._lent, form.handed(kept, self.network.backbone), strict=True):
+                for lent, row in zip(self._lent, form.answer_to_hosts(kept, self.network.backbone), strict=True):
                     lent.copy_(row)
         if self.combines:
             return output.with_sample(answer, kept)

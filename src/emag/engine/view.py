@@ -7,7 +7,7 @@ from ..core import Rows
 from .arguments import Arguments
 from .trajectory import Trajectory
 
-Kind = Literal["both", "cond", "uncond", "other"]
+CallKind = Literal["both", "cond", "uncond", "other"]
 
 
 class Ahead(Protocol):
@@ -40,10 +40,10 @@ class View(Ahead, Extras, Protocol):
         """True where the host has stopped evaluating unconditional rows, in the middle of a run that began with some."""
         ...
 
-    def kind(self, arguments: Arguments) -> Kind:
+    def kind(self, arguments: Arguments) -> CallKind:
         """What a network call is: both branches in one batch, one of the two, or the host's own business."""
         ...
 
-    def rows(self, kind: Kind, total: int) -> Rows:
+    def rows(self, kind: CallKind, total: int) -> Rows:
         """Where the branches sit in a call of `total` rows."""
         ...

@@ -9,7 +9,7 @@ import torch
 
 from ..core import COND, UNCOND, Perturbation, Rule, Scene, Step
 from ..engine.finite import Finite
-from ..engine.network import read
+from ..engine.network import read_network
 from ..engine.plan import Plan, check_spaces, evaluates_null, needed, weak_branches
 from ..engine.present import Present
 from ..engine.trajectory import Trajectory
@@ -52,7 +52,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     levels = path if isinstance(path, Path) else Path.flow(tuple(path))
     check_types(rules)
     found = None if backbone is None else find(denoiser, backbone)
-    concrete = resolved(rules, (), read(*found)) if found else [resolve(rule, ("a plain function",), 0) for rule in rules]
+    concrete = (resolved(rules, (), read_network(*found)) if found else
+                [resolve(rule, ("a plain function",), 0) for rule in rules])
     active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
     trajectory = _trajectory(levels, prediction)

@@ -50,7 +50,7 @@ class Given:
             raise BadValue(not_given(absent[0]))
         count = images(host, arguments or {})
         names = dict.fromkeys(branch.condition for branch in weak_branches(rules) if branch.condition)
-        found = {name: encode(self._value(name), host, pipe, network) for name in names}
+        found = {name: encode_condition(self._value(name), host, pipe, network) for name in names}
         for name, tensors in found.items():
             _check_rows(name, tensors, count)
         return found
@@ -78,7 +78,7 @@ class Given:
 
 
 @torch.no_grad()
-def encode(value: Condition, host: Host, pipe: Any, network: Network) -> Tensors:
+def encode_condition(value: Condition, host: Host, pipe: Any, network: Network) -> Tensors:
     """The network arguments of one condition, one batch row for each prompt.
 
     Raises `BadValue` for what is no condition, or cannot be encoded here, and `Unsupported` for a network of which this

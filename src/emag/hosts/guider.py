@@ -13,7 +13,7 @@ from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..records.recipe import to_data
 from .checks import check_order
-from .guider_base import Guider, Recipe, rules_of
+from .guider_base import Guider, RecipeData, rules_of
 from .guider_run import GuiderRun
 from .with_weak import WithWeak
 
@@ -29,7 +29,7 @@ class EmagGuider(Guider):
     network call, `NoEffect` after the last one of a run in which a weak branch changed nothing.
     """
 
-    def __init__(self, *rules: Rule | Sequence[Rule], recipe: Recipe | None = None, enabled: bool = True):
+    def __init__(self, *rules: Rule | Sequence[Rule], recipe: RecipeData | None = None, enabled: bool = True):
         super().__init__(0.0, 1.0, enabled)
         self.rules = rules_of(rules, recipe)
         check_order([rule for rule in self.rules if not rule.neutral])

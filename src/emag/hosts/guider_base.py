@@ -16,7 +16,7 @@ from .guider_run import GuiderRun
 SLOTS = ("guider", "guider_2")
 
 Own = TypeVar("Own", bound="Guider")
-Recipe = Sequence[Mapping[str, Mapping[str, Any]]]
+RecipeData = Sequence[Mapping[str, Mapping[str, Any]]]
 """Rules as data, see `emag.records.recipe`."""
 
 
@@ -57,7 +57,7 @@ class Guider(BaseGuidance):
         self._serving.step(step)
 
 
-def rules_of(rules: tuple[Rule | Sequence[Rule], ...], recipe: Recipe | None) -> tuple[Rule, ...]:
+def rules_of(rules: tuple[Rule | Sequence[Rule], ...], recipe: RecipeData | None) -> tuple[Rule, ...]:
     """Rules, or one list of them, or data. Raises `BadValue` for anything else."""
     if recipe is not None:
         if rules:

@@ -13,13 +13,13 @@ from ..core import Rule
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
-from ..engine.network import plain, read
+from ..engine.network import read_network, unwrapped
 from ..engine.plan import unfed, weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.trajectory import Trajectory
 from ..engine.undo import Undo, patch, undone
-from ..engine.view import Kind
+from ..engine.view import CallKind
 from ..errors import BadValue
 from ..families import Host
 from .checks import check, check_rules
@@ -43,10 +43,10 @@ class GuiderHost(Host):
 class GuiderView(PipelineView):
     """What a run asks of a guider's pipeline. now: the kind of the network call that comes next."""
 
-    now: Kind = "cond"
+    now: CallKind = "cond"
     alone = False  # each step of the guider says by itself how many calls it makes
 
-    def kind(self, arguments: Arguments) -> Kind:
+    def kind(self, arguments: Arguments) -> CallKind:
         return self.now
 
 
@@ -92,13 +92,13 @@ class GuiderRun:
             self.forget()
         self._step = number
 
-    def prepare(self, denoiser: torch.nn.Module, kind: Kind, uncond: bool) -> None:
+    def prepare(self, denoiser: torch.nn.Module, kind: CallKind, uncond: bool) -> None:
         """The next call of `denoiser` is of `kind`. uncond: calls for unconditional rows are made as well."""
         self._undo.close()
         if not self.rules:
             return
         run = self._run or self._begin(uncond)
-        blocks = self._blocks.get(plain(denoiser))
+        blocks = self._blocks.get(unwrapped(denoiser))
         if blocks is None or self._view is None:
             raise BadValue("this guider is asked by another pipeline than the one it is attached to: give each its own")
         self._view.now = kind
@@ -132,7 +132,7 @@ class GuiderRun:
         pipe, self.stats, self._start = self.pipe, None, time.perf_counter()
         host = GuiderHost(type(pipe).__name__, "calls-untagged", scale=None, uncond=uncond, denoiser=_network_of(pipe),
                           second="transformer_2", boundary="boundary_ratio")
-        networks = [read(denoiser) for denoiser in denoisers(pipe, host)]
+        networks = [read_network(denoiser) for denoiser in denoisers(pipe, host)]
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check_rules(rules, networks)
         check(rules, host, networks, {})

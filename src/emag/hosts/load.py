@@ -20,7 +20,7 @@ from ..near import nearest
 from ..records import fingerprint
 from . import hub
 from .extras import require
-from .lookup import denoisers, lookup
+from .lookup import denoisers, host_of
 
 MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
           "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
@@ -57,14 +57,14 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
     pipe.emag_loaded = fingerprint.networks(pipe)
     _put(pipe, place, offload)
     pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
-                        "dtype": str(denoisers(pipe, lookup(pipe))[0].dtype).removeprefix("torch.")}
+                        "dtype": str(denoisers(pipe, host_of(pipe))[0].dtype).removeprefix("torch.")}
     return pipe
 
 
 def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None) -> Any:
     path = WEIGHTS / name if name in MODELS else Path(name).expanduser()
     if (path / folder.PROMPT).is_file():
-        return folder.read(path, dtype or torch.float32)
+        return folder.read_folder(path, dtype or torch.float32)
     if path.is_dir() and not (path / INDEX).is_file():
         raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor {INDEX} is in it")
     if not path.is_dir() and not HUB_ID.fullmatch(name):
@@ -104,7 +104,7 @@ def _pipeline_class(name: str, wanted: str) -> Any:
     cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
-    lookup(object.__new__(cls))
+    host_of(object.__new__(cls))
     return cls
 
 

@@ -10,7 +10,7 @@ from ..families import HOSTS, Host
 from . import versions
 
 
-def lookup(pipe: Any) -> Host:
+def host_of(pipe: Any) -> Host:
     """The table entry of a pipeline's class or of one of its bases. Raises `Unsupported` where there is none."""
     versions.check()
     for cls in type(pipe).__mro__:

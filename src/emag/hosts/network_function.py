@@ -17,7 +17,7 @@ from ..engine.blocks import blocks_of
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
-from ..engine.network import plain, read
+from ..engine.network import read_network, unwrapped
 from ..engine.passes import Forward, Passes, Place
 from ..engine.plan import departs, plan, weak_branches
 from ..engine.trajectory import Trajectory
@@ -43,7 +43,7 @@ class Inside(Outside):
         self.module, self.entry, self.rules, self._trajectory, self.grid = module, entry, rules, trajectory, grid
         self.uncond = any(rule.kind == "combining" for rule in rules)
         self.further = weak_branches(rules)
-        self.network = read(module, entry)
+        self.network = read_network(module, entry)
         check_inside(rules, self.network)
         check_rules(rules, [self.network])
         self.plan = plan(rules, self.network.depth, trajectory, self.uncond)
@@ -68,7 +68,7 @@ class Inside(Outside):
         raise Unsupported(f"a function has no model {name!r} beside its own network")
 
     def start(self, streams: Streams) -> None:
-        self.network = read(self.module, self.entry)
+        self.network = read_network(self.module, self.entry)
         if self.further:
             check_hooks(self.network, resumed=any(branch.resume or branch.skipped for branch in self.further))
         self.blocks = blocks_of(self.network, self.further, self.blocks)
@@ -83,7 +83,7 @@ class Inside(Outside):
         self._fresh, self._x = True, step.x
 
         def tapped(undo: Undo) -> Made:
-            hold(plain(self.module), "emag.guided", undo)
+            hold(unwrapped(self.module), "emag.guided", undo)
             undo.callback(self.blocks.clear)
             if departs(self.rules):
                 self.passes.watch(self.network, undo)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..core import COND, UNCOND, Rule
-from ..engine.network import read
+from ..engine.network import read_network
 from ..errors import BadValue, NotFinite, Unsupported
 from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
@@ -16,8 +16,8 @@ from ..samplers.loop import Progress
 from .defaults import models_of, resolved
 from .function import Function, guided
 from .function_checks import looks_inside
-from .given import PROMPT, Condition, encode
-from .lookup import lookup
+from .given import PROMPT, Condition, encode_condition
+from .lookup import host_of
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Loop:
 def run(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
         progress: Progress | None = None) -> tuple[list[Image.Image], Function]:
     """One image per prompt and seed, and the finished model. For `StableDiffusion3Pipeline` and the embedded one."""
-    host = lookup(pipe)
+    host = host_of(pipe)
     if host.name != "StableDiffusion3Pipeline":
         raise Unsupported(f"our own loop drives StableDiffusion3Pipeline and the embedded model, not {host.name}: for "
                           "another network write denoiser(x, t, condition), and use emag.guided and emag.sample")
-    network = read(pipe.transformer)
+    network = read_network(pipe.transformer)
     loop = replace(loop, rules=resolved(loop.rules, models_of(pipe), network))
     texts: dict[str, Any] = {COND: list(prompts), UNCOND: [text or "" for text in negatives]}
     texts |= {name: _value(name, loop) for name in loop.named}
-    conditions = {name: _rows(encode(value, host, pipe, network), len(prompts)) for name, value in texts.items()}
+    conditions = {name: _rows(encode_condition(value, host, pipe, network), len(prompts)) for name, value in texts.items()}
     inside = pipe.transformer if any(map(looks_inside, loop.rules)) else None
     model = guided(_denoiser(pipe, loop.rows or len(prompts)), *loop.rules, path=_path(pipe, loop.steps or 28),
                    conditions=conditions, backbone=inside)

@@ -10,7 +10,7 @@ import torch
 from ..core import Rule
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
-from ..engine.network import Network, read
+from ..engine.network import Network, read_network
 from ..engine.plan import weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
@@ -22,7 +22,7 @@ from .checks import check, check_rules
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Condition, Given
-from .lookup import denoisers, lookup
+from .lookup import denoisers, host_of
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
 from .rescales import without_rescales
@@ -33,7 +33,7 @@ class Guided(Block):
 
     def __init__(self, pipe: Any, rules: tuple[Rule, ...], given: Given):
         check_free(pipe)
-        self.host = lookup(pipe)
+        self.host = host_of(pipe)
         self.rules, self.given = rules, given
         self.on_step: Callable[[int, int], None] | None = None
         self.stats: Stats | None = None
@@ -118,7 +118,7 @@ class Guided(Block):
             patch(undo, denoiser, name, _evaluated(run, getattr(denoiser, name), blocks))
 
     def _networks(self, pipe: Any) -> list[Network]:
-        return [read(denoiser) for denoiser in denoisers(pipe, self.host)]
+        return [read_network(denoiser) for denoiser in denoisers(pipe, self.host)]
 
     def _resolve(self, pipe: Any, network: Network) -> tuple[Rule, ...]:
         return resolved(self.rules, models_of(pipe), network)

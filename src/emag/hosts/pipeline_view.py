@@ -12,7 +12,7 @@ from ..engine.arguments import Arguments
 from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import Undo, patch
-from ..engine.view import Kind
+from ..engine.view import CallKind
 from ..families import Host
 
 
@@ -31,7 +31,7 @@ class PipelineView:
         """True where a callback has ended the pipeline's own guidance: those that may be have a property that says so."""
         return self.uncond and not getattr(self.pipe, "do_classifier_free_guidance", True)
 
-    def kind(self, arguments: Arguments) -> Kind:
+    def kind(self, arguments: Arguments) -> CallKind:
         if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
             return "other"
         if self.host.doubled or not self.uncond or self.alone:
@@ -40,13 +40,13 @@ class PipelineView:
             return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
         return self._untagged(arguments.sample)
 
-    def _untagged(self, x: torch.Tensor) -> Kind:
+    def _untagged(self, x: torch.Tensor) -> CallKind:
         """Of two calls in turn with the same x_t, the second is the unconditional one."""
         second = x is self._waiting
         self._waiting = None if second else x
         return "uncond" if second else "cond"
 
-    def rows(self, kind: Kind, total: int) -> Rows:
+    def rows(self, kind: CallKind, total: int) -> Rows:
         if kind == "cond":
             return Rows.all_cond(total)
         first, second = slice(0, total // 2), slice(total // 2, total)

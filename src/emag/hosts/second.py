@@ -5,10 +5,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..engine.network import plain
+from ..engine.network import unwrapped
 from ..errors import BadValue
 from ..methods.common.other_model import LOAD
-from .lookup import denoisers, lookup
+from .lookup import denoisers, host_of
 
 INPUTS = ("in_channels", "joint_attention_dim", "pooled_projection_dim", "cross_attention_dim", "caption_channels",
           "num_embeds_ada_norm")
@@ -31,7 +31,7 @@ def _loaded(source: str, pipe: Any, own: Any) -> torch.nn.Module:
     from .load import load
 
     other = load(source, device="cpu", dtype=own.dtype)
-    network: torch.nn.Module = plain(denoisers(other, lookup(other))[0])
+    network: torch.nn.Module = unwrapped(denoisers(other, host_of(other))[0])
     reason = _unfit(own, network) or _foreign(pipe, other)
     if reason:
         raise BadValue(f"{source} cannot be called as the network of this {type(pipe).__name__} is: {reason}")

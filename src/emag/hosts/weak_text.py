@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ..engine.network import read
+from ..engine.network import read_network
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
-from .given import encode
-from .lookup import lookup
+from .given import encode_condition
+from .lookup import host_of
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 QUERIES = ("q", "q_proj")
@@ -35,8 +35,8 @@ def weak_text(pipe: Any, prompt: str | Sequence[str], tau: float = 0.01,
     def encoded(undo: Undo) -> dict[str, torch.Tensor]:
         for query in attention:
             patch(undo, query, "forward", _scaled(query.forward, tau))
-        host = lookup(pipe)
-        return encode(prompt, host, pipe, read(getattr(pipe, host.denoiser)))
+        host = host_of(pipe)
+        return encode_condition(prompt, host, pipe, read_network(getattr(pipe, host.denoiser)))
 
     return undone(encoded)
 

@@ -11,7 +11,7 @@ from diffusers.guiders import BaseGuidance
 from ..core import Rule
 from ..errors import BadValue, Unsupported
 from ..records.recipe import to_data
-from .guider_base import Guider, Recipe, rules_of
+from .guider_base import Guider, RecipeData, rules_of
 from .guider_run import GuiderRun
 
 
@@ -24,7 +24,7 @@ class WithWeak(Guider):
     """
 
     def __init__(self, guider: BaseGuidance | Mapping[str, Any], *rules: Rule | Sequence[Rule],
-                 recipe: Recipe | None = None):
+                 recipe: RecipeData | None = None):
         self.guider = _stock(guider) if isinstance(guider, Mapping) else guider
         super().__init__(0.0, 1.0, self.guider._enabled)
         _check_stock(self.guider)

@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from ..core import Rule
-from ..engine.network import Network, read
+from ..engine.network import Network, read_network
 from ..engine.plan import Plan, plan, weak_branches
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
@@ -47,7 +47,7 @@ def skeleton(model: str) -> Network:
     if name not in BACKBONES:
         raise BadValue(f"{model} has a {name}; supported networks are {', '.join(BACKBONES)}")
     with torch.device("meta"):
-        return read(getattr(diffusers, name).from_config(config))
+        return read_network(getattr(diffusers, name).from_config(config))
 
 
 def _config(model: str) -> dict[str, Any]:

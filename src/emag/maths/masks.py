@@ -55,26 +55,26 @@ class Factor:
 
 
 @lru_cache(maxsize=256)
-def read(mask: str) -> tuple[Factor, ...]:
+def read_mask(mask: str) -> tuple[Factor, ...]:
     """The factors of a mask. Raises `BadValue` where it is not written as above."""
     if not isinstance(mask, str) or not mask:
         raise BadValue(f"a mask is a text such as 'box:0:0:0.5:1' or the name of a given one, got {mask!r}")
     return tuple(_factor(part.strip()) for part in mask.split("*"))
 
 
-def names(mask: str) -> tuple[str, ...]:
+def mask_names(mask: str) -> tuple[str, ...]:
     """The masks it names, which the user has to give."""
-    return tuple(atom.form for factor in read(mask) for atom in factor.atoms if atom.form not in FORMS)
+    return tuple(atom.form for factor in read_mask(mask) for atom in factor.atoms if atom.form not in FORMS)
 
 
-def evaluate(mask: str, like: torch.Tensor, step: Masked) -> torch.Tensor:
+def evaluate_mask(mask: str, like: torch.Tensor, step: Masked) -> torch.Tensor:
     """The mask as factors for `like`, latents [batch, channels, ...] or packed: what `like` is multiplied by, in its dtype.
 
     Raises `BadValue` where a named mask was not given or has another shape, and where a form does not fit the latents.
     """
     image = unpack(like, step)
     made = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-    for factor in read(mask):
+    for factor in read_mask(mask):
         parts = [_drawn(atom, image.shape, made, step) for atom in factor.atoms]
         made = made * ((1 - sum(parts)).clamp(min=0) if factor.rest else parts[0])
     made = made.expand(-1, -1, *image.shape[2:]).to(like.dtype)

@@ -29,7 +29,7 @@ AUTOENCODER, SHAPE = "autoencoder.safetensors", "autoencoder.json"
 WORLDS = ("shapes",)
 
 
-def read(folder: Path, dtype: torch.dtype = torch.float32) -> SmallPipeline:
+def read_folder(folder: Path, dtype: torch.dtype = torch.float32) -> SmallPipeline:
     """The pipeline saved in `folder`, on the CPU. Raises `BadValue` where a file is missing or does not fit."""
     _present(folder, NETWORK, CONFIG, EMBEDDING, PROMPT)
     try:
@@ -90,7 +90,7 @@ def _weights(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {name: value.to(dtype) for name, value in load_file(path).items()}
 
 
-def write(folder: Path, config: Mapping[str, Any], network: dict[str, torch.Tensor], words: dict[str, torch.Tensor],
+def write_folder(folder: Path, config: Mapping[str, Any], network: dict[str, torch.Tensor], words: dict[str, torch.Tensor],
           facts: Mapping[str, Any]) -> None:
     """Save a model in 16 bits; each file appears whole or not at all. `facts` become prompt.json."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def _put(image: Image.Image, draft: Path, record: dict[str, Any]) -> None:
     image.save(draft, format="PNG", pnginfo=info)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read_record(path: str | Path) -> dict[str, Any]:
     """The record in a PNG, its types checked. Raises `BadValue` where there is none, or one that is damaged."""
     return read_with_image(path)[0]
 

@@ -14,7 +14,7 @@ from ..core import Rule
 from ..errors import BadValue
 from ..files import parsed
 from ..methods import METHODS
-from ..methods.common.values import from_text, hints_of, made, plain, refuse_odd
+from ..methods.common.values import from_text, hints_of, make_value, refuse_odd, to_plain
 from ..near import choices
 
 
@@ -28,7 +28,7 @@ def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
 
 def values_of(parts: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
     """Rules, or parts of a sampler, as JSON-ready data, without parameters at their defaults."""
-    return [{part.name: {f.name: plain(getattr(part, f.name)) for f in fields(part)
+    return [{part.name: {f.name: to_plain(getattr(part, f.name)) for f in fields(part)
                          if f.default is MISSING or getattr(part, f.name) != f.default}} for part in parts]
 
 
@@ -41,10 +41,10 @@ def from_data(data: Any) -> tuple[Rule, ...]:
         data = data["rules"]
     if not isinstance(data, list) or not all(isinstance(item, dict) and len(item) == 1 for item in data):
         raise BadValue('the rules of a recipe are a list of one-key objects, e.g. [{"emag": {"scale": 1.5}}]')
-    return tuple(made(name, method(name), values) for item in data for name, values in item.items())
+    return tuple(make_value(name, method(name), values) for item in data for name, values in item.items())
 
 
-def read(path: str | Path) -> tuple[Rule, ...]:
+def read_recipe(path: str | Path) -> tuple[Rule, ...]:
     """Rules from a JSON file."""
     try:
         data = parsed(Path(path).read_bytes())

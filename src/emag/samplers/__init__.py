@@ -1,10 +1,10 @@
 """Our own sampling loop, its solvers, and the correctors that need one."""
 
-from .base import Corrector, Model, Solver, guided
+from .base import Corrector, GuidedModel, Solver, guided_prediction
 from .dc_solver import DCSolver, search_ratios
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
 from .langevin import PCG
-from .loop import sample, trajectory
+from .loop import sample, sampled_path
 from .particles import effective_size, resample
 from .path import Path
 from .rectified import RectifiedCFGpp
@@ -16,6 +16,29 @@ from .unipc import UniPC
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp)}
 CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD)}
 
-__all__ = ["CORRECTORS", "FKC", "PCG", "SOLVERS", "W2SD", "Corrector", "DCSolver", "Euler", "FKCAnneal", "FKCProduct",
-           "Model", "Path", "RectifiedCFGpp", "Reflection", "ReverseSDE", "Solver", "UniPC", "advance", "effective_size",
-           "guided", "resample", "sample", "search_ratios", "trajectory"]
+__all__ = [
+           "CORRECTORS",
+           "FKC",
+           "PCG",
+           "SOLVERS",
+           "W2SD",
+           "Corrector",
+           "DCSolver",
+           "Euler",
+           "FKCAnneal",
+           "FKCProduct",
+           "GuidedModel",
+           "Path",
+           "RectifiedCFGpp",
+           "Reflection",
+           "ReverseSDE",
+           "Solver",
+           "UniPC",
+           "advance",
+           "effective_size",
+           "guided_prediction",
+           "resample",
+           "sample",
+           "sampled_path",
+           "search_ratios",
+]

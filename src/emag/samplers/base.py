@@ -11,7 +11,7 @@ from ..errors import Unsupported
 from .path import Path
 
 
-class Model(Protocol):
+class GuidedModel(Protocol):
     """Anything that predicts: x is [batch, ...], a level i is an index into `path`, a prediction is in `space`, shaped as x.
 
     `latest` holds the branches that the latest `__call__` evaluated.
@@ -54,10 +54,10 @@ class Solver(FiniteFields):
         """Names of the conditions whose clean predictions it reads in `Model.latest`."""
         return ()
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         """Raise before the run where this solver cannot drive `model`."""
 
-    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         """x at level i + 1, from x and its prediction at level i. `state` is the solver's own, and dies with the run."""
         raise NotImplementedError
 
@@ -82,19 +82,19 @@ class Corrector(FiniteFields):
         """The solver of a run with this corrector, given the one named. Raises `Unsupported` where its maths exclude it."""
         return solver
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         """Raise before the run where this corrector cannot work on `model`."""
 
-    def before(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def before(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         """New x before the step from level i. `state` is the corrector's own, and dies with the run."""
         return x
 
-    def after(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def after(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         """New x after the step from level i; x is at level i + 1."""
         return x
 
 
-def guided(branches: Mapping[Any, torch.Tensor], scale: float, who: str) -> torch.Tensor:
+def guided_prediction(branches: Mapping[Any, torch.Tensor], scale: float, who: str) -> torch.Tensor:
     """u + scale (c - u): exactly c at scale 1, u at 0. Raises `Unsupported` where `scale` needs a u that is not there."""
     if scale == 1:
         return branches[COND]

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from ..maths.streams import digest
-from .base import Corrector, Model, Solver
+from .base import Corrector, GuidedModel, Solver
 
 
 @runtime_checkable
@@ -23,12 +23,12 @@ class Conditioned(Protocol):
         """A number for each of `count` samples: equal where their conditions are."""
 
 
-def groups_of(model: Model, count: int) -> list[int]:
+def groups_of(model: GuidedModel, count: int) -> list[int]:
     """`Conditioned.groups`; of a model that does not tell, all samples share one condition."""
     return model.groups(count) if isinstance(model, Conditioned) else [0] * count
 
 
-def want(model: Model, parts: Sequence[Corrector | Solver]) -> None:
+def want(model: GuidedModel, parts: Sequence[Corrector | Solver]) -> None:
     """Ask `model` for the conditions that the parts of a sampler read."""
     if isinstance(model, Conditioned):
         model.want(tuple(dict.fromkeys(name for part in parts for name in part.conditions)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
-from .base import Model, guided
+from .base import GuidedModel, guided_prediction
 from .path import Path
 from .unipc import Past, UniPC
 
@@ -42,7 +42,7 @@ class DCSolver(UniPC):
         if self.times is not None and (len(set(self.times)) < len(self.times) or not all(map(math.isfinite, self.times))):
             raise BadValue("dc-solver times must be finite, and different at every step")
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         for name in ("ratios", "times"):
             given = getattr(self, name)
             if given and len(given) != len(model.path):
@@ -67,7 +67,7 @@ def lagrange(nodes: Sequence[float], t: float) -> list[float]:
     return [math.prod((t - other) / (node - other) for other in nodes if other != node) for node in nodes]
 
 
-def search_ratios(model: Model, x: torch.Tensor, reference: Sequence[torch.Tensor], scale: float = 1.0,
+def search_ratios(model: GuidedModel, x: torch.Tensor, reference: Sequence[torch.Tensor], scale: float = 1.0,
                   solver: DCSolver | None = None, low: float = 0.5, high: float = 1.5, iterations: int = 20) -> DCSolver:
     """`solver` with the ratios that bring it closest to `reference`, found step by step with a golden-section search.
 
@@ -82,7 +82,7 @@ def search_ratios(model: Model, x: torch.Tensor, reference: Sequence[torch.Tenso
         raise BadValue(f"reference must hold x after each of the {len(model.path)} steps, got {len(reference)}")
     solver, ratios, state = solver or DCSolver(), [], dict[str, Any]()
     for i, goal in enumerate(reference):
-        trial = _Trial(solver, model, scale, i, x, guided(model.branches(x, i), scale, solver.name), state, goal)
+        trial = _Trial(solver, model, scale, i, x, guided_prediction(model.branches(x, i), scale, solver.name), state, goal)
         found = [golden_section(trial.error, low, high, iterations)] if i >= solver.degree else []
         ratios.append(min([1.0, *found], key=trial.error))
         x = trial.step(ratios[i], state)
@@ -94,7 +94,7 @@ class _Trial:
     """The step from x at level i, to be made with different ratios. `state` is the solver's before the step."""
 
     solver: DCSolver
-    model: Model
+    model: GuidedModel
     scale: float
     i: int
     x: torch.Tensor
@@ -111,7 +111,7 @@ class _Trial:
         state, after = dict(self.state), self.i + 1
         x = self.step(ratio, state)
         if after < len(self.model.path):
-            pred = guided(self.model.branches(x, after), self.scale, self.solver.name)
+            pred = guided_prediction(self.model.branches(x, after), self.scale, self.solver.name)
             x = self.solver.correct(x, pred, after, self.model, state)
         return (x - self.goal).square().mean().item()
 

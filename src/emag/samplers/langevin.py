@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
-from .base import Corrector, Model, guided
+from .base import Corrector, GuidedModel, guided_prediction
 from .solvers import to_epsilon
 
 
@@ -40,11 +40,11 @@ class PCG(Corrector):
         if not 0 < self.step_size < float("inf"):
             raise BadValue(f"pcg step_size must be above 0, got {self.step_size}")
 
-    def after(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def after(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         alpha, sigma = model.path.at(i + 1)
         h = self.step_size * sigma**2 * (1 - model.path.shrink(i, i + 1) ** 2)
         for k in range(self.steps if sigma else 0):
-            pred = guided(model.branches(x, i + 1), self.scale, self.name)
+            pred = guided_prediction(model.branches(x, i + 1), self.scale, self.name)
             score = to_epsilon(pred, x, alpha, sigma, model.space) / -sigma
             x = langevin(x, score, h, model.noise(f"{self.name}/{i}/{k}", x).to(x))
         return x

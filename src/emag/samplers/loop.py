@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
-from .base import Corrector, Model, Solver
+from .base import Corrector, GuidedModel, Solver
 from .conditioned import want
 from .first_order import check_solver
 from .solvers import Euler
@@ -16,17 +16,17 @@ Progress = Callable[[int, int], None]
 States = list[dict[str, Any]]
 
 
-def sample(model: Model, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
+def sample(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
            on_step: Progress | None = None, states: States | None = None) -> torch.Tensor:
     """x at the last level of the model's path, from x [batch, ...] at the first. solver: None is `Euler()`.
 
     on_step: called with (steps done, steps in all). states: a list that receives the states of the run, one dict per
     corrector and then the solver's. Raises `BadValue` or `Unsupported` before the run where the parts do not fit.
     """
-    return deque(trajectory(model, x, *correctors, solver=solver, on_step=on_step, states=states), maxlen=1).pop()
+    return deque(sampled_path(model, x, *correctors, solver=solver, on_step=on_step, states=states), maxlen=1).pop()
 
 
-def trajectory(model: Model, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
+def sampled_path(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
                on_step: Progress | None = None, states: States | None = None) -> Iterator[torch.Tensor]:
     """x at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
     solver = solver or Euler()
@@ -40,7 +40,7 @@ def trajectory(model: Model, x: torch.Tensor, *correctors: Corrector, solver: So
     return _run(model, x, correctors, solver, on_step, made)
 
 
-def _run(model: Model, x: torch.Tensor, correctors: Sequence[Corrector], solver: Solver, on_step: Progress | None,
+def _run(model: GuidedModel, x: torch.Tensor, correctors: Sequence[Corrector], solver: Solver, on_step: Progress | None,
          states: States) -> Iterator[torch.Tensor]:
     for i in range(len(model.path)):
         for corrector, state in zip(correctors, states):
@@ -53,7 +53,7 @@ def _run(model: Model, x: torch.Tensor, correctors: Sequence[Corrector], solver:
         yield x
 
 
-def check(model: Model, correctors: Sequence[Corrector], solver: Solver) -> None:
+def check(model: GuidedModel, correctors: Sequence[Corrector], solver: Solver) -> None:
     """Raise `BadValue` or `Unsupported` where the parts of a run do not fit."""
     if not model.path.fits(model.space):
         raise BadValue(f"{model.space} predictions do not fit this path: flow needs alpha + sigma = 1 at every level, "

@@ -7,7 +7,7 @@ import torch
 
 from ..core import COND, UNCOND
 from ..errors import BadValue, Unsupported
-from .base import Model, Solver
+from .base import GuidedModel, Solver
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class RectifiedCFGpp(Solver):
         if not 0 <= self.power < float("inf"):
             raise BadValue(f"rectified-cfg++ power must be at least 0 (0 is a constant weight), got {self.power}")
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         if model.space != "flow":
             raise Unsupported(f"rectified-cfg++ is for flow predictions, and this model predicts {model.space}; use CFG")
 
-    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         sigma, after = model.path.sigmas[i], model.path.sigmas[i + 1]
         weight = (self.scale - 1) * (1 - sigma) ** self.power
         if weight:
@@ -50,7 +50,7 @@ class RectifiedCFGpp(Solver):
             pred = pred + weight * self._push(x + ahead * pred, sigma + ahead, model)
         return x + (after - sigma) * pred
 
-    def _push(self, x: torch.Tensor, sigma: float, model: Model) -> torch.Tensor:
+    def _push(self, x: torch.Tensor, sigma: float, model: GuidedModel) -> torch.Tensor:
         branches = model.branches_at(x, 1 - sigma, sigma)
         if UNCOND not in branches:
             raise Unsupported("rectified-cfg++ needs the unconditional prediction, and this model gives none. "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from .base import Corrector, Model, guided
+from .base import Corrector, GuidedModel, guided_prediction
 from .path import Path
 from .solvers import advance
 
@@ -50,7 +50,7 @@ class Reflection(Corrector):
     def __post_init__(self) -> None:
         _check(self)
 
-    def before(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def before(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         return _reflected(self, x, i, model, model)
 
 
@@ -63,7 +63,7 @@ class W2SD(Corrector):
     model; the defaults are the authors'. until, repeats: as in `Reflection`.
     """
 
-    weak: Model
+    weak: GuidedModel
     high: float = 5.5
     low: float = 1.0
     until: int | None = None
@@ -77,19 +77,25 @@ class W2SD(Corrector):
     def __post_init__(self) -> None:
         _check(self)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         if (self.weak.path, self.weak.space) != (model.path, model.space):
             raise Unsupported("w2sd needs a weak model on the same path and in the same prediction space as the model")
 
-    def before(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def before(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         return _reflected(self, x, i, model, self.weak)
 
 
-def _reflected(how: Reflection | W2SD, x: torch.Tensor, i: int, strong: Model, weak: Model) -> torch.Tensor:
+def _reflected(how: Reflection | W2SD, x: torch.Tensor, i: int, strong: GuidedModel, weak: GuidedModel) -> torch.Tensor:
     if i >= (len(strong.path) - 1 if how.until is None else how.until):
         return x
-    return reflect(x, lambda y: guided(strong.branches(y, i), how.high, how.name),
-                   lambda y: guided(weak.branches(y, i), how.low, how.name), strong.path, i, strong.space, how.repeats)
+
+    def high(y: torch.Tensor) -> torch.Tensor:
+        return guided_prediction(strong.branches(y, i), how.high, how.name)
+
+    def low(y: torch.Tensor) -> torch.Tensor:
+        return guided_prediction(weak.branches(y, i), how.low, how.name)
+
+    return reflect(x, high, low, strong.path, i, strong.space, how.repeats)
 
 
 def _check(how: Reflection | W2SD) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import to_x0
-from .base import Model, Solver
+from .base import GuidedModel, Solver
 from .particles import pairs, squares
 from .path import Path
 
@@ -95,13 +95,13 @@ class ReverseSDE(Solver):
     def conditions(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.powers or ())
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         idle = [rule.name for rule in getattr(model, "rules", ()) if rule.kind in ("weak", "after")]
         if self.powers is not None and idle:
             raise Unsupported(f"{self.name} with powers follows the scores of its branches in place of the model's "
                               f"prediction, and {idle[0]} would have no effect: leave one of the two out")
 
-    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         total = 1.0
         if self.powers is not None:
             pred, total = average(model.latest, self.powers), surplus([b for _, b in self.powers]) + 1

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..maths.predictions import from_x0, to_x0
-from .base import Model, Solver
+from .base import GuidedModel, Solver
 from .path import Path
 
 
@@ -38,5 +38,5 @@ class Euler(Solver):
     equation = "alpha' x0 + sigma' epsilon"
     first_order = True
 
-    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         return advance(x, pred, model.path, i, i + 1, model.space)

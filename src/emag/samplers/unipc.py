@@ -8,7 +8,7 @@ import torch
 
 from ..errors import BadValue
 from ..maths.predictions import to_x0
-from .base import Model, Solver
+from .base import GuidedModel, Solver
 from .path import Path
 
 Past = list[tuple[int, torch.Tensor]]
@@ -33,7 +33,7 @@ class UniPC(Solver):
         if self.order not in (1, 2, 3):
             raise BadValue(f"{self.name} order must be 1, 2 or 3, got {self.order}")
 
-    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         x = self.correct(x, pred, i, model, state)
         past = state["past"] = self.revise(state["past"], model.path)
         state["order"] = min(self.order, len(past), len(model.path) - i)
@@ -41,7 +41,8 @@ class UniPC(Solver):
         state["predicted"] = bh2(x, past, model.path, i + 1, state["order"])
         return state["predicted"]
 
-    def correct(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def correct(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel,
+                state: dict[str, Any]) -> torch.Tensor:
         """x at level i, corrected with the prediction made at it, which joins the past."""
         new = i, to_x0(pred, x, *model.path.at(i), model.space)
         past = state.get("past", [])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from .base import Corrector, Model, Solver
+from .base import Corrector, GuidedModel, Solver
 from .conditioned import groups_of
 from .particles import effective_size, resample
 from .path import Path
@@ -85,7 +85,7 @@ class Weighted(Corrector):
                               "give both one spread")
         return found
 
-    def check(self, model: Model) -> None:
+    def check(self, model: GuidedModel) -> None:
         for rule in getattr(model, "rules", ()):
             if rule.name == "cfg" and getattr(rule, "channels", None) is None:
                 self._check_scale(rule.scale)
@@ -100,7 +100,7 @@ class Weighted(Corrector):
             log.warning("emag: %s steps along %s; cfg's scale of %s is not used", self.name,
                         " ".join(f"{b:+g} {name}" for name, b in self.powers), scale)
 
-    def before(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def before(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         if i == 0:
             state["groups"] = self._groups(len(x), model)
             # the noise to start from: prod q_b^b is N(0, sigma^2 / sum b) where all q are N(0, sigma^2)
@@ -108,7 +108,7 @@ class Weighted(Corrector):
         state["x"] = x
         return x
 
-    def after(self, x: torch.Tensor, i: int, model: Model, state: dict[str, Any]) -> torch.Tensor:
+    def after(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         change = self._change(state["x"], i, model)
         weights = state.get("log_weights", torch.zeros_like(change)).clone()
         uniform = torch.special.ndtr(model.noise(f"{self.name}/{i}", x.flatten(1)[:, :1]).to(change))[:, 0]
@@ -137,7 +137,7 @@ class Weighted(Corrector):
             return 0.0
         return self.threshold if noisy[1] else 1.0
 
-    def _change(self, x: torch.Tensor, i: int, model: Model) -> torch.Tensor:
+    def _change(self, x: torch.Tensor, i: int, model: GuidedModel) -> torch.Tensor:
         """The change da of the log-weights over the step from x at level i, [batch], float64."""
         noises = [to_epsilon(p, x, *model.path.at(i), model.space) for p in pick(model.latest, self.powers)]
         powers = [b for _, b in self.powers]
@@ -148,7 +148,7 @@ class Weighted(Corrector):
         change = change - change.mean() if self.centre else change
         return change if self.clamp is None else change.clamp(-self.clamp, self.clamp)
 
-    def _groups(self, count: int, model: Model) -> list[torch.Tensor]:
+    def _groups(self, count: int, model: GuidedModel) -> list[torch.Tensor]:
         """Row numbers of each group. Raises `BadValue` where a group would hold several conditions."""
         same = groups_of(model, count)
         if self.particles is not None:

@@ -18,7 +18,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 
-from ..engine.network import read
+from ..engine.network import read_network
 from .small import TEXT, Case, awaken, generators, noise, quiet, vae
 
 _PARTS: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
@@ -29,7 +29,7 @@ class Ragged(Case):
     """A case whose blocks are in lists of other names."""
 
     def depth(self, pipe: Any) -> int:
-        return read(pipe.transformer).depth
+        return read_network(pipe.transformer).depth
 
 
 def _scheduler() -> FlowMatchEulerDiscreteScheduler:

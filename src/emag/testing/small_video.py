@@ -19,7 +19,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from ..engine.network import read
+from ..engine.network import read_network
 from .small import TEXT, Case, awaken, generators, noise, quiet
 
 
@@ -31,7 +31,7 @@ class Video(Case):
         return pipe(**self.call(seeds, **more)).frames
 
     def depth(self, pipe: Any) -> int:
-        return read(pipe.transformer).depth
+        return read_network(pipe.transformer).depth
 
 
 def wan_network(cls: type = WanTransformer3DModel, layers: int = 4, seed: int = 0, **config: Any) -> Any:

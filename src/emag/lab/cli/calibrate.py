@@ -10,7 +10,7 @@ from rich.table import Table
 from ...errors import BadValue
 from ...files import whole
 from ..doctor.calibrate import BANDS, Reach, entry, measure
-from ..draw.sampling import Job, Settings, arguments, jobs
+from ..draw.sampling import DrawSettings, Job, arguments, jobs
 from . import common as shared
 from .common import command, file_in, lines, out
 from .common import table as folded
@@ -44,7 +44,7 @@ def calibrate(
     work = jobs(texts, negatives, shared.seeds_of(seeds))
     pipe = shared.open_pipeline(model, device, dtype, offload)
     with shared.progress(1, "calibrating") as (on_step, _):
-        reach = measure(pipe, rule, _call(pipe, work, Settings(steps, scale)), on_step)
+        reach = measure(pipe, rule, _call(pipe, work, DrawSettings(steps, scale)), on_step)
     made = entry(rule, reach, model, count)
     with whole(path) as draft:
         draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
@@ -58,7 +58,7 @@ def calibrate(
               f"for {made['model']} in emag's table of defaults (CONTRIBUTING.md)")
 
 
-def _call(pipe: Any, work: list[Job], settings: Settings) -> Any:
+def _call(pipe: Any, work: list[Job], settings: DrawSettings) -> Any:
     import torch
 
     def call(pipe: Any) -> None:

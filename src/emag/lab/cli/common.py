@@ -73,7 +73,7 @@ def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
         raise BadValue("give rules with -g or with --recipe, not both")
     if named is None:
         return tuple(recipe.parse(text) for text in short)
-    return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read(named)
+    return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read_recipe(named)
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

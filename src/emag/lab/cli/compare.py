@@ -11,7 +11,7 @@ from ...records.png import write
 from ...shown import shortened
 from ..draw import showcase
 from ..draw.columns import Column, Outcome, rehearse, run
-from ..draw.sampling import Job, Settings, jobs
+from ..draw.sampling import DrawSettings, Job, jobs
 from ..draw.sheets import sheet
 from . import common as shared
 from . import every, weakness
@@ -56,7 +56,7 @@ def compare(
     if not usual and not chosen:
         raise BadValue("name at least one column, e.g. -c none -c host -c emag=1.5, or --weak, or --all-rules")
     work = _jobs([*(prompts or []), *(more_prompts or [])], prompts_file, negative, negatives_file, seeds)
-    settings = Settings(steps, scale, height, width, shared.settings_of(more))
+    settings = DrawSettings(steps, scale, height, width, shared.settings_of(more))
     path = file_in(out_path, "compare.png")
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
     usual, skipped = every.fitting(pipe, usual)
@@ -84,7 +84,7 @@ def _jobs(given: list[str], file: Path | None, negative: list[str] | None, negat
     return jobs(lines(given, file, "prompt"), negatives, shared.seeds_of(seeds))
 
 
-def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: Settings, batch_size: int) -> list[Outcome]:
+def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: DrawSettings, batch_size: int) -> list[Outcome]:
     """The outcome of every column, behind a progress bar; for many of them it is said early how long they take."""
     for column in columns:  # what one of them cannot do is told before any is drawn
         rehearse(pipe, column, work[0], settings)

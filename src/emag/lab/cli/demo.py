@@ -10,7 +10,7 @@ from rich.table import Table
 from ...errors import BadValue
 from ...models.tiny import GUIDANCE_SCALE
 from ..draw.columns import Column, Outcome
-from ..draw.sampling import Settings, jobs
+from ..draw.sampling import DrawSettings, jobs
 from . import common as shared
 from .common import check_out, command, out
 from .common import table as folded
@@ -45,7 +45,7 @@ def demo(
         raise BadValue("name at least one class, e.g. --classes ship,frog")
     work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
     pipe = shared.open_pipeline("tiny")
-    outcomes = drawn(pipe, COLUMNS, work, Settings(STEPS), len(numbers))
+    outcomes = drawn(pipe, COLUMNS, work, DrawSettings(STEPS), len(numbers))
     for i, name in enumerate(names):
         part = slice(i * len(numbers), (i + 1) * len(numbers))
         draw([_part(outcome, part) for outcome in outcomes], work[part], folder / f"{name}.png",

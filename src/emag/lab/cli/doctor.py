@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import BadValue
-from ...hosts.lookup import lookup
+from ...hosts.lookup import host_of
 from ...near import choices
 from ...shown import visible
 from ..doctor.diagnose import diagnose, matrix, tried
 from ..doctor.finding import Finding
-from ..draw.sampling import Job, Settings, arguments, jobs
+from ..draw.sampling import DrawSettings, Job, arguments, jobs
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded
@@ -97,13 +97,13 @@ def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | No
 
 def _model(model: str, work: list[Job], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
     pipe = shared.open_pipeline(model, device, dtype, offload)
-    call = arguments(pipe, work, Settings(steps))
+    call = arguments(pipe, work, DrawSettings(steps))
 
     def run(pipe: Any) -> torch.Tensor:
         made = pipe(**call, generator=[torch.Generator().manual_seed(job.seed) for job in work], output_type="np").images
         return torch.from_numpy(np.asarray(made)).double()
 
-    return diagnose(pipe, run, lookup(pipe).name, tried())
+    return diagnose(pipe, run, host_of(pipe).name, tried())
 
 
 def _watched(source: Iterator[Finding]) -> Iterator[Finding]:

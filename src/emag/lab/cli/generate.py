@@ -7,7 +7,7 @@ import typer
 
 from ...errors import BadValue
 from ...records.png import save, saved, write
-from ..draw.sampling import Settings, arguments, batches, foreseen, jobs, sample
+from ..draw.sampling import DrawSettings, arguments, batches, draw_images, foreseen, jobs
 from . import common as shared
 from .common import command, err, lines, out
 from .outputs import file_or_folder
@@ -36,7 +36,7 @@ def generate(
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
     rules = shared.rules_of(guidance, recipe)
-    settings = Settings(steps, scale, height, width, shared.settings_of(more))
+    settings = DrawSettings(steps, scale, height, width, shared.settings_of(more))
     folder, file = file_or_folder(out_path)
     if file and len(work) > 1:
         raise BadValue(f"{file.name} is the name of one image, and {len(work)} are asked for: give a folder")
@@ -50,7 +50,7 @@ def generate(
             numbers = [job.seed for job in group]
             kept = [] if file else earlier(folder, foreseen(pipe, call, numbers, rules), len(group))
             if not kept:
-                images, run = sample(pipe, call, numbers, rules, on_step)
+                images, run = draw_images(pipe, call, numbers, rules, on_step)
                 record, stats = run.record or {}, run.stats
                 written += [write(images[0], file, {**record, "row": 0})] if file else save(images, folder, record)
             written, there = [*written, *kept], there + len(kept)

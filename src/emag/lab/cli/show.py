@@ -10,7 +10,7 @@ from ...core import Rule
 from ...errors import BadValue
 from ...records import png as images
 from ..draw import remake
-from ..draw.sampling import sample
+from ..draw.sampling import draw_images
 from ..pages.catalogue import values
 from . import common as shared
 from .common import command, out, table
@@ -23,7 +23,7 @@ Png = Annotated[Path, typer.Argument(help="A PNG written by emag.")]
 @command("emag show out/some.png", "emag show out/some.png --json", kept="nothing is kept or changed")
 def show(image: Png, as_json: shared.Json = False) -> None:
     """Print the record in a PNG: model, rules, prompts, seeds, row and versions."""
-    record = images.read(image)
+    record = images.read_record(image)
     if as_json:
         shared.show_json(record)
         return
@@ -91,7 +91,7 @@ def _drawn(record: dict[str, Any], rules: tuple[Rule, ...], device: str | None,
     pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
     remake.fit(pipe, record)
     with shared.progress(1, "again") as (on_step, _), remake.refused():
-        made, run = sample(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))
+        made, run = draw_images(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))
     if record["row"] >= len(made):
         raise BadValue(f"the record names row {record['row']}, and {len(made)} image(s) were made")
     return images.picture(made[record["row"]]), {**(run.record or {}), "row": record["row"]}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from ...core import COND, Branches, Perturbation, Rule, Step
-from ...engine.network import read
+from ...engine.network import read_network
 from ...errors import BadValue
 from ...hosts.defaults import models_of, resolved
-from ...hosts.lookup import denoisers, lookup
+from ...hosts.lookup import denoisers, host_of
 from ...hosts.pipeline import guide
 from ...maths.layout import unpack
 from ...schedules import Schedule
@@ -56,7 +56,7 @@ def measure(pipe: Any, rule: Rule, call: Callable[[Any], Any],
     """The reach of `rule` on each block alone. Raises `BadValue` for a rule that has no layers."""
     if "layers" not in {f.name for f in fields(rule)} or rule.kind != "weak":
         raise BadValue(f"{rule.name} is no weak branch on layers, so there is nothing to calibrate")
-    network, models = read(denoisers(pipe, lookup(pipe))[0]), models_of(pipe)
+    network, models = read_network(denoisers(pipe, host_of(pipe))[0]), models_of(pipe)
     found = []
     for block in range(network.depth):
         alone, = resolved((replace(rule, layers=(block,)),), models, network)  # type: ignore[call-arg]

@@ -11,8 +11,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from ...core import Rule
-from ...engine.network import Network, read
-from ...hosts.lookup import lookup
+from ...engine.network import Network, read_network
+from ...hosts.lookup import host_of
 from ...testing import (
     small,
     small_control,
@@ -67,7 +67,7 @@ def coverage(methods: Sequence[str] = (), names: Sequence[str] = ()) -> Iterator
 
 def _ours(name: str, case: Case, chosen: Sequence[Column]) -> Iterator[Finding]:
     pipe, given = case.pipe(), {}
-    if not lookup(pipe).doubled:
+    if not host_of(pipe).doubled:
         chosen = [replace(column, rules=tuple(map(_with_text, column.rules))) for column in chosen]
         given = {OTHER: _other_text(_network(pipe), partial(_run, case, pipe))}
     yield from diagnose(pipe, partial(_run, case), name, chosen, given)
@@ -101,7 +101,7 @@ def _stack(network: Network) -> str:
 
 
 def _network(pipe: Any) -> Network:
-    return read(getattr(pipe, lookup(pipe).denoiser))
+    return read_network(getattr(pipe, host_of(pipe).denoiser))
 
 
 def _run(case: Case, pipe: Any) -> torch.Tensor:

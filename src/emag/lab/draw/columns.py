@@ -10,14 +10,14 @@ from typing import Any
 from PIL import Image
 
 from ...core import Rule, check_finite
-from ...engine.network import read
+from ...engine.network import read_network
 from ...engine.stats import Stats
 from ...engine.trajectory import trajectory
 from ...engine.undo import Undo, patch, undone
 from ...errors import BadValue
 from ...hosts import own_loop
 from ...hosts.function import Function
-from ...hosts.lookup import denoisers, lookup
+from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
 from ...methods import METHODS
 from ...methods.combining.cfg import CFG
@@ -25,7 +25,7 @@ from ...near import choices
 from ...records import recipe
 from ...records.ranges import warn_of_clipped, warn_of_scales
 from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
-from .sampling import Job, Progress, Settings, arguments, batches, sample
+from .sampling import DrawSettings, Job, Progress, arguments, batches, draw_images
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Outcome:
     plain: Plain | None = None
 
 
-def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batch_size: int,
+def run(pipe: Any, column: Column, work: Sequence[Job], settings: DrawSettings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
     """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
     own = settings if column.scale is None else replace(settings, scale=column.scale)
@@ -116,13 +116,13 @@ class _Reached(Exception):
     """The network would be evaluated now."""
 
 
-def rehearse(pipe: Any, column: Column, job: Job, settings: Settings) -> None:
+def rehearse(pipe: Any, column: Column, job: Job, settings: DrawSettings) -> None:
     """Draw one image of a column as far as its first evaluation. Raises what `run` would raise before it."""
     def stop(*args: Any, **kwargs: Any) -> Any:
         raise _Reached
 
     def stopped(undo: Undo) -> None:
-        for network in denoisers(pipe, lookup(pipe)):
+        for network in denoisers(pipe, host_of(pipe)):
             patch(undo, network, "forward" if network._compiled_call_impl is None else "_compiled_call_impl", stop)
         with suppress(_Reached):
             run(pipe, column, [job], settings, 1)
@@ -130,12 +130,12 @@ def rehearse(pipe: Any, column: Column, job: Job, settings: Settings) -> None:
     undone(stopped)
 
 
-def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+def _call(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSettings, batch_size: int,
           progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if column.own_loop:
         return _looped(pipe, column, group, settings, batch_size, progress)
-    made, guided = sample(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
+    made, guided = draw_images(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
     stats = (guided.stats,) if guided.stats else ()
     evaluations = stats[0].evaluations if stats else _host_evaluations(pipe, record["call"])
@@ -143,7 +143,7 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, b
                    time.perf_counter() - start)
 
 
-def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSettings, batch_size: int,
             progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if settings.more:
@@ -159,7 +159,7 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings,
     warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
-                   _evaluations(model, read(pipe.transformer).depth), time.perf_counter() - start)
+                   _evaluations(model, read_network(pipe.transformer).depth), time.perf_counter() - start)
 
 
 def _evaluations(model: Function, depth: int) -> int:
@@ -170,22 +170,22 @@ def _evaluations(model: Function, depth: int) -> int:
 
 def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:
     """Block evaluations per image of the pipeline's latest call on its own."""
-    depth = read(denoisers(pipe, lookup(pipe))[0]).depth
+    depth = read_network(denoisers(pipe, host_of(pipe))[0]).depth
     return depth * len(trajectory(pipe.scheduler).timesteps) * (2 if _guides(pipe, call) else 1)
 
 
 def _guides(pipe: Any, call: Mapping[str, Any]) -> bool:
     """Whether the pipeline's own CFG is on in a call."""
-    host = lookup(pipe)
+    host = host_of(pipe)
     return host.guides(with_scale({host.scale or "": 0, **call}, host, pipe))
 
 
-def _plain(pipe: Any, work: Sequence[Job], settings: Settings) -> Plain:
+def _plain(pipe: Any, work: Sequence[Job], settings: DrawSettings) -> Plain:
     """The pipeline's own call, counted from the steps of the latest one."""
     known = inspect.signature(type(pipe).__call__).parameters
     call = {name: one.default for name, one in known.items() if one.default is not one.empty}
     call |= arguments(pipe, work[:1], settings)
-    scale = with_scale(call, lookup(pipe), pipe).get(lookup(pipe).scale or "")
+    scale = with_scale(call, host_of(pipe), pipe).get(host_of(pipe).scale or "")
     return Plain(_host_evaluations(pipe, call), _guides(pipe, call), scale, len(trajectory(pipe.scheduler).timesteps))
 
 

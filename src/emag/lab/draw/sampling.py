@@ -15,7 +15,7 @@ from ...errors import BadValue, EmagError, NotFinite, Unsupported
 from ...families import Host
 from ...families.encode import label_of
 from ...hosts.given import Condition
-from ...hosts.lookup import lookup
+from ...hosts.lookup import host_of
 from ...hosts.pipeline import Guided, guide
 from ...records.fingerprint import is_data
 from ...records.ranges import warn_of_clipped, warn_of_scale
@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Settings:
+class DrawSettings:
     """Arguments of the pipeline that all images share; None leaves the pipeline's default.
 
     scale: the pipeline's own guidance scale (1 switches its CFG off). more: further pipeline arguments by name.
@@ -79,9 +79,9 @@ def batches(work: Sequence[Job], size: int) -> Iterator[list[Job]]:
         yield group
 
 
-def arguments(pipe: Any, group: Sequence[Job], settings: Settings) -> dict[str, Any]:
+def arguments(pipe: Any, group: Sequence[Job], settings: DrawSettings) -> dict[str, Any]:
     """The pipeline arguments of one batch."""
-    host = lookup(pipe)
+    host = host_of(pipe)
     values: dict[str, Any] = {host.prompt: _prompts(pipe, host, group)}
     negatives = [job.negative for job in group]
     if any(negative is not None for negative in negatives):
@@ -98,7 +98,7 @@ def arguments(pipe: Any, group: Sequence[Job], settings: Settings) -> dict[str, 
     return {**values, **{name: value for name, value in shared.items() if value is not None}}
 
 
-def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: Sequence[Rule],
+def draw_images(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: Sequence[Rule],
            progress: Progress | None = None,
            conditions: Mapping[str, Condition] | None = None) -> tuple[list[Image.Image], Guided]:
     """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...engine.network import plain
+from ...engine.network import unwrapped
 from ...errors import BadValue, Unsupported
 from ...families.encode import label_of
-from ...hosts.lookup import denoisers, lookup
+from ...hosts.lookup import denoisers, host_of
 from ...models.words import TEMPLATE, class_of
 from ...records.record import versions
 from ..draw.columns import Column, rehearse
@@ -20,7 +20,7 @@ from .spec import RunSpec
 
 def prepared(spec: RunSpec, pipe: Any) -> RunSpec:
     """The spec with its prompts as this pipeline takes them. Raises `BadValue` and `Unsupported` for what it cannot make."""
-    by_number = lookup(pipe).prompt == "class_labels"
+    by_number = host_of(pipe).prompt == "class_labels"
     prompts: Sequence[Prompt] = of_classes(_all_classes(pipe, by_number)) if spec.classes == "all" else spec.prompts
     if by_number:
         found = [replace(one, label=str(label_of(pipe, one.text))) for one in prompts]
@@ -34,7 +34,7 @@ def prepared(spec: RunSpec, pipe: Any) -> RunSpec:
 
 def facts(spec: RunSpec, pipe: Any) -> dict[str, Any]:
     """What run.json says beside the spec. `run` is a mark of all that decides an image, in every PNG."""
-    config = plain(denoisers(pipe, lookup(pipe))[0]).config
+    config = unwrapped(denoisers(pipe, host_of(pipe))[0]).config
     model = _hash({key: value for key, value in dict(config).items() if not key.startswith("_")})
     prompts = prompts_hash(spec.prompts)
     held = {key: value for key, value in spec.as_data().items() if key not in ("images", "recipes", "prompts", "classes")}

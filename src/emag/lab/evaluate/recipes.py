@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import BadValue
-from ...methods.common.values import checked, made
+from ...methods.common.values import checked, make_value
 from ...records import recipe
 from ...records.named import recipes
 from ...samplers import CORRECTORS, SOLVERS, Solver
@@ -72,7 +72,7 @@ def _sampler(item: Any) -> Any:
     if not isinstance(item, dict) or len(item) != 1:
         raise BadValue(f"a sampler is a one-key mapping such as {{pcg: {{}}}}, got {item!r}")
     [(name, values)] = item.items()
-    return made(name, recipe.method(name, SAMPLERS), values)
+    return make_value(name, recipe.method(name, SAMPLERS), values)
 
 
 def _joined(name: str, column: Column, scale: float | None, parts: list[Any]) -> Column:

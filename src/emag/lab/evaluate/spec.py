@@ -12,7 +12,7 @@ from ...errors import BadValue
 from ...methods.common.values import checked, hints_of
 from ...near import choices
 from ..draw.columns import Column
-from ..draw.sampling import Settings
+from ..draw.sampling import DrawSettings
 from .prompts import Prompt, of_classes, of_list, read_prompts
 from .recipes import read_recipes, recipe_data
 from .unknown import refuse_unknown
@@ -73,9 +73,9 @@ class RunSpec:
         return self.images or len(self.prompts) * (self.per_prompt or 1)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> DrawSettings:
         """The pipeline arguments that all recipes share."""
-        return Settings(self.steps, None, self.height, self.width)
+        return DrawSettings(self.steps, None, self.height, self.width)
 
     def recipe(self, name: str) -> Column:
         """A recipe by name. Raises `BadValue` where there is none."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...families import DEFAULTS
 from ...methods import METHODS
-from ...methods.common.values import hints_of, plain, type_name
+from ...methods.common.values import hints_of, to_plain, type_name
 from ...records.named import recipes
 from ...samplers import CORRECTORS, SOLVERS
 from ...schedules import SCHEDULES, Window
@@ -35,7 +35,7 @@ def catalogue() -> list[dict[str, Any]]:
 def describe(method: Any) -> dict[str, Any]:
     """One method as data."""
     hints = hints_of(method)
-    rows = [{"model": model, "values": {k: plain(v) for k, v in entries[method.name].values.items()},
+    rows = [{"model": model, "values": {k: to_plain(v) for k, v in entries[method.name].values.items()},
              "source": entries[method.name].source} for model, entries in DEFAULTS.items() if method.name in entries]
     return {"name": method.name, "kind": method.kind, "paper": method.paper, "equation": method.equation,
             "space": getattr(method, "space", None) or "any", "cost": method.cost,
@@ -46,8 +46,8 @@ def describe(method: Any) -> dict[str, Any]:
 
 def _default(field: Any) -> Any:
     if field.default is not MISSING:
-        return None if callable(field.default) else plain(field.default)
-    return plain(field.default_factory()) if field.default_factory is not MISSING else None
+        return None if callable(field.default) else to_plain(field.default)
+    return to_plain(field.default_factory()) if field.default_factory is not MISSING else None
 
 
 def markdown() -> str:

@@ -17,7 +17,7 @@ from ...models import WEIGHTS, folder
 from ..draw.sheets import sheet
 from . import checkpoint, data
 from .progress import COLUMNS, Budget, Clock, Meter, stop_on_signals
-from .trainer import WORLDS, Settings, Trainer
+from .trainer import WORLDS, Trainer, TrainSettings
 from .world import Scenes
 
 SHEET_STEPS, SHEET_IMAGES = 16, 6
@@ -129,17 +129,17 @@ def command(
         raise typer.Exit(130)
 
 
-def _settings(world: str | None, classes: str | None, **values: Any) -> Settings:
+def _settings(world: str | None, classes: str | None, **values: Any) -> TrainSettings:
     given = {name: value for name, value in values.items() if value is not None}
     if world is not None:
         return _of_world(world, {**given, **({} if classes is None else {"classes": classes})})
     names = tuple(name.strip() for name in (classes or ",".join(data.CIFAR10)).split(",") if name.strip())
     if len(set(names)) != len(names) or not names:
         raise BadValue("--classes needs at least one name, and each only once")
-    return _fitting(replace(Settings(classes=names), **given))
+    return _fitting(replace(TrainSettings(classes=names), **given))
 
 
-def _of_world(world: str, given: dict[str, Any]) -> Settings:
+def _of_world(world: str, given: dict[str, Any]) -> TrainSettings:
     if world not in WORLDS:
         raise BadValue(f"--world must be one of {', '.join(WORLDS)}, got {world!r}")
     useless = [f"--{name}" for name in ("classes", "size", "flip") if name in given]
@@ -148,7 +148,7 @@ def _of_world(world: str, given: dict[str, Any]) -> Settings:
     return _fitting(replace(WORLDS[world], **given))
 
 
-def _fitting(settings: Settings) -> Settings:
+def _fitting(settings: TrainSettings) -> TrainSettings:
     if settings.size % settings.patch:
         raise BadValue(f"--size {settings.size} is not a multiple of --patch {settings.patch}")
     return settings

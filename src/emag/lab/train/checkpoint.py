@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ...errors import BadValue
 from ...files import parsed
 from ...models import folder
-from .trainer import Settings, Trainer
+from .trainer import Trainer, TrainSettings
 from .world import Scenes
 
 FILE, HEADER = "checkpoint.safetensors", "emag_training"
@@ -32,7 +32,7 @@ def export(trainer: Trainer, out: Path, seconds: float) -> None:
     """Write the averaged weights in the form that `emag.load` reads."""
     config = json.loads(trainer.model["network"].to_json_string())
     seen = trainer.step * trainer.batch_size
-    folder.write(out, config, trainer.averaged("network"), trainer.averaged("words"), {
+    folder.write_folder(out, config, trainer.averaged("network"), trainer.averaged("words"), {
         **trainer.task.facts(), "steps": trainer.step, "images_seen": seen, "minutes": round(seconds / 60, 1)})
     if isinstance(trainer.task, Scenes):
         folder.write_autoencoder(out, trainer.task.autoencoder)
@@ -60,7 +60,7 @@ def restore(trainer: Trainer, out: Path) -> float:
 
 
 def _check(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    usual = _plain(Settings())  # a run of an earlier version, which had fewer settings
+    usual = _plain(TrainSettings())  # a run of an earlier version, which had fewer settings
     changed = [f"{name}={before.get(name, usual[name])}" for name in now if before.get(name, usual[name]) != now[name]]
     if changed:
         raise BadValue(f"{out} holds a run with {', '.join(changed)}; use the same options, or another folder")
@@ -75,5 +75,5 @@ def _fill(trainer: Trainer, tensors: dict[str, torch.Tensor], step: int) -> None
     trainer.step = step
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _plain(settings: TrainSettings) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(settings)))

@@ -23,7 +23,7 @@ MARGIN = 2
 
 
 @dataclass(frozen=True)
-class Settings:
+class ClassifierSettings:
     """All that decides a training run, its data apart.
 
     lr: highest learning rate, reached after `rise` of the steps on a straight line, then down to 0 on another.
@@ -44,7 +44,7 @@ class Settings:
 class Crops:
     """Batches with a random shift of up to 2 pixels; each image is mirrored in every other epoch."""
 
-    def __init__(self, images: Images, settings: Settings):
+    def __init__(self, images: Images, settings: ClassifierSettings):
         padded = torch.nn.functional.pad(images.pixels.float(), (MARGIN,) * 4, mode="reflect").to(torch.uint8)
         self.views = padded.unfold(2, SIZE, 1).unfold(3, SIZE, 1)  # [n, 3, shifts, shifts, 32, 32], not copied
         self.labels, self.settings = images.labels, settings
@@ -63,7 +63,7 @@ class Crops:
         self.mirrored = ~self.mirrored
 
 
-def train(images: Images, classes: int, settings: Settings, console: Console | None = None) -> Classifier:
+def train(images: Images, classes: int, settings: ClassifierSettings, console: Console | None = None) -> Classifier:
     """A classifier trained on `images` [n, 3, 32, 32] with SGD, label smoothing and bf16 autocast; decided by the seed."""
     torch.manual_seed(settings.seed)
     model = Classifier(classes, settings.widths, settings.activation).to(memory_format=torch.channels_last)
@@ -124,7 +124,7 @@ def read(source: Path, split: str) -> Images:
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def run(source: Path, out: Path, settings: Settings) -> dict[str, Any]:
+def run(source: Path, out: Path, settings: ClassifierSettings) -> dict[str, Any]:
     """Train, round the weights to fp16, measure the test accuracy of those, save; returns the card."""
     images, test = read(source, "train"), read(source, "test")
     start, used = time.monotonic(), time.process_time()
@@ -142,13 +142,14 @@ def run(source: Path, out: Path, settings: Settings) -> dict[str, Any]:
 def command(
     out: Annotated[Path, typer.Argument(help="Folder for weights and card.")],
     source: Annotated[Path, typer.Option("--data", help="Folder with train*.parquet and test*.parquet.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = Settings.epochs,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and crops.")] = Settings.seed,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = ClassifierSettings.epochs,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and crops.")]
+    = ClassifierSettings.seed,
 ) -> None:
     """Train the CIFAR-10 classifier that measures features and class accuracy, on a CPU."""
     try:
         check_folder(out)
-        card = run(source, out, Settings(epochs=epochs, seed=seed))
+        card = run(source, out, ClassifierSettings(epochs=epochs, seed=seed))
     except EmagError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -18,7 +18,7 @@ from .task import WORD_DIM, Pictures, Task
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """All that decides a training run, its data and length apart.
 
     world: what is drawn instead of pictures by class; then classes, size, scale and flip say nothing. scale: pixels in
@@ -48,12 +48,12 @@ class Settings:
     muon: float = 0.0
 
 
-WORLDS = {"shapes": Settings(classes=(), size=16, layers=6, heads=4, head_dim=40, patch=2, batch_size=32, lr=1e-3, muon=2e-3,
-                             ema=0.9993, scale=1.0, flip=False, world="shapes")}
+WORLDS = {"shapes": TrainSettings(classes=(), size=16, layers=6, heads=4, head_dim=40, patch=2, batch_size=32, lr=1e-3,
+                                  muon=2e-3, ema=0.9993, scale=1.0, flip=False, world="shapes")}
 """Settings of the models of worlds."""
 
 
-def known_words(settings: Settings, task: Task) -> Any:
+def known_words(settings: TrainSettings, task: Task) -> Any:
     """New words to be trained, or those of another model, frozen. Raises `BadValue` where they do not fit."""
     own = task.words()
     if settings.words is None:
@@ -64,7 +64,7 @@ def known_words(settings: Settings, task: Task) -> Any:
     return known.requires_grad_(False)
 
 
-def network(settings: Settings, channels: int = 3) -> SD3Transformer2DModel:
+def network(settings: TrainSettings, channels: int = 3) -> SD3Transformer2DModel:
     """An untrained network of the size that `settings` ask for."""
     width = settings.heads * settings.head_dim
     return SD3Transformer2DModel(
@@ -80,7 +80,7 @@ class Trainer:
     data: pictures by class, or another task.
     """
 
-    def __init__(self, settings: Settings, data: Images | Task, device: torch.device, dtype: torch.dtype):
+    def __init__(self, settings: TrainSettings, data: Images | Task, device: torch.device, dtype: torch.dtype):
         self.settings, self.device, self.dtype = settings, device, dtype
         self.task: Task = (Pictures(data, settings.classes, settings.scale, settings.flip) if isinstance(data, Images)
                            else data)

@@ -9,7 +9,7 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
-from ..common.inside import Inside, Keys, Strong, attend, moved, put, wide
+from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, wide
 from ..common.negative_text import NegativePass, NegativeText
 
 NORMS = {"l1": 1, "l2": 2}
@@ -63,8 +63,8 @@ class NormalizedState(NegativeText):
         keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
         plus = live[rows.cond][:, :, call.image]
         new = normalized(plus, attend(part, keys), spec)
-        self.note(moved(new, plus))
-        return put(live, rows.cond, call.image, new)
+        self.note(has_moved(new, plus))
+        return put_rows(live, rows.cond, call.image, new)
 
     def _spec_now(self) -> NormalizedAttention:
         """The spec, with the strength that a schedule gives at this step."""

@@ -9,7 +9,7 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.entmax import ALPHAS, entmax
 from ...maths.streams import Streams
-from ..common.inside import Inside, Strong, moved, put, text_keys, wide
+from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys, wide
 
 ORIGINS = ("dense", "sparse")
 
@@ -40,8 +40,8 @@ class SparseState(State):
         shift = [sharpening(call.weights(chunk)[..., text], alpha) @ values for chunk in call.chunks()]
         old = wide(live[:, :, call.image])
         new = old + self.spec.weight * torch.cat(shift, dim=2)
-        self.note(moved(new, old))
-        return put(live, slice(None), call.image, new)
+        self.note(has_moved(new, old))
+        return put_rows(live, slice(None), call.image, new)
 
 
 def sharpening(weights: torch.Tensor, alpha: float) -> torch.Tensor:

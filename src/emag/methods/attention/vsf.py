@@ -8,7 +8,7 @@ from ...core import Rows, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
-from ..common.inside import Inside, Keys, Strong, attend, moved, put, wide
+from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, wide
 from ..common.negative_text import NegativePass, NegativeText
 
 
@@ -45,8 +45,8 @@ class FlippedState(NegativeText):
         old = wide(live[rows.cond][:, :, call.image])
         share = wide(negative_share(part, negative, self.spec.offset))
         new = old + share * (-self.spec.flip * wide(attend(part, negative)) - old)
-        self.note(moved(new, old))
-        return put(live, rows.cond, call.image, new)
+        self.note(has_moved(new, old))
+        return put_rows(live, rows.cond, call.image, new)
 
 
 def negative_share(call: Attention, negative: Keys, offset: float) -> torch.Tensor:

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, FiniteFields, Given, Perturbation, Rule, Scene, Step
+from ...core import COND, UNCOND, Branches, Conditioned, FiniteFields, Perturbation, Rule, Scene, Step
 from ...errors import BadValue
-from ...maths.masks import evaluate, names, read
+from ...maths.masks import evaluate_mask, mask_names, read_mask
 from ...schedules import Scale, Schedule, known, weight
 
 Weight: TypeAlias = float | torch.Tensor
@@ -45,7 +45,7 @@ class Term(FiniteFields):
         _check_name(self.plus)
         _check_name(self.minus)
         if self.mask is not None:
-            read(self.mask)
+            read_mask(self.mask)
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Compose(Rule):
     @property
     def masks(self) -> tuple[str, ...]:
         """Names of the masks that the user has to give."""
-        return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in names(term.mask)))
+        return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in mask_names(term.mask)))
 
     def fits_run(self, scene: Scene) -> None:
         for term in self.terms:
             if term.mask is not None:
-                evaluate(term.mask, scene.first.x, scene.first)
+                evaluate_mask(term.mask, scene.first.x, scene.first)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))
@@ -101,7 +101,7 @@ class Compose(Rule):
                    for i, term in enumerate(self.terms)] if active else []
         net, new = self._net(weights), pred
         for name in active:  # all weights add up to 1, so that g = p + sum of weight (branch - p)
-            branch = branches[UNCOND if name == UNCOND else Given(name)]
+            branch = branches[UNCOND if name == UNCOND else Conditioned(name)]
             new = new + _everywhere(net[name], pred, step) * (branch - pred)
         return new
 
@@ -129,12 +129,12 @@ def _active(net: Net) -> tuple[str, ...]:
 
 
 def _given(active: Sequence[str]) -> tuple[Perturbation, ...]:
-    return tuple(Given(name) for name in active if name != UNCOND)
+    return tuple(Conditioned(name) for name in active if name != UNCOND)
 
 
 def _everywhere(at: dict[str | None, Weight], like: torch.Tensor, step: Step) -> Weight:
     """The weight of one branch at every place."""
-    parts = [value if mask is None else value * evaluate(mask, like, step) for mask, value in at.items()]
+    parts = [value if mask is None else value * evaluate_mask(mask, like, step) for mask, value in at.items()]
     return sum(parts[1:], start=parts[0])
 
 

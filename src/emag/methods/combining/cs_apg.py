@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Given, Perturbation, Rule, Step
+from ...core import UNCOND, Branches, Conditioned, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import capped, project
 from ...schedules import Scale, check_scale, known, weight
@@ -48,7 +48,7 @@ class CSAPG(Rule):
 
     @property
     def weak(self) -> tuple[Perturbation, ...]:
-        return (Given(self.context),) if self.scale != 1 or self.context_scale != 1 else ()
+        return (Conditioned(self.context),) if self.scale != 1 or self.context_scale != 1 else ()
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return self.weak if known(self.scale, step) != 1 or self.context_scale != 1 else ()
@@ -62,9 +62,9 @@ class CSAPG(Rule):
         new = pred.double()
         if known(self.scale, step) != 1:
             scale = weight(self.scale, branches, step, state, new)
-            new = new + (scale - 1) * self._step("text", pred, branches[Given(self.context)], pred, state)
+            new = new + (scale - 1) * self._step("text", pred, branches[Conditioned(self.context)], pred, state)
         if self.context_scale != 1:
-            context = branches[Given(self.context)], branches[UNCOND]
+            context = branches[Conditioned(self.context)], branches[UNCOND]
             new = new + (self.context_scale - 1) * self._step("context", *context, pred, state)
         return new.to(pred.dtype)
 

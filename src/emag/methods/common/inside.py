@@ -143,14 +143,14 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def put(live: torch.Tensor, rows: slice, image: slice, new: torch.Tensor) -> torch.Tensor:
+def put_rows(live: torch.Tensor, rows: slice, image: slice, new: torch.Tensor) -> torch.Tensor:
     """`live` [rows, H, L, d] with `new` in the place of some rows' image tokens."""
     out = live.clone()
     out[rows, :, image] = new.to(live.dtype)
     return out
 
 
-def moved(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+def has_moved(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """Whether `new` differs from `old` by more than rounding, as a bool on the device."""
     return (new - old).abs().amax() > 1e-6 * old.abs().amax()
 

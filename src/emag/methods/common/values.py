@@ -18,7 +18,7 @@ NAMES: dict[Any, str] = {float: "number", int: "whole number", bool: "true or fa
                          Window: "window"}
 
 
-def made(name: str, kind: type[Made], values: Any) -> Made:
+def make_value(name: str, kind: type[Made], values: Any) -> Made:
     """A dataclass from data, every key and value checked against its fields. Raises `BadValue`."""
     hints = hints_of(kind)
     if not isinstance(values, dict):
@@ -68,7 +68,7 @@ def _fitted(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and kind is Schedule:
         return _schedule(where, value)
     if isinstance(value, dict) and is_dataclass(kind):
-        return made(where, kind, value)  # type: ignore[arg-type]
+        return make_value(where, kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float):
         return float(value) if abs(value) <= sys.float_info.max else _NO
     return value if isinstance(kind, type) and type(value) is kind else _NO
@@ -87,15 +87,15 @@ def _schedule(where: str, value: dict[str, Any]) -> Schedule:
     name = value.get("schedule")
     if name not in SCHEDULES:
         raise BadValue(f"{where}: there is no schedule {name!r}; {choices(str(name), SCHEDULES)}")
-    return made(str(name), SCHEDULES[name], {key: item for key, item in value.items() if key != "schedule"})
+    return make_value(str(name), SCHEDULES[name], {key: item for key, item in value.items() if key != "schedule"})
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A parameter's value as JSON-ready data. Raises `BadValue` for a function, which is none."""
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        held = {f.name: plain(getattr(value, f.name)) for f in fields(value)
+        held = {f.name: to_plain(getattr(value, f.name)) for f in fields(value)
                 if not isinstance(value, Schedule) or getattr(value, f.name) != f.default}
         return {"schedule": value.name, **held} if isinstance(value, Schedule) else held
     if callable(value):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ...core import FiniteFields
 from ...errors import BadValue
-from ..common.values import made
+from ..common.values import make_value
 
 CHOICES = {
     "accumulate_in": ("clean", "perturbed"),
@@ -116,7 +116,7 @@ def compat(value: "str | dict | Compat") -> Compat:
     if isinstance(value, Compat):
         return value
     if isinstance(value, dict):
-        return made("compat", Compat, value)
+        return make_value("compat", Compat, value)
     if value not in PRESETS:
         raise BadValue(f"compat {value!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[value]

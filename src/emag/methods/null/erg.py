@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Given, Perturbation, Step
+from ...core import COND, UNCOND, Branches, Conditioned, Perturbation, Step
 from ...errors import BadValue
 from ..common.null_branch import NullBranch
 from ..common.push import layers_of
@@ -66,7 +66,7 @@ class ERG(NullBranch):
     @property
     def weak(self) -> tuple[Perturbation, ...]:
         image = (self.perturbation,) if self.kickoff < 1 else ()
-        return image if self.text is None else (*image, Given(self.text))
+        return image if self.text is None else (*image, Conditioned(self.text))
 
     def acts(self, step: Step) -> bool:
         """True from the kick-off on."""
@@ -75,7 +75,7 @@ class ERG(NullBranch):
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         if self.acts(step):
             return (self.perturbation,)
-        return () if self.text is None else (Given(self.text),)
+        return () if self.text is None else (Conditioned(self.text),)
 
     def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
         return bool(self.branches(step)) or self.early == "cond"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import Given, Perturbation, Scene, State, Step
+from ...core import Conditioned, Perturbation, Scene, State, Step
 from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
@@ -108,7 +108,8 @@ class ICG(NullBranch):
     @property
     def weak(self) -> tuple[Perturbation, ...]:
         if self.form == "given":
-            return tuple(Given(name) for name in dict.fromkeys(self.conditions if self.redraw else self.conditions[:1]))
+            used = self.conditions if self.redraw else self.conditions[:1]
+            return tuple(Conditioned(name) for name in dict.fromkeys(used))
         return (Independent(self.form, self.redraw, self.classes),)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:

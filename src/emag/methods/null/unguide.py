@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...samplers.base import Model
+from ...samplers.base import GuidedModel
 from ...samplers.solvers import advance
 from ..common.two_models import TwoModels
 
@@ -28,7 +28,7 @@ class UnGuide(TwoModels):
 
 
 @torch.no_grad()
-def unlearned_distance(run: Model, full: Denoiser, unlearned: Denoiser, x: torch.Tensor, condition: Any,
+def unlearned_distance(run: GuidedModel, full: Denoiser, unlearned: Denoiser, x: torch.Tensor, condition: Any,
                        steps: int = 10) -> torch.Tensor:
     """|e_unlearned(x, c) - e_full(x, c)| for each sample, after `steps` steps of a run from noise x [batch, ...]; [batch].
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core import COND, UNCOND, Given, Perturbation
+from ...core import COND, UNCOND, Conditioned, Perturbation
 from ...errors import BadValue
 from ..common.other_model import check_condition
 from ..common.push import Push
@@ -32,4 +32,4 @@ class Negative(Push):
 
     @property
     def perturbation(self) -> Perturbation:
-        return Given(self.negative)
+        return Conditioned(self.negative)

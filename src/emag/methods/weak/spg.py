@@ -13,7 +13,7 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import Scale, known
-from ..common.inside import Keys, attend, moved, put, text_keys
+from ..common.inside import Keys, attend, has_moved, put_rows, text_keys
 from ..common.push import Push
 
 KEY = "latents"
@@ -83,8 +83,8 @@ class StyledState(State):
         if call.has_text:
             keys = keys.beside(Keys.of(part, text_keys(call, "spg")))
         new, old = attend(part, keys), live[cond][:, :, call.image]
-        self.note(moved(new, old))
-        return put(live, cond, call.image, new)
+        self.note(has_moved(new, old))
+        return put_rows(live, cond, call.image, new)
 
     def _null(self, value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
