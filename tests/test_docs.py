@@ -28,8 +28,11 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert names["pipe"].__class__.__name__ == "TinyPipeline"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in (
-    "architecture", "emag", "adding-a-rule", "diffusers", "methods", "evaluate", "modular", "gpu"))])
+PAGES = ("architecture", "emag", "adding-a-method", "adding-a-model", "index", "quickstart", "which-method", "diffusers",
+         "methods", "evaluate", "modular", "gpu", "worlds")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
@@ -77,7 +80,7 @@ def test_adding_a_rule_is_as_the_page_says(capsys):
     """The page's code runs, and its rule obeys the laws."""
     import test_properties as laws
 
-    text, names = (ROOT / "docs" / "adding-a-rule.md").read_text(), {"__name__": "damped"}
+    text, names = (ROOT / "docs" / "adding-a-method.md").read_text(), {"__name__": "damped"}
     before = dict(METHODS)
     try:
         for code in re.findall(r"```python\n(.*?)```", text, re.S):
@@ -94,6 +97,25 @@ def test_adding_a_rule_is_as_the_page_says(capsys):
         METHODS.clear()
         METHODS.update(before)
     assert "damped 2.5" in capsys.readouterr().out
+
+
+def test_adding_a_model_is_as_the_page_says(capsys):
+    """The page's code runs, and its model is guided as any other."""
+    from emag import families
+
+    tables = families.BACKBONES, families.HOSTS, families.DEFAULTS
+    before, names = [dict(table) for table in tables], {}
+    try:
+        for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), re.S):
+            exec(code, names)
+        assert names["run"].stats.evaluations == names["run"].stats.planned
+        with pytest.raises(emag.BadValue, match="already known"):
+            emag.register(names["family"])
+    finally:
+        for table, kept in zip(tables, before):
+            table.clear()
+            table.update(kept)
+    assert "emag run" in capsys.readouterr().out
 
 
 def test_the_page_of_methods_is_up_to_date():

@@ -31,6 +31,7 @@ from .errors import EmagError as EmagError
 from .errors import NoEffect as NoEffect
 from .errors import NotFinite as NotFinite
 from .errors import Unsupported as Unsupported
+from .families import register as register
 from .hosts.function import guided as guided
 from .hosts.guider import EmagGuider as EmagGuider
 from .hosts.load import load as load

@@ -1,10 +1,10 @@
 """Everything there is, as data: the rules, schedules, correctors and solvers with their papers, parameters and defaults."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from ...core.docs import body_of, fields_of, summary_of
 from ...families import DEFAULTS
 from ...methods import METHODS
 from ...methods.common.values import hints_of, to_plain, type_name
@@ -39,7 +39,7 @@ def describe(method: Any) -> dict[str, Any]:
              "source": entries[method.name].source} for model, entries in DEFAULTS.items() if method.name in entries]
     return {"name": method.name, "kind": method.kind, "paper": method.paper, "equation": method.equation,
             "space": getattr(method, "space", None) or "any", "cost": method.cost,
-            "about": inspect.cleandoc(method.__doc__ or ""),
+            "about": "\n\n".join(filter(None, (summary_of(method), body_of(method)))), "fields": fields_of(method),
             "parameters": {f.name: _default(f) for f in fields(method)},
             "types": {f.name: type_name(hints[f.name]) for f in fields(method)}, "defaults": rows}
 
@@ -81,11 +81,17 @@ def _section(method: dict[str, Any]) -> list[str]:
              ("cost", method["cost"])]
     lines = [f"### {method['name']}", "", *method["about"].splitlines(), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts]
-    lines += [f"| `{name}` | {method['types'][name]}; default {_cell(short(value))} |"
-              for name, value in method["parameters"].items()]
+    lines += [f"| `{name}` | {_parameter(method, name)} |" for name in method["parameters"]]
     lines += [f"| on {row['model']} | {_cell(values(row['values']))} ({_cell(row['source'])}) |"
               for row in method["defaults"]]
     return [*lines, ""]
+
+
+def _parameter(method: dict[str, Any], name: str) -> str:
+    """Type, default, and what the docstring says of a field."""
+    told = method["fields"].get(name)
+    value = f"{method['types'][name]}; default {short(method['parameters'][name])}"
+    return _cell(f"{value}. {told}" if told else value)
 
 
 def _cell(text: str) -> str:
