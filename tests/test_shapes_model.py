@@ -13,18 +13,18 @@ import emag
 from emag.errors import BadValue
 from emag.lab.train import checkpoint, world
 from emag.lab.train.__main__ import command, train
+from emag.lab.train.autoencoder import train as train_code
+from emag.lab.train.autoencoder_trainer import AutoencoderTrainer, quality
+from emag.lab.train.autoencoder_trainer import Settings as Coding
 from emag.lab.train.optimizers import STATE
 from emag.lab.train.progress import Budget
 from emag.lab.train.trainer import WORLDS, Settings, Trainer
 from emag.methods import METHODS
 from emag.models import folder
-from emag.models.autoencoder_trainer import AutoencoderTrainer, quality
-from emag.models.autoencoder_trainer import Settings as Coding
 from emag.models.load import WEIGHTS, load
 from emag.models.patches import PatchAutoencoder
 from emag.models.phrases import PhraseEncoder
 from emag.models.shapes import ShapesPipeline
-from emag.models.train_autoencoder import train as train_code
 from emag.worlds.shapes.prompts import ids
 from tiny import generators
 

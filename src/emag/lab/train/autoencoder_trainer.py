@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..lab.train.optimizers import Optimizers
-from ..lab.train.world import pictures
-from .patches import PatchAutoencoder
+from ...models.patches import PatchAutoencoder
+from .optimizers import Optimizers
+from .world import pictures
 
 WHITENED, PART = 2048, 128
 """Scenes whose latents are made white, and how many are encoded at once."""
@@ -114,7 +114,7 @@ class AutoencoderTrainer:
 @torch.no_grad()
 def quality(model: PatchAutoencoder, count: int = 512, seed: int = 0) -> dict[str, float]:
     """Of `count` scenes decoded again: mean and least signal-to-noise ratio in dB, and the share that is judged right."""
-    from ..worlds.shapes.verdict import judge
+    from ...worlds.shapes.verdict import judge
 
     pixels, prompts = pictures(np.random.default_rng([seed, 3]), count)
     again = torch.cat([model.decode(model.encode(part))[0] for part in pixels.split(PART)]).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Train the autoencoder of the world of shapes: python -m emag.models.train_autoencoder OUT --minutes 60."""
+"""Train the autoencoder of the world of shapes: python -m emag.lab.train.autoencoder OUT --minutes 60."""
 
 import json
 import math
@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
-from ..errors import BadValue, EmagError
-from ..lab.train.progress import Budget, Clock, stop_on_signals
-from . import folder
+from ...errors import BadValue, EmagError
+from ...models import folder
 from .autoencoder_trainer import AutoencoderTrainer, Settings, quality
+from .progress import Budget, Clock, stop_on_signals
 
 FILE, HEADER, REPORT = "training.safetensors", "emag_training", 500
 
