@@ -1,4 +1,4 @@
-"""What an entry does not declare is asked for, never taken as zero; grids lie anywhere; networks in wrappers are unwrapped."""
+"""What an entry does not declare is asked for, never taken as zero; grids lie anywhere; wrapped networks are unwrapped."""
 
 from dataclasses import replace
 
