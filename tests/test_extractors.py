@@ -494,16 +494,21 @@ def test_a_distance_of_too_few_images_says_so(tmp_path, caplog, few, said):
     assert [one.message.partition("and ")[2].partition(" do not")[0] for one in caplog.records] == said
 
 
-def test_results_of_two_commands_at_once_are_all_kept(run, tmp_path):
-    """As when `emag metrics` is given for two recipes in two windows."""
+def test_results_of_two_commands_at_once_are_all_kept(run):
+    """One command waits while another is between reading and writing, as in two windows."""
     one = measure.Result("cfg", "contrast", 1.0, 0.5, 1.5, 24, "a", None)
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=stored.add, args=(run, [replace(one, recipe=f"r{at}")])) for at in range(12)]
-    for writer in writers:
-        writer.start()
+    writers = [multiprocessing.get_context("fork").Process(target=stored.add, args=(run, [replace(one, recipe=name)]))
+               for name in ("emag", "pag")]
+    with run.storage.lock(stored.LOCK):
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(0.5)
+        assert all(writer.is_alive() for writer in writers) and not stored.read(run)
+        run.storage.write(stored.STORED, json.dumps([one.data]).encode())
     for writer in writers:
         writer.join()
-    assert {found.recipe for found in stored.read(run)} == {f"r{at}" for at in range(12)}
+    assert {found.recipe for found in stored.read(run)} == {"cfg", "emag", "pag"}
 
 
 @pytest.mark.parametrize("change", [{"value": "1"}, {"value": True}, {"low": None}, {"n": 2.5}, {"n": True}, {"recipe": 3},

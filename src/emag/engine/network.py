@@ -188,7 +188,7 @@ def read_network(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Ne
     if not pairs:
         raise Unsupported(f"this {backbone.name} has no transformer blocks; only networks that have some can be guided")
     return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature,
-                   compiled=_compiled(denoiser) or _compiled(module))
+                   compiled=compiled(denoiser) or compiled(module))
 
 
 def backbone_of(module: torch.nn.Module) -> Backbone:
@@ -203,7 +203,7 @@ def backbone_of(module: torch.nn.Module) -> Backbone:
     raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
 
 
-def _compiled(module: torch.nn.Module) -> bool:
+def compiled(module: torch.nn.Module) -> bool:
     """True where `torch.compile` took a module, or its forward."""
     return (hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
             or hasattr(module.forward, "_torchdynamo_orig_callable"))

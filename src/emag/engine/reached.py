@@ -12,10 +12,10 @@ import torch
 
 from ..errors import Unsupported
 from .foreign import stand_ins
-from .network import Network
+from .network import Network, compiled
 from .undo import Undo, patch
 
-SIZES = re.compile(r"\b(size|sizes|shape|shapes)\b")
+SIZES = re.compile(r"\b(sizes?|shapes?)\b", re.IGNORECASE)
 """Of torch's words where tensors of other rows meet; another error is not ours to explain."""
 MEND = "a cache, or a wrapper that skips blocks, would mix the passes of a run: switch it off"
 
@@ -65,16 +65,16 @@ class Reached:
             came = [number for number in self._now if number in asked]
             if self._order and came != wanted[:len(came)]:  # it had gone astray before it failed
                 raise self._astray(came, wanted) from error
-            if self._foreign and not exact and SIZES.search(str(error)):
+            if self._order and self._foreign and SIZES.search(str(error)):
                 raise self._kept(error) from error
             raise
-        came = list(self._now) if exact else [number for number in self._now if number in asked]
+        came = [number for number in self._now if exact or number in wanted]
         if self._order and set(came) != set(wanted):
             raise self._astray(came, wanted)
 
     def _kept(self, error: RuntimeError) -> Unsupported:
         part, function = self._foreign[0]
-        return Unsupported(f"a pass of other rows than the host's failed ({(str(error).splitlines() or [''])[0]}), and "
+        return Unsupported(f"a pass after the first one failed ({(str(error).splitlines() or [''])[0]}), and "
                            f"{function} is the forward of {part or 'the network'}: does it keep tensors from call to call? "
                            f"{MEND}")
 
@@ -86,7 +86,7 @@ class Reached:
 
 def _parts(name: str, module: torch.nn.Module, optional: tuple[str, ...]) -> Iterator[tuple[str, torch.nn.Module]]:
     """Modules with weights of their own, or with an adapter on them, by name; those inside compiled ones left out."""
-    if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+    if compiled(module):
         return
     children = [] if hasattr(module, "base_layer") else list(module.named_children())
     if not children and any(True for _ in module.parameters()):
