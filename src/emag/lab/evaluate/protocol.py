@@ -50,7 +50,7 @@ class Protocol:
         unknown = [name for name in recipes if name not in self.run["recipes"]]
         if unknown:
             raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; "
-                           f"{choices(unknown[0], self.run['recipes'], 'it has')}")
+                           + choices(unknown[0], self.run["recipes"], "it has"))
         run = {**self.run, "recipes": {name: self.run["recipes"][name] for name in recipes or self.run["recipes"]}}
         if model is not None:
             held = self.run["model"] if isinstance(self.run["model"], dict) else {}
