@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ..worlds.shapes import draw
 from ..worlds.shapes import prompts as grammar
 from ..worlds.shapes.render import render, to_bytes
+from ..worlds.shapes.scene import SIZE
 from . import folder
 from .patches import PatchAutoencoder
 from .phrases import PhraseEncoder
@@ -64,8 +65,9 @@ class Scenes:
         return ShapesPipeline.build(network, words, self.autoencoder)
 
     def facts(self) -> dict[str, Any]:
-        """The world and its vocabulary."""
-        return {"world": "shapes", "vocab": list(grammar.VOCABULARY)}
+        """The world, its vocabulary and sizes."""
+        return {"world": "shapes", "vocab": list(grammar.VOCABULARY), "max_length": grammar.LENGTH,
+                "latent_pixels": SIZE // self.size}
 
 
 def pictures(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:
