@@ -1,11 +1,9 @@
 """What a model of the world of shapes gets right, by CFG scale: python bench/world_model.py --images 500 --scales 1,2,3,4
 
 Prompts of the training distribution on seeds of their own; every scale draws the same prompts and the same noise. Shares
-judged right, by the number of objects asked for and by kind of fault; the median distance to the nearest image of the world
-in
-dB; the spread of places and sizes over the true one. --sheet FILE draws the first prompts, framed green where right, red
-where
-wrong.
+judged right, by the number of objects asked for and by kind of fault; the median distance to the nearest image of the world,
+in dB; the spread of places and sizes over the true one. --sheet FILE draws the first prompts, framed green where right, red
+where wrong.
 """
 
 import json

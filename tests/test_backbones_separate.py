@@ -397,8 +397,8 @@ def test_further_channels_are_no_part_of_x():
 def test_forecasts_count_the_tokens():
     assert image_tokens(read_network(sana().transformer), 64, 96) == 2 * 3
     assert image_tokens(read_network(hunyuan().transformer), 64, 96) == 4 * 6
-    assert text_tokens(read_network(auraflow().transformer), "x", None) == 264
-    assert text_tokens(read_network(hunyuan().transformer), "x", None) == 0
+    assert text_tokens(read_network(auraflow().transformer), None) == 264
+    assert text_tokens(read_network(hunyuan().transformer), None) == 0
 
 
 def test_two_untagged_calls_with_one_text_are_told_apart():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import emag
 from emag.errors import BadValue
-from emag.hosts.load import WEIGHTS, load
+from emag.lab.forecast import forecast
 from emag.lab.train import checkpoint, world
 from emag.lab.train.__main__ import command, train
 from emag.lab.train.autoencoder import train as train_code
@@ -123,6 +123,12 @@ def test_bad_calls_end_before_the_network_runs(pipe, arguments, says, monkeypatc
     monkeypatch.setattr(pipe.transformer, "forward", lambda *a, **k: pytest.fail("the network ran"))
     with pytest.raises(BadValue, match=says):
         pipe(**arguments)
+
+
+def test_its_plan_knows_its_sizes():
+    found = forecast("shapes", [emag.EMAG()], 8)
+    assert (found["image_tokens"], found["text_tokens"], found["blocks"]) == (64, 12, 6)
+    assert forecast("shapes", [], 8, 32, 64)["image_tokens"] == 32 and forecast("tiny", [], 8)["text_tokens"] == 8
 
 
 @pytest.mark.parametrize("rule", [emag.EMAG(scale=1.5), METHODS["pag"](scale=1.5), emag.CFG(scale=3.0),

@@ -166,3 +166,27 @@ def test_prompts_not_of_the_world_are_refused():
 def test_a_row_of_numbers():
     row = verdict(made(RED, BLUE), PAIR).row()
     assert row["right"] == 1 and set(PARTS) < set(row) and all(isinstance(value, float) for value in row.values())
+
+
+def test_what_no_shape_explains_has_no_shape():
+    y, x = np.mgrid[:64, :64] + 0.5
+    half = ((np.hypot(x - 32, y - 32) < 16) & (x < 32))[..., None]
+    assert judge(np.where(half, PALETTE["red"], 0.06)[None], ["a red circle"])[0].faults == ("shape",)
+    found, = see(np.where(half, PALETTE["red"], 0.06)[None]).found[0]
+    assert found.shape is None and found.colour == "red" and found.misfit > 0.4
+
+
+def test_a_colour_that_is_none_has_no_name():
+    scene = replace(made(("red", "circle", 32, 32, 12)), colours=np.array([[0.85, 0.6, 0.6]]))
+    assert see(render([scene])).found[0][0].colour is None and wrong(scene, "a red circle") == ("colour",)
+
+
+def test_where_objects_match_alike_the_relation_decides():
+    two = made(("red", "square", 18, 30, 8), ("red", "square", 46, 34, 8))
+    for prompt in ("a red circle left of a blue square", "a blue square left of a red circle"):
+        assert wrong(two, prompt) == ("colour", "shape")
+
+
+def test_an_object_that_is_cut_by_the_border_leaves_the_background():
+    one = verdict(made(("blue", "square", 32, 2, 18)), "a blue square on black")
+    assert one.background and one.grey == pytest.approx(0.06, abs=0.01) and one.ground < 1e-6

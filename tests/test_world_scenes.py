@@ -131,3 +131,11 @@ def test_what_is_inside_is_wholly_inside(holder, shape):
             assert outer[inner > 0.5].max() < 0.1
         else:
             assert outer[inner > 0.5].min() > 0.9
+
+
+@pytest.mark.parametrize("shape", ["square", "triangle"])
+def test_corners_do_not_touch_either(shape):
+    for i in range(80):
+        made = place(Request((Kind("red", shape),) * 3), np.random.default_rng(i))
+        covers = [painted(kind, x, y, r) > 0 for kind, (x, y), r in zip(made.shapes, made.centres, made.radii)]
+        assert np.sum(covers, 0).max() == 1

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from emag.errors import BadValue
-from emag.lab.evaluate.truth import compare, drawn, holm, swap_test
+from emag.lab.evaluate.truth import compare, drawn, holm, parameters, swap_test
 from emag.worlds.shapes import place, read, render, to_bytes
+from emag.worlds.shapes.verdict import judge
 
 PROMPTS = ["a red circle", "a green ring on black", "two blue crosses", "a cyan square above a red ring"] * 30
 
@@ -57,6 +58,13 @@ def test_a_shift_of_colour_or_ground_is_seen_alone():
 
 def test_rows_of_the_truth_do_not_depend_on_the_others():
     assert np.array_equal(drawn(PROMPTS[:8], 3)[5], drawn([*["a red circle"] * 5, PROMPTS[5]], 3)[5])
+
+
+def test_of_objects_alike_the_one_furthest_left_counts():
+    images = drawn(["two red rings"] * 20, 4)
+    rows = parameters(judge(images, ["two red rings"] * 20))
+    places = [place(read("two red rings"), np.random.default_rng([4, i])).centres for i in range(20)]
+    assert np.allclose(rows[:, 0], [one[:, 0].min() for one in places], atol=0.1)
 
 
 def test_too_few_right_images():

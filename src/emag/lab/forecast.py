@@ -32,7 +32,9 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
     active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
-    tokens = image_tokens(network, height, width), text_tokens(network, model, text)
+    own = _facts(model)
+    tokens = (image_tokens(network, height, width, own.get("latent_pixels")),
+              text_tokens(network, own.get("max_length") if text is None else text))
     branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
@@ -50,11 +52,20 @@ def skeleton(model: str) -> Network:
         return read_network(getattr(diffusers, name).from_config(config))
 
 
+def _path(model: str) -> Path:
+    return WEIGHTS / model if model in MODELS else Path(model)
+
+
+def _facts(model: str) -> dict[str, Any]:
+    """What a small model says of itself; nothing for others."""
+    own = _path(model) / folder.PROMPT
+    return dict(parsed(own.read_bytes())) if own.is_file() else {}
+
+
 def _config(model: str) -> dict[str, Any]:
-    path = WEIGHTS / model if model in MODELS else Path(model)
-    own = path / folder.PROMPT
+    path = _path(model)
     try:
-        if own.is_file():
+        if (path / folder.PROMPT).is_file():
             return dict(parsed((path / "config.json").read_bytes()))
         if not path.is_dir() and not HUB_ID.fullmatch(model):
             raise BadValue("there is no such folder, and it is no hub id")
@@ -65,8 +76,11 @@ def _config(model: str) -> dict[str, Any]:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
 
-def image_tokens(network: Network, height: int | None, width: int | None) -> int:
-    """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames."""
+def image_tokens(network: Network, height: int | None, width: int | None, latent: int | None = None) -> int:
+    """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames.
+
+    latent: pixels along a side of a latent; None is what models of the network's class usually have.
+    """
     config: Any = network.module.config
     if network.backbone.usual_video:
         (frames, *sides), (few, pixels) = network.backbone.usual_video, network.backbone.token_extent
@@ -76,17 +90,18 @@ def image_tokens(network: Network, height: int | None, width: int | None) -> int
         pixels = 16
         own = 1024
     else:
-        pixels = network.patch * (1 if config.in_channels == 3 else network.backbone.latent_pixels)
+        usual = 1 if config.in_channels == 3 else network.backbone.latent_pixels
+        pixels = network.patch * (latent or usual)
         size = getattr(config, "sample_size", None)
         own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
 
 
-def text_tokens(network: Network, model: str, text: int | None) -> int:
+def text_tokens(network: Network, text: int | None) -> int:
     """Text tokens that the tapped attention sees."""
     if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
         return 0
-    return text if text is not None else 8 if model == "tiny" else network.backbone.usual_text
+    return text if text is not None else network.backbone.usual_text
 
 
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],

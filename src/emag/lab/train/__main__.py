@@ -59,7 +59,7 @@ def _save(trainer: Trainer, out: Path, clock: Clock, meter: Meter, console: Cons
 
 def _keep(trainer: Trainer, out: Path, clock: Clock, shares: Sequence[float]) -> None:
     """Save the model at the last of the shares that were reached, where that has not been done."""
-    if shares and not (place := out / "kept" / f"{max(shares):g}").exists():
+    if shares and not ((place := out / "kept" / f"{max(shares):g}") / folder.PROMPT).exists():  # written last
         checkpoint.export(trainer, place, clock.seconds)
 
 

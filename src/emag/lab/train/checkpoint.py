@@ -32,10 +32,10 @@ def export(trainer: Trainer, out: Path, seconds: float) -> None:
     """Write the averaged weights in the form that `emag.load` reads."""
     config = json.loads(trainer.model["network"].to_json_string())
     seen = trainer.step * trainer.batch_size
-    folder.write_folder(out, config, trainer.averaged("network"), trainer.averaged("words"), {
-        **trainer.task.facts(), "steps": trainer.step, "images_seen": seen, "minutes": round(seconds / 60, 1)})
     if isinstance(trainer.task, Scenes):
         folder.write_autoencoder(out, trainer.task.autoencoder)
+    folder.write_folder(out, config, trainer.averaged("network"), trainer.averaged("words"), {
+        **trainer.task.facts(), "steps": trainer.step, "images_seen": seen, "minutes": round(seconds / 60, 1)})
 
 
 def restore(trainer: Trainer, out: Path) -> float:

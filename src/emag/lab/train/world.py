@@ -16,6 +16,7 @@ from ...models.shapes import ShapesPipeline
 from ...worlds.shapes import draw
 from ...worlds.shapes import prompts as grammar
 from ...worlds.shapes.render import render, to_bytes
+from ...worlds.shapes.scene import SIZE
 
 PART, CHUNK, SEED = 4096, 128, 7
 """Scenes in one file, rendered at once, and the seed of all."""
@@ -64,8 +65,9 @@ class Scenes:
         return ShapesPipeline.build(network, words, self.autoencoder)
 
     def facts(self) -> dict[str, Any]:
-        """The world and its vocabulary."""
-        return {"world": "shapes", "vocab": list(grammar.VOCABULARY)}
+        """The world, its vocabulary and sizes."""
+        return {"world": "shapes", "vocab": list(grammar.VOCABULARY), "max_length": grammar.LENGTH,
+                "latent_pixels": SIZE // self.size}
 
 
 def pictures(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:

@@ -42,7 +42,8 @@ class Found:
 class View:
     """Images [n, 64, 64, 3] in [0, 1], their backgrounds [n, 3], what was found, and the rendering of that so far.
 
-    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels.
+    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn: if
+    it belongs to an object without a shape, or to the shape that came nearest.
     """
 
     images: np.ndarray
@@ -51,6 +52,7 @@ class View:
     found: list[list[Found]]
     covered: np.ndarray
     outline: np.ndarray
+    torn: np.ndarray
 
 
 def see(images: np.ndarray) -> View:
@@ -59,10 +61,16 @@ def see(images: np.ndarray) -> View:
     calm, background = regions.smooth(images), regions.backgrounds(images)
     canvas = np.repeat(regions.allowed_grey(background)[:, None, None], SIZE, 1).repeat(SIZE, 2).astype(np.float32)
     view = View(images, background, canvas, [[] for _ in images], np.zeros(images.shape[:3], np.float32),
-                np.full(images.shape[:3], np.inf, np.float32))
+                np.full(images.shape[:3], np.inf, np.float32), np.zeros(images.shape[:3], bool))
     _explain(view, [one for one in regions.by_colour(calm, background) if _core(one, filled=True) >= CORE])
-    _explain(view, [one for one in regions.unexplained(calm, regions.smooth(canvas)) if _core(one, filled=False) >= REST])
+    left = [one for one in regions.unexplained(calm, regions.smooth(canvas)) if _core(one, filled=False) >= REST]
+    _explain(view, [one for one in left if not _beside_torn(view, one)])
     return view
+
+
+def _beside_torn(view: View, region: Region) -> bool:
+    """Whether what was left over belongs to an object without a shape: then it is no object of its own."""
+    return bool((ndimage.binary_dilation(region.mask, EVERYWHERE) & view.torn[region.image]).any())
 
 
 def _core(region: Region, filled: bool) -> int:
@@ -130,6 +138,8 @@ def _fit(view: View, rows: Sequence[Region], later: Sequence[np.ndarray], side: 
     shapes, places = fit.fit(cover, weight, corner.astype(np.float32), box)
     for k, image in enumerate(images):
         found = _put(view, image, shapes[k], places[k], rgb[k], weight[k], corner[k], np.sqrt(strength[k]))
+        if found.shape is None:
+            view.torn[image] |= rows[k].mask
         view.found[image].append(found)
 
 
@@ -159,6 +169,8 @@ def _put(view: View, image: int, shape: int, place: np.ndarray, rgb: np.ndarray,
     rest = np.square(view.images[image][inner] - drawn[inner]).sum(-1) * counts
     scale = float((contrast**2 * counts).sum())
     misfit = float(np.sqrt(rest.sum() / max(scale, 1e-6)))
+    if misfit > CLEAR:
+        view.torn[image] |= alpha > 0.5
     return Found(SHAPES[shape] if misfit <= CLEAR else None, COLOURS[named] if away <= OFF else None,
                  _three(place), _three(rgb), misfit)
 
