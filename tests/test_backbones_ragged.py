@@ -9,7 +9,7 @@ import torch
 import emag
 from emag.engine.network import read_network
 from emag.engine.packed import Packing
-from emag.families import default as entry
+from emag.hosts.defaults import entry
 from emag.hosts.given import encode_condition
 from emag.hosts.lookup import host_of
 from emag.lab.forecast import image_tokens, text_tokens

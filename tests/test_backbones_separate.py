@@ -8,7 +8,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 
 import emag
 from emag.engine.network import read_network
-from emag.families import default as entry
+from emag.hosts.defaults import entry
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.methods.attention.nag import NAG
 from emag.methods.attention.pladis import PLADIS

@@ -411,7 +411,7 @@ def test_the_dit_protocol_is_the_authors():
 
 
 def test_the_default_window_on_dit_is_the_authors_at_their_steps():
-    from emag.families import default as entry
+    from emag.hosts.defaults import entry
     window = entry("emag", ("DiTTransformer2DModel",)).values["window"]
     sigmas = tuple(1 - i / 250 for i in range(250))
     assert window.phases(sigmas) == Window.index(150, 50, 50).phases(sigmas)

@@ -6,7 +6,8 @@ import diffusers
 import pytest
 
 from emag.families import BACKBONES
-from emag.lab.forecast import USUAL_TEXT
+
+USUAL_TEXT = {name: entry.usual_text for name, entry in BACKBONES.items() if entry.usual_text}
 
 PADDED = {"SD3Transformer2DModel": ("StableDiffusion3Pipeline", 1, 77),  # CLIP's beside those of T5
           "AuraFlowTransformer2DModel": ("AuraFlowPipeline", 1, 8),  # register tokens

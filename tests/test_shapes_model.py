@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import emag
 from emag.errors import BadValue
+from emag.hosts.load import load
 from emag.lab.forecast import forecast
 from emag.lab.train import checkpoint, world
 from emag.lab.train.__main__ import command, train
@@ -21,7 +22,7 @@ from emag.lab.train.optimizers import STATE
 from emag.lab.train.progress import Budget
 from emag.lab.train.trainer import WORLDS, Trainer, TrainSettings
 from emag.methods import METHODS
-from emag.models import folder
+from emag.models import WEIGHTS, folder
 from emag.models.patches import PatchAutoencoder
 from emag.models.phrases import PhraseEncoder
 from emag.models.shapes import ShapesPipeline
