@@ -96,6 +96,8 @@ def test_a_picture_never_replaces_another(tmp_path):
     assert images.saved(tmp_path, {**RECORD, "row": 0}) == second
     assert images.saved(tmp_path, {**RECORD, "row": 0, "seeds": 9}) is None
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (first, second, third)}
+    images.write(picture(1), first, {**RECORD, "row": 0, "device": "another"})  # the same pixels under another record
+    assert images.save([picture(1)], tmp_path, RECORD) == [third] and images.read(first)["device"] == "another"
 
 
 def test_two_processes_that_write_one_picture_leave_one_whole_file(tmp_path):

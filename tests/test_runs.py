@@ -299,6 +299,7 @@ def test_another_run_in_the_same_folder_is_refused(finished, pipe, change, named
     ({"recipes": {"ok": None, "a": {"guidance_scale": 1, "rules": ["tcfg", "cfg"]}}}, "recipe a: .*unconditional"),
     ({"recipes": {"a": "rescale=0.7"}}, "recipe a: .*combin"),
     ({"recipes": {"a": "cfg=2 apg=2"}}, "recipe a: .*keep one"),
+    ({"recipes": {"a": "cfg=2 fkc,scale=2 reverse-sde"}}, "recipe a: fkc draws all images of a prompt together"),
 ])
 def test_refused_before_any_image(pipe, tmp_path, change, message):
     with pytest.raises(EmagError, match=message):

@@ -7,7 +7,7 @@ import json
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ SLUG = 60
 """Bytes of a prompt in a file name: with the rest, a name fits every file system."""
 
 
-def save(images: Any, folder: str | Path, record: dict[str, Any]) -> list[Path]:
+def save(images: Any, folder: str | Path, record: dict[str, Any], rows: Sequence[int] | None = None) -> list[Path]:
     """Write PIL images (or arrays [n, h, w, 3] in [0, 1]) of one call as PNGs; image i carries `record` and row i.
 
-    Names tell prompt, seed and a hash of the record. A picture never replaces another one: where the name is taken by one of
-    other pixels, this one's ends in -2, -3, ...; the same picture is not written twice. Raises `BadValue` where the disk
-    refuses; every file that is there is whole.
+
+    rows: of the images in the call, where these are not all. Names tell prompt, seed and a hash of the record. A picture
+    never replaces another one: where the name is taken by one of other pixels, this one's ends in -2, -3, ...; the same
+    picture is not written twice. Raises `BadValue` where the disk refuses; every file that is there is whole.
     """
     folder = check_folder(folder)
     pictures = [picture(image) for image in images]
-    return [keep(picture, folder, {**record, "row": row}) for row, picture in enumerate(pictures)]
+    return [keep(picture, folder, {**record, "row": row})
+            for row, picture in zip(rows or range(len(pictures)), pictures, strict=True)]
 
 
 def keep(image: Image.Image, folder: Path, record: dict[str, Any]) -> Path:
@@ -45,6 +47,33 @@ def keep(image: Image.Image, folder: Path, record: dict[str, Any]) -> Path:
             if claim(draft, path) or holds(path, record, image):
                 return path
     raise AssertionError  # there is no last name
+
+
+def rows_of(images: Any, made: Any) -> tuple[list[Any], list[int]]:
+    """`images` as a list, and which of those that a call `made` they are. Raises `BadValue` where that cannot be told.
+
+    An image is known by itself, not by its looks; as many as were made are taken for all of them, in order.
+    """
+    given = [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3 else list(images)
+    held = [] if made is None else list(made)
+    found = [next((row for row, one in enumerate(held) if _is(image, one)), None) for image in given]
+    if None not in found:
+        return given, [int(row) for row in found if row is not None]
+    if not held or len(given) == len(held):
+        return given, list(range(len(given)))
+    raise BadValue(f"which of the {len(held)} images of the latest call this is cannot be told: give images as the pipeline "
+                   "returned them, out.images or some of them")
+
+
+def _is(image: Any, other: Any) -> bool:
+    """True for one object, or one piece of memory: a part of an array is a new object each time it is taken."""
+    if image is other:
+        return True
+    if isinstance(image, Image.Image) or type(image) is not type(other):
+        return False
+    import numpy as np
+
+    return bool(np.shares_memory(np.asarray(image), np.asarray(other)))
 
 
 def write(image: Image.Image, path: Path, record: dict[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from .errors import BadValue, EmagError, NotFinite, Unsupported
 from .fingerprint import is_data
+from .finite import check_finite
 from .guidance import Rule
 from .hosts.encoders import label_of
 from .hosts.entry import Host
@@ -57,6 +58,7 @@ class Settings:
         for name in ("steps", "height", "width"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadValue(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_finite("scale", self.scale)
 
 
 def jobs(prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> list[Job]:

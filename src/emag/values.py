@@ -1,5 +1,6 @@
 """Parameter values by type: from JSON data, from the short text form, and back to data."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
@@ -10,6 +11,7 @@ from .near import choices
 from .schedules import SCHEDULES, Schedule, Window
 
 Made = TypeVar("Made")
+MOST_BLOCKS = 10_000
 AUTO = (-1000,)
 """Layers that `defaults.resolve` chooses by the rule's `automatic_layers`; "auto" in recipes and in Python."""
 
@@ -34,7 +36,7 @@ def refuse_odd(name: str, keys: list[str], kind: Any) -> None:
         raise BadValue(f"{name} names {', '.join(twice)} twice")
     unknown = [key for key in keys if key not in names]
     if unknown:
-        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names)}")
+        raise BadValue(f"{name} has no parameter {', '.join(map(repr, unknown))}; {choices(unknown[0], names, 'it has')}")
     missing = [f.name for f in fields(kind)
                if f.default is MISSING and f.default_factory is MISSING and f.name not in keys]
     if missing:
@@ -69,7 +71,7 @@ def _fitted(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and is_dataclass(kind):
         return made(where, kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else _NO
     return value if isinstance(kind, type) and type(value) is kind else _NO
 
 
@@ -135,13 +137,16 @@ def schedule(text: str) -> Schedule:
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto"."""
+    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto". No network has `MOST_BLOCKS`."""
     if text == "auto":
         return AUTO
     found: list[int] = []
     for part in text.split("+"):
         low, dash, high = part.partition("-")
-        found += range(int(low), int(high) + 1) if dash else [int(low)]
+        first, last = int(low), int(high if dash else low)
+        if not first <= last < MOST_BLOCKS:
+            raise BadValue(f"blocks {part} run backwards" if last < first else f"there is no block {last}")
+        found += range(first, last + 1)
     return tuple(found)
 
 
@@ -166,6 +171,7 @@ READERS: dict[Any, Callable[[str], Any]] = {
     float: float, int: int, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()],
     Schedule: _schedule_word, Window: window, tuple[int, ...]: layers,
     tuple[float, ...]: lambda text: tuple(float(part) for part in text.split("+")),
+    tuple[str, ...]: lambda text: tuple(text.split("+")),
 }
 
 
@@ -182,5 +188,5 @@ def type_name(hint: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return {int: "list of block numbers", float: "list of numbers"}.get(get_args(kind)[0], "list")
+        return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

@@ -10,7 +10,7 @@ ENTRIES: tuple[Backbone, ...] = (
                  "block_controlnet_hidden_states"),
         condition=("encoder_hidden_states", "pooled_projections"),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
-        time_modules=("time_text_embed.timestep_embedder",),
+        time_modules=("time_text_embed.timestep_embedder",), placed=False,
     ),
     Backbone(
         "FluxTransformer2DModel",
@@ -65,6 +65,6 @@ ENTRIES: tuple[Backbone, ...] = (
                 Stack("single_transformer_blocks", "attn", *MERGED, ("text", "image"))),
         per_row=("hidden_states", "encoder_hidden_states", "timestep"),
         condition=("encoder_hidden_states",),
-        kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",),
+        kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",), placed=False,
     ),
 )

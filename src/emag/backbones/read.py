@@ -23,7 +23,8 @@ WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "Distribut
 class Network:
     """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it.
 
-    references: of a run's calls, tokens of reference images behind those of the image in the making.
+    references: of a run's calls, tokens of reference images behind those of the image in the making. compiled: its forward
+    as a whole runs in compiled code.
     """
 
     module: torch.nn.Module
@@ -31,6 +32,7 @@ class Network:
     blocks: tuple[Block, ...]
     signature: inspect.Signature
     references: int = 0
+    compiled: bool = False
 
     @property
     def depth(self) -> int:
@@ -40,6 +42,12 @@ class Network:
     def middle(self) -> tuple[int, ...]:
         """The blocks at the bottom of a network that narrows and widens again; of another network none."""
         return tuple(block.index for block in self.blocks if block.stack.middle)
+
+    @property
+    def placed(self) -> bool:
+        """True where its blocks, or what lies between them, see where tokens are."""
+        placed = self.backbone.placed
+        return placed if isinstance(placed, bool) else bool(getattr(self._config, placed, True))
 
     @property
     def _config(self) -> Any:
@@ -180,7 +188,8 @@ def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
     pairs = [(stack, block) for stack, blocks in stacks for block in blocks]
     if not pairs:
         raise Unsupported(f"this {backbone.name} has no transformer blocks; only networks that have some can be guided")
-    return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature)
+    return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature,
+                   compiled=compiled(denoiser) or compiled(module))
 
 
 def lookup(module: torch.nn.Module) -> Backbone:
@@ -193,6 +202,12 @@ def lookup(module: torch.nn.Module) -> Backbone:
         raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
                           f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
     raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+
+
+def compiled(module: torch.nn.Module) -> bool:
+    """True where `torch.compile` took a module, or its forward."""
+    return (hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+            or hasattr(module.forward, "_torchdynamo_orig_callable"))
 
 
 def known(module: torch.nn.Module) -> Backbone | None:

@@ -1,5 +1,13 @@
 """The `emag` command."""
 
-from .failures import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command. What it needs is loaded here, so that ctrl-c is answered then too."""
+    try:
+        from .failures import main as run
+    except KeyboardInterrupt:
+        print("emag: interrupted before it began: nothing was written", file=sys.stderr)
+        sys.exit(130)
+    run()

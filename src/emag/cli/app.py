@@ -14,7 +14,7 @@ from typer.main import get_command_from_info
 
 from ..errors import EmagError
 from ..extras import require
-from ..near import nearest
+from ..near import choices
 
 SECTIONS = {
     "Draw": ("demo", "generate", "compare", "show", "again"),
@@ -47,9 +47,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args[0] not in known and not args[0].startswith("-"):
-            near = nearest(args[0], known)
-            ctx.fail(f"there is no command {args[0]!r}; " + (f"did you mean {near}?" if near else
-                                                           f"there are {', '.join(known)}"))
+            ctx.fail(f"there is no command {args[0]!r}; {choices(args[0], known)}")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
@@ -88,8 +86,8 @@ def command(*examples: str, kept: str, needs: tuple[str, ...] = ()) -> Callable[
     def register(function: Function) -> Function:
         @functools.wraps(function)
         def run(**given: Any) -> None:
-            require(*needs)
             try:
+                require(*needs)
                 function(**given)
             except KeyboardInterrupt:
                 raise Interrupted(kept.format(**given)) from None

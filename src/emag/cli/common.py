@@ -1,6 +1,5 @@
 """What the commands share: options, and how they are read."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BadValue
+from ..files import parsed
 from ..seeds import parsed as seeds_of
 from .app import app, command
 from .bars import progress
@@ -84,8 +84,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if not given or not key.isidentifier():
             raise BadValue(f"cannot read --set {pair!r}; write key=value")
         try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
+            values[key] = parsed(value)
+        except ValueError:
             values[key] = value
     return values
 

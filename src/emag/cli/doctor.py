@@ -62,7 +62,7 @@ def _matrix(methods: list[str], as_json: bool, markdown: bool) -> None:
     known = [column.label for column in coverage.METHODS]
     unknown = next((name for name in methods if name not in known), None)
     if unknown is not None:
-        raise BadValue(f"--matrix does not try {unknown}; {choices(unknown, known)}")
+        raise BadValue(f"--matrix tries weak branches, not {unknown}; {choices(unknown, known)}")
     found = list(_watched(coverage.coverage(methods)))
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])

@@ -18,6 +18,7 @@ from .app import Interrupted, app
 from .screen import say
 
 FAILED, INTERRUPTED = 2, 130
+EARLY = "interrupted before it began: nothing was written"
 Refused: type[Exception] = typer.BadParameter.__mro__[2]
 """Typer's class of whatever it refuses itself, a wrong command line or a file; it has no public name for it."""
 
@@ -37,7 +38,7 @@ def exit_code(command: Callable[[], object]) -> int:
     try:
         code = command() or 0
         sys.stdout.flush()
-        return _interrupted("interrupted") if code == INTERRUPTED else int(str(code))
+        return _interrupted(EARLY) if code == INTERRUPTED else int(str(code))
     except Interrupted as error:
         return _interrupted(f"interrupted: {error}")
     except EmagError as error:
@@ -49,11 +50,15 @@ def exit_code(command: Callable[[], object]) -> int:
     except OSError as error:
         return _failed(_refusal(error)) if error.errno != errno.EPIPE else _closed()
     except KeyboardInterrupt:
-        return _interrupted("interrupted")
+        return _interrupted(EARLY)
 
 
 def _failed(message: str) -> int:
-    say(f"error: {' '.join(message.split())}")
+    """One line; where the message ends in a list of what is missing, a line for each item."""
+    head, *items = (" ".join(part.split()) for part in message.split("\n- "))
+    say(f"error: {head}")
+    for item in items:
+        print(f"- {visible(item)}", file=sys.stderr)
     return FAILED
 
 

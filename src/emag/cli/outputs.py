@@ -9,8 +9,7 @@ ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".html", 
                      ".yaml", ".yml", ".csv", ".tsv", ".txt", ".pdf", ".svg", ".parquet"))
 """Endings that are meant as those of files, whoever writes them; a folder may be called runs/v1.5."""
 
-KINDS = {".png": "PNG", ".html": "HTML file", ".md": "Markdown file", ".json": "JSON file", ".npz": "npz file",
-         ".yaml": "YAML file"}
+KINDS = {".png": "a PNG", ".html": "an HTML file", ".md": "a Markdown file", ".json": "a JSON file"}
 
 
 def file_in(out: Path, usual: str) -> Path:
@@ -22,7 +21,7 @@ def file_in(out: Path, usual: str) -> Path:
     if out.suffix.lower() == ending and not out.is_dir():
         check_folder(out.parent)
         return out
-    return check_folder(folder_of(out, f", or a {KINDS[ending]}, a name that ends in {ending}")) / usual
+    return check_folder(folder_of(out, f", or {KINDS[ending]}, a name that ends in {ending}")) / usual
 
 
 def folder_of(out: str | Path, hint: str = "") -> Path:
@@ -31,6 +30,12 @@ def folder_of(out: str | Path, hint: str = "") -> Path:
     if path.suffix.lower() in ENDINGS and not path.is_dir():
         raise BadValue(f"cannot write to {path}, a name of another kind of file: give a folder{hint}")
     return path
+
+
+def check_run_out(out: str | None) -> None:
+    """Raise `BadValue` where nothing can be written into a run folder, path or URL, that may not be there yet."""
+    if out is not None and "://" not in out and "::" not in out:
+        check_out(out)
 
 
 def check_out(out: str | Path) -> Path:

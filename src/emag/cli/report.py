@@ -32,6 +32,8 @@ def report(
 
     file = file_in(out_path, PAGE) if out_path else None
     run = RunFolder(folder)
+    if file is None:
+        run.storage.check()
     data = page(run, baseline, rows, cell, [_pair(text) for text in plot or ()]).encode()
     storage, name = (RunFolder(str(file.absolute().parent)).storage, file.name) if file else (run.storage, PAGE)
     storage.write(name, data)

@@ -9,6 +9,7 @@ from . import common as shared
 from .bars import images_bar
 from .common import command, err, out
 from .common import table as folded
+from .outputs import check_run_out
 from .run import Engine
 
 
@@ -39,6 +40,7 @@ def reproduce(
     asked = read(name)
     asked = (asked.check() if check else asked).changed(model, recipe or (), images)
     place = folder or f"runs/{name}{'-check' if check else ''}"
+    check_run_out(place)
     with images_bar() as begun:
         found = make(asked, place, captions, reference, check, device, engine, workers, begun)
     if as_json:

@@ -10,6 +10,7 @@ import typer
 from . import common as shared
 from .bars import images_bar
 from .common import command, out, table
+from .outputs import check_run_out
 
 Engine = Annotated[str | None, typer.Option(help="local, or ray (pip install emag\\[ray]); default: the spec's, or local.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Images of each recipe; default: the spec's.")]
@@ -31,6 +32,7 @@ def run(
     from ..evaluate.run import run as make
     from ..evaluate.spec import read_spec
 
+    check_run_out(folder)
     asked = read_spec(spec, images, device)
     if dry_run:
         _show_plan(replace(asked, out=folder or asked.out), workers, as_json)

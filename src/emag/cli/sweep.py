@@ -11,6 +11,7 @@ from . import common as shared
 from .bars import images_bar
 from .common import command, out
 from .common import table as folded
+from .outputs import check_run_out
 from .run import Device, Engine, Images
 
 
@@ -34,6 +35,7 @@ def sweep(
     from ..evaluate.sweep.search import sweep as search
     from ..evaluate.sweep.spec import read_sweep
 
+    check_run_out(folder)
     asked = read_sweep(spec, images, device)
     for file in filter(None, (plot, best)):
         check_folder(file.parent)

@@ -33,6 +33,7 @@ def vote(
         return
     if recipes is None:
         raise BadValue(f"say which two: --recipes A B; the run has {', '.join(run.recipes())}")
+    run.storage.check()
     with Server(Ballot(run, recipes, name, seed, limit), port) as server:
         err.print(f"Vote at {server.url} (ctrl-c ends; votes are kept)")
         server.serve_forever()

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,8 +20,9 @@ from .conditions import Conditions
 from .course import Course
 from .finite import Finite
 from .passes import Passes, Place, groups
-from .plan import evaluates_null, needed, weak_branches
+from .plan import departs, evaluates_null, needed, weak_branches
 from .present import Present
+from .undo import Undo
 from .view import Kind, View
 
 
@@ -68,10 +68,12 @@ class Run:
         self._lent: torch.Tensor | None = None  # the answer kept, as the host has it
         self._references: int | None = None  # tokens of reference images behind x_t
 
-    def install(self, undo: ExitStack) -> None:
+    def install(self, undo: Undo) -> None:
         """Put the taps into the networks, until `undo` closes."""
         for blocks in self.all_blocks:
             undo.callback(blocks.clear)
+            if departs(self.rules):
+                self.passes.watch(blocks.network, undo)
             blocks.install(undo)
             self.conditions.install(blocks.network, undo)
             if any(branch.modules == "time" for branch in self.further):
@@ -126,7 +128,7 @@ class Run:
         wanted = self.course.held(needed(now.rules, step, now.states))
         for one in (item for item in wanted if item[0].ahead):
             self.passes.weak(forward, place, [one], None)
-        answer = self.passes.clean(forward, place.call, rows, self.course.watching())
+        answer = self.passes.clean(forward, place.call, rows, self.course.watching(), self.course.looking())
         sample = output.sample_of(answer)
         channels = output.guided_channels(sample, call.network.latents(call.sample))
         branches: dict[Any, torch.Tensor] = {COND: output.branch(sample, rows.cond, channels)}

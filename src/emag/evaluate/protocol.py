@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import BadValue
 from ..files import parsed
 from ..near import choices
 from .prompts import Prompt, read_prompts
 from .spec import RunSpec, parse
+from .yaml_file import load
 
 SPECS = Path(__file__).parent / "specs"
 CHECK = {"model": "tiny", "classes": ["frog", "ship"], "images": 4, "steps": 8, "batch_size": 2}
@@ -50,7 +49,8 @@ class Protocol:
         """The same on another model, with some recipes or with fewer images. Raises `BadValue`."""
         unknown = [name for name in recipes if name not in self.run["recipes"]]
         if unknown:
-            raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; {choices(unknown[0], self.run['recipes'])}")
+            raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; "
+                           + choices(unknown[0], self.run["recipes"], "it has"))
         run = {**self.run, "recipes": {name: self.run["recipes"][name] for name in recipes or self.run["recipes"]}}
         if model is not None:
             held = self.run["model"] if isinstance(self.run["model"], dict) else {}
@@ -98,7 +98,7 @@ def read(name: str) -> Protocol:
     """A protocol by name. Raises `BadValue` where there is none."""
     if name not in names():
         raise BadValue(f"there is no protocol {name!r}; {choices(name, names())}")
-    data = yaml.safe_load((SPECS / f"{name}.yaml").read_text(encoding="utf-8"))
+    data = load((SPECS / f"{name}.yaml").read_text(encoding="utf-8"))
     return Protocol(name, **{**data, "metrics": tuple(data["metrics"]), "notes": tuple(data["notes"])})
 
 

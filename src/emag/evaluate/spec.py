@@ -16,7 +16,7 @@ from ..values import checked, hints_of
 from .prompts import Prompt, of_classes, of_list, read_prompts
 from .recipes import read_recipes, recipe_data
 from .unknown import refuse_unknown
-from .yaml_size import refuse_bombs
+from .yaml_file import load
 
 PLACES = ("prompts", "classes", "recipes", "images", "per_prompt")
 
@@ -81,7 +81,7 @@ class RunSpec:
         """A recipe by name. Raises `BadValue` where there is none."""
         found = next((one for one in self.recipes if one.label == name), None)
         if found is None:
-            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes])}")
+            raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes], 'it has')}")
         return found
 
     def with_prompts(self, prompts: Sequence[Prompt]) -> "RunSpec":
@@ -110,9 +110,7 @@ def read_spec(path: str | Path, images: int | None = None, device: str | None = 
 def yaml_of(path: str | Path, images: int | None = None, device: str | None = None) -> Any:
     """What a YAML file holds, with other images or device where given. Raises `BadValue` where it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        refuse_bombs(text)
-        return _changed(yaml.safe_load(text), images, device)
+        return _changed(load(Path(path).read_text(encoding="utf-8")), images, device)
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:  # dates that there are not, bytes that are no text

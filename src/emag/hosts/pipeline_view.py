@@ -1,7 +1,7 @@
 """What a run asks of a diffusers pipeline: the kind and the rows of its network calls, and the path of its scheduler."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from ..backbones.read import Network
 from ..engine.arguments import Arguments
 from ..engine.trajectory import Trajectory, trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch
 from ..engine.view import Kind
 from ..perturbations.state import Rows
 from .entry import Host
@@ -74,7 +74,7 @@ class PipelineView:
     def model(self, name: str) -> Callable[..., Any]:
         return self.models[name]
 
-    def install(self, network: Network, undo: ExitStack) -> None:
+    def install(self, network: Network, undo: Undo) -> None:
         """Where the host tags its calls, learn the tag."""
         if self.host.layout == "calls":
             original = network.module.cache_context

@@ -18,9 +18,11 @@ from ..hosts.table import denoisers, lookup
 from ..near import nearest
 from . import folder, hub
 from .folder import first_line
+from .shapes import ShapesPipeline
 from .tiny import TinyPipeline
 
-MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
+MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
+          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
 """Embedded models and what they are."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -36,8 +38,8 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is CUDA
-    where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
+    name: "tiny", "shapes", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is
+    CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
     optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data, and
     `emag_loaded` has a hash of each network, so that later changes are seen.
@@ -99,7 +101,7 @@ def _loading(what: str) -> Iterator[None]:
 
 def _pipeline_class(name: str, wanted: str) -> Any:
     """The class that a folder or repository names, refused before its weights are fetched."""
-    cls: Any = TinyPipeline if wanted == TinyPipeline.__name__ else getattr(diffusers, wanted, None)
+    cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
     lookup(object.__new__(cls))

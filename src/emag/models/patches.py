@@ -59,12 +59,17 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return (self.decoder(self.colour(latents)),)
 
     @torch.no_grad()
-    def set_whitening(self, latents: torch.Tensor) -> None:
-        """Make the latents of images like those with raw `latents` [n, channels, h, w] white: zero mean, unit covariance."""
-        rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).double()
-        mean, (values, vectors) = rows.mean(0), torch.linalg.eigh(rows.T.cov())
+    def set_whitening(self, raw: torch.Tensor, mean: torch.Tensor | None = None, scale: torch.Tensor | None = None) -> None:
+        """Make the latents of images like those with raw latents [n, channels, h, w] white: mean 0 and unit covariance.
+
+        mean, scale [channels]: what the decoder was trained on is (raw - mean) scale; None: raw.
+        """
+        count = raw.shape[1]
+        mean, scale = (torch.zeros(count) if mean is None else mean), (torch.ones(count) if scale is None else scale)
+        read = (raw.permute(0, 2, 3, 1).reshape(-1, count).double() - mean.double()) * scale.double()
+        middle, (values, vectors) = read.mean(0), torch.linalg.eigh(read.T.cov())
         white, colour = (vectors * values.rsqrt()) @ vectors.T, (vectors * values.sqrt()) @ vectors.T
-        self.white.weight.copy_(white[:, :, None, None])
-        self.white.bias.copy_(-(white @ mean))
+        self.white.weight.copy_((white * scale)[:, :, None, None])
+        self.white.bias.copy_(-(white @ (middle + mean * scale)))
         self.colour.weight.copy_(colour[:, :, None, None])
-        self.colour.bias.copy_(mean)
+        self.colour.bias.copy_(middle)

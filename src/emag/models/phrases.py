@@ -1,34 +1,50 @@
 """Words with their place and their phrase: what a prompt of several objects is encoded with."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
+from ..worlds.shapes import prompts as grammar
+
 
 class PhraseEncoder(ModelMixin, ConfigMixin):
-    """Learned states of words. Each is the sum of its word, its place, the words of its own noun phrase and the words
-    outside all phrases ("left of", "on black").
+    """Learned states of words. Each is the sum of its word and its place; within a noun phrase also of the phrase's words
+    and of the words outside all phrases ("left of", "on black"), by tables of their own. dim: of a state.
 
-    vocab: all words, padding first. members: those that make up noun phrases; nouns: those that end one. The pooled
-    vector is the sum over the words of a further table.
+    The pooled vector is the sum over the words of a further table.
     """
 
     @register_to_config
-    def __init__(self, vocab: Sequence[str], members: Sequence[str], nouns: Sequence[str], max_length: int = 12,
-                 dim: int = 64):
+    def __init__(self, dim: int = 64):
         super().__init__()
-        self.tables = torch.nn.ModuleDict({name: torch.nn.Embedding(len(vocab), dim) for name in
+        self.tables = torch.nn.ModuleDict({name: torch.nn.Embedding(len(grammar.VOCABULARY), dim) for name in
                                            ("word", "phrase", "first", "second", "pooled")})
-        self.place = torch.nn.Embedding(max_length, dim)
+        self.place = torch.nn.Embedding(grammar.LENGTH, dim)
         for table in (*self.tables.values(), self.place):
             torch.nn.init.normal_(table.weight, std=0.7)
-        for name, some in (("is_member", [*members, *nouns]), ("is_noun", nouns)):
-            self.register_buffer(name, torch.tensor([word in some for word in vocab]), persistent=False)
+        for name, some in (("is_member", grammar.MEMBERS), ("is_noun", grammar.SHAPES)):
+            self.register_buffer(name, torch.tensor([word in some for word in grammar.VOCABULARY]), persistent=False)
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """Vocabulary and channels: what two encoders must share to be exchanged."""
+        return grammar.VOCABULARY, self.config.dim
+
+    def check(self, prompt: str) -> None:
+        """Raise `BadValue` for a prompt that is neither empty nor of the world."""
+        if prompt.strip():
+            grammar.read(prompt)
+
+    def prompt_ids(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Word ids [batch, words] of prompts, each as the world says it; the empty prompt is all padding."""
+        said = [grammar.say(grammar.read(prompt)) if prompt.strip() else "" for prompt in prompts]
+        return torch.tensor([grammar.ids(prompt) for prompt in said], dtype=torch.long)
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoder states [batch, max_length, dim] and the pooled vector [batch, dim] of word ids [batch, max_length]."""
+        """Encoder states [batch, words, dim] and the pooled vector [batch, dim] of word ids [batch, words]."""
         noun, member, said = self.is_noun[ids], self.is_member[ids], ids > 0
         number = noun.cumsum(1) - noun.long()  # of the phrase that a word is in, or that begins after it
         inside = [(member & (number == k)).unsqueeze(-1) for k in (0, 1)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ..errors import BadValue
+from ..finite import FiniteFields
 from ..values import made
 
 CHOICES = {
@@ -20,7 +21,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Compat:
+class Compat(FiniteFields):
     """How the average is kept, read and used. The defaults are the method; anything else is for reproduction.
 
     accumulate_in: pass whose attention is averaged; "perturbed" needs every_step. stat_lag: 1 picks by the previous step's

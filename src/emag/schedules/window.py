@@ -1,11 +1,11 @@
 """When a rule acts: windows over the steps of one run."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from ..errors import BadValue
+from ..finite import FiniteFields
 
 Phase = Literal["off", "watch", "apply", "hold"]
 OBSERVED, APPLIED = ("watch", "apply"), ("apply", "hold")
@@ -18,7 +18,7 @@ def k2idx(k: float, count: int, base: int = 250) -> int:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(FiniteFields):
     """Steps on which an average is kept up ("watch"), and on which a weak pass runs as well ("apply").
 
     `unit` says what start, delta and stop mean. With r the reversed index (N-1 is the noisiest step):
@@ -39,8 +39,6 @@ class Window:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise BadValue(f"window unit {self.unit!r} is unknown; use one of {', '.join(UNITS)}")
-        if not all(map(math.isfinite, (self.start, self.delta, self.stop))):
-            raise BadValue(f"a window needs finite numbers, got {self.start}, {self.delta}, {self.stop}")
         for name in ("start", "delta", "stop"):  # one spelling in every recipe
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.delta < 0 or self.base < 1:

@@ -84,7 +84,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     """
     names = list(recipes) if recipes is not None else run.recipes()
     if against is not None and against not in names:
-        raise BadValue(f"--against {against!r} is none of the recipes measured: {choices(against, names)}")
+        raise BadValue(f"--against {against!r} is none of the recipes measured; {choices(against, names)}")
     found: dict[str, dict[str, Statistic | Jackknife | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:

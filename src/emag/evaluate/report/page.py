@@ -48,7 +48,7 @@ def page(run: RunFolder, baseline: str | None = None, rows: int = 24, cell: int 
     known = {one.metric for one in results}
     unknown = next((name for pair in asked for name in pair if name not in known), None)
     if unknown:
-        raise BadValue(f"the run has no metric {unknown!r} to plot; {choices(unknown, sorted(known))}")
+        raise BadValue(f"the run has no metric {unknown!r} to plot; {choices(unknown, sorted(known), 'it has')}")
     return PAGES.get_template("page.html").render(
         name=_name(run), facts=page_facts(run), spec=_yaml(run), commands=_commands(run, stored, base), plain_costs=COSTS,
         unfinished=_unfinished(run), total=run.spec.total,

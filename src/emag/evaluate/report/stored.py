@@ -39,7 +39,7 @@ def costs(run: RunFolder, baseline: str | None) -> list[Result]:
 def baseline_of(results: Sequence[Result], recipes: Sequence[str], wanted: str | None) -> str:
     """The recipe that others are held against: the one asked for, or the one measured against, or the first."""
     if wanted is not None and wanted not in recipes:
-        raise BadValue(f"the run has no recipe {wanted!r}; {choices(wanted, recipes)}")
+        raise BadValue(f"the run has no recipe {wanted!r}; {choices(wanted, recipes, 'it has')}")
     return wanted or next((one.against for one in results if one.against), recipes[0])
 
 

@@ -18,6 +18,7 @@ from .scene import (
     PALETTE,
     RADII,
     REACH,
+    ROOM,
     SHAPES,
     SIZE,
     Kind,
@@ -63,7 +64,7 @@ def place(wanted: Request, rng: np.random.Generator) -> Scene:
         low = radii + MARGIN
         centres = rng.uniform(low[:, None], (SIZE - low)[:, None], (len(radii), 2))
         if wanted.relation == "inside":
-            radii, centres = _put_inside(wanted, radii, centres, rng)
+            centres = _put_inside(wanted, radii, centres, rng)
         if _allowed(wanted, radii, centres):
             break
     order = [1, 0] if wanted.relation == "inside" else list(range(len(radii)))  # what is inside is drawn last
@@ -83,15 +84,14 @@ def _bands(wanted: Request) -> np.ndarray:
     return np.array([RADII[kind.size] if kind.size else free for kind in wanted.kinds]).T
 
 
-def _put_inside(wanted: Request, radii: np.ndarray, centres: np.ndarray,
-                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Move the first object near the middle of the second, as far as there is room."""
-    slack = {"circle": 0.62, "square": 0.6, "triangle": 0.42, "ring": 0.56}[wanted.kinds[1].shape] * radii[1]
-    room = max(0.0, slack - radii[0] - 1.5)
-    angle, away = rng.uniform(0, 2 * np.pi), room * np.sqrt(rng.random())
-    offset = away * np.array([np.cos(angle), np.sin(angle)])
-    drop = np.array([0.0, 0.25 * radii[1] if wanted.kinds[1].shape == "triangle" else 0.0])
-    return radii, np.stack([centres[1] + offset + drop, centres[1]])
+def _put_inside(wanted: Request, radii: np.ndarray, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Centres with the first object moved into the second: uniform over the disc in which it stays clear of the outline."""
+    inner, outer = wanted.kinds
+    room, drop = ROOM[outer.shape]
+    free = room * radii[1] - REACH.get(inner.shape, 1.0) * radii[0] - 1.25
+    angle, away = rng.uniform(0, 2 * np.pi), max(0.0, free) * np.sqrt(rng.random())
+    middle = centres[1] + [0, drop * radii[1]]
+    return np.stack([middle + away * np.array([np.cos(angle), np.sin(angle)]), centres[1]])
 
 
 def _allowed(wanted: Request, radii: np.ndarray, centres: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""The best shape for a region: least squares over centre and radius, by Gauss-Newton steps on pixels, many regions at once."""
+"""The best shape for a region: least squares over centre and radius by Gauss-Newton steps, many regions at once."""
 
 import numpy as np
 

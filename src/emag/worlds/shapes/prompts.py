@@ -11,10 +11,12 @@ from ...errors import BadValue
 from .scene import BACKGROUNDS, COLOURS, HOLDERS, RADII, RELATIONS, SHAPES, Kind, Request
 
 NUMBERS = ("a", "two", "three")
-JOINTS = {None: "and", **{relation: relation for relation in RELATIONS}}
 PAD = "<pad>"
 VOCABULARY = (PAD, *NUMBERS, *RADII, *COLOURS, *SHAPES, "and",
               *dict.fromkeys(word for relation in RELATIONS for word in relation.split()), "on", *BACKGROUNDS)
+MEMBERS = (*NUMBERS, *RADII, *COLOURS, *SHAPES)
+"""Words that noun phrases are made of."""
+
 LENGTH = 12
 """Words of the longest prompt."""
 
@@ -28,7 +30,7 @@ def say(request: Request) -> str:
     if len(set(kinds)) == 1:
         words = [NUMBERS[len(kinds) - 1], _name(kinds[0], plural=len(kinds) > 1)]
     else:
-        words = ["a", _name(kinds[0]), JOINTS[request.relation], "a", _name(kinds[1])]
+        words = ["a", _name(kinds[0]), request.relation or "and", "a", _name(kinds[1])]
     return " ".join(words + (["on", request.background] if request.background else []))
 
 

@@ -54,7 +54,7 @@ def unexplained(calm: np.ndarray, rendered: np.ndarray) -> list[Region]:
 
 
 def _connected(image: int, mask: np.ndarray) -> list[Region]:
-    labels, count = ndimage.label(mask, EVERYWHERE)
+    labels, _ = ndimage.label(mask, EVERYWHERE)
     found = []
     for number, where in enumerate(ndimage.find_objects(labels), 1):
         part = labels == number

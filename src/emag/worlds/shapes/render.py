@@ -7,7 +7,7 @@ import numpy as np
 from .scene import SHAPES, SIZE, Scene
 
 HALF_SQUARE, BASE, APEX, HOLE, ARM = 0.88, 0.75, 1.0, 0.56, 0.34
-"""In radii: half the side of a square, a triangle's base below and apex above the centre, a ring's hole, half a cross's arm."""
+"""In radii: half a square, a triangle's base below and apex above its centre, a ring's hole, half a cross's arm."""
 
 SLOPE = (APEX + BASE) / 1.02  # height over half the base
 NORMAL = np.array([SLOPE, 1.0]) / np.hypot(SLOPE, 1.0)

@@ -14,8 +14,10 @@ PALETTE = {"red": (0.88, 0.12, 0.12), "green": (0.10, 0.70, 0.20), "blue": (0.15
 COLOURS = tuple(PALETTE)
 BACKGROUNDS = {"black": 0.06, "grey": 0.45, "white": 0.94}
 RELATIONS = ("left of", "above", "inside", "larger than")
-HOLDERS = ("circle", "square", "triangle", "ring")
-"""Shapes that another object can be inside of."""
+ROOM = {"circle": (1.0, 0.0), "square": (0.88, 0.0), "triangle": (0.586, 0.164), "ring": (0.56, 0.0)}
+HOLDERS = tuple(ROOM)
+"""Shapes that another object can be inside of: the largest circle within, its radius and how far it is below the centre, in
+radii."""
 
 COLOUR_JITTER, BACKGROUND_JITTER = 0.04, 0.03
 """Half widths of the uniform noise on each channel of an object's colour, and on the grey of the background."""

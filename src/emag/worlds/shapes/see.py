@@ -160,4 +160,9 @@ def _put(view: View, image: int, shape: int, place: np.ndarray, rgb: np.ndarray,
     scale = float((contrast**2 * counts).sum())
     misfit = float(np.sqrt(rest.sum() / max(scale, 1e-6)))
     return Found(SHAPES[shape] if misfit <= CLEAR else None, COLOURS[named] if away <= OFF else None,
-                 tuple(float(v) for v in place), tuple(float(v) for v in rgb), misfit)
+                 _three(place), _three(rgb), misfit)
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    a, b, c = values
+    return float(a), float(b), float(c)

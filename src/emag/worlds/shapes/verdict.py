@@ -20,13 +20,13 @@ EDGE = 1.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """An image and its prompt. Every part but the last four is True where it is right.
+    """An image and its prompt. The first six are True where they are right.
 
     number: as many objects as asked for. colour, shape, size: of the objects matched to those asked for (none matched:
     False). relation: holds (True where none was asked for; False where the two were not found). extra, missing: objects.
     residual: mean squared difference to the nearest image of the world, values in [0, 1]; edges, flat, ground: its parts
-    on outlines, inside objects, and on the background; they add up to it. matched: the found object for each kind asked
-    for, or None.
+    on outlines, inside objects, and on the background; they add up to it. grey: of the background, in [0, 1]. matched:
+    the found object for each kind asked for, or None.
     """
 
     number: bool
@@ -41,6 +41,7 @@ class Verdict:
     edges: float
     flat: float
     ground: float
+    grey: float
     matched: tuple[Found | None, ...]
 
     @property
@@ -74,11 +75,11 @@ def judge(images: np.ndarray, prompts: Sequence[str]) -> list[Verdict]:
     view = see(images)
     parts = _residuals(view)
     greys = nearest_grey(view.background)
-    return [_verdict(one, found, list(BACKGROUNDS)[grey], residual)
-            for one, found, grey, residual in zip(requests, view.found, greys, parts)]
+    return [_verdict(one, found, list(BACKGROUNDS)[at], float(ground.mean()), rest)
+            for one, found, at, ground, rest in zip(requests, view.found, greys, view.background, parts)]
 
 
-def _verdict(wanted: Request, found: Sequence[Found], ground: str, parts: tuple[float, ...]) -> Verdict:
+def _verdict(wanted: Request, found: Sequence[Found], ground: str, grey: float, parts: tuple[float, ...]) -> Verdict:
     matched = match(wanted, found)
     pairs = [(kind, one) for kind, one in zip(wanted.kinds, matched) if one is not None]
     return Verdict(
@@ -89,7 +90,7 @@ def _verdict(wanted: Request, found: Sequence[Found], ground: str, parts: tuple[
         relation=wanted.relation is None or (None not in matched and holds(wanted.relation, *matched)),
         background=wanted.background in (None, ground),
         extra=max(0, len(found) - len(wanted.kinds)), missing=max(0, len(wanted.kinds) - len(found)),
-        residual=sum(parts), edges=parts[0], flat=parts[1], ground=parts[2], matched=matched)
+        residual=sum(parts), edges=parts[0], flat=parts[1], ground=parts[2], grey=grey, matched=matched)
 
 
 def match(wanted: Request, found: Sequence[Found]) -> tuple[Found | None, ...]:
