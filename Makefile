@@ -14,7 +14,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# faults of evaluation runs, minutes each
+# faults of evaluation runs, random guidances and interrupts on every pipeline: minutes each
 test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 

@@ -41,22 +41,31 @@ def live_of(variant: str, q: torch.Tensor, k: torch.Tensor, image: slice) -> tor
     if variant == "query":
         return q[:, :, image].double()
     rows = softmax_map(q, k)[:, :, image]
-    return rows if variant == "map" else rows[..., image]
+    return rows if variant == "map" else rows[..., image] if variant == "image" else rows[..., text_of(image, k)]
 
 
-def replaced(variant: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, image: slice,
-             new: torch.Tensor) -> torch.Tensor:
-    """Attention output with `new` in the place of what `live_of` gives."""
+def text_of(image: slice, k: torch.Tensor) -> list[int]:
+    """The keys that are not the image's."""
+    return [at for at in range(k.shape[2]) if not image.start <= at < image.stop]
+
+
+def replaced(variant: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, image: slice, new: torch.Tensor,
+             renorm: str = "row", text_scale: float = 1.0) -> torch.Tensor:
+    """Attention output with `new` in the place of what `live_of` gives; the text's part scaled, rows renormalised."""
     if variant == "query":
         q = q.clone()
         q[:, :, image] = new.to(q.dtype)
         return (softmax_map(q, k) @ v.double()).to(q.dtype)
-    weights = softmax_map(q, k)
-    if variant == "map":
-        weights[:, :, image] = new.double()
-    else:
-        weights[:, :, image, image] = new.double()
-        weights[:, :, image] /= weights[:, :, image].sum(-1, keepdim=True)
+    weights, text = softmax_map(q, k), text_of(image, k)
+    rows, keys = weights[:, :, image], list(range(k.shape[2]))
+    rows[..., {"map": keys, "image": keys[image], "text": text}[variant]] = new.double()
+    rows[..., text] *= text_scale
+    if renorm == "row":
+        rows = rows / rows.sum(-1, keepdim=True)
+    if renorm == "text":
+        left = 1 - rows[..., image].sum(-1, keepdim=True)
+        rows[..., text] *= left.clamp(min=0) / rows[..., text].sum(-1, keepdim=True)
+    weights[:, :, image] = rows
     return (weights @ v.double()).to(q.dtype)
 
 

@@ -125,7 +125,7 @@ def test_seam_binds_by_position_and_by_keyword(give):
 def average_of(variant, **settings):
     values = {"beta": 0.8, "strength": 1.0, "statistic": "mae", "against": "old", "dtype": torch.float32,
               "jitter": 0.0, "name": "emag/1", "streams": Streams.of(tensors(0, 1, B, 4)[0])}
-    kind = {"image_keys": variant == "image"} if variant != "query" else {}
+    kind = {"columns": {"map": "all"}.get(variant, variant)} if variant != "query" else {}
     return (QueryAverage if variant == "query" else MapAverage)(**{**values, **settings}, **kind)
 
 

@@ -462,7 +462,7 @@ def test_every_network_has_defaults(case):
 def test_tokens_of_a_forecast(case):
     network = read(case.pipe().transformer)
     assert image_tokens(network, 1024, 512) == 64 * 32
-    assert text_tokens(network, "", None) >= 128 and text_tokens(network, "", 7) == 7
+    assert text_tokens(network, None) >= 128 and text_tokens(network, 7) == 7
 
 
 def test_packing_moves_the_image_to_the_end_and_back():

@@ -247,11 +247,13 @@ def test_other_methods_act_or_say_why_not(case, name):
     reason = "rows" if name == "apg" and not case.uncond else ""
     if case.name == "sana" and name in ("pag", "seg", "sag"):
         reason = "linear"
+    if name == "tpg" and not read(pipe.transformer).placed:
+        reason = "do not see where tokens are"
+    if reason:
+        with pytest.raises((emag.Unsupported, emag.BadValue), match=reason), emag.guide(pipe, rule):
+            case.run(pipe)
+        return
     with emag.guide(pipe, rule) as run:
-        if reason:
-            with pytest.raises((emag.Unsupported, emag.BadValue), match=reason):
-                case.run(pipe)
-            return
         made = case.run(pipe)
     assert made.isfinite().all() and size_of(made - plain) > 1e-3
     assert run.stats.evaluations == run.stats.planned
@@ -329,17 +331,6 @@ def apart(out):
     return out if isinstance(out, tuple) else (out[:, -16:], out[:, :-16])
 
 
-def test_tokens_shuffled_in_a_merged_stream_are_image_tokens():
-    pipe, seen = auraflow(), []
-    block = read(pipe.transformer).blocks[2]
-    block.module.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True)
-    with emag.guide(pipe, TPG(2.0, layers=(2,))):
-        MORE["auraflow"].run(pipe, (8,), num_inference_steps=2)
-    clean, weak = seen[0][1:], seen[1]
-    assert torch.equal(clean[:, :-16], weak[:, :-16]) and not torch.equal(clean, weak)
-    assert torch.equal(clean[:, -16:].sort(1).values, weak[:, -16:].sort(1).values)
-
-
 def test_the_second_attention_of_sd35_stays():
     """`attn2` sees image tokens alone; what is tapped is the joint one."""
     pipe = MORE["sd3.5"].pipe()
@@ -407,8 +398,8 @@ def test_further_channels_are_no_part_of_x():
 def test_forecasts_count_the_tokens():
     assert image_tokens(read(sana().transformer), 64, 96) == 2 * 3
     assert image_tokens(read(hunyuan().transformer), 64, 96) == 4 * 6
-    assert text_tokens(read(auraflow().transformer), "x", None) == 264
-    assert text_tokens(read(hunyuan().transformer), "x", None) == 0
+    assert text_tokens(read(auraflow().transformer), None) == 264
+    assert text_tokens(read(hunyuan().transformer), None) == 0
 
 
 def test_two_untagged_calls_with_one_text_are_told_apart():

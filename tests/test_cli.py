@@ -117,6 +117,8 @@ def test_plan_tells_steps_without_a_weak_pass(run):
     (("generate", "frog", "-g", "emag=1.5,beta=3"), "beta"),
     (("generate", "frog", "-g", "apg=4", "--scale", "1"), "unconditional"),
     (("generate", "frog", "-g", "apg=4", "-g", "cfg=2"), "keep one"),
+    (("generate", "frog", "--scale", "nan"), "finite"), (("compare", "frog", "-c", "scale=inf"), "finite"),
+    (("compare", "frog", "-c", "host", "-c", "autoguidance=2,model=lora:0.5"), "no LoRA"),
     (("generate", "frog", "--recipe", "nowhere.json"), "cannot read"),
     (("generate", "frog", "-m", "medium"), "medium"),
     (("generate", "frog", "--seeds", "x"), "seeds"),
@@ -229,7 +231,8 @@ def test_methods_as_data(run):
 
 
 @pytest.mark.parametrize(("column", "words"), [("cfg=2 pgc", "no method 'pgc'"), ("cfg=2 pcg=0,stepsize=1", "no parameter"),
-                                               ("euler unipc", "solvers"), ("emag=1.5 pcg", "plain function")])
+                                               ("euler unipc", "solvers"),
+                                               ("emag=1.5 fkc reverse-sde", "emag moves the prediction")])
 def test_columns_of_our_own_loop_refuse(run, tmp_path, column, words):
     code, _, error = run("compare", "a ship", "-c", column, "-o", tmp_path / "a.png", "--steps", 2)
     assert code == 2 and words in error

@@ -203,7 +203,7 @@ def test_any_rank_and_dtype(shape, dtype):
 
 @pytest.mark.parametrize(("bad", "says"), [
     (lambda: Term(math.nan, "a"), "finite"), (lambda: Term(-math.inf, "a"), "finite"), (lambda: Term(None, "a"), "finite"),
-    (lambda: Term("2", "a"), "finite"), (lambda: Term(Interval(), "a"), r"Interval\(4.0\)"),
+    (lambda: Term("2", "a"), "a number or a schedule"), (lambda: Term(Interval(), "a"), r"Interval\(4.0\)"),
     (lambda: Term(2.0, ""), "name a branch"), (lambda: Term(2.0, "a", None), "name a branch"),
     (lambda: Term(2.0, "a", mask="box:1"), "box:x0"),
     (lambda: Compose(), "tuple of terms"), (lambda: Compose(UNCOND, [Term(2.0, "a")]), "tuple of terms"),

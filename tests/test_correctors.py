@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+import emag
 from emag.errors import BadValue, Unsupported
+from emag.methods import METHODS
 from emag.samplers import (
     FKC,
     PCG,
@@ -21,8 +23,9 @@ from emag.samplers import (
     sample,
     trajectory,
 )
-from emag.samplers.particles import excess, surplus
+from emag.samplers.particles import pairs, squares
 from emag.samplers.reflection import reflect
+from emag.samplers.reverse_sde import surplus
 from emag.samplers.solvers import to_epsilon
 from emag.streams import Streams, digest
 from exact import Mixture, power_product
@@ -184,13 +187,12 @@ def test_effective_size():
 
 
 @pytest.mark.parametrize("powers", [(1.0,), (2.5,), (0.5,), (-1.5, 2.5), (1.0, 1.0), (0.4, 1.2, 2.0), (0.7, 0.1, 0.2)])
-def test_excess(powers):
+def test_squares_and_pairs(powers):
     noises = [points(5, seed, (2, 3)) for seed in range(len(powers))]
-    total = sum(b * e for b, e in zip(powers, noises))
-    plain = total.square().sum((1, 2)) - sum(b * e.square().sum((1, 2)) for b, e in zip(powers, noises))
-    close(excess(noises, powers), plain, **EXACT)
-    if abs(sum(powers) - 1) < 1e-9:
-        assert torch.equal(excess([noises[0]] * len(powers), powers), torch.zeros(5, dtype=torch.float64))
+    close(squares(noises, powers), sum(b * e.square().sum((1, 2)) for b, e in zip(powers, noises)), **EXACT)
+    whole = sum(b * e for b, e in zip(powers, noises)).square().sum((1, 2))
+    close(pairs(noises, powers), sum(powers) * squares(noises, powers) - whole, **EXACT)
+    assert torch.equal(pairs([noises[0]] * len(powers), powers), torch.zeros(5, dtype=torch.float64))
 
 
 def test_surplus_of_rounding_is_none():
@@ -223,7 +225,7 @@ def test_weights_solve_the_equation_of_the_target(make):
     x = torch.linspace(-3, 4, 15, dtype=torch.float64)[:, None]
     k, g2 = 0.8, 1.6  # tau = -k, so g^2 = 2 k
     model = Toy(Path.edm((k, k * (1 - 1e-7))), **{name: normal(*field) for name, field in fields.items()})
-    state = {"x": x}
+    state = {"x": x, "groups": [torch.arange(len(x))]}
     model(x, 0)
     corrector.after(x, 0, model, state)
     rate = state["log_weights"][:, None] / (k * 1e-7)
@@ -237,7 +239,7 @@ def test_weights_solve_the_equation_of_the_target(make):
     change = -sum(b * k * (centre[name].square() / var[name] ** 2 - 1 / var[name]) for name, b in powers.items())
     drift, spread = g2 * score, g2 * curve
     residual = change + spread + drift * score - g2 / 2 * (curve + score.square()) - rate
-    close(residual, residual.mean().expand_as(residual), rtol=0, atol=1e-5)
+    close(residual, residual.mean().expand_as(residual), rtol=0, atol=5e-5)
 
 
 # the distributions
@@ -286,6 +288,34 @@ def test_annealing_reaches_the_power(power):
     assert misses(run(anneal.solver), 1.5, 1 / power) > 9
 
 
+SIXTY = {"edm": (Path.edm(geometric(20.0, 0.05, 60)), "x0"),
+         "flow": (Path.flow(tuple(1 - i / 60 for i in range(61))), "flow")}
+
+
+@pytest.mark.parametrize("kind", SIXTY)
+@pytest.mark.parametrize(("corrector", "fields", "var"), [
+    (FKC(5.0), {"cond": (0.0, 1.0), "uncond": (0.0, 4.0)}, 0.25),
+    (FKC(2.0), {"cond": (0.0, 0.4), "uncond": (0.0, 1.0)}, 0.25),
+    (FKCAnneal(4.0), {"cond": (0.0, 1.0)}, 0.25), (FKCAnneal(0.5), {"cond": (0.0, 1.0)}, 2.0),
+    (FKCProduct(branches=("a", "b")), {"a": (0.0, 1.0), "b": (0.0, 2.0)}, 2 / 3),
+], ids=["cfg", "narrow", "sharp", "flat", "product"])
+def test_sixty_steps_are_enough(kind, corrector, fields, var):
+    """The noise of a step is what its weights assume: the target's variance to 12 % in 60 steps, from pure noise too."""
+    levels, space = SIXTY[kind]
+    model = Toy(levels, space, **{name: normal(*field) for name, field in fields.items()})
+    x = sample(model, start(model, 20000), corrector, solver=corrector.solver)
+    assert x.var().item() == pytest.approx(var, rel=0.12)
+
+
+def test_from_pure_noise_all_particles_weigh_the_same():
+    for corrector in (FKC(3.0), FKCAnneal(2.0), FKCProduct(branches=("cond", "uncond"))):
+        model, state = Toy(Path.flow((1.0, 0.5, 0.2, 0.0)), "flow"), {}
+        x = corrector.before(points(), 0, model, state)
+        model(x, 0)
+        corrector.after(x, 0, model, state)
+        assert not state["log_weights"].any()
+
+
 def test_weights_without_resampling_count_as_much():
     """threshold 0: the weighted mean of the particles is that of the target."""
     model, states, fkc = Toy(Path.edm(geometric(20.0, 0.05, 200))), [], FKC(1.5, threshold=0.0)
@@ -331,6 +361,47 @@ def test_fkc_follows_a_model_that_is_guided_itself():
     close(*ends, **EXACT)
 
 
+class Named(Toy):
+    """A toy that knows the condition of each of its samples."""
+
+    def __init__(self, labels, *args, **fields):
+        super().__init__(*args, **fields)
+        self.labels, self.asked = labels, None
+
+    def want(self, names):
+        self.asked = names
+
+    def groups(self, count):
+        return self.labels[:count]
+
+
+def test_particles_are_those_of_one_condition():
+    """Samples of two conditions in turns give what each condition gives alone; explicit groups must not mix them."""
+    x, fields = points(12, shape=(1, 2, 2)), {"cond": Tanh(1.0), "uncond": Tanh(0.3)}
+    labels = [0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 0, 1]
+
+    def run(rows, labels):
+        model, streams = Named(labels, path("flow"), "flow", **fields), Streams([digest(row) for row in rows])
+        model.noise = lambda name, like: streams.normal(name, like)
+        fkc, states = FKC(3.0), []
+        return sample(model, rows, fkc, solver=fkc.solver, states=states), [len(group) for group in states[0]["groups"]]
+
+    together, sizes = run(x, labels)
+    assert sizes == [5, 7]
+    for label in (0, 1):
+        rows = [row for row in range(12) if labels[row] == label]
+        close(together[rows], run(x[rows], [label] * len(rows))[0], **EXACT)
+    model = Named(labels, path("flow"), "flow", **fields)
+    with pytest.raises(BadValue, match="several conditions together: 4 consecutive"):
+        sample(model, x, FKC(3.0, particles=4), solver=ReverseSDE())
+    assert model.calls == 0 and model.asked == ("uncond", "cond")
+
+
+def test_a_lone_particle_is_told(caplog):
+    sample(Named([0, 1, 1], path("flow"), "flow"), points(3), FKC(2.0), solver=ReverseSDE())
+    assert "fkc has a single image of some condition" in caplog.text
+
+
 def test_groups_do_not_mix():
     """A group of a batch gives what it gives alone."""
     x = points(12, shape=(1, 2, 2))
@@ -349,16 +420,31 @@ def test_groups_do_not_mix():
         close(weights[4 * g:4 * g + 4], own, **EXACT)
 
 
-def test_resampling_happens_after_every_step_but_the_last():
-    model, states, fkc = Toy(path("edm")), [], FKC(3.0)
-    kept = []
-    for _ in trajectory(model, start(model, 64), fkc, solver=fkc.solver, states=states):
-        kept.append(bool(states[0]["log_weights"].any()))
-    assert kept == [False] * 7 + [True] and len(states[0]["ess"]) == 8
+def resampled(fkc, steps=8):
+    """The steps after which a run of equally distant particles resamples."""
+    model, states, found = Toy(path("edm", steps)), [], []
+    for i, _ in enumerate(trajectory(model, start(model, 64), fkc, solver=fkc.solver, states=states)):
+        found += [i] if not states[0]["log_weights"].any() else []
+    assert len(states[0]["ess"]) == steps
+    return found
+
+
+def test_when_particles_are_resampled():
+    """Always, never, or where few are left: and a last time before the last step that adds noise, so that copies part."""
+    assert resampled(FKC(3.0, threshold=1.0)) == [*range(6)]
+    assert resampled(FKC(3.0, threshold=0.0)) == []
+    some = resampled(FKC(3.0))
+    assert some[-1] == 5 and 1 < len(some) < 6
+    assert resampled(FKC(1.01, threshold=0.01)) == [5] and resampled(FKC(3.0), 2) == []
+
+
+def test_no_two_images_are_the_same():
+    model, fkc = Toy(path("edm")), FKC(20.0)
+    assert len(sample(model, start(model, 64), fkc, solver=fkc.solver).unique()) == 64
 
 
 def test_threshold_resamples_the_poor_groups_only():
-    model, state = Toy(Path.edm((2.0, 0.5, 0.1))), {}
+    model, state = Toy(Path.edm((2.0, 0.5, 0.1, 0.05))), {}
     x = torch.cat([torch.full((4, 1), 0.7), torch.tensor([[-9.0], [0.0], [3.0], [9.0]])]).double()
     fkc = FKC(2.0, particles=4, threshold=0.5)
     model(fkc.before(x, 0, model, state), 0)
@@ -401,17 +487,51 @@ def test_the_noise_to_start_from_has_the_variance_of_the_power():
         assert corrector.before(x, 1, model, {}) is x
 
 
+class Ruled(Toy):
+    """A toy with rules."""
+
+    def __init__(self, *rules):
+        super().__init__(path("edm"))
+        self.rules = rules
+
+
 def test_fkc_refuses_what_its_theory_excludes():
     model = Toy(path("edm"))
     for corrector in (FKC(2.0), FKCAnneal(2.0), FKCProduct(("cond", "uncond"))):
         for solver in (None, UniPC(2)):
             with pytest.raises(Unsupported, match="needs a solver that adds noise"):
                 sample(model, points(), corrector, solver=solver)
+        for solver in (ReverseSDE((("cond", 3.0),)), ReverseSDE(spread=0.5)):
+            with pytest.raises(Unsupported, match="weighs the steps of"):
+                sample(model, points(), corrector, solver=solver)
+    with pytest.raises(BadValue, match="fkc weighs the step itself: name pcg before it"):
+        sample(model, points(), FKC(2.0), PCG(), solver=ReverseSDE())
+    with pytest.raises(BadValue, match="batch of 16 into groups of 5"):
+        sample(model, points(), FKC(2.0, particles=5), solver=ReverseSDE())
     assert model.calls == 0
     with pytest.raises(Unsupported, match="needs the predictions uncond"):
         sample(Toy(path("edm"), cond=PLAIN), points(), FKC(2.0), solver=ReverseSDE())
-    with pytest.raises(BadValue, match="batch of 16 into groups of 5"):
-        sample(model, points(), FKC(2.0, particles=5), solver=ReverseSDE())
+
+
+@pytest.mark.parametrize("rule", [emag.EMAG(2.0), emag.APG(3.0), METHODS["ag"](0.9), METHODS["rescale"](0.7),
+                                  emag.CFG(2.0, channels=3)])
+def test_fkc_refuses_rules_its_weights_do_not_know(rule):
+    model = Ruled(rule)
+    with pytest.raises(Unsupported, match=f"{rule.name} moves the prediction, or keeps"):
+        sample(model, points(), FKC(2.0), solver=ReverseSDE())
+    assert model.calls == 0
+
+
+def test_fkc_says_that_another_cfg_scale_plays_no_part(caplog):
+    sample(Ruled(emag.CFG(2.0), emag.CADS(0.1, 0.4, 0.8, 0.5)), points(), FKC(2.0), solver=ReverseSDE())
+    assert not caplog.text
+    sample(Ruled(emag.CFG(1.5)), points(), FKC(2.0), solver=ReverseSDE())
+    assert "fkc steps along -1 uncond +2 cond; cfg's scale of 1.5 is not used" in caplog.text
+
+
+def test_powers_refuse_a_rule_they_would_ignore():
+    with pytest.raises(Unsupported, match="emag would have no effect"):
+        sample(Ruled(emag.EMAG(2.0)), points(), solver=ReverseSDE((("cond", 2.0),)))
 
 
 @pytest.mark.parametrize("make", [

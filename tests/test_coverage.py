@@ -1,13 +1,17 @@
 """What docs/coverage.md says: our weak branches and diffusers' guiders on every network."""
 
+import functools
 from pathlib import Path
 
 import diffusers
 import pytest
+import torch
 
+from emag.backbones.read import read
 from emag.backbones.table import BACKBONES
 from emag.doctor import coverage, page
 from emag.doctor.finding import Finding
+from emag.hosts.table import denoisers, lookup
 from test_cli import run  # noqa: F401  (a fixture)
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
@@ -49,3 +53,36 @@ def test_the_command(run, monkeypatch):  # noqa: F811
     assert run("doctor", "--matrix", "--markdown")[1].startswith("# Coverage")
     code, _, error = run("doctor", "--matrix", "apg")
     assert code == 2 and "not apg" in error
+
+
+small = functools.cache(coverage.networks)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks_see_where_tokens_are_or_the_table_says_so(name):
+    """A block that does not gives, for tokens in another order, what it gives for them, in that order."""
+    case = small()[name]
+    pipe = case.pipe()
+    network = read(denoisers(pipe, lookup(pipe))[0])
+    block, held = network.blocks[network.depth // 2], []
+
+    def keep(module, args, kwargs):
+        held.append((args, kwargs))
+        raise StopIteration
+
+    block.module.register_forward_pre_hook(keep, with_kwargs=True)
+    with pytest.raises((StopIteration, RuntimeError)):
+        case.run(pipe, (8,), num_inference_steps=2)
+    block.module._forward_pre_hooks.clear()
+    (args, kwargs), stream = held[0], block.stack.streams[0]
+    streams = block.streams(args, kwargs)
+    order = torch.randperm(streams[stream].shape[1], generator=torch.Generator().manual_seed(0))
+
+    def answer(tokens):
+        given = block.with_streams(args, kwargs, {**streams, stream: tokens})
+        return block.returned(block.module(*given[0], **given[1]))[stream]
+
+    with torch.no_grad():
+        plain, moved = answer(streams[stream]), answer(streams[stream][:, order])
+    commutes = bool((moved - plain[:, order]).abs().max() < 1e-4 * plain.abs().max())
+    assert commutes == (not network.placed) or name == "UNet2DConditionModel"  # there convolutions lie between the blocks

@@ -2,8 +2,11 @@
 
 import io
 import json
+import multiprocessing
 import sys
 import types
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ import torch
 from PIL import Image
 
 from emag.errors import BadValue
-from emag.evaluate.metrics import features, frechet, measure, prdc, reference, resize
+from emag.evaluate.metrics import features, frechet, measure, prdc, reference, resize, stored
+from emag.evaluate.metrics import npz as unpacking
 from emag.evaluate.metrics.extractors import EXTRACTORS, base, hps, rewards, towers
 from emag.evaluate.metrics.extractors.embedded import Random
 from emag.evaluate.metrics.table import METRICS, chosen
+from test_cli import emag
 
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
@@ -317,6 +322,7 @@ def test_metrics_by_name():
     assert [one.name for one in chosen(["prdc", "fd", "fd"])] == ["precision", "recall", "density", "coverage", "fd"]
     assert chosen(["dinov2-prdc"])[0].extractor == "dinov2" and chosen(["fid"])[0].name == "inception-fd"
     assert {one.extractor for one in METRICS.values()} == EXTRACTORS.keys()
+    assert METRICS["hps2.1-median"].extractor == "hps2.1" and METRICS["hps2.1-median"].part == "median score"
     with pytest.raises(BadValue, match="there is no metric fdd"):
         chosen(["fdd"])
     with pytest.raises(BadValue, match="needs a reference"):
@@ -359,6 +365,8 @@ def test_a_run_measures_as_the_statistics_do(run, known):
     close(found["emag", "random-coverage"].value, manifolds.coverage.mean())
     close(found["emag", "random-density"].value, manifolds.density.mean())
     assert all(one.low <= one.value <= one.high for one in found.values())
+    assert "100 subsets of 24;" in found["cfg", "random-kid"].version
+    assert {one.n for one in found.values()} == {24}
     assert "k=3" in found["cfg", "random-recall"].version and known.name in found["cfg", "random-fd"].version
     assert known.name not in found["cfg", "contrast"].version and found["cfg", "random-fd"].n == 24
     json.dumps([one.data for one in found.values()])
@@ -407,10 +415,114 @@ def test_bad_references(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     np.savez(tmp_path / "shape.npz", mu=np.zeros(3), sigma=np.eye(4))
     np.savez(tmp_path / "pickle.npz", mu=np.array([{}], dtype=object), sigma=np.eye(1))
-    for name, says in (("none", "no npz"), ("text", "no npz"), ("other", "lacks mu"), ("shape", r"\[3\] and \[4, 4\]"),
+    for name, says in (("none", "cannot read"), ("text", "no npz"), ("other", "lacks mu"), ("shape", r"\[3\] and \[4, 4\]"),
                        ("pickle", "no npz")):
         with pytest.raises(BadValue, match=says):
             reference.read(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("change", [
+    {"mu": np.full(3, np.nan)}, {"sigma": np.full((3, 3), np.inf)}, {"features": np.full((5, 3), np.nan, np.float32)},
+    {"features": np.zeros((5, 4), np.float32)}, {"features": np.zeros(5, np.float32)}, {"n": np.array([5])},
+    {"n": np.array(5.5)}, {"version": np.array(3)}, {"mu": np.array(["a", "b", "c"])}, {"mu": np.zeros(3, complex)},
+    {"mu": np.zeros(0), "sigma": np.zeros((0, 0))}])
+def test_references_with_other_things_in_them(tmp_path, change):
+    held = {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array(5), "features": np.zeros((5, 3), np.float32),
+            "version": np.array("a")}
+    np.savez(tmp_path / "good.npz", **held)
+    assert reference.read(tmp_path / "good.npz").moments.count == 5
+    np.savez(tmp_path / "bad.npz", **{**held, **change})
+    with pytest.raises(BadValue, match=r"not what reference statistics hold|holds complex"):
+        reference.read(tmp_path / "bad.npz")
+
+
+def npz(member, packed=zipfile.ZIP_STORED):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", packed) as file:
+        for name, data in member.items():
+            file.writestr(name, data)
+    return sink.getvalue()
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_unopened(tmp_path, monkeypatch):
+    """Zeros that pack to nothing, and a header that announces more than there is."""
+    monkeypatch.setattr(unpacking, "SMALL", 1 << 16)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)})
+    for data, says in ((npz({"mu.npy": bytes(1 << 22)}, zipfile.ZIP_DEFLATED), "would unpack to"),
+                       (npz({"mu.npy": header.getvalue() + bytes(64)}), "says a wrong size")):
+        (tmp_path / "a.npz").write_bytes(data)
+        with pytest.raises(BadValue, match=says):
+            reference.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(("what", "harm"), [("NaN", np.nan), ("inf", np.inf)])
+def test_features_that_are_no_numbers_are_refused(run, known, what, harm):
+    class Broken(Random):
+        def __call__(self, images, texts):
+            found = super().__call__(images, texts)["features"]
+            found[(images == run.stored["cfg"][3]).all((1, 2, 3))] = harm
+            return {"features": found}
+
+    plan = measure.plan(["random-diversity"])
+    plan.extractors["random"] = Broken()
+    with pytest.raises(BadValue, match="features of 1 of 24 images are not finite, first those of place 3"):
+        measure.measure(run, plan)
+    with pytest.raises(BadValue, match="not finite"):
+        features.extract([run.stored["cfg"]], Broken(), [""] * 24)
+    assert not run.storage.names("features")
+
+
+def test_images_that_show_nothing_are_said(run, known, caplog):
+    for number, colour in ((3, (0, 0, 0)), (5, (255, 0, 255))):
+        run.stored["cfg"][number] = colour
+    for _ in range(2):  # extracted, and read again
+        caplog.clear()
+        measure.measure(run, measure.plan(["random-diversity"]))
+        [said] = [one.message for one in caplog.records]
+        assert "2 of 24 images of cfg are black, white or clipped nearly everywhere (first that of place 3)" in said
+
+
+@pytest.mark.parametrize(("few", "said"), [((24, 200), ["24 images"]), ((200, 200), []),
+                                           ((200, 60), ["60 reference images"]),
+                                           ((24, 60), ["24 images and 60 reference images"])])
+def test_a_distance_of_too_few_images_says_so(tmp_path, caplog, few, said):
+    """64 features: their covariance takes 128 images or more."""
+    made = reference.write(tmp_path / "a.npz", Random()(pictures(9, few[1]), [])["features"], Random().version)
+    plan = measure.plan(["random-fd", "contrast"], reference.read(made))
+    assert len(measure.measure(Run(tmp_path / "run", few[0]), plan, ["cfg"])) == 2
+    assert [one.message.partition("and ")[2].partition(" do not")[0] for one in caplog.records] == said
+
+
+def test_results_of_two_commands_at_once_are_all_kept(run):
+    """One command waits while another is between reading and writing, as in two windows."""
+    one = measure.Result("cfg", "contrast", 1.0, 0.5, 1.5, 24, "a", None)
+    writers = [multiprocessing.get_context("fork").Process(target=stored.add, args=(run, [replace(one, recipe=name)]))
+               for name in ("emag", "pag")]
+    with run.storage.lock(stored.LOCK):
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(0.5)
+        assert all(writer.is_alive() for writer in writers) and not stored.read(run)
+        run.storage.write(stored.STORED, json.dumps([one.data]).encode())
+    for writer in writers:
+        writer.join()
+    assert {found.recipe for found in stored.read(run)} == {"cfg", "emag", "pag"}
+
+
+@pytest.mark.parametrize("change", [{"value": "1"}, {"value": True}, {"low": None}, {"n": 2.5}, {"n": True}, {"recipe": 3},
+                                    {"metric": None}, {"version": ["a"]}, {"higher": "yes"}, {"against": 5}, {"more": 1}])
+def test_other_types_in_metrics_json_are_one_line(run, change):
+    good = {"recipe": "cfg", "metric": "contrast", "value": 1.0, "low": 0.5, "high": 1.5, "n": 24, "version": "a",
+            "higher": None, "against": None}
+    run.url = "run"
+    run.storage.write("metrics.json", json.dumps([good]).encode())
+    assert len(stored.read(run)) == 1
+    for text in (json.dumps([good, {**good, **change}]), json.dumps([good]).replace("1.0", "NaN"), "{}" + "[" * 9999, "3"):
+        run.storage.write("metrics.json", text.encode())
+        with pytest.raises(BadValue, match=r"metrics\.json of run is damaged"):
+            stored.read(run)
 
 
 def test_a_reference_of_moments_alone_gives_no_prdc(run, known):
@@ -433,27 +545,25 @@ def parquet(tmp_path):
     return tmp_path / "train.parquet"
 
 
-def test_the_commands(run, parquet, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
+def test_the_commands(run, parquet, tmp_path, monkeypatch, capsys):
+    def call(*arguments):
+        return emag(monkeypatch, capsys, *arguments)
 
-    from emag.cli.metrics import app
-
-    monkeypatch.setattr("emag.evaluate.folder.RunFolder", lambda url: run)
-    call = lambda *a: CliRunner().invoke(app, [str(one) for one in a])  # noqa: E731
+    monkeypatch.setattr("emag.evaluate.metrics.plain.RunFolder", lambda url: run)
     file = tmp_path / "reference.npz"
-    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10).exit_code == 0
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 10)[0] == 0
     close(reference.read(file).features, Random()(pictures(11, 12, 32, 32)[:10], [])["features"], atol=1e-5)
-    made = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
-    assert made.exit_code == 0 and "minus cfg" in made.output, made.output
-    stored = json.loads(run.storage.read("metrics.json"))
-    assert {(one["recipe"], one["metric"], one["against"]) for one in stored} == {
+    code, said, error = call("metrics", "run", "--metrics", "random-fd,contrast", "--reference", file, "--against", "cfg")
+    assert code == 0 and "minus cfg" in said, error
+    kept = json.loads(run.storage.read("metrics.json"))
+    assert {(one["recipe"], one["metric"], one["against"]) for one in kept} == {
         (recipe, metric, None) for recipe in ("cfg", "emag") for metric in ("random-fd", "contrast")} | {
         ("emag", "random-fd", "cfg"), ("emag", "contrast", "cfg")}
-    assert call("metrics", "run", "--metrics", "saturation", "--json").exit_code == 0
+    assert call("metrics", "run", "--metrics", "saturation", "--json")[0] == 0
     assert len(json.loads(run.storage.read("metrics.json"))) == 8
-    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9).exit_code == 0
-    mixed = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
-    assert isinstance(mixed.exception, BadValue) and "one table" in str(mixed.exception)
+    assert call("reference", file, "--data", parquet, "--extractor", "random", "--limit", 9)[0] == 0
+    code, _, error = call("metrics", "run", "--metrics", "random-fd", "--reference", file, "--recipe", "cfg")
+    assert code == 2 and "one table" in error
 
 
 def test_errors_name_the_package():

@@ -71,8 +71,8 @@ def calls(count=3, image=70, text=13, width=24, groups=H, mask="none", first=0, 
 
 def averages(kind="float32", beta=0.9, image_keys=False):
     """An average by chunks and one by the kernel."""
-    made = [MapAverage(beta, 1.0, "mae", "old", torch.float32, 0.0, "emag/1", Streams([b"a"]), image_keys=image_keys,
-                       maps=kind) for _ in range(2)]
+    made = [MapAverage(beta, 1.0, "mae", "old", torch.float32, 0.0, "emag/1", Streams([b"a"]),
+                       columns="image" if image_keys else "all", maps=kind) for _ in range(2)]
     made[0]._fits, made[1]._fits = lambda call: False, lambda call: True
     return made
 

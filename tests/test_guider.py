@@ -21,6 +21,7 @@ from diffusers.hooks import LayerSkipConfig
 import emag
 from cases import EMAG
 from emag.engine.lock import hold
+from emag.engine.undo import undone
 from emag.hosts.guider import EmagGuider, WithWeak
 from emag.perturbations.identity_attention import PAG
 from emag.schedules import Interval
@@ -276,8 +277,13 @@ def test_no_effect_is_an_error(plain):
 def test_a_network_serves_one_run_at_a_time(plain):
     pipe, inputs = plain
     modular = SD3.pipe(pipe, EmagGuider(EMAG(1.5), CFG))
-    with hold(pipe.transformer, "somebody else"), pytest.raises(emag.Busy, match="somebody else"):
-        SD3.run(modular, inputs)
+
+    def held(undo):
+        hold(pipe.transformer, "somebody else", undo)
+        with pytest.raises(emag.Busy, match="somebody else"):
+            SD3.run(modular, inputs)
+
+    undone(held)
 
 
 # What is refused
@@ -287,7 +293,7 @@ def test_a_combining_rule_needs_unconditional_rows(plain):
     """Where none are given, this loop would hand both calls the same condition, unseen by diffusers' guiders."""
     pipe, inputs = plain
     modular = SD3.pipe(pipe, EmagGuider(CFG))
-    with pytest.raises(emag.BadValue, match=r"cfg combines .* negative prompt"):
+    with pytest.raises(emag.BadValue, match=r"cfg reads conditional and unconditional .* negative prompt"):
         SD3.run(modular, {name: value for name, value in inputs.items() if "negative" not in name})
     assert EmagGuider(CFG).num_conditions == 2 and EmagGuider(EMAG(1.5)).num_conditions == 1
 

@@ -1,6 +1,7 @@
 """PNGs carry their record; `run.save` writes them."""
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 import emag
 from emag import images
 from tiny import flux, flux_call, generators, sd3, sd3_call
+
+context = multiprocessing.get_context("fork")
 
 
 def saved(tmp_path, output_type="pil", **more):
@@ -61,11 +64,66 @@ def test_other_recipes_do_not_overwrite(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        (tmp_path / ".x.png.part").write_text("half")
+    def fail(image, draft, **kwargs):
+        draft.write_text("half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        images.write(Image.fromarray(np.zeros((4, 4, 3), "uint8")), tmp_path / "x.png", {})
+    with pytest.raises(emag.BadValue, match="disk full"):
+        images.write(picture(0), tmp_path / "x.png", {})
+    with pytest.raises(emag.BadValue, match="disk full"):
+        images.save([picture(0)], tmp_path, RECORD)
     assert not list(tmp_path.iterdir())
+
+
+RECORD = {"model": {"model": "tiny", "dtype": "float32", "revision": None, "lora": None}, "rules": [],
+          "call": {"prompt": "frog"}, "seeds": 8, "unrecorded": [], "versions": {}}
+
+
+def picture(value):
+    return Image.fromarray(np.full((4, 4, 3), value, "uint8"))
+
+
+def test_a_picture_never_replaces_another(tmp_path):
+    """Under one record two pictures have two files, the same one has one, and what is no picture of ours stays."""
+    first, second = (images.save([picture(value)], tmp_path, RECORD)[0] for value in (1, 2))
+    assert first != second and second.name == f"{first.stem}-2.png"
+    assert images.save([picture(1)], tmp_path, RECORD) == [first] and images.save([picture(2)], tmp_path, RECORD) == [second]
+    assert [images.opened(path).getpixel((0, 0)) for path in (first, second)] == [(1, 1, 1), (2, 2, 2)]
+    first.write_bytes(first.read_bytes()[:50])
+    third = images.save([picture(1)], tmp_path, RECORD)[0]
+    assert third.name == f"{first.stem}-3.png" and first.stat().st_size == 50
+    assert images.saved(tmp_path, {**RECORD, "row": 0}) == second
+    assert images.saved(tmp_path, {**RECORD, "row": 0, "seeds": 9}) is None
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (first, second, third)}
+    images.write(picture(1), first, {**RECORD, "row": 0, "device": "another"})  # the same pixels under another record
+    assert images.save([picture(1)], tmp_path, RECORD) == [third] and images.read(first)["device"] == "another"
+
+
+def test_two_processes_that_write_one_picture_leave_one_whole_file(tmp_path):
+    one, *others = [context.Process(target=images.save, args=([picture(7)] * 20, tmp_path, RECORD)) for _ in range(3)]
+    for process in (one, *others):
+        process.start()
+    for process in (one, *others):
+        process.join()
+        assert process.exitcode == 0
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 20 and [images.read(path)["row"] for path in made] == list(range(20))
+
+
+@pytest.mark.parametrize(("prompt", "slug"), [
+    ("A photo of a Frog!", "a-photo-of-a-frog"), ("", "unconditional"), ("  ", "unconditional"), ("?!", "prompt"),
+    ("\N{FROG FACE}", "prompt"), ("一只青蛙的照片", "一只青蛙的照片"), ("Лягушка на камне", "лягушка-на-камне"),
+    ("カエル", "カエル"),     ("एक मेंढक", "एक-मेंढक"), ("صورة ضفدع", "صورة-ضفدع"), ("CAFÉ", "café"), ("cafe\u0301", "café"),
+    ("../../etc/passwd", "etc-passwd"),
+    ("a\u202eb\x00c\nd:e\\f", "a-b-c-d-e-f"), ("CON", "con"), ("\udce9", "prompt")])
+def test_the_prompt_in_a_file_name(prompt, slug, tmp_path):
+    assert images.slug(prompt) == slug
+    path = images.save([picture(0)], tmp_path, {**RECORD, "call": {"prompt": prompt if "\udce9" not in prompt else "?"}})[0]
+    assert path.parent == tmp_path and path.is_file()
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "青", "\U00020000", "ф "])
+def test_long_prompts_fit_every_file_system(letter, tmp_path):
+    path = images.save([picture(0)], tmp_path, {**RECORD, "call": {"prompt": letter * 5000}, "seeds": 2**64 - 1})[0]
+    assert len(path.name.encode()) < 143 and letter.strip() in path.name  # eCryptfs takes no more

@@ -1,5 +1,6 @@
 """The invariants of DESIGN.md, each on every supported pipeline."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -156,9 +157,11 @@ def test_the_clean_pass_does_not_depend_on_the_weak_one(case):
     pipe, seen = case.pipe(), []
     original = pipe.transformer.forward
 
-    def forward(**kwargs):
-        answer = original(**kwargs)
-        seen.append(({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}, answer[0].clone()))
+    signature = inspect.signature(original)
+
+    def forward(*args, **kwargs):
+        answer, given = original(*args, **kwargs), signature.bind(*args, **kwargs).arguments
+        seen.append(({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in given.items()}, answer[0].clone()))
         return answer
 
     pipe.transformer.__dict__["forward"] = forward
@@ -194,7 +197,8 @@ def test_nothing_differs_is_an_error(case):
     case.run(pipe)
     before, original, first = snapshot(pipe), pipe.transformer.forward, {}
 
-    def frozen(**kwargs):
+    def frozen(*args, **kwargs):
+        kwargs = {**dict(zip(("hidden_states",), args)), **kwargs}
         for name in ("hidden_states", "timestep"):
             kwargs[name] = first.setdefault(name, kwargs[name].clone())[:len(kwargs[name])]
         return original(**kwargs)

@@ -120,6 +120,7 @@ def test_a_hub_id_goes_to_its_own_class_with_safetensors_only(monkeypatch):
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda name, revision: {
         "_class_name": "FluxPipeline", "tokenizer": ["transformers", "CLIPTokenizer"], "image_encoder": [None, None]})
     monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda name, **kwargs: seen.update(name=name, **kwargs))
+    monkeypatch.setattr("emag.models.load.hub.cached_only", lambda *args: False)
     load_module._open("me/model", None, torch.device("cuda"), "v2")
     assert seen == {"name": "me/model", "dtype": torch.bfloat16, "revision": "v2", "use_safetensors": True,
                     "image_encoder": None}
@@ -136,3 +137,95 @@ def test_another_diffusers_is_refused_early(monkeypatch):
     monkeypatch.undo()
     versions.check.cache_clear()
     versions.check()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub's answer to a question for a file, and whether the file was fetched before. It is asked once."""
+    from emag.models import hub
+
+    asked = []
+
+    def answers(error, cached=None):
+        def ask(url, timeout):
+            asked.append(url)
+            assert len(asked) == 1 and timeout <= 10
+            if error is not None:
+                raise error
+        monkeypatch.setattr(hub, "get_hf_file_metadata", ask)
+        monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **kwargs: cached)
+        monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda *a, **k: pytest.fail("asked in vain"))
+
+    return answers
+
+
+def refusal(kind):
+    """An error of the hub's own, without the answer that it is made from."""
+    from huggingface_hub import errors
+
+    cls = getattr(errors, kind)
+    return cls.__new__(cls)
+
+
+@pytest.mark.parametrize(("error", "says"), [
+    (OSError("Name or service not known"), "cannot be reached .Name or service not known.; it is not in the cache"),
+    (TimeoutError(), "cannot be reached .TimeoutError."),
+    (ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "CERTIFICATE"),
+    ("RepositoryNotFoundError", "no such repository, or it is private"), ("GatedRepoError", "licence accepted"),
+    ("RevisionNotFoundError", "no revision 'v2'"), ("RemoteEntryNotFoundError", "has no model_index.json")])
+def test_an_unknown_hub_id_is_refused_at_once_with_the_true_cause(hub, error, says):
+    hub(refusal(error) if isinstance(error, str) else error)
+    with pytest.raises(BadValue, match=says) as caught:
+        load("some/where", revision="v2")
+    assert "\n" not in str(caught.value)
+    assert says.startswith("has no") or "there is no folder some/where here, nor some/" in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["nobody/lora", "nobody/lora:0.5"])
+def test_a_lora_that_cannot_be_had_is_refused_before_the_model_is_loaded(hub, source, monkeypatch):
+    monkeypatch.setattr(load_module, "_open", lambda *args: pytest.fail("the model was loaded"))
+    hub(OSError("no route"))
+    with pytest.raises(BadValue, match=r"cannot load the LoRA nobody/lora: .*no route"):
+        load("tiny", lora=source)
+
+
+def test_a_model_from_the_cache_needs_no_hub(hub, monkeypatch):
+    hub(OSError("no route"), cached="/cache/model_index.json")
+    seen = {}
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda name, **how: seen.update(how) or {
+        "_class_name": "FluxPipeline"})
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda name, **kwargs: kwargs["local_files_only"])
+    assert load_module._open("me/model", None, torch.device("cpu"), None) is True and seen["local_files_only"]
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("lora.safetensors", b"not tensors", "cannot load the LoRA"), ("lora.safetensors", b"", "cannot load the LoRA"),
+    ("lora.bin", b"PK\x03\x04", "no safetensors file"), ("lora.pt", b"\x80\x02", "no safetensors file"),
+    ("deep/readme.md", b"", "holds no safetensors file"),
+    ("lora.safetensors", (10**15).to_bytes(8, "little") + b"{}", "cannot load the LoRA")])
+def test_a_lora_that_is_no_safetensors_file_is_one_line_before_the_model(tmp_path, name, content, says, monkeypatch):
+    monkeypatch.setattr(load_module, "_open", lambda *args: pytest.fail("the model was loaded"))
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(BadValue, match=says) as caught:
+        load("tiny", lora=str(path if "." in name.partition("/")[0] else path.parent))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_a_lora_has_a_finite_scale(scale):
+    with pytest.raises(BadValue, match="finite"):
+        split_scale(f"me/lora:{scale}")
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("prompt.json", "[" * 10_000), ("prompt.json", "[]"), ("prompt.json", "3"), ("prompt.json", '{"scale": "x"}'),
+    ("prompt.json", '{"scale": 1, "vocab": 3, "classes": {}, "max_length": []}'), ("prompt.json", "\x00"),
+    ("config.json", "[]"), ("config.json", "{}"), ("config.json", '{"num_layers": "two"}'), ("config.json", "[" * 10_000)])
+def test_a_damaged_model_folder_is_one_line(tmp_path, file, content):
+    shutil.copytree(WEIGHTS / "tiny", tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(BadValue, match="cannot be read") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -56,7 +56,7 @@ def without_numbers(monkeypatch: Any, network: torch.nn.Module) -> None:
 
     monkeypatch.setattr(Run, "evaluate", watched)
     monkeypatch.setattr("emag.engine.seam.in_full_precision", lambda handle, call, live: handle(call, live))  # no autocast
-    monkeypatch.setattr("emag.engine.course.Course.check_effect", lambda course: None)  # what is read after the last step
+    monkeypatch.setattr("emag.engine.run.Run.finish", lambda run: None)  # what is read after the last step
     monkeypatch.setattr("emag.hosts.pipeline.stats", lambda run, seconds: None)
 
 

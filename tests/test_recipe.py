@@ -87,3 +87,26 @@ def test_automatic_layers(make):
     assert resolve(METHODS["pag"](2.0), ("SD3Transformer2DModel",), 24).layers == (13,)
     assert resolve(METHODS["pag"](2.0), ("another",), 24).layers == (12,)
     assert recipe.from_data(recipe.to_data([rule])) == (rule,)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"rules": ' + "[" * 100 + "]" * 100 + "}", '{"rules": [], "rules": []}',
+                                  '{"rules": [{"emag": {"scale": NaN}}]}', '{"rules": [{"emag": {"scale": 1, "scale": 2}}]}',
+                                  '{"rules": [{"emag": {"scale": ' + "9" * 5000 + "}}]}"])
+def test_bombs_and_doubts_in_a_recipe_file_are_one_line(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(emag.BadValue, match="not valid JSON") as caught:
+        recipe.read(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["pag=2,layers=0-999999999", "pag=2,layers=8-6", "pag=2,layers=99999999999999999999",
+                                  "pag=2,layers=1+7-3", "emag=1e999"])
+def test_numbers_out_of_every_range_are_refused_at_once(text):
+    with pytest.raises(emag.BadValue):
+        recipe.parse(text)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e309])
+def test_a_number_that_is_none_of_a_computer(number):
+    with pytest.raises(emag.BadValue):
+        recipe.from_data([{"emag": {"scale": number}}])

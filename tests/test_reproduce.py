@@ -103,7 +103,9 @@ def test_captions_are_the_first_of_each_image(tmp_path):
     assert [one.text for one in read_captions(str(file), 1)] == ["a frog"]
     with pytest.raises(BadValue, match="has 2 captions, and the protocol takes 3"):
         read_captions(str(file), 3)
-    file.write_text("[]")
+    file.write_text('["a cat", "a dog"]')
+    assert [one.text for one in read_captions(str(file), 2)] == ["a cat", "a dog"]
+    file.write_text("{}")
     with pytest.raises(BadValue, match="no file of COCO captions"):
         read_captions(str(file), 1)
     with pytest.raises(BadValue, match="cannot read the captions"):

@@ -122,6 +122,14 @@ def test_numbers_have_the_digits_that_their_intervals_warrant(low, high, places)
     assert verdict.digits([Estimate((low + high) / 2, low, high, 9)]) == places
 
 
+def test_intervals_over_reference_images_are_told_from_those_over_images():
+    said = "hold the images made"
+    assert said in markdown(RESULTS)
+    rows = (replace(row, values={name: replace(one, n=row.images) for name, one in row.values.items()})
+            for row in RESULTS.rows)
+    assert said not in markdown(replace(RESULTS, rows=tuple(rows)))
+
+
 def test_the_base_must_be_measured():
     with pytest.raises(BadValue, match=r"'pag'.*not measured; measured: cfg, better"):
         replace(RESULTS, against="pag")

@@ -1,6 +1,7 @@
 """Runs: what a spec means, which image gets what, what the folder holds, and what `emag run` and `emag verify` say."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 import emag as library
 from emag import columns
 from emag.errors import BadValue, EmagError
-from emag.evaluate import check, prompts
+from emag.evaluate import check, prompts, work
 from emag.evaluate import run as running
 from emag.evaluate.folder import INDEX, RunFolder
 from emag.evaluate.spec import parse, read_spec
@@ -213,7 +214,7 @@ def test_what_the_index_holds(finished, pipe):
     assert not verify(finished)
     assert finished.missing() == {"cfg": [], "pag": []}
     assert finished.recipe_of("pag").rules[0].scale == 1.5
-    with pytest.raises(BadValue, match="no recipe 'apg'; it has cfg, pag"):
+    with pytest.raises(BadValue, match=r"no recipe 'apg'; .*there are cfg, pag"):
         finished.index("apg")
 
 
@@ -253,6 +254,17 @@ def test_picks(pipe, tmp_path):
     assert any(pick is not None for pick in picks[0])
 
 
+def test_picks_are_each_images_own(pipe, tmp_path):
+    """Each row of the index holds what its image picks when it is made alone, in batches of three and of two."""
+    rules = ["emag=1.5,statistic=cosine,layers=1+2+3+4+5+6"]
+    run = made(tmp_path, steps=6, batch_size=3, recipes={"emag": {"guidance_scale": 2.5, "rules": rules}})
+    found = run.index("emag")["picks"].to_pylist()
+    for number, picks in enumerate(found):
+        alone = columns.run(pipe, run.recipe_of("emag"), [task(run.spec, number).job], run.spec.settings, 1).stats[0].picks
+        assert picks == [None if row is None else row[0] for row in alone]
+    assert len({str(picks) for picks in found[:3]}) == 3 and found[3] != found[4]  # none could stand for another
+
+
 def test_more_images_and_recipes_are_added(finished, pipe, tmp_path):
     shutil.copytree(finished.url, tmp_path / "more")
     before = bytes_of(finished)
@@ -287,11 +299,12 @@ def test_another_run_in_the_same_folder_is_refused(finished, pipe, change, named
     ({"recipes": {"ok": None, "a": {"guidance_scale": 1, "rules": ["tcfg", "cfg"]}}}, "recipe a: .*unconditional"),
     ({"recipes": {"a": "rescale=0.7"}}, "recipe a: .*combin"),
     ({"recipes": {"a": "cfg=2 apg=2"}}, "recipe a: .*keep one"),
+    ({"recipes": {"a": "cfg=2 fkc,scale=2 reverse-sde"}}, "recipe a: fkc draws all images of a prompt together"),
 ])
 def test_refused_before_any_image(pipe, tmp_path, change, message):
     with pytest.raises(EmagError, match=message):
         made(tmp_path / "run", **change)
-    assert not RunFolder(str(tmp_path / "run")).exists
+    assert not list(tmp_path.iterdir())
 
 
 def test_class_labels_of_a_class_conditional_model():
@@ -328,6 +341,17 @@ def _image(run):
     return Path(run.url) / "images" / "cfg" / "000003.png"
 
 
+def _prompts(run):
+    return Path(run.url) / "prompts.parquet"
+
+
+def _other_prompts(run):
+    pq.write_table(pq.read_table(_prompts(run)).slice(1), _prompts(run))
+
+
+DRAFT = ".emag-4194304-0123456789abcdef.part"  # of a process that there cannot be
+
+
 def _row(run, **changes):
     rows = pq.read_table(_part(run)).to_pylist()
     pq.write_table(pa.Table.from_pylist([{**rows[0], **changes}, rows[1]], INDEX), _part(run))
@@ -347,7 +371,11 @@ DAMAGE = {
     "a row has another prompt": (lambda run: _row(run, prompt="a dog"), "differs"),
     "a row has another file": (lambda run: _row(run, file="run.json"), "differs"),
     "a row is out of range": (lambda run: _row(run, number=7), "extra"),
-    "a write was interrupted": (lambda run: _image(run).with_name(".000003.png.7.part").write_bytes(b"x"), "draft"),
+    "a write was interrupted": (lambda run: _image(run).with_name(DRAFT).write_bytes(b"x"), "draft"),
+    "the prompts are gone": (lambda run: _prompts(run).unlink(), "damaged"),
+    "the prompts are cut": (lambda run: _prompts(run).write_bytes(_prompts(run).read_bytes()[:-100]), "damaged"),
+    "the prompts are no list": (lambda run: pq.write_table(pa.table({"text": ["a"]}), _prompts(run)), "damaged"),
+    "the prompts are others": (lambda run: _other_prompts(run), "differs"),
 }
 
 
@@ -357,11 +385,158 @@ def test_damage_is_found_and_mended(finished, pipe, tmp_path, damage):
     run, (harm, kind) = RunFolder(str(tmp_path / "run")), DAMAGE[damage]
     assert not verify(run)
     harm(run)
+    run = RunFolder(str(tmp_path / "run"))
     assert kind in {problem.kind for problem in verify(run)}
-    repair(run, verify(run))
-    assert not {problem.kind for problem in verify(run)} - {"missing"}
-    assert not verify(made(tmp_path / "run"))
+    assert repair(run, verify(run))[1] == []
+    run = RunFolder(str(tmp_path / "run"))
+    assert not {problem.kind for problem in verify(run)} - {"missing"} or not _prompts(run).exists()
+    run = made(tmp_path / "run")
+    assert not verify(run)
     assert bytes_of(run) == bytes_of(finished)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1")])
+def test_damaged_prompts_come_back_from_the_spec_alone(finished, pipe, tmp_path, harm):
+    """Without --repair too; not from a spec with others, whose images would be others."""
+    shutil.copytree(finished.url, tmp_path / "run")
+    before = _prompts(finished).read_bytes()
+    harm(tmp_path / "run" / "prompts.parquet")
+    with pytest.raises(BadValue, match="the emag run command that began the run writes it again"):
+        RunFolder(str(tmp_path / "run")).index()
+    with pytest.raises(BadValue, match="prompts differ"):
+        made(tmp_path / "run", classes=["frog", "cat", "ship"])
+    assert not verify(made(tmp_path / "run"))
+    assert (tmp_path / "run" / "prompts.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{}, {"seed": 9}])
+def test_images_that_no_run_json_tells_of_are_not_adopted(finished, pipe, tmp_path, change):
+    shutil.copytree(finished.url, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    before = files_of(tmp_path)
+    with pytest.raises(BadValue, match=r"has prompts.parquet, images, index and no run\.json"):
+        made(tmp_path / "run", **change)
+    assert files_of(tmp_path) == before
+
+
+def test_images_of_a_recipe_that_the_run_does_not_know_are_not_adopted(finished, pipe, tmp_path):
+    """A recipe is asked for whose folder is there already, from who knows what."""
+    shutil.copytree(finished.url, tmp_path / "run")
+    for top in ("images", "index"):
+        shutil.copytree(tmp_path / "run" / top / "pag", tmp_path / "run" / top / "new")
+    with pytest.raises(BadValue, match=r"has images of new that its run\.json does not know"):
+        made(tmp_path / "run", recipes={**SMALL["recipes"], "new": {"guidance_scale": 4}})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 2}', '{"format": 1}', "[" * 9999,
+                                  '{"format": 1, "spec": 3}',
+                                  '{"format": 1, "spec": {"images": "5", "recipes": {}}, "run": "a"}',
+                                  '{"format": 1, "spec": {"images": 5, "recipes": {"a": 3}}, "run": 5, "versions": []}'])
+def test_a_damaged_run_json_is_one_line(finished, tmp_path, text, monkeypatch, capsys):
+    shutil.copytree(finished.url, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(text)
+    before = files_of(tmp_path)
+    for command in (("verify", tmp_path / "run", "--repair"), ("metrics", tmp_path / "run", "--metrics", "contrast"),
+                    ("report", tmp_path / "run")):
+        code, _, error = emag(monkeypatch, capsys, *command)
+        assert code == 2 and error.count("\n") == 1 and "run.json" in error
+    assert files_of(tmp_path) == before
+
+
+# what is not ours
+
+
+def files_of(folder):
+    """Every file below a folder, links not followed, with its bytes."""
+    found = [Path(place, name) for place, folders, names in os.walk(folder) for name in (*names, *folders)]
+    return {str(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            for path in found if path.name != ".lock"}
+
+
+def kept(before):
+    return {path: files_of(Path(path).parent)[path] for path in before if os.path.lexists(path)} == before
+
+
+def strangers(root):
+    """Files and folders of the user's, under names close to ours."""
+    for name in ("a.part", ".run.json.12.part", "notes/x.part", "images/a.part", "images/cfg/b.part",
+                 "images/cfg/holiday.png", "images/holiday/1.png", "images/holiday/000001.png", "index/old.parquet",
+                 "index/cfg/notes.parquet",
+                 "images/cfg/000900.png", "images/cfg/" + DRAFT + "x", "index/pag/000900.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(f"mine: {name}".encode())
+    Image.new("RGB", (4, 4)).save(root / "images" / "cfg" / "000901.png")
+    (root / "images" / "cfg" / "000902.png").mkdir()
+    return files_of(root)
+
+
+def test_what_a_run_did_not_make_stays(finished, pipe, tmp_path):
+    """In the folder of a run, whatever the command: going on, repairing, or being refused."""
+    shutil.copytree(finished.url, tmp_path / "run")
+    before = strangers(tmp_path / "run")
+    with pytest.raises(BadValue, match="another run"):
+        made(tmp_path / "run", seed=9)
+    assert files_of(tmp_path / "run") == before
+    run = made(tmp_path / "run")
+    found = verify(run)
+    assert repair(run, found) == ([], [])
+    assert files_of(tmp_path / "run") == before
+    named = {problem.where for problem in found}
+    assert {"images/cfg/holiday.png", "images/holiday/1.png", "index/cfg/notes.parquet", "images/cfg/000901.png"} <= named
+    assert {problem.kind for problem in found} == {"extra"}
+
+
+def test_a_folder_that_is_no_run_is_refused_untouched(pipe, tmp_path):
+    before = strangers(tmp_path / "own")
+    with pytest.raises(BadValue, match=r"has images, index and no run\.json"):
+        made(tmp_path / "own")
+    assert files_of(tmp_path / "own") == before and not (tmp_path / "own" / ".lock").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.part").write_text("mine")
+    assert not verify(made(tmp_path / "other", images=1))
+    assert (tmp_path / "other" / "notes.part").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["images/cfg", "images", "index/cfg"])
+def test_repairing_does_not_follow_links(finished, pipe, tmp_path, place):
+    """A recipe's folder lies elsewhere; every image there is damaged, and every part of the index is another's."""
+    shutil.copytree(finished.url, tmp_path / "run")
+    shutil.move(tmp_path / "run" / place, tmp_path / "elsewhere")
+    (tmp_path / "run" / place).symlink_to(tmp_path / "elsewhere")
+    for path in (path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()):
+        path.write_bytes(b"harm")
+    (tmp_path / "run" / "images" / "cfg" / DRAFT).write_bytes(b"")
+    before, run = files_of(tmp_path / "elsewhere"), RunFolder(str(tmp_path / "run"))
+    removed, left = repair(run, verify(run))
+    assert files_of(tmp_path / "elsewhere") == before
+    assert left and all(name.startswith(place) for name in left) and not any(name.startswith(place) for name in removed)
+
+
+def test_a_link_to_a_file_is_not_followed_and_not_removed(finished, pipe, tmp_path):
+    shutil.copytree(finished.url, tmp_path / "run")
+    image = tmp_path / "run" / "images" / "cfg" / "000003.png"
+    image.rename(tmp_path / "mine.png")
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    image.symlink_to(tmp_path / "mine.png")
+    run = RunFolder(str(tmp_path / "run"))
+    assert repair(run, verify(run))[1] == ["images/cfg/000003.png"]
+    assert image.is_symlink() and (tmp_path / "mine.png").read_bytes() == b"mine"
+    assert not verify(made(tmp_path / "run"))
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "blue"])
+def test_images_without_a_finite_number_are_named(pipe, tmp_path, colour):
+    """What infinite predictions leave: one colour whose channels are 0 or 255. Removing it would not help."""
+    flat = replace(columns.run(pipe, parse(SMALL).recipes[0], [task(parse(SMALL), 0).job], parse(SMALL).settings, 1),
+                   images=(Image.new("RGB", (32, 32), colour),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "draw", lambda folder, pipe, batch, tasks: replace(flat, images=flat.images * len(tasks)))
+        run = made(tmp_path, recipes={"cfg": None}, images=2)
+    found = verify(run)
+    assert [(one.kind, one.where) for one in found] == [("clipped", f"images/cfg/00000{number}.png") for number in (0, 1)]
+    assert repair(run, found) == ([], [])
+    assert ("black" in found[0].text) == (colour == "black")
 
 
 def test_other_prompts_are_noticed(finished, tmp_path):

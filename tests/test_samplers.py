@@ -25,7 +25,8 @@ from emag.samplers import (
     trajectory,
 )
 from emag.samplers.dc_solver import golden_section, lagrange
-from emag.samplers.solvers import combined, to_epsilon
+from emag.samplers.reverse_sde import average, kernel
+from emag.samplers.solvers import to_epsilon
 from emag.streams import Streams, digest
 from exact import Gaussian, Mixture, power_product
 
@@ -247,16 +248,35 @@ def test_reverse_sde_keeps_the_marginals(kind):
             assert after.var().item() == pytest.approx(true.matrix.item(), rel=0.05)
 
 
-def test_reverse_sde_step_has_the_moments_of_the_posterior():
-    """Data of one point: x' given x is Gaussian with mean b c + t r e and variance t^2 (1 - r^2)."""
-    levels = Path.flow((0.8, 0.5, 0.0))
-    model = Toy(levels, "flow", cond=normal(0.7, 1e-24))
-    x = torch.full((40000, 1), 0.9, dtype=torch.float64)
-    out = ReverseSDE().step(x, model(x, 0), 0, model, {})
-    z, k, after = 0.9 / 0.2, 4.0, 1.0
-    mean, var = 0.7 + (after / k) ** 2 * (z - 0.7), after**2 * (1 - (after / k) ** 2)
-    assert out.mean().item() / 0.5 == pytest.approx(mean, abs=4 * math.sqrt(var / 40000))
-    assert out.var().item() / 0.25 == pytest.approx(var, rel=0.03)
+@pytest.mark.parametrize(("var", "levels"), [(1e-24, Path.flow((0.8, 0.5, 0.0))), (0.49, Path.flow((0.8, 0.5, 0.0))),
+                                             (0.49, Path.edm((2.0, 0.7))), (2.0, Path.flow((1.0, 0.6, 0.0)))])
+def test_reverse_sde_is_exact_for_data_of_its_spread(var, levels):
+    """One step from x_t ~ its marginal ends in the marginal of the next level, of Gaussian data with that variance."""
+    model = Toy(levels, "x0", cond=normal(0.7, var))
+    move = kernel(levels, 0, spread=var)
+    at, to = (model.fields["cond"].marginal(*levels.at(i)) for i in (0, 1))
+    x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    ends = move.keep * x + move.pull * model(x, 0)
+    slope = ends[1] - ends[0]
+    close(ends[0] + slope * at.mean, to.mean, **EXACT)
+    close(slope**2 * at.matrix[0] + move.noise**2, to.matrix[0], **EXACT)
+
+
+def test_reverse_sde_ends_without_noise():
+    move = kernel(Path.flow((0.3, 0.0)), 0)
+    assert (move.keep, move.pull, move.noise) == (0.0, 1.0, 0.0)
+
+
+def test_short_steps_are_the_sde():
+    """Drift g^2 sum b s_b and noise g, whatever the exponents and the spread."""
+    k, h = 0.8, 1e-6
+    for total in (0.5, 1.0, 3.0):
+        for spread in (0.1, 1.0, 4.0):
+            move = kernel(Path.edm((k, k - h)), 0, total, spread)
+            # m = z + k^2 sum b s_b / B
+            assert move.keep + move.pull == pytest.approx(1, abs=1e-12)
+            assert move.pull * k**2 / total / h == pytest.approx(2 * k, rel=1e-5)
+            assert move.noise**2 / h == pytest.approx(2 * k, rel=1e-4)
 
 
 def test_reverse_sde_from_pure_noise():
@@ -265,14 +285,14 @@ def test_reverse_sde_from_pure_noise():
 
 
 @every_pair
-def test_combined_scores_add(kind, space):
+def test_averages_agree_in_every_space(kind, space):
     (alpha, sigma), x = path(kind).at(2), points()
     fields = {"a": PLAIN, "b": WIDE}
-    p = {name: field.predict(x, alpha, sigma, space) for name, field in fields.items()}
     for powers in ((("a", 1.0), ("b", 1.0)), (("a", 2.5),), (("a", -1.0), ("b", 2.0))):
-        score = sum(b * fields[name].score(x, alpha, sigma) for name, b in powers)
-        true = convert(-sigma * score, x, alpha, sigma, "epsilon", space)
-        close(combined(p, powers, x, alpha, sigma, space), true, **EXACT)
+        found = average({name: field.predict(x, alpha, sigma, space) for name, field in fields.items()}, powers)
+        total = sum(b for _, b in powers)
+        x0 = sum(b / total * fields[name].predict(x, alpha, sigma, "x0") for name, b in powers)
+        close(convert(found, x, alpha, sigma, space, "x0"), x0, **EXACT)
 
 
 def test_powers_of_cfg_are_cfg():
@@ -280,6 +300,12 @@ def test_powers_of_cfg_are_cfg():
         powers = (("uncond", 1 - scale), ("cond", scale))
         model, twin = (Toy(Path.flow((1.0, 0.6, 0.2, 0.0)), "flow", scale) for _ in range(2))
         close(sample(model, points(), solver=ReverseSDE(powers)), sample(twin, points(), solver=ReverseSDE()), **EXACT)
+
+
+def test_powers_refuse():
+    for wrong in ({"powers": (("cond", 1.0), ("uncond", -1.0))}, {"powers": ()}, {"spread": -1.0}, {"spread": math.nan}):
+        with pytest.raises(BadValue, match=f"reverse-sde {next(iter(wrong))}"):
+            ReverseSDE(**wrong)
 
 
 def test_missing_branches_are_named():

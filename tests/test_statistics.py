@@ -9,6 +9,7 @@ import torch
 
 from emag.errors import BadValue
 from emag.evaluate.metrics import bootstrap, diversity, frechet, kid, pixels, prdc
+from emag.evaluate.metrics.jackknife import Jackknife, wilson
 
 close = np.testing.assert_allclose
 
@@ -158,6 +159,27 @@ def test_kid_is_unbiased_and_sees_a_shift():
     assert kid.kid(x, y, 20, 50) == kid.kid(x, y, 20, 50)
 
 
+@pytest.mark.parametrize(("n", "r", "size"), [(12, 12, 1000), (60, 60, 1000), (150, 60, 1000), (150, 300, 40)])
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_the_interval_of_kid_holds_the_truth_as_often_as_it_says(n, r, size, shift):
+    """Of two samples of one distribution 0 is the truth; else the mean over many seeds. Subsets of all rows included."""
+    draws = [np.random.default_rng(seed) for seed in range(60)]
+    found = [kid.kid(rng.standard_normal((n, 8)), rng.standard_normal((r, 8)) + shift, 10, size) for rng in draws]
+    truth = np.mean([one.value for one in found]) if shift else 0.0
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.88
+    width, spread = np.mean([one.high - one.low for one in found]) / 3.92, np.std([one.value for one in found])
+    assert 0.8 < width / spread < 2.2
+
+
+def test_the_interval_of_kid_narrows_with_images_not_with_subsets():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((800, 8)) + 0.5, rng.standard_normal((800, 8))
+    few, many = (kid.kid(x, y, subsets, 100) for subsets in (20, 200))
+    assert 0.6 < (many.high - many.low) / (few.high - few.low) <= 1.05
+    half = kid.kid(x[:200], y[:200], 20, 100)
+    assert 1.5 < (half.high - half.low) / (few.high - few.low) < 3
+
+
 def test_dissimilarity_by_brute_force():
     x, groups = features(33, 7, 5), ["a", "b", "a", "b", "a", "c", "a"]
     known = []
@@ -167,6 +189,62 @@ def test_dissimilarity_by_brute_force():
                      if others else np.nan)
     close(diversity.dissimilarity(x, groups), known)
     assert np.abs(diversity.dissimilarity(np.ones((4, 3)), [0] * 4)).max() < 1e-12
+
+
+def test_what_each_image_moves_diversity_by_brute_force():
+    """In groups of four, three, two and one: the value without the image, computed anew."""
+    x, groups = features(34, 10, 5), ["a", "b", "a", "b", "a", "c", "a", "c", "b", "d"]
+    found = diversity.diversity(x, groups)
+    for i in range(10):
+        left = [j for j in range(10) if j != i]
+        without = np.nanmean(diversity.dissimilarity(x[left], [groups[j] for j in left]))
+        close(found.moved[i], found.value - without, atol=1e-12)
+    close(found.value, np.nanmean(diversity.dissimilarity(x, groups)))
+    with pytest.raises(BadValue, match="three images"):
+        diversity.diversity(x[:3], ["a", "a", "b"])
+
+
+def test_the_interval_of_diversity_holds_the_truth_as_often_as_it_says():
+    """Read as independent, the values per image would give half the width: each image is in those of all its group."""
+    draws = [diversity.diversity(np.random.default_rng(seed).standard_normal((30, 5)) + 1, [i % 3 for i in range(30)])
+             for seed in range(300)]
+    truth, found = np.mean([one.value for one in draws]), [bootstrap.interval(one) for one in draws]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.92
+
+
+def test_what_each_image_moves_recall_and_coverage_by_brute_force():
+    """The balls of the others as they are."""
+    x, y = features(26, 40), features(27, 30, shift=0.3)
+    found = prdc.prdc(x, y, 3, chunk=7)
+    ball_x, ball_y = (prdc.radii(torch.from_numpy(one), 3).numpy() ** 0.5 for one in (x, y))
+    distances = np.linalg.norm(x[:, None] - y[None], axis=2)
+    near, held = distances < ball_x[:, None], distances < ball_y
+    assert found.alone_recall.max() > 0 and found.alone_coverage.max() > 0
+    for i in range(30):
+        left = np.arange(30) != i
+        close(found.alone_coverage[i], near.any(1).mean() - near[:, left].any(1).mean(), atol=1e-12)
+        close(found.alone_recall[i], held.any(1).mean() - held[:, left].any(1).mean(), atol=1e-12)
+
+
+def test_the_intervals_of_recall_and_coverage_speak_of_other_seeds():
+    """Real images share the balls of the images made; drawn as if independent, their intervals are far too narrow."""
+    x = np.random.default_rng(99).standard_normal((100, 6))
+    draws = [prdc.prdc(x, np.random.default_rng(seed).standard_normal((60, 6)) + 0.5, 3) for seed in range(60)]
+    for name in ("recall", "coverage"):
+        parts = [Jackknife(getattr(one, name).mean(), getattr(one, f"alone_{name}"), share=True) for one in draws]
+        truth, found = np.mean([one.value for one in parts]), [bootstrap.interval(one) for one in parts]
+        assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.88
+
+
+def test_paired_differences_of_values_that_are_no_means():
+    rng = np.random.default_rng(4)
+    x, groups = rng.standard_normal((60, 5)) + 1, [i % 3 for i in range(60)]
+    a, b = (diversity.diversity(one, groups) for one in (x, x + 0.02 * rng.standard_normal((60, 5))))
+    found, own = bootstrap.difference(a, b), bootstrap.interval(a)
+    close(found.value, a.value - b.value)
+    assert found.high - found.low < (own.high - own.low) / 5
+    with pytest.raises(BadValue, match="same images"):
+        bootstrap.difference(a, diversity.diversity(x[:50], groups[:50]))
 
 
 def test_saturation_and_contrast_of_known_images():
@@ -213,6 +291,33 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_the_interval_of_a_share_is_a_share():
     found = bootstrap.interval(bootstrap.mean(np.arange(30) > 0))
     assert 0.8 < found.low < found.value < found.high == 1
+
+
+@pytest.mark.parametrize("of", [lambda true: bootstrap.mean(np.full(12, true)),
+                                lambda true: Jackknife(float(true), np.zeros(12), share=True)])
+def test_all_of_a_few_images_are_not_all(of):
+    """12 of 12: the 95 % interval begins at 12 / (12 + z^2); none of 12 ends where that of its opposite begins."""
+    for true in (True, False):
+        found = bootstrap.interval(of(true))
+        low, high = (found.low, found.high) if true else (1 - found.high, 1 - found.low)
+        close([low, high], [12 / (12 + 1.96**2), 1], atol=1e-4)
+    assert wilson(0.5, 0) == (0, 1)
+
+
+def test_one_image_has_no_interval():
+    for one in (bootstrap.mean([0.5]), Jackknife(0.5, np.zeros(1))):
+        with pytest.raises(BadValue, match="two images"):
+            bootstrap.interval(one)
+    assert bootstrap.described(bootstrap.mean([0.5])) == bootstrap.Estimate(0.5, 0.5, 0.5, 1)
+
+
+def test_the_median_of_drawn_rows():
+    x = np.random.default_rng(5).standard_normal(41)
+    statistic = bootstrap.median(x)
+    assert statistic.value == np.median(x)
+    for w in bootstrap.weights(41, 5, 0):
+        assert statistic.of(w) == np.median(np.repeat(x, w.astype(int)))
+    assert bootstrap.interval(statistic).low < np.median(x) < bootstrap.interval(statistic).high
 
 
 def test_rows_without_a_value_do_not_count():

@@ -144,7 +144,7 @@ def test_a_sample_is_rounded_as_alone_and_in_any_chunks(monkeypatch, kind):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.988, 1.0])
 @pytest.mark.parametrize("image_keys", [False, True])
 def test_a_constant_attention_never_counts_as_moved(kind, beta, image_keys):
-    average, call = average_of(kind, beta, image_keys=image_keys), calls(1)[0]
+    average, call = average_of(kind, beta, columns="image" if image_keys else "all"), calls(1)[0]
     for _ in range(60):
         statistic = average.observe(call)
     assert not average.moved.any() and (statistic < 1e-2 / 17).all()

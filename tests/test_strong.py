@@ -388,7 +388,7 @@ def test_attention_without_text_is_refused(name):
 @pytest.mark.parametrize("wrong", [
     lambda: NAG(-1.0), lambda: NAG(float("nan")), lambda: NAG(tau=0.9), lambda: NAG(tau=float("inf")),
     lambda: NAG(alpha=1.1), lambda: NAG(sigma_end=-0.1), lambda: NAG(norm="l3"), lambda: NAG(eps=0.0), lambda: NAG(layers=3),
-    lambda: NAG(layers=()), lambda: NAG(emag.schedules.Interval(2.0)),
+    lambda: NAG(layers=()), lambda: NAG(emag.schedules.MAMBOG(2.0)),
     lambda: VSF(float("inf")), lambda: VSF(1.0, float("nan")), lambda: VSF(layers="1"),
     lambda: PLADIS(float("nan")), lambda: PLADIS(alpha=1.2), lambda: PLADIS(origin="port"), lambda: PLADIS(layers=(1.5,))])
 def test_bad_values_are_refused(wrong):

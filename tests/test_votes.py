@@ -1,9 +1,13 @@
 """Blind votes: what is asked, what is kept, what it comes to, and whom the server answers."""
 
+import errno
 import io
 import json
+import multiprocessing
+import os
 import threading
 from http.client import HTTPConnection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +83,21 @@ def test_wilsons_interval_holds_the_rate_as_often_as_it_says():
 def test_a_tally_counts_the_recipe_and_the_side():
     cast = [Vote(0, "a", "b", "left"), Vote(1, "b", "a", "right"), Vote(2, "a", "b", "right"), Vote(3, "b", "a", "none")]
     found = votes.tally([cast, [Vote(0, "a", "c", "left")], [Vote(0, "b", "a", "right")]], "a", "b")
-    assert (found.wins, found.lefts, found.ties, found.votes, found.voters) == (Share(3, 4), Share(1, 4), 1, 5, 2)
+    assert (found.wins, found.lefts, found.ties, found.votes, found.voters) == (Share(3, 4, 3), Share(1, 4, 3), 1, 5, 2)
+
+
+def test_votes_of_many_people_on_few_images_are_about_few_images():
+    """Ten people who agree on four images say what one says on four: nothing clear. On forty images, one is enough."""
+    people = [[Vote(i, "a", "b", "left") for i in range(4)] for _ in range(10)]
+    assert votes.tally(people, "a", "b").wins.interval == votes.tally(people[:1], "a", "b").wins.interval
+    assert votes.tally(people, "a", "b").votes == 40
+    assert not votes.tally([[Vote(i, "a", "b", "left") for i in range(40)]], "a", "b").wins.even
+
+
+def test_a_number_voted_on_in_two_windows_counts_once():
+    cast = [Vote(0, "a", "b", "left"), Vote(0, "a", "b", "right"), Vote(0, "a", "c", "right")]
+    found = votes.tally([cast], "b", "a")
+    assert (found.votes, found.wins.k) == (1, 0)
 
 
 def test_who_always_takes_the_left_is_noticed():
@@ -94,7 +112,7 @@ def test_who_always_takes_the_left_is_noticed():
 def test_a_preference_is_found_whatever_the_sides(run):
     cast_all(Ballot(run, PAIR), lambda left, right: "left" if left == "pag" else "right")
     [found] = votes.tallies(run.storage)
-    assert (found.a, found.b, found.wins) == ("cfg", "pag", Share(0, 6))
+    assert (found.a, found.b, found.wins) == ("cfg", "pag", Share(0, 6, 6))
     assert found.verdict == "pag is preferred"
 
 
@@ -147,6 +165,63 @@ def test_a_vote_that_was_cut_off_is_asked_for_again(run):
     assert again.next == ballot.numbers[1]
     again.cast(again.next, "right")
     assert [one.choice for one in votes.read(run.storage, "ann")] == ["left", "right"]
+
+
+def cast(storage, numbers):
+    for number in numbers:
+        votes.append(storage, "ann", Vote(number, "a", "b", "left"))
+
+
+def numbers(storage):
+    return [one.number for one in votes.read(storage, "ann")]
+
+
+@pytest.mark.parametrize("room", [0, 1, 9, 40, 61])
+def test_a_vote_on_a_full_disk_is_not_stored_and_harms_none(server, run, monkeypatch, room):
+    """The disk takes `room` bytes of the vote, without an error, and then no more. The page hears of it."""
+    real, path = os.write, run.storage.path(votes.file_of("ann"))
+    vote(server, {"number": server.ballot.next, "choice": "left"})
+    before = Path(path).read_bytes()
+    assert len(before) > 61
+    left = [room]
+
+    def full(handle, data):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken, left[0] = min(left[0], len(data)), 0
+        return real(handle, bytes(data)[:taken])
+
+    number = server.ballot.next
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        status, _, said = vote(server, {"number": number, "choice": "right"})
+    assert status == 507 and "No space left" in json.loads(said)["error"]
+    assert Path(path).read_bytes() == before and server.ballot.next == number
+    assert vote(server, {"number": number, "choice": "right"})[0] == 200
+    assert [one.number for one in votes.read(run.storage, "ann")] == server.ballot.numbers[:2]
+
+
+def test_a_line_cut_off_by_a_crash_spoils_itself_alone(run):
+    """At any place, and whatever is cast after it."""
+    line = votes.line_of(Vote(7, "a", "b", "left"))
+    for end in range(len(line) + 1):
+        run.storage.write(votes.file_of("ann"), votes.line_of(Vote(1, "a", "b", "left")) + line[:end])
+        whole = [7] if end >= len(line) - 1 else []
+        assert numbers(run.storage) == [1, *whole]
+        cast(run.storage, [2, 3])
+        assert numbers(run.storage) == [1, *whole, 2, 3]
+
+
+def test_votes_of_several_processes_are_all_there(run):
+    """As with two pages open under one name, also where the file ends in half a line."""
+    run.storage.write(votes.file_of("ann"), b'{"number": 5')
+    context = multiprocessing.get_context("fork")
+    voters = [context.Process(target=cast, args=(run.storage, range(start, 400, 4))) for start in range(4)]
+    for one in voters:
+        one.start()
+    for one in voters:
+        one.join()
+    assert sorted(numbers(run.storage)) == list(range(400))
 
 
 def test_votes_on_a_file_system_that_cannot_append():

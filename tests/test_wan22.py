@@ -112,7 +112,7 @@ def test_both_networks_serve_one_run_at_a_time():
 @pytest.mark.parametrize("rules", [
     (EMAG(window=ALL),), (EMAG(window=ALL, variant="map"), METHODS["pag"](1.3, (1, 2)), emag.CFG(3.0)),
     (METHODS["slg"](1.5, (2,)), METHODS["tsg"](1.5)),
-    (EMAG(window=ALL, compat=Compat(accumulate_in="perturbed", stat_lag=1)),)],
+    (EMAG(window=ALL, compat=Compat(accumulate_in="perturbed", stat_lag=1, every_step=True)),)],
     ids=["emag", "more", "skipped", "perturbed"])
 def test_evaluations_are_those_planned_in_both(rules):
     pipe = experts()

@@ -226,8 +226,8 @@ def test_a_schedule_of_time_switches_it_and_one_that_measures_is_refused():
     rule = RLG(Interval(1.6, 0.5, 1.0, "progress"), "base")
     _, stats = draw(tuned(), rule, models={"base": sd3().transformer}, num_inference_steps=4)
     assert stats.evaluations == 4 * (4 * 2 + 2 * 2)
-    with pytest.raises(Unsupported, match="schedule that measures"):
-        draw(tuned(), RLG(MAMBOG(2.0), "base"), models={"base": never})
+    with pytest.raises(BadValue, match="measures the predictions"):
+        RLG(MAMBOG(2.0), "base")
 
 
 def test_hosts_with_two_calls_need_the_empty_condition_by_name():

@@ -5,15 +5,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import quiet
-from .errors import BadValue, Busy, EmagError, NoEffect, Unsupported
+from .errors import BadValue, Busy, EmagError, NoEffect, NotFinite, Unsupported
 
 if TYPE_CHECKING:
     from .api import APG, CADS, CFG, EMAG, Compose, Guided, Term, Window, guide, guided, recipes
     from .models.load import load
 
 __version__ = "0.1.0"
-__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect", "Term",
-           "Unsupported", "Window", "guide", "guided", "load", "recipes"]
+__all__ = ["APG", "CADS", "CFG", "EMAG", "BadValue", "Busy", "Compose", "EmagError", "Guided", "NoEffect",
+           "NotFinite", "Term", "Unsupported", "Window", "guide", "guided", "load", "recipes"]
 
 quiet.hush()
 

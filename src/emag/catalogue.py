@@ -9,7 +9,7 @@ from .combinations import RECIPES
 from .defaults import TABLE
 from .methods import METHODS
 from .samplers import CORRECTORS, SOLVERS
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, Window
 from .values import hints_of, plain, type_name
 
 KINDS = {
@@ -110,7 +110,9 @@ def short(value: Any) -> str:
     if isinstance(value, dict) and "schedule" in value:
         return f"{value['schedule']}({values({k: v for k, v in value.items() if k != 'schedule'})})"
     if isinstance(value, dict) and "unit" in value:
-        return f"{value['unit']}:{value['start']:g}:{value['delta']:g}:{value['stop']:g}"
+        base = value.get("base", Window.base)
+        rest = (f":base={base}" if base != Window.base else "") + (":hold" if value.get("hold") else "")
+        return f"{value['unit']}:{value['start']:g}:{value['delta']:g}:{value['stop']:g}{rest}"
     if isinstance(value, list):
         return "[" + " ".join(f"{v:.2f}" if isinstance(v, float) else short(v) for v in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

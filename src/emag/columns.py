@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,12 @@ from . import recipe
 from .backbones.read import read
 from .engine.stats import Stats
 from .engine.trajectory import trajectory
+from .engine.undo import Undo, patch, undone
 from .errors import BadValue
+from .finite import check_finite
 from .guidance import Rule
 from .hosts import own_loop
+from .hosts.function import Function
 from .hosts.own_guider import with_scale
 from .hosts.table import denoisers, lookup
 from .methods import METHODS
@@ -38,6 +42,9 @@ class Column:
     correctors: tuple[Corrector, ...] = ()
     solver: Solver | None = None
 
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
+
     @classmethod
     def parse(cls, text: str) -> "Column":
         """From "emag=1.5 apg=4" or "cfg=2 pcg"; "scale=2.5" is the pipeline's own scale, "none" is 1; "label: ..." first."""
@@ -58,6 +65,11 @@ class Column:
     def own_loop(self) -> bool:
         """True where our own loop draws the column."""
         return bool(self.correctors or self.solver)
+
+    @property
+    def joint(self) -> bool:
+        """True where all images of a prompt are drawn together."""
+        return any(corrector.joint for corrector in self.correctors)
 
 
 @dataclass(frozen=True)
@@ -91,19 +103,39 @@ class Outcome:
 
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: Settings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
-    """Make the images of one column."""
+    """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
     own = settings if column.scale is None else replace(settings, scale=column.scale)
-    parts = [_call(pipe, column, group, own, progress) for group in batches(work, batch_size)]
+    groups = [work] if column.joint else batches(work, batch_size)
+    parts = [_call(pipe, column, group, own, batch_size, progress) for group in groups]
     return Outcome(column, tuple(image for part in parts for image in part.images),
                    tuple(record for part in parts for record in part.records),
                    tuple(stats for part in parts for stats in part.stats), parts[0].evaluations,
                    sum(part.seconds for part in parts), _plain(pipe, work, settings))
 
 
-def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+class _Reached(Exception):
+    """The network would be evaluated now."""
+
+
+def rehearse(pipe: Any, column: Column, job: Job, settings: Settings) -> None:
+    """Draw one image of a column as far as its first evaluation. Raises what `run` would raise before it."""
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise _Reached
+
+    def stopped(undo: Undo) -> None:
+        for network in denoisers(pipe, lookup(pipe)):
+            patch(undo, network, "forward" if network._compiled_call_impl is None else "_compiled_call_impl", stop)
+        with suppress(_Reached):
+            run(pipe, column, [job], settings, 1)
+
+    undone(stopped)
+
+
+def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+          progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if column.own_loop:
-        return _looped(pipe, column, group, settings, progress)
+        return _looped(pipe, column, group, settings, batch_size, progress)
     made, guided = sample(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
     stats = (guided.stats,) if guided.stats else ()
@@ -112,21 +144,29 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, p
                    time.perf_counter() - start)
 
 
-def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, progress: Progress | None) -> Outcome:
+def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: Settings, batch_size: int,
+            progress: Progress | None) -> Outcome:
     start = time.perf_counter()
     if settings.more:
         raise BadValue(f"our own loop takes no pipeline arguments: leave out {', '.join(settings.more)}")
     rules = column.rules
     if settings.scale is not None and settings.scale != 1 and all(rule.kind != "combining" for rule in rules):
         rules = (*rules, CFG(settings.scale))
-    loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width)
+    loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width,
+                         rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
     warn_of_scales(column.correctors)
     made, model = own_loop.run(pipe, loop, *texts, progress)
     warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
-                   model.evaluations * read(pipe.transformer).depth, time.perf_counter() - start)
+                   _evaluations(model, read(pipe.transformer).depth), time.perf_counter() - start)
+
+
+def _evaluations(model: Function, depth: int) -> int:
+    """Block evaluations per image of a run of our own loop: those inside the network, where a rule looks into it."""
+    inside = model.block_evaluations
+    return inside + model.beside * depth if inside else model.evaluations * depth
 
 
 def _host_evaluations(pipe: Any, call: Mapping[str, Any]) -> int:

@@ -17,5 +17,9 @@ class NoEffect(EmagError):
     """A guidance was asked for and nothing in the network changed."""
 
 
+class NotFinite(EmagError):
+    """A prediction of a run has infinite values or NaNs."""
+
+
 class Busy(EmagError):
     """The network already serves a guided run."""

@@ -1,6 +1,5 @@
 """What a run on a model would cost, from its configuration alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from .defaults import resolved
 from .engine.plan import Plan, plan, weak_branches
 from .engine.trajectory import Trajectory
 from .errors import BadValue
+from .files import parsed
 from .guidance import Rule
-from .models import folder
-from .models.load import MODELS, WEIGHTS
+from .models import folder, hub
+from .models.load import HUB_ID, MODELS, WEIGHTS
 from .perturbations.ema_attention import EMAttention
+from .schedules import APPLIED, OBSERVED
 
-PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#"}, "~"
+PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 LATENT_PIXELS = {"SanaTransformer2DModel": 32}  # others: 8
 USUAL_TEXT = {"AuraFlowTransformer2DModel": 264,  # eight register tokens among them
               "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512,
@@ -46,7 +47,9 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
     active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
-    tokens = image_tokens(network, height, width), text_tokens(network, model, text)
+    own = _facts(model)
+    tokens = (image_tokens(network, height, width, own.get("latent_pixels")),
+              text_tokens(network, own.get("max_length") if text is None else text))
     branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
@@ -64,20 +67,35 @@ def skeleton(model: str) -> Network:
         return read(getattr(diffusers, name).from_config(config))
 
 
+def _path(model: str) -> Path:
+    return WEIGHTS / model if model in MODELS else Path(model)
+
+
+def _facts(model: str) -> dict[str, Any]:
+    """What a small model says of itself; nothing for others."""
+    own = _path(model) / folder.PROMPT
+    return dict(parsed(own.read_bytes())) if own.is_file() else {}
+
+
 def _config(model: str) -> dict[str, Any]:
-    path = WEIGHTS / model if model in MODELS else Path(model)
-    own = path / folder.PROMPT
+    path = _path(model)
     try:
-        if own.is_file():
-            return json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if (path / folder.PROMPT).is_file():
+            return dict(parsed((path / "config.json").read_bytes()))
+        if not path.is_dir() and not HUB_ID.fullmatch(model):
+            raise BadValue("there is no such folder, and it is no hub id")
+        only = not path.is_dir() and hub.cached_only(model, "transformer/config.json")
         # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer"))
-    except (OSError, ValueError) as error:
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer", local_files_only=only))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
 
-def image_tokens(network: Network, height: int | None, width: int | None) -> int:
-    """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames."""
+def image_tokens(network: Network, height: int | None, width: int | None, latent: int | None = None) -> int:
+    """Image tokens for a picture of height x width pixels, or of the network's own size; a video has its usual frames.
+
+    latent: pixels along a side of a latent; None is what models of the network's class usually have.
+    """
     config: Any = network.module.config
     if network.backbone.name in VIDEO:
         (frames, *sides), (few, pixels) = VIDEO[network.backbone.name]
@@ -87,25 +105,25 @@ def image_tokens(network: Network, height: int | None, width: int | None) -> int
         pixels = 16
         own = 1024
     else:
-        pixels = network.patch * (1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8))
+        usual = 1 if config.in_channels == 3 else LATENT_PIXELS.get(network.backbone.name, 8)
+        pixels = network.patch * (latent or usual)
         size = getattr(config, "sample_size", None)
         own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
 
 
-def text_tokens(network: Network, model: str, text: int | None) -> int:
+def text_tokens(network: Network, text: int | None) -> int:
     """Text tokens that the tapped attention sees."""
     if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
         return 0
-    return text if text is not None else 8 if model == "tiny" else USUAL_TEXT.get(network.backbone.name, 0)
+    return text if text is not None else USUAL_TEXT.get(network.backbone.name, 0)
 
 
 def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, network: Network, tokens: tuple[int, int],
             images: int) -> dict[str, Any]:
     phases = branch.window.phases(sigmas)
-    beta = branch.decay(len(sigmas))
-    watched = [i for i, phase in enumerate(phases) if phase != "off"]
-    applied = [i for i, phase in enumerate(phases) if phase == "apply"]
+    watched = [i for i, phase in enumerate(phases) if phase in OBSERVED]
+    applied = [i for i, phase in enumerate(phases) if phase in APPLIED]
     made = [i for i in applied if branch in planned.steps[i]]
     shown = (SPARED if i in applied and i not in made else PICTURE[phase] for i, phase in enumerate(phases))
     attention: Any = network.blocks[branch.blocks[0]].attention
@@ -114,4 +132,5 @@ def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, netwo
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
             "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
             "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
-            "first_weight": [beta ** watched.index(applied[0]), beta ** watched.index(applied[-1])]}
+            "first_weight": [branch.first_weight(sum(i <= at for i in watched) - 1, len(sigmas))
+                             for at in (applied[0], applied[-1])]}

@@ -5,14 +5,16 @@ the unconditional branch (`new_null`) and rewrite the running prediction (`apply
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from .finite import FiniteFields
 from .perturbations.base import Perturbation
 from .predictions import convert, difference_scale
+from .schedules.base import Schedule
 from .streams import Streams
 
 COND, UNCOND = "cond", "uncond"
@@ -80,7 +82,21 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Scene:
+    """What is known of a run before its network evaluates anything.
+
+    first: its first step. steps: all of them, without x_t. tokens: image tokens along each dimension of the latents,
+    ([frames,] rows, columns), and arguments: those of the network's first call; neither where it is not known.
+    """
+
+    first: Step
+    steps: tuple[Step, ...]
+    tokens: tuple[int, ...] = ()
+    arguments: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Rule(FiniteFields):
     """Base of all rules. Subclasses are frozen dataclasses whose fields are plain data (they become recipes)."""
 
     name: ClassVar[str] = ""
@@ -88,6 +104,7 @@ class Rule:
     equation: ClassVar[str] = ""
     kind: ClassVar[Kind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
+    required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
 
     @property
@@ -98,6 +115,18 @@ class Rule:
     def automatic_layers(self, depth: int) -> tuple[int, ...]:
         """Blocks of a network of `depth` for a rule with `layers`, where neither the user nor a default names any."""
         return (depth // 2,)
+
+    def fits_network(self, network: Any) -> None:
+        """Raise `Unsupported` or `BadValue` where the rule, its defaults filled in, cannot work on a `Network`.
+
+        Asked as soon as a pipeline is guided. What a rule reads from files, it reads here for the first time.
+        """
+        for field_ in fields(self):
+            if isinstance(value := getattr(self, field_.name), Schedule):
+                value.check()
+
+    def fits_run(self, scene: Scene) -> None:
+        """Raise `Unsupported` or `BadValue` where the rule cannot work in a run, before anything is evaluated."""
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""
@@ -124,8 +153,9 @@ class Rule:
         return ()
 
     def reads_null(self, step: Step) -> bool:
-        """True where `apply` reads UNCOND at this step. Asked before the step is evaluated."""
-        return self.kind == "combining"
+        """True where `apply` reads UNCOND at this step, or its schedule does. Asked before the step is evaluated."""
+        scale = getattr(self, "scale", None)
+        return self.kind == "combining" or (isinstance(scale, Schedule) and scale.measures and scale.known(step) is None)
 
     def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
         """True where `new_null` gives UNCOND at this step without its evaluation, which is then not made.

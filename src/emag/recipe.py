@@ -5,13 +5,13 @@ and keys are refused. The short form of a rule is `emag=1.5,variant=map,layers=2
 schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from .errors import BadValue
+from .files import parsed
 from .guidance import Rule
 from .methods import METHODS
 from .near import choices
@@ -47,11 +47,12 @@ def from_data(data: Any) -> tuple[Rule, ...]:
 def read(path: str | Path) -> tuple[Rule, ...]:
     """Rules from a JSON file."""
     try:
-        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+        data = parsed(Path(path).read_bytes())
     except OSError as error:
         raise BadValue(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise BadValue(f"the recipe {path} is not valid JSON: {error}") from None
+    return from_data(data)
 
 
 def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:

@@ -1,4 +1,9 @@
-"""The record of one pipeline call: model, rules, arguments, seeds and versions, enough to make its images again."""
+"""The record of one pipeline call: model, rules, arguments, seeds and versions, enough to make its images again.
+
+Keys: model (name, dtype, revision, lora), pipeline (its class), rules (a recipe), call (arguments), seeds, conditions
+(further ones), state (scheduler, a hash of each network), device, versions, and `unrecorded`: what had a part in the image
+and cannot be written down. A record in a PNG has its image's `row` too.
+"""
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,14 +11,20 @@ from typing import Any
 
 import torch
 
-from . import recipe
+from . import fingerprint, recipe
+from .engine.plan import weak_branches
 from .errors import BadValue
+from .fingerprint import is_data
 from .guidance import Rule
 from .hosts.entry import Host
+from .hosts.second import second
+from .hosts.table import denoisers
+from .perturbations.other_model import LOAD
+from .seeds import is_seed
 
-_LEFT_OUT = {"output_type", "return_dict", "generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs",
-             "callback", "callback_steps", "kwargs"}
+_LEFT_OUT = {"output_type", "return_dict", "generator", "callback_on_step_end_tensor_inputs", "callback_steps", "kwargs"}
 _VERSIONED = ("emag", "torch", "diffusers", "transformers")
+_SOURCE = ("model", "dtype", "revision", "lora")
 
 
 def record(pipe: Any, host: Host, rules: Sequence[Rule], arguments: dict[str, Any],
@@ -22,26 +33,81 @@ def record(pipe: Any, host: Host, rules: Sequence[Rule], arguments: dict[str, An
 
     handed: names of what else was handed in and cannot be written down (masks, models, ...).
 
-    `unrecorded` names what cannot be written down (tensors, a generator that was already used, ...); a call with such
-    arguments can be read but not made again.
+    `unrecorded` names what cannot be written down (tensors, a callback, a generator that was already used, an adapter
+    added to a network, ...); a call with such parts can be read but not made again.
     """
-    kept = {k: v for k, v in arguments.items() if k not in _LEFT_OUT and v is not None}
-    call = {k: v for k, v in kept.items() if _is_data(v)}
+    given = {**arguments, **arguments.get("kwargs", {})}
+    kept = {k: v for k, v in given.items() if k not in _LEFT_OUT and v is not None}
+    call = {k: v for k, v in kept.items() if is_data(v)}
     seeds, named = _seeds(arguments.get("generator")), dict(conditions or {})
-    texts = {name: value for name, value in named.items() if _is_data(value)}
+    texts = {name: value for name, value in named.items() if is_data(value)}
     lost = sorted((set(kept) - set(call)) | (set(named) - set(texts)) | set(handed))
     lost += [] if seeds is not None else ["generator"]
     try:
         data = recipe.to_data(rules)
     except BadValue:
         data, lost = [], [*lost, "rules"]
-    return {"model": _model(pipe), "pipeline": type(pipe).__name__, "rules": data, "call": call, "seeds": seeds,
-            **({"conditions": texts} if texts else {}), "unrecorded": lost, "versions": versions()}
+    model, state = _model(pipe), _state(pipe, host, rules)
+    return {"model": model, "pipeline": type(pipe).__name__, "rules": data, "call": call, "seeds": seeds,
+            **({"conditions": texts} if texts else {}), "state": state, "device": device(pipe),
+            "unrecorded": [*lost, *_unknown(pipe, model, state)], "versions": versions()}
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that an image depends on."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def device(pipe: Any) -> str:
+    """What a pipeline runs on: the name of the accelerator, or the kind of device."""
+    place = torch.device(getattr(pipe, "_execution_device", "cpu"))
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
+def checked(found: Any) -> dict[str, Any]:
+    """A record that somebody handed in, every type looked at. Raises `BadValue` with what is wrong."""
+    if not isinstance(found, dict):
+        raise BadValue("it is no object")
+    if not is_data(found):
+        raise BadValue("some of its texts are none")
+    for key, (fits, what) in _SHAPES.items():
+        if key in found and not fits(found[key]):
+            raise BadValue(f"{key} is no {what}")
+    lacking = [key for key in ("model", "rules", "unrecorded", "row") if key not in found]
+    lacking += [key for key in ("call", "seeds", "versions") if key not in found and not found.get("unrecorded")]
+    if lacking:
+        raise BadValue(f"it lacks {', '.join(lacking)}")
+    return found
+
+
+def images_of(found: Mapping[str, Any]) -> int:
+    """Images of the call that a checked record remembers."""
+    call = found["call"]
+    prompts = next((call[key] for key in ("prompt", "class_labels") if key in call), "")
+    each = call.get("num_images_per_prompt", 1)
+    return (len(prompts) if isinstance(prompts, list) else 1) * (each if type(each) is int else 1)
+
+
+def _state(pipe: Any, host: Host, rules: Sequence[Rule]) -> dict[str, Any]:
+    """The scheduler and the networks as they are at this call, second networks that rules name by their place too."""
+    named = {branch.model for branch in weak_branches([rule for rule in rules if not rule.neutral]) if branch.model}
+    others = {name: fingerprint.network(second(pipe, denoisers(pipe, host)[0], name))
+              for name in sorted(named) if name.startswith(LOAD)}
+    loaded = getattr(pipe, "emag_loaded", {})  # of weights that are not at hand now
+    own = {name: now or loaded.get(name) for name, now in fingerprint.networks(pipe).items()}
+    return {"scheduler": fingerprint.scheduler(pipe), "networks": {**own, **others}}
+
+
+def _unknown(pipe: Any, model: dict[str, Any], state: dict[str, Any]) -> list[str]:
+    """What is not as loading the model again would give it, and is written down nowhere."""
+    loaded = getattr(pipe, "emag_loaded", None)
+    if loaded is None:
+        changed = [f"adapters of {name}" for name in fingerprint.adapted(pipe)]
+    else:
+        changed = [f"changes of {name}" for name, now in state["networks"].items()
+                   if loaded.get(name, now) != now]
+    return [*([] if model["model"] else ["model"]), *([] if state["scheduler"] else ["scheduler"]), *changed,
+            *(f"code in {name}" for name in fingerprint.patched(pipe))]
 
 
 def _model(pipe: Any) -> dict[str, Any]:
@@ -61,9 +127,37 @@ def _seeds(generator: Any) -> int | list[int] | None:
     return seed if unused else None
 
 
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_data(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_is_data(v) for v in value)
-    return isinstance(value, (str, int, float, bool))
+def _is_source(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("model"), str) and all(
+        isinstance(value.get(key), str | None) for key in _SOURCE))
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("networks"), dict):
+        return False
+    held = value.get("scheduler")
+    return held is None or (isinstance(held, dict) and isinstance(held.get("class"), str) and isinstance(
+        held.get("config"), dict))
+
+
+def _is_rules(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(rule, dict) and len(rule) == 1 and all(
+        isinstance(given, dict) for given in rule.values()) for rule in value)
+
+
+def _is_seeds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_seed, value))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+_SHAPES: dict[str, tuple[Any, str]] = {
+    "model": (_is_source, "model's name, dtype, revision and LoRA"), "pipeline": (lambda v: isinstance(v, str), "name"),
+    "rules": (_is_rules, "list of rules"), "call": (lambda v: isinstance(v, dict), "object"),
+    "seeds": (lambda v: v is None or is_seed(v) or _is_seeds(v), "list of seeds"),
+    "conditions": (lambda v: isinstance(v, dict), "object"), "state": (_is_state, "state of a pipeline"),
+    "device": (lambda v: isinstance(v, str), "name"), "row": (lambda v: type(v) is int and v >= 0, "row number"),
+    "unrecorded": (lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v), "list of names"),
+    "versions": (_is_texts, "versions by name")}

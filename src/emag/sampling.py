@@ -1,6 +1,8 @@
 """From prompts, seeds and a guidance to images: what the command line, the demo and `emag again` share."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -8,7 +10,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .errors import BadValue, EmagError, Unsupported
+from .errors import BadValue, EmagError, NotFinite, Unsupported
+from .fingerprint import is_data
+from .finite import check_finite
 from .guidance import Rule
 from .hosts.encoders import label_of
 from .hosts.entry import Host
@@ -16,6 +20,7 @@ from .hosts.given import Condition
 from .hosts.pipeline import Guided, guide
 from .hosts.table import lookup
 from .ranges import warn_of_clipped, warn_of_scale
+from .seeds import LARGEST, MOST, is_seed
 
 Progress = Callable[[int, int], None]
 
@@ -27,6 +32,13 @@ class Job:
     prompt: str
     negative: str | None
     seed: int
+
+    def __post_init__(self) -> None:
+        for text in (self.prompt, self.negative or ""):
+            if not is_data(text):
+                raise BadValue(f"{text!r} is no text: some of its bytes are not of the terminal's encoding")
+        if not is_seed(self.seed):
+            raise BadValue(f"a seed is a whole number from 0 to {LARGEST}, got {str(self.seed)[:60]}")
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,16 @@ class Settings:
         for name in ("steps", "height", "width"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadValue(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_finite("scale", self.scale)
 
 
 def jobs(prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """Every prompt with every seed. `negatives`: none, one for all prompts, or one per prompt."""
     if len(negatives) not in (0, 1, len(prompts)):
         raise BadValue(f"got {len(negatives)} negative prompts for {len(prompts)} prompts; give one for all, or one each")
+    if len(prompts) * len(seeds) > MOST:
+        raise BadValue(f"{len(prompts)} prompts with {len(seeds)} seeds each are more than {MOST} images: make so many with "
+                       "emag run, in parts that it keeps count of")
     each: list[str | None] = [*negatives] or [None]
     each = each * len(prompts) if len(each) == 1 else each
     return [Job(prompt, negative, seed) for prompt, negative in zip(prompts, each) for seed in seeds]
@@ -87,20 +103,38 @@ def sample(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: S
            progress: Progress | None = None,
            conditions: Mapping[str, Condition] | None = None) -> tuple[list[Image.Image], Guided]:
     """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""
-    with guide(pipe, *rules, conditions=conditions) as run:
+    with guide(pipe, *rules, conditions=conditions) as run, _refused(pipe):
         run.on_step = progress
-        try:
+        with warnings.catch_warnings():
+            # a picture of NaNs is painted black, with a warning of numpy's
+            warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
             made = pipe(**call, generator=_generators(seeds))
-            if not hasattr(made, "images"):
-                raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
-            _warn(run, call, made.images)
-            return list(made.images), run
-        except EmagError:
-            raise
-        except torch.OutOfMemoryError as error:
-            raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
-        except (ValueError, TypeError) as error:
-            raise BadValue(f"{type(pipe).__name__} refused the call: {str(error).splitlines()[0]}") from error
+        if not hasattr(made, "images"):
+            raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
+        _warn(run, call, made.images)
+        return list(made.images), run
+
+
+def foreseen(pipe: Any, call: dict[str, Any], seeds: Sequence[int], rules: Sequence[Rule]) -> dict[str, Any]:
+    """The record that `sample` would leave, without the work."""
+    with guide(pipe, *rules) as run, _refused(pipe):
+        return run.foresee(pipe, **call, generator=_generators(seeds))
+
+
+@contextmanager
+def _refused(pipe: Any) -> Iterator[None]:
+    try:
+        yield
+    except EmagError:
+        raise
+    except RuntimeWarning as error:
+        raise NotFinite(f"the images of {type(pipe).__name__} are not finite (infinite values or NaNs): use bfloat16 or "
+                        "float32, for the VAE too") from error
+    except torch.OutOfMemoryError as error:
+        raise BadValue("out of memory: use a smaller batch size or image, 16-bit weights, or offload") from error
+    except (ValueError, TypeError) as error:
+        raise BadValue(f"{type(pipe).__name__} refused the call: {(str(error).splitlines() or [type(error).__name__])[0]}"
+                       ) from error
 
 
 def _warn(run: Guided, call: Mapping[str, Any], images: Sequence[Any]) -> None:

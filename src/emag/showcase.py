@@ -18,6 +18,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "rcfg": "scale=1.2 rcfg=onetime",
     "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
     "fkc-anneal": "fkc-anneal reverse-sde",
+    "fkc-product": "fkc-product,branches=cond+prompt:deer reverse-sde",
     "compose": (compositional({COND: 2.0, OTHER: 1.5}),),
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
@@ -32,7 +33,6 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
 SKIPPED = {
     "annealing": "needs a file of trained weights",
     "feedback": "needs a scoring function, from Python",
-    "fkc-product": "needs two named conditions, from Python",
     "spg": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
     **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),

@@ -1,5 +1,6 @@
 """Parameter values by type: from JSON data, from the short text form, and back to data."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
@@ -10,6 +11,7 @@ from .near import choices
 from .schedules import SCHEDULES, Schedule, Window
 
 Made = TypeVar("Made")
+MOST_BLOCKS = 10_000
 AUTO = (-1000,)
 """Layers that `defaults.resolve` chooses by the rule's `automatic_layers`; "auto" in recipes and in Python."""
 
@@ -69,7 +71,7 @@ def _fitted(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and is_dataclass(kind):
         return made(where, kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else _NO
     return value if isinstance(kind, type) and type(value) is kind else _NO
 
 
@@ -135,23 +137,28 @@ def schedule(text: str) -> Schedule:
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto"."""
+    """Block numbers from "6-8" or "2+5+7"; AUTO from "auto". No network has `MOST_BLOCKS`."""
     if text == "auto":
         return AUTO
     found: list[int] = []
     for part in text.split("+"):
         low, dash, high = part.partition("-")
-        found += range(int(low), int(high) + 1) if dash else [int(low)]
+        first, last = int(low), int(high if dash else low)
+        if not first <= last < MOST_BLOCKS:
+            raise BadValue(f"blocks {part} run backwards" if last < first else f"there is no block {last}")
+        found += range(first, last + 1)
     return tuple(found)
 
 
 def window(text: str) -> Window:
-    """A window from "unit:start:delta:stop", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
-    unit, *numbers = text.split(":")
-    if len(numbers) != 3:
-        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8")
+    """A window from "unit:start:delta:stop[:base=N][:hold]", e.g. "published:250:50:50" or "progress:0:0.2:0.8"."""
+    unit, *parts = text.split(":")
+    numbers = [part for part in parts if part != "hold" and not part.startswith("base=")]
+    if len(numbers) != 3 or parts[:3] != numbers:
+        raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8; :hold and :base=N may follow")
+    base = next((int(part.removeprefix("base=")) for part in parts if part.startswith("base=")), Window.base)
     start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit)
+    return Window(start, delta, stop, unit, base, hold="hold" in parts)
 
 
 def _schedule_word(text: str) -> Schedule:
@@ -164,6 +171,7 @@ READERS: dict[Any, Callable[[str], Any]] = {
     float: float, int: int, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()],
     Schedule: _schedule_word, Window: window, tuple[int, ...]: layers,
     tuple[float, ...]: lambda text: tuple(float(part) for part in text.split("+")),
+    tuple[str, ...]: lambda text: tuple(text.split("+")),
 }
 
 
@@ -180,5 +188,5 @@ def type_name(hint: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return {int: "list of block numbers", float: "list of numbers"}.get(get_args(kind)[0], "list")
+        return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

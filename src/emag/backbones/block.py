@@ -26,6 +26,10 @@ class Block:
         """True where one stream holds image and text tokens."""
         return len(self.stack.tokens) > len(self.stack.streams)
 
+    def has_text(self, cross: bool) -> bool:
+        """True where image tokens see text in the block's attention, or in its cross-attention."""
+        return self.cross is not None if cross else len(self.stack.tokens) > 1
+
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The streams of one call of this block, by name, in declared order."""
         return {name: kwargs[name] if name in kwargs else args[at]

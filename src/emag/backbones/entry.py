@@ -54,8 +54,13 @@ class Backbone:
     references: reference images may follow the image in the making in its sequence: their tokens have another first
     coordinate in `grid_ids`, or sizes of their own. layered: the entry of the configuration that, where true, says that of
     several sizes only the last is a reference, and those before it are layers in the making.
-    text_ids: width of `txt_ids`, and its column that numbers the text tokens, where there is one.
+    text_ids: width of `txt_ids`, and its column that numbers the text tokens, None where all are 0; undeclared, a condition
+    given as tensors must bring them.
+    placed: its blocks, or what lies between them, see where tokens are (rotary positions, convolutions); False where
+    positions are added before the first block alone; or the entry of the configuration that says so.
     paired: it answers for more than x_t (a sound), row by row, which the host combines by itself: no rows are ever spared.
+    optional: submodules (fnmatch patterns) that some passes of a run go without: experts that no token is sent to, the keys
+    of a picture whose scale is 0.
     skips: later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass.
     """
 
@@ -83,8 +88,10 @@ class Backbone:
     packed: str | None = None
     lists: tuple[str, ...] = ()
     row_dims: tuple[tuple[str, int], ...] = ()
-    text_ids: tuple[int, int | None] = (3, None)
+    text_ids: tuple[int, int | None] | None = None
     skips: bool = False
+    optional: tuple[str, ...] = ("*.experts", "*.processor")
+    placed: bool | str = True
     paired: bool = False
     references: bool = False
     layered: str | None = None

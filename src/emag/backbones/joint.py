@@ -10,7 +10,7 @@ ENTRIES: tuple[Backbone, ...] = (
                  "block_controlnet_hidden_states"),
         condition=("encoder_hidden_states", "pooled_projections"),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
-        time_modules=("time_text_embed.timestep_embedder",),
+        time_modules=("time_text_embed.timestep_embedder",), placed=False,
     ),
     Backbone(
         "FluxTransformer2DModel",
@@ -20,7 +20,8 @@ ENTRIES: tuple[Backbone, ...] = (
                  "controlnet_block_samples", "controlnet_single_block_samples"),
         condition=("encoder_hidden_states", "pooled_projections"),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-        time_scale=1000.0, grid_ids="img_ids", references=True, time_modules=("time_text_embed.timestep_embedder",),
+        time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, None),
+        time_modules=("time_text_embed.timestep_embedder",),
     ),
     Backbone(
         "QwenImageTransformer2DModel",
@@ -39,7 +40,7 @@ ENTRIES: tuple[Backbone, ...] = (
                  "controlnet_single_block_samples"),
         condition=("encoder_hidden_states",),
         kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-        time_scale=1000.0, grid_ids="img_ids", joint_mask="attention_mask",
+        time_scale=1000.0, grid_ids="img_ids", joint_mask="attention_mask", text_ids=(3, None),
     ),
     Backbone(
         "Flux2Transformer2DModel",
@@ -64,6 +65,6 @@ ENTRIES: tuple[Backbone, ...] = (
                 Stack("single_transformer_blocks", "attn", *MERGED, ("text", "image"))),
         per_row=("hidden_states", "encoder_hidden_states", "timestep"),
         condition=("encoder_hidden_states",),
-        kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",),
+        kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",), placed=False,
     ),
 )

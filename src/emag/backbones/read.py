@@ -14,12 +14,17 @@ from .block import Block, block
 from .entry import Backbone, Stack
 from .table import BACKBONES
 
+# classes that call a network with the arguments they get, and where they keep it
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
+            "PeftModel": "base_model", "PeftMixedModel": "base_model", "BaseTuner": "model"}
+
 
 @dataclass(frozen=True)
 class Network:
     """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it.
 
-    references: of a run's calls, tokens of reference images behind those of the image in the making.
+    references: of a run's calls, tokens of reference images behind those of the image in the making. compiled: its forward
+    as a whole runs in compiled code.
     """
 
     module: torch.nn.Module
@@ -27,6 +32,7 @@ class Network:
     blocks: tuple[Block, ...]
     signature: inspect.Signature
     references: int = 0
+    compiled: bool = False
 
     @property
     def depth(self) -> int:
@@ -36,6 +42,12 @@ class Network:
     def middle(self) -> tuple[int, ...]:
         """The blocks at the bottom of a network that narrows and widens again; of another network none."""
         return tuple(block.index for block in self.blocks if block.stack.middle)
+
+    @property
+    def placed(self) -> bool:
+        """True where its blocks, or what lies between them, see where tokens are."""
+        placed = self.backbone.placed
+        return placed if isinstance(placed, bool) else bool(getattr(self._config, placed, True))
 
     @property
     def _config(self) -> Any:
@@ -54,6 +66,13 @@ class Network:
         if wrong:
             raise BadValue(f"layers {wrong} do not exist: {self.backbone.name} here has blocks 0 to {self.depth - 1}")
 
+    def check_text(self, layers: tuple[int, ...]) -> None:
+        """Raise `Unsupported` where the attention of a block to the image holds no text."""
+        without = [layer for layer in layers if "text" not in self.blocks[layer].stack.tokens]
+        if without:
+            raise Unsupported(f"blocks {without} of {self.backbone.name} have no text in their attention, and these "
+                              "settings are about its part: use variant='map' or 'query', and no text_scale")
+
     def grid(self, values: dict[str, Any]) -> tuple[int, ...] | None:
         """([frames,] rows, columns, patch) where x_t is a sequence of patches; None where it has spatial dimensions."""
         sizes: list[Any] = [values.get(name) for name in self.backbone.grid_sizes]
@@ -62,15 +81,24 @@ class Network:
         ids = values.get(self.backbone.grid_ids or "")
         if ids is None:
             return None
-        return (*self._extent(ids), self.backbone.patch)
+        return (*self._extent(ids, values), self.backbone.patch)
 
-    def _extent(self, ids: Any) -> tuple[int, ...]:
-        """([layers,] rows, columns), from the position of each token, or from the sizes of the images."""
+    def _extent(self, ids: Any, values: dict[str, Any]) -> tuple[int, ...]:
+        """([layers,] rows, columns), from the positions of the image tokens, or from the sizes of the images.
+
+        A grid may begin anywhere and have any pitch. Raises `Unsupported` for positions that do not fill one.
+        """
         if not isinstance(ids, torch.Tensor):
             own, _ = self._sizes(ids)
             return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
-        own = _first(ids)[:len(_first(ids)) - self.references, list(self.backbone.grid_at)]
-        return tuple((own.amax(0) + 1).long().tolist())
+        tokens = values[self.backbone.sample].shape[1]  # of a text's and the image's positions, the last ones
+        places = _first(ids)[-tokens:][:tokens - self.references, list(self.backbone.grid_at)]
+        sides = tuple(len(set(along)) for along in zip(*places.tolist()))
+        if prod(sides) != len(places):
+            raise Unsupported(f"the {len(places)} image tokens of this {self.backbone.name} do not fill a grid of "
+                              f"{' x '.join(map(str, sides))} positions ({self.backbone.grid_ids}): emag cannot tell rows "
+                              "from columns")
+        return sides
 
     def _sizes(self, ids: Any) -> tuple[list[Any], list[Any]]:
         """Sizes of the images in the making and of the references, of the first row."""
@@ -137,8 +165,13 @@ class Network:
 
 
 def plain(denoiser: torch.nn.Module) -> torch.nn.Module:
-    """The module itself, where `denoiser` may be a torch.compile wrapper."""
-    return getattr(denoiser, "_orig_mod", denoiser)
+    """The network itself, where `denoiser` may be a wrapper that calls it with the same arguments: torch.compile's, PEFT's,
+    `DataParallel`. Raises `Unsupported` for one that copies it to several devices."""
+    if isinstance(denoiser, torch.nn.DataParallel) and len(denoiser.device_ids) > 1:
+        raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a "
+                          "guidance cannot follow: unwrap it, network = wrapper.module")
+    inner = next((name for kind, name in WRAPPERS.items() if kind in {cls.__name__ for cls in type(denoiser).__mro__}), None)
+    return plain(getattr(denoiser, inner)) if inner else denoiser
 
 
 def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
@@ -155,15 +188,31 @@ def read(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Network:
     pairs = [(stack, block) for stack, blocks in stacks for block in blocks]
     if not pairs:
         raise Unsupported(f"this {backbone.name} has no transformer blocks; only networks that have some can be guided")
-    return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature)
+    return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature,
+                   compiled=compiled(denoiser) or compiled(module))
 
 
 def lookup(module: torch.nn.Module) -> Backbone:
     """The table entry of a network's class or of one of its bases."""
-    for cls in type(module).__mro__:
-        if cls.__name__ in BACKBONES:
-            return BACKBONES[cls.__name__]
+    found = known(module)
+    if found is not None:
+        return found
+    inside = next((name for name, part in module.named_modules() if name and known(part)), None)
+    if inside:
+        raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
+                          f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
     raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+
+
+def compiled(module: torch.nn.Module) -> bool:
+    """True where `torch.compile` took a module, or its forward."""
+    return (hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+            or hasattr(module.forward, "_torchdynamo_orig_callable"))
+
+
+def known(module: torch.nn.Module) -> Backbone | None:
+    """The table entry of a class or of one of its bases; None where there is none."""
+    return next((BACKBONES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in BACKBONES), None)
 
 
 def _first(ids: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ ENTRIES: tuple[Backbone, ...] = (
         per_row=("hidden_states", "timestep", "class_labels"),
         condition_modules=("transformer_blocks.*.norm1.emb.class_embedder",),
         kwargs="cross_attention_kwargs", text=None,
-        time_modules=("transformer_blocks.*.norm1.emb.timestep_embedder",),
+        time_modules=("transformer_blocks.*.norm1.emb.timestep_embedder",), placed=False,
     ),
     Backbone(
         "PixArtTransformer2DModel",
@@ -17,7 +17,7 @@ ENTRIES: tuple[Backbone, ...] = (
         per_row=("hidden_states", "encoder_hidden_states", "timestep", "added_cond_kwargs", "attention_mask",
                  "encoder_attention_mask"),
         condition=("encoder_hidden_states",),
-        kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",),
+        kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",), placed=False,
     ),
     Backbone(
         "HunyuanDiT2DModel",

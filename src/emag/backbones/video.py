@@ -46,6 +46,7 @@ ENTRIES: tuple[Backbone, ...] = (
         per_row=("hidden_states", "encoder_hidden_states", "timestep", "timestep_cond", "ofs"),
         condition=("encoder_hidden_states",),
         kwargs="attention_kwargs", time_modules=("time_embedding",), channel_dim=2,
+        placed="use_rotary_positional_embeddings",
     ),
     Backbone(
         "MochiTransformer3DModel",

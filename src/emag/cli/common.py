@@ -1,8 +1,5 @@
 """What the commands share: options, and how they are read."""
 
-import json
-import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BadValue
+from ..files import parsed
+from ..seeds import parsed as seeds_of
 from .app import app, command
 from .bars import progress
 from .outputs import check_out, file_in
@@ -77,17 +76,6 @@ def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
     return RECIPES[named].rules if named in RECIPES or not Path(named).suffix else recipe.read(named)
 
 
-def seeds_of(text: str) -> list[int]:
-    """Seeds from "8", "8-11" or "8,13"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise BadValue(f"cannot read the seeds {text!r}; write 8, 8-11 or 8,13")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
-
-
 def settings_of(pairs: list[str]) -> dict[str, Any]:
     """Pipeline arguments from key=value texts."""
     values: dict[str, Any] = {}
@@ -96,8 +84,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if not given or not key.isidentifier():
             raise BadValue(f"cannot read --set {pair!r}; write key=value")
         try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
+            values[key] = parsed(value)
+        except ValueError:
             values[key] = value
     return values
 
@@ -113,14 +101,12 @@ def open_pipeline(model: str, device: str | None = None, dtype: str | None = Non
 
 
 def lines(given: list[str], path: Path | None, what: str) -> list[str]:
-    """Texts from the command and from a file's lines (`-`: standard input); blank lines of a file are skipped."""
+    """Texts from the command and from a file of prompts (`-`: standard input), which `emag run` reads alike."""
+    from ..evaluate.prompts import read_prompts
+
     texts = list(given)
     if path:
-        try:
-            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadValue(f"cannot read the {what}s in {path}: {error}") from None
-        texts += [line.strip() for line in text.splitlines() if line.strip()]
+        texts += [one.text for one in read_prompts(str(path))]
     if not texts:
         raise BadValue(f'give at least one {what}, e.g. emag generate "a photo of a frog" ("" is the unconditional one)')
     return texts

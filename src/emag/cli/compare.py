@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import showcase
-from ..columns import Column, Outcome, run
+from ..columns import Column, Outcome, rehearse, run
 from ..errors import BadValue
 from ..images import write
 from ..sampling import Job, Settings, jobs
@@ -50,15 +50,17 @@ def compare(
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""
-    chosen = every.columns() if all_rules or everything else []
-    chosen += [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
+    usual = every.columns() if all_rules or everything else []
+    chosen = [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
     chosen += [Column(recipe, shared.rules_of([], recipe))] if recipe else []
-    if not chosen:
+    if not usual and not chosen:
         raise BadValue("name at least one column, e.g. -c none -c host -c emag=1.5, or --weak, or --all-rules")
     work = _jobs([*(prompts or []), *(more_prompts or [])], prompts_file, negative, negatives_file, seeds)
     settings = Settings(steps, scale, height, width, shared.settings_of(more))
     path = file_in(out_path, "compare.png")
     pipe = shared.open_pipeline(model, device, dtype, offload, lora)
+    usual, skipped = every.fitting(pipe, usual)
+    chosen = [*usual, *chosen]
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}
     sweeps = weakness.sweep_columns() if everything else []
     outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size)
@@ -70,7 +72,7 @@ def compare(
     out.print(every.table(shown, every.base_of(shown)))
     if everything:
         out.print(weakness.sweep_table(outcomes[len(chosen) + len(alone):], every.base_of(shown)))
-    for name, reason in showcase.SKIPPED.items() if all_rules or everything else ():
+    for name, reason in {**skipped, **showcase.SKIPPED}.items() if usual else ():
         out.print(f"{name}: not drawn, {reason}")
     for sheet_path in written:
         out.print(sheet_path)
@@ -84,6 +86,8 @@ def _jobs(given: list[str], file: Path | None, negative: list[str] | None, negat
 
 def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: Settings, batch_size: int) -> list[Outcome]:
     """The outcome of every column, behind a progress bar; for many of them it is said early how long they take."""
+    for column in columns:  # what one of them cannot do is told before any is drawn
+        rehearse(pipe, column, work[0], settings)
     outcomes: list[Outcome] = []
     calls = -(-len(work) // batch_size)
     with shared.progress(len(columns) * calls, "comparing") as (on_step, finished):

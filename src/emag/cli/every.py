@@ -8,6 +8,8 @@ from rich.table import Table
 
 from .. import showcase
 from ..columns import Column, Outcome
+from ..errors import Unsupported
+from ..hosts.pipeline import guide
 from ..shown import shortened
 from .common import table as folded
 
@@ -25,6 +27,18 @@ def base_of(outcomes: Sequence[Outcome]) -> Outcome:
 def is_host(column: Column) -> bool:
     """True for the pipeline's own guidance, at the scale of the command."""
     return not column.rules and column.scale is None and not column.own_loop
+
+
+def fitting(pipe: Any, chosen: Sequence[Column]) -> tuple[list[Column], dict[str, str]]:
+    """The columns that `pipe` can draw, and why it cannot draw each of the others."""
+    kept, refused = [], {}
+    for column in chosen:
+        try:
+            with guide(pipe, *column.rules):
+                kept.append(column)
+        except Unsupported as error:
+            refused[column.label] = str(error)
+    return kept, refused
 
 
 def distance(outcome: Outcome, base: Outcome) -> float:

@@ -1,13 +1,13 @@
 """`emag generate`: images from prompts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import BadValue
-from ..images import save, write
-from ..sampling import Settings, arguments, batches, jobs, sample
+from ..images import save, saved, write
+from ..sampling import Settings, arguments, batches, foreseen, jobs, sample
 from . import common as shared
 from .common import command, err, lines, out
 from .outputs import file_or_folder
@@ -28,7 +28,10 @@ def generate(
     dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
-    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that."""
+    """Generate images. Every PNG carries its recipe; `emag again` makes it again from that.
+
+    Killed, the same command goes on: images that are there, whole and with the same recipe, are not made again.
+    """
     texts = lines([*(prompts or []), *(more_prompts or [])], prompts_file, "prompt")
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
@@ -41,15 +44,28 @@ def generate(
     groups = list(batches(work, batch_size))
     calls = [arguments(pipe, group, settings) for group in groups]
     written: list[Path] = []
+    there, stats = 0, None
     with shared.progress(len(calls), "generating") as (on_step, finished):
         for done, (group, call) in enumerate(zip(groups, calls), start=1):
-            images, run = sample(pipe, call, [job.seed for job in group], rules, on_step)
-            record = run.record or {}
-            written += [write(images[0], file, {**record, "row": 0})] if file else save(images, folder, record)
+            numbers = [job.seed for job in group]
+            kept = [] if file else earlier(folder, foreseen(pipe, call, numbers, rules), len(group))
+            if not kept:
+                images, run = sample(pipe, call, numbers, rules, on_step)
+                record, stats = run.record or {}, run.stats
+                written += [write(images[0], file, {**record, "row": 0})] if file else save(images, folder, record)
+            written, there = [*written, *kept], there + len(kept)
             finished(done)
     if as_json:
-        shared.show_json({"images": [str(path) for path in written], "run": run.stats.as_dict() if run.stats else None})
+        shared.show_json({"images": [str(path) for path in written], "run": stats.as_dict() if stats else None})
         return
-    if run.stats:
-        err.print(str(run.stats))
-    out.print(f"{len(written)} image(s) in {file or folder}")
+    if stats:
+        err.print(str(stats))
+    out.print(f"{len(written)} image(s) in {file or folder}" + f", {there} of them from before" * bool(there))
+
+
+def earlier(folder: Path, record: dict[str, Any], count: int) -> list[Path]:
+    """The images of a call, where an earlier command left all of them in a folder, whole and with this very record."""
+    if record["unrecorded"] or not folder.is_dir():
+        return []
+    found = [saved(folder, {**record, "row": row}) for row in range(count)]
+    return [path for path in found if path] if all(found) else []

@@ -12,15 +12,15 @@ from ..near import choices
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded
-from .outputs import check_run
 
 
 @command("emag metrics runs/first --reference known.npz --against cfg", "emag metrics runs/first --metrics accuracy,pixels",
+         "emag metrics pictures/ --reference known.npz --metrics fid",
          kept="what was seen of single images stays, no metric was written; the same command goes on", needs=("eval",))
 def metrics(
-    folder: shared.RunFolder,
-    names: Annotated[str, typer.Option("--metrics", help="Metrics by name; prdc, fid and pixels stand for several.")]
-    = "fd,prdc,accuracy",
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, path or URL; or a folder of images.")],
+    names: Annotated[str | None, typer.Option("--metrics", help="Metrics by name; prdc, fid and pixels stand for several. "
+                                              "Default: fd,prdc,accuracy; of a plain folder fd,prdc.")] = None,
     reference: Annotated[Path | None, typer.Option(help="npz made by `emag reference`, or of ADM or pytorch-fid.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="Measure these recipes only. Repeat.")] = None,
     against: Annotated[str | None, typer.Option(help="Also the difference of each recipe to this one, paired.")] = None,
@@ -29,18 +29,23 @@ def metrics(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu", as_json: shared.Json = False,
 ) -> None:
-    """Measure the images of a run, with 95 % intervals; writes metrics.json into the run folder."""
-    from ..evaluate.folder import RunFolder
-    from ..evaluate.metrics import measure, stored
+    """Measure the images of a run, with 95 % intervals; writes metrics.json into the run folder.
+
+    In a folder of images that no run made nothing is written. Captions are NAME.txt beside NAME.png, or metadata.jsonl.
+    """
+    from ..evaluate.metrics import measure, plain, stored
     from ..evaluate.metrics import reference as known
 
-    check_run(RunFolder(folder))
-    plan = measure.plan(_names(names), known.read(reference) if reference else None, k, device)
-    run, results = RunFolder(folder), []
+    run, results = plain.folder_of(folder), []
     wanted = recipe or run.recipes()
+    if run.storage is not None:
+        run.storage.check()
+    usual = "fd,prdc" if run.storage is None else "fd,prdc,accuracy"
+    plan = measure.plan(_names(names or usual), known.read(reference) if reference else None, k, device)
     with shared.progress(len(wanted), "measuring") as (_, finished):
         results = measure.measure(run, plan, wanted, against, limit, seed, lambda done: finished(wanted.index(done) + 1))
-    stored.add(run, results)
+    if run.storage is not None:
+        stored.add(run, results)
     if as_json:
         shared.show_json([one.data for one in results])
         return
@@ -54,9 +59,10 @@ def metrics(
          needs=("eval",))
 def reference(
     file: Annotated[Path, typer.Argument(help="npz to write.")],
-    data: Annotated[Path, typer.Option(help="Parquet file, or a folder of them, with images and labels.")],
+    data: Annotated[Path, typer.Option(help="Folder of images; or a parquet file of them, or a folder of those.")],
     extractor: Annotated[str, typer.Option(help="embedded, random, inception, dinov2, clip.")] = "embedded",
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the images.")] = 32,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images of a parquet file; default: 32.")]
+    = None,
     limit: Annotated[int | None, typer.Option(min=2, help="The first images only.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu", as_json: shared.Json = False,
 ) -> None:
@@ -70,7 +76,7 @@ def reference(
         raise BadValue(f"there is no file or folder {data}")
     check_folder(file.parent)
     made = EXTRACTORS[extractor](device)
-    features = stored.of_parquet(data, made, size, limit)
+    features = stored.of_data(data, made, size, limit)
     stored.write(file, features, made.version)
     if as_json:
         shared.show_json({"file": str(file), "images": len(features), "channels": features.shape[1],

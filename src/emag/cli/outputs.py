@@ -1,7 +1,6 @@
 """What `-o` means in every command: a name that ends as the command's files do is the file, any other is a folder."""
 
 from pathlib import Path
-from typing import Any
 
 from ..errors import BadValue
 from ..images import check_folder
@@ -33,14 +32,8 @@ def folder_of(out: str | Path, hint: str = "") -> Path:
     return path
 
 
-def check_run(run: Any) -> None:
-    """Raise `BadValue` where nothing can be written into a `RunFolder`: known before any work where it is local."""
-    if run.storage.local:
-        check_folder(run.storage.path(""))
-
-
 def check_run_out(out: str | None) -> None:
-    """The same for a run folder that is named, path or URL, and may not be there yet; None is none."""
+    """Raise `BadValue` where nothing can be written into a run folder, path or URL, that may not be there yet."""
     if out is not None and "://" not in out and "::" not in out:
         check_out(out)
 

@@ -8,7 +8,6 @@ import typer
 from ..errors import BadValue
 from . import common as shared
 from .common import command, file_in, out
-from .outputs import check_run
 
 PAGE = "report.html"
 
@@ -34,7 +33,7 @@ def report(
     file = file_in(out_path, PAGE) if out_path else None
     run = RunFolder(folder)
     if file is None:
-        check_run(run)
+        run.storage.check()
     data = page(run, baseline, rows, cell, [_pair(text) for text in plot or ()]).encode()
     storage, name = (RunFolder(str(file.absolute().parent)).storage, file.name) if file else (run.storage, PAGE)
     storage.write(name, data)

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 
-from .. import images, recipe
+from .. import images, remake
 from ..catalogue import values
 from ..errors import BadValue
-from ..record import versions
+from ..guidance import Rule
 from ..sampling import sample
 from . import common as shared
 from .common import command, out, table
@@ -34,19 +35,19 @@ def show(image: Png, as_json: shared.Json = False) -> None:
 
 def described(record: dict[str, Any]) -> list[tuple[str, str]]:
     """A record in words, a line for each thing that a person asks of it; the image's own prompt and seed first."""
-    call, row = dict(record["call"]), record["row"]
+    call, row, model = dict(record.get("call", {})), record["row"], record["model"] or {}
     own = [(name, _own(call.pop(name), row)) for name in ("prompt", "class_labels", "negative_prompt") if name in call]
-    seeds, rules = record["seeds"], record["rules"]
-    source = {name: value for name, value in record["model"].items() if value is not None and name != "model"}
+    seeds, rules = record.get("seeds"), record["rules"]
+    source = {name: value for name, value in model.items() if value is not None and name != "model"}
     further = {name: value for name, value in record.items()
                if name not in ("model", "rules", "call", "seeds", "row", "versions", "unrecorded", "pipeline")}
     count = len(seeds) if isinstance(seeds, list) else 1
-    found = [*own, ("seed", _own(seeds, row)), ("image", f"{row + 1} of a batch of {count}"),
-             ("model", f"{record['model'].get('model')}" + (f" ({values(source)})" if source else "")),
+    found = [*own, ("seed", "" if seeds is None else _own(seeds, row)), ("image", f"{row + 1} of a batch of {count}"),
+             ("model", f"{model.get('model', '')}" + (f" ({values(source)})" if source else "")),
              ("pipeline", str(record.get("pipeline", ""))),
              ("rules", "\n".join(_rule(rule) for rule in rules) or "none: the pipeline's own guidance"),
              *((name, _plain(value)) for name, value in {**call, **further}.items()),
-             ("not recorded", ", ".join(record["unrecorded"])), ("versions", values(record["versions"]))]
+             ("not recorded", ", ".join(record["unrecorded"])), ("versions", values(record.get("versions", {})))]
     return [(name.replace("_", " "), text) for name, text in found if text]
 
 
@@ -58,30 +59,52 @@ def again(
     = Path("out/again"),
     device: shared.Device = None, offload: shared.Offload = None, as_json: shared.Json = False,
 ) -> None:
-    """Make a PNG again from its own record: byte-identical on the same machine and versions.
+    """Make a PNG again from its own record: byte-identical on the same machine and versions; exit code 1 if it is another.
 
     The record remembers the whole batch the image was made in; that batch is run again, and its row written.
     """
-    record = images.read(image)
-    row = record.pop("row")
-    if record["unrecorded"]:
-        raise BadValue(f"{image} cannot be made again: {', '.join(record['unrecorded'])} could not be recorded")
+    record, there = images.read_with_image(image)
+    try:
+        rules = remake.check(record)
+    except BadValue as error:
+        raise BadValue(f"{image} cannot be made again: {error}") from None
     folder, file = file_or_folder(out_path)
-    rules = recipe.from_data(record["rules"])
-    for name, version in versions().items():
-        if record["versions"].get(name) != version:
-            say(f"made with {name} {record['versions'].get(name)}, this is {version}: bytes may differ")
+    for source in remake.sources(record):
+        say(f"{image} names {source}, which is loaded now")
+    for package in remake.older(record):
+        say(f"made with {package}: the picture may differ")
+    made, now = _drawn(record, rules, device, offload)
+    path = images.write(made, file, now) if file else images.keep(made, folder, now)
+    same = images.same_pixels(made, there)
+    if as_json:
+        shared.show_json({"image": str(path), "identical": same, "differing": _differing(record, now)})
+    else:
+        out.print(f"{path}: {_verdict(same, path, image, _differing(record, now))}")
+    raise typer.Exit(0 if same else 1)
+
+
+def _drawn(record: dict[str, Any], rules: tuple[Rule, ...], device: str | None,
+           offload: str | None) -> tuple[Image.Image, dict[str, Any]]:
+    """The image of a record once more, and the record that it gets now."""
     source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora")}
     pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
-    with shared.progress(1, "again") as (on_step, _):
+    remake.fit(pipe, record)
+    with shared.progress(1, "again") as (on_step, _), remake.refused():
         made, run = sample(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))
-    path = images.write(images.picture(made[row]), file or folder / images.name(record, row),
-                        {**(run.record or {}), "row": row})
-    same = path.read_bytes() == image.read_bytes()
-    if as_json:
-        shared.show_json({"image": str(path), "identical": same})
-        return
-    out.print(f"{path}: {'byte-identical' if same else 'NOT identical'} to {image}")
+    if record["row"] >= len(made):
+        raise BadValue(f"the record names row {record['row']}, and {len(made)} image(s) were made")
+    return images.picture(made[record["row"]]), {**(run.record or {}), "row": record["row"]}
+
+
+def _differing(record: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [*remake.differences(record, now), *remake.older(record)]
+
+
+def _verdict(same: bool, path: Path, image: Path, differing: list[str]) -> str:
+    if same and path.read_bytes() == image.read_bytes():
+        return f"byte-identical to {image}"
+    why = f" ({', '.join(differing)} differ)" if differing else ""
+    return f"every pixel as in {image}, the file is another{why}" if same else f"NOT identical to {image}{why}"
 
 
 def _own(value: Any, row: int) -> str:

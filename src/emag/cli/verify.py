@@ -23,15 +23,19 @@ def verify(
 
     run = RunFolder(folder)
     problems = problems_of(run)
+    images, recipes = run.run["spec"]["images"], list(run.run["spec"]["recipes"])
     if as_json:
-        shared.show_json({"run": folder, "images": run.spec.total, "recipes": run.recipes(),
+        shared.show_json({"run": folder, "images": images, "recipes": recipes,
                           "problems": [asdict(one) for one in problems]})
     for one in () if as_json else problems[:50]:
         out.print(str(one))
     if repaired and problems:
-        err.print(f"{repair(run, problems)} file(s) removed: give the emag run command again")
+        removed, left = repair(run, problems)
+        err.print(f"{len(removed)} file(s) removed: give the emag run command again")
+        for name in left:
+            err.print(f"left, as it is no regular file or behind a link: {name}")
     if not as_json:
-        out.print(_summary(len(problems), run.spec.total, len(run.recipes())))
+        out.print(_summary(len(problems), images, len(recipes)))
     raise typer.Exit(1 if problems else 0)
 
 

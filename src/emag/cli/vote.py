@@ -8,7 +8,6 @@ from ..errors import BadValue
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded
-from .outputs import check_run
 
 
 @command("emag vote runs/first --recipes cfg emag", "emag vote runs/first --results",
@@ -34,7 +33,7 @@ def vote(
         return
     if recipes is None:
         raise BadValue(f"say which two: --recipes A B; the run has {', '.join(run.recipes())}")
-    check_run(run)
+    run.storage.check()
     with Server(Ballot(run, recipes, name, seed, limit), port) as server:
         err.print(f"Vote at {server.url} (ctrl-c ends; votes are kept)")
         server.serve_forever()

@@ -11,7 +11,7 @@ ENTRIES: Defaults = {
                       "visible on sheets; what it does to quality is in docs/emag.md"),
         "pag": Entry({"scale": 1.3, "layers": (4,)}, _LOOKED), "seg": Entry({"scale": 1.3, "sigma": 2.0}, _LOOKED),
         "asag": Entry({"scale": 1.2}, _LOOKED), "erg-push": Entry({"scale": 1.25}, _LOOKED),
-        "tpg": Entry({"scale": 1.05}, _LOOKED), "slg": Entry({"scale": 1.3}, _LOOKED), "tsg": Entry({"scale": 1.5}, _LOOKED),
+        "slg": Entry({"scale": 1.3}, _LOOKED), "tsg": Entry({"scale": 1.5}, _LOOKED),
         "stg": Entry({"scale": 1.3}, _LOOKED), "vsf": Entry({"flip": 1.0, "offset": 1.0}, _LOOKED),
         "apg": Entry({"scale": 4.0, "norm_threshold": 2.5, "momentum": -0.5},
                      "looked at; bench/results.yaml has 6, the best of four there"),

@@ -19,5 +19,6 @@ Defaults = dict[str, dict[str, Entry]]
 
 # candidate blocks as fractions of the depth; SD3's 6-8 of 24 and DiT's 12-15 of 28 are the published ones
 EARLY, MIDDLE = (6 / 24, 7 / 24, 8 / 24), (12 / 28, 13 / 28, 14 / 28, 15 / 28)
-SD3_WINDOW, DIT_WINDOW = Window.published(250, 50, 50), Window.published(150, 50, 50)
+SD3_WINDOW = Window.published(250, 50, 50)
+DIT_WINDOW = Window.published(150, 50, 50, base=249)  # at the published 250 steps these are the step's indices themselves
 SKIP = Interval(3.8, 0.01, 0.2, "progress")

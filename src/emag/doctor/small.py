@@ -62,7 +62,7 @@ def sd3(layers: int = 4, seed: int = 0, **config: Any) -> StableDiffusion3Pipeli
 def dit(layers: int = 4, seed: int = 0) -> DiTPipeline:
     net = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
                                 num_layers=layers, sample_size=8, patch_size=2, num_embeds_ada_norm=1000)
-    return quiet(DiTPipeline(transformer=awaken(net, seed), vae=vae(), scheduler=DDIMScheduler()))
+    return quiet(DiTPipeline(transformer=awaken(net, seed), vae=vae(), scheduler=DDIMScheduler(clip_sample=False)))
 
 
 def pixart(cls: type = PixArtAlphaPipeline, layers: int = 4, seed: int = 0) -> Any:

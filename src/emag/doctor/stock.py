@@ -1,7 +1,6 @@
 """What diffusers' own attention guiders do on a network, tried the same way: the other half of docs/coverage.md."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from diffusers.guiders import PerturbedAttentionGuidance, SkipLayerGuidance, Smo
 from diffusers.hooks import LayerSkipConfig
 from diffusers.hooks.smoothed_energy_guidance_utils import SmoothedEnergyGuidanceConfig
 
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from .finding import Finding
 
 
@@ -58,9 +57,11 @@ def first_inputs(network: torch.nn.Module, call: Callable[[], Any]) -> tuple[tup
         seen.append((args, kwargs))
         return forward(*args, **kwargs)
 
-    with ExitStack() as undo:
+    def spied(undo: Undo) -> None:
         patch(undo, network, "forward", spy)
         call()
+
+    undone(spied)
     return seen[0]
 
 

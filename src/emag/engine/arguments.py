@@ -1,5 +1,6 @@
 """The arguments of one network call, by name, and their batch rows."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,30 +12,43 @@ from ..errors import Unsupported
 from . import form
 
 Change = Callable[[Any], Any]
+PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class Arguments:
     """One call of a network, its values in our form (see `form`). `per_row`, `shared`: extra attention arguments declared to
-    have batch rows, or none."""
+    have batch rows, or none. positional: names of the arguments that the host gives by their place, in order; further: those
+    behind them that have no name."""
 
     network: Network
     values: dict[str, Any]
     per_row: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    further: tuple[Any, ...] = ()
 
     @classmethod
     def bind(cls, network: Network, args: tuple, kwargs: dict[str, Any], per_row: tuple[str, ...] = (),
              shared: tuple[str, ...] = ()) -> "Arguments":
-        values = dict(network.signature.bind(*args, **kwargs).arguments)
-        return cls(network, form.taken(values, network.backbone), per_row, shared)
+        """The call `forward(*args, **kwargs)`. Raises `TypeError` for arguments that the network does not take."""
+        bound, kinds = network.signature.bind(*args, **kwargs).arguments, network.signature.parameters
+        values = {name: value for name, value in bound.items() if kinds[name].kind not in OPEN}
+        for name in bound.keys() - values.keys():
+            if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:  # a forward(x, t, **more) has their own names for them
+                values |= bound[name]
+        placed = [name for name, parameter in kinds.items() if parameter.kind in PLACED][:len(args)]
+        return cls(network, form.taken(values, network.backbone), per_row, shared, tuple(placed), args[len(placed):])
 
     def evaluated(self, forward: Callable[..., Any]) -> Any:
-        """What `forward` answers to this call, in our form."""
+        """What `forward` answers to this call, in our form. It gets by place and by name what the host gives so."""
         backbone = self.network.backbone
         # a U-Net takes what it adds from its list of residuals out of that list
         values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
-        return form.answered(forward(**form.given(values, backbone)), backbone)
+        named = form.given(values, backbone)
+        placed = [named.pop(name) for name in self.positional]
+        return form.answered(forward(*placed, *self.further, **named), backbone)
 
     @property
     def sample(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ Code that `torch.compile` may trace reads two integers, `mode` and `changing`; w
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..backbones.read import Network
 from ..errors import Busy
 from ..perturbations.state import Tokens
 from .taps import Taps
-from .undo import patch
+from .undo import Undo, patch
 from .wanted import CLEAN, Pass, Wanted
 
 X = "hidden_states"  # what states call the stream of the image
@@ -46,7 +46,7 @@ class Blocks:
         self.kept: dict[int, Tokens] = {}
         self._wrappers = [w for block in network.blocks for w in self._wrap(block)] + self.taps.wrappers
 
-    def install(self, undo: ExitStack) -> None:
+    def install(self, undo: Undo) -> None:
         """Put the wrappers in, until `undo` closes."""
         for module, name, original, wrapper in self._wrappers:
             if getattr(module, name) != original:
@@ -62,16 +62,21 @@ class Blocks:
     def serving(self, now: Pass) -> Iterator[None]:
         """One pass of the run through the network."""
         self.now, self.mode, self.changing = now, now.mode, int(bool(now.changers))
-        self.taps.handlers, self.taps.packing, self.thread = now.taps, now.packing, threading.get_ident()
+        self.taps.handlers, self.taps.looks, self.taps.packing = now.taps, now.looks, now.packing
+        self.thread = threading.get_ident()
         try:
             yield
         finally:
-            self.now, self.mode, self.changing = Pass(), CLEAN, 0
-            self.taps.handlers, self.taps.packing, self.thread = {}, None, None
+            self._rest()
+
+    def _rest(self) -> None:
+        self.now, self.mode, self.changing = Pass(), CLEAN, 0
+        self.taps.handlers, self.taps.looks, self.taps.packing, self.thread = {}, {}, None, None
 
     def clear(self) -> None:
-        """Drop everything a run left."""
-        self.resumed = 0
+        """Drop everything a run left, also one that was interrupted."""
+        self._rest()
+        self.resumed = self.around = 0
         self.changed.clear()
         self.recorded.clear()
         self.kept.clear()

@@ -1,7 +1,6 @@
 """Condition rules at work: on the condition arguments of a call, and on the outputs of condition modules."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..backbones.read import Network
 from ..guidance import UNCOND, Rule, Step
 from ..perturbations.state import Rows
 from .arguments import Arguments
-from .undo import patch
+from .undo import Undo, patch
 
 
 class Conditions:
@@ -22,7 +21,7 @@ class Conditions:
         self.step: Step | None = None
         self.rows: Rows | None = None
 
-    def install(self, network: Network, undo: ExitStack) -> None:
+    def install(self, network: Network, undo: Undo) -> None:
         """Put the rules behind the network's condition modules, until `undo` closes."""
         for module in network.condition_modules() if self.rules else ():
             patch(undo, module, "forward", self._behind(module.forward))

@@ -7,13 +7,13 @@ import torch
 
 from ..backbones.read import Network
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
-from ..guidance import Rule, Step
+from ..guidance import Rule, Scene, Step
 from ..perturbations.base import Perturbation
 from ..perturbations.state import State
 from ..streams import Streams
 from . import output
 from .arguments import Arguments
-from .plan import Plan, plan, unfed, weak_branches
+from .plan import Plan, check_spaces, plan, unfed, weak_branches
 from .trajectory import Trajectory
 from .view import Ahead
 
@@ -37,22 +37,29 @@ class Course:
         """Steps of the run; 0 before it began."""
         return len(self.trajectory.timesteps) if self.trajectory else 0
 
-    def next(self, call: Arguments, rows: slice, waiting: bool) -> Step:
-        """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished."""
+    def next(self, call: Arguments, rows: slice, waiting: bool, alone: bool = False) -> Step:
+        """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished; alone: the
+        host has stopped evaluating unconditional rows."""
         x = call.network.latents(call.sample[rows])
         if self.trajectory is None:
             self._start(call, x)
         assert self.trajectory is not None
-        if self.seen >= self.count or x.shape[0] != self.images or call.total != self.total or waiting:
+        total = self.images if alone else self.total
+        if self.seen >= self.count or x.shape[0] != self.images or call.total != total or waiting:
             raise EmagError("the network was called out of turn: more evaluations, or other rows, than the run of its "
-                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run.")
+                            "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run; and "
+                            "where a callback changes guidance_scale or the prompts on the way, leave it out and give a "
+                            "rule a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
         _check_time(call, self.trajectory.timesteps[self.seen])
         index = self.trajectory.index[self.seen]
         self.seen += 1
         self.streams.next_step()
+        step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
+        for rule in self.rules if self.seen == 1 else ():
+            rule.fits_run(Scene(step, tuple(self.trajectory.places()), self.tokens, call.values))
         for state in self.states.values():
-            state.begin(index)
-        return self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
+            state.reach(step)
+        return step
 
     def _start(self, call: Arguments, x: torch.Tensor) -> None:
         """At the first evaluation: trajectory, plan and states."""
@@ -66,24 +73,37 @@ class Course:
         self.plan = plan(self.rules, self.network.depth, self.trajectory, self.view.uncond,
                          self.network.backbone.paired)
         self._check_null()
+        check_spaces(self.rules, self.trajectory)
         sigmas = self.trajectory.sigmas
         self.states = {branch: branch.start(sigmas, streams) for branch in weak_branches(self.rules)}
+        self._check_planned()
 
     def introduce(self, tokens: tuple[int, ...]) -> None:
-        """Tell new states of each other and of the grid of image tokens."""
+        """Tell new states of the run, of each other and of the grid of image tokens."""
         self.tokens = tokens
+        assert self.trajectory is not None
+        for state in self.states.values():
+            state.along(self.trajectory.schedule_length)
         for state in self.states.values():
             state.meet(self.states)
         for state in self.states.values():
             state.place(tokens)
 
     def _check_null(self) -> None:
-        """Raise `BadValue` for a combining rule that reads what nobody gives: known for sure once the noise levels are."""
+        """Raise `BadValue` for a rule that reads what nobody gives: known for sure once the noise levels are."""
         assert self.trajectory is not None
-        combining = None if self.view.uncond else unfed(self.rules, self.trajectory)
-        if combining is not None:
-            raise BadValue(f"{combining} needs the unconditional prediction at some step of this run, and this call has "
+        reader = None if self.view.uncond else unfed(self.rules, self.trajectory)
+        if reader is not None:
+            raise BadValue(f"{reader} needs the unconditional prediction at some step of this run, and this call has "
                            "none: give the pipeline's guidance a scale above 1 where it has one")
+
+    def _check_planned(self) -> None:
+        """Raise `NoEffect` for a branch that no step of the run evaluates."""
+        assert self.plan is not None
+        planned = {branch for step in self.plan.steps for branch in step}
+        for branch in self.states.keys() - planned - self._idle():
+            if not (branch.observes or branch.strong):
+                raise NoEffect(_never_differed(branch, self.states[branch]))
 
     def change(self, network: Network) -> None:
         """Another network serves from the next step on: what branches saw inside the one before is forgotten."""
@@ -103,6 +123,10 @@ class Course:
     def watching(self, observers: bool = False) -> list[tuple[Perturbation, State]]:
         """Branches that watch the clean pass of this step; or only those that do nothing else."""
         return [(b, s) for b, s in self.states.items() if s.watches and (b.observes or not observers)]
+
+    def looking(self) -> list[tuple[Perturbation, State]]:
+        """Branches that see the clean pass of this step for the first time; those in the pass themselves need no look."""
+        return [] if self.seen > 1 else [(b, s) for b, s in self.states.items() if not (b.strong or b.observes)]
 
     def look(self, step: Step) -> None:
         """Put what the observers saw into the step."""

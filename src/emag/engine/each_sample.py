@@ -1,17 +1,18 @@
 """Attention that is computed for one sample at a time, over its valid tokens alone, handed on as one call."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from .seam import NAMES, SDPA, Handler, in_full_precision
+from .undo import Scoped, Undo, put_on, undone
 
 
-class OneByOne(TorchFunctionMode):
+class OneByOne(Scoped):
     """Scoped reader of the fused calls of single samples. `answers`, one for each, stand in for theirs."""
 
     def __init__(self, length: int, answers: torch.Tensor | None = None):
@@ -21,7 +22,7 @@ class OneByOne(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         bound = {**dict(zip(NAMES, args)), **(kwargs or {})}
-        if func is not SDPA or bound["query"].shape[0] != 1 or bound["query"].shape[-2] > self.length:
+        if func is not SDPA or self.over or bound["query"].shape[0] != 1 or bound["query"].shape[-2] > self.length:
             return func(*args, **(kwargs or {}))
         self.calls.append(bound)
         if self.answers is None:
@@ -35,13 +36,16 @@ def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
     The module runs twice: its calls are read, and then answered together.
     """
-    with OneByOne(length) as read:
-        out = original(*args, **kwargs)
+    def under(mode: OneByOne, undo: Undo) -> Any:
+        put_on(undo, mode)
+        return original(*args, **kwargs)
+
+    read = OneByOne(length)
+    out = undone(partial(under, read))
     if not read.calls:
         return out, 0
     answers = in_full_precision(handle, joined(read.calls, image, length), live)
-    with OneByOne(length, answers):
-        return original(*args, **kwargs), len(read.calls)
+    return undone(partial(under, OneByOne(length, answers))), len(read.calls)
 
 
 def joined(calls: list[dict[str, Any]], image: slice, length: int) -> Attention:

@@ -35,6 +35,17 @@ def perturbing(group: Group, rows: int) -> Handlers:
     return {tap: partial(_perturb, held, rows, len(group)) for tap, held in taps.items()}
 
 
+def looking(group: Group, below: Handlers) -> tuple[Handlers, Handlers]:
+    """`below` with the branches of `group` looking on, once a run, and handlers for the attention that only they look at."""
+    watched, alone = dict(below), Handlers()
+    for branch, state in group:
+        for block in branch.blocks if branch.model is None else ():
+            tap = block, branch.cross
+            held = watched if tap in watched else alone
+            held[tap] = partial(_look, block, state, held.get(tap, _live))
+    return watched, alone
+
+
 def strengthening(group: Group, below: Handlers, rows: Rows) -> Handlers:
     """`below`, and on top of it the branches that work in every pass."""
     handlers = dict(below)
@@ -63,6 +74,11 @@ def _watch(held: Sequence[tuple[int, State]], rows: Rows, call: Attention, live:
     for block, state in held:
         state.watch(block, call, rows)
     return live(call)
+
+
+def _look(block: int, state: State, below: Handler, call: Attention, live: Live) -> torch.Tensor:
+    state.look(block, call)
+    return below(call, live)
 
 
 def _strengthen(block: int, state: State, rows: Rows, below: Handler, call: Attention, live: Live) -> torch.Tensor:

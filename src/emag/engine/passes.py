@@ -1,12 +1,13 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from ..perturbations.base import Perturbation
 from ..perturbations.state import Rows, State
@@ -14,10 +15,12 @@ from . import output
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions
-from .handlers import Group, changing, perturbing, strengthening, watching
+from .handlers import Group, changing, looking, perturbing, strengthening, watching
 from .packed import Packing
+from .reached import Reached
 from .swaps import Times, scale_lora
 from .taps import Tap
+from .undo import Undo, undone
 from .view import Extras
 from .wanted import WHOLE, Pass
 
@@ -37,7 +40,9 @@ class Place:
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """The call of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
         if branch.all_rows:
-            return self.call, None, self.rows.cond
+            own = self.rows.uncond if branch.takes_uncond else self.rows.cond
+            assert own is not None
+            return self.call, None, own
         if branch.condition is not None and not branch.null:
             return self.host_call.rows(self.host_rows.cond), self.rows.cond, slice(None)
         if branch.null:
@@ -58,16 +63,40 @@ class Passes:
         self.evaluations, self.images = 0, 1
         self.strong: Group = ()
         self.times = Times()
+        self._reached: dict[torch.nn.Module, Reached] = {}
+
+    def watch(self, network: Network, undo: Undo) -> None:
+        """Hold every pass through `network` against its first one, until `undo` closes."""
+        if network.module not in self._reached:
+            self._reached[network.module] = Reached(network)
+        self._reached[network.module].install(undo)
 
     def other(self, forward: Forward, call: Arguments) -> Any:
         """An evaluation that is the host's own business; it is not counted."""
         return self._pass(forward, call, Pass(taps=strengthening(self.strong, {}, Rows.all_cond(call.total))))
 
-    def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group) -> Any:
-        """The host's own evaluation in its own batch layout, watched by branches."""
+    def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group, lookers: Group = ()) -> Any:
+        """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         self._count(call, self.depth)
-        taps = strengthening(self.strong, watching(watchers, rows), rows)
-        return self._pass(forward, call, Pass(taps=taps))
+        taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
+        now = Pass(taps=taps, looks=looks)
+        reached = self._reached.get(self.blocks.network.module)
+        with reached.clean() if reached else nullcontext():
+            return undone(lambda undo: self._pass(self._looked_at(forward, call.total, lookers, undo), call, now))
+
+    def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:
+        """`forward`, with the time embedders' outputs shown to the branches that will change them."""
+        states = [state for branch, state in lookers if branch.modules == "time"]
+
+        def look(name: str, value: torch.Tensor) -> torch.Tensor:
+            for state in states:
+                state.look_output(value, rows)
+            return value
+
+        if states:
+            undo.callback(setattr, self.times, "change", None)
+            self.times.change = look
+        return forward
 
     def unchanged(self, forward: Forward, call: Arguments, block: int) -> Any:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
@@ -88,10 +117,12 @@ class Passes:
         mode = WHOLE if whole(*group[0]) else branch.resume + 1
         strong = () if branch.ahead else self.strong
         taps = strengthening(strong, perturbing(group, total // times), rows)
-        now = Pass(mode, part, times, taps, changing(group))
+        now = Pass(mode, part, times, taps, changers=changing(group))
         before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
-        with ExitStack() as undo:
-            answer = self._pass(self._forward(forward, group, undo), call, now)
+        reached = self._reached.get(self.blocks.network.module) if branch.model is None else None
+        changed = {at for b, _ in group for at in b.changes}
+        with reached.weak(max(mode - 1, 0), changed) if reached else nullcontext():
+            answer = undone(lambda undo: self._pass(self._forward(forward, group, undo), call, now))
         if branch.model is None:
             self._check_reached(group, *before)
         return [output.branch(one, own, channels) for one in output.sample_of(answer).chunk(times)]
@@ -118,7 +149,7 @@ class Passes:
             changed[sample] = network.with_latents(call.sample, x)
         return call.replacing(changed) if changed else call
 
-    def _forward(self, forward: Forward, group: Group, undo: ExitStack) -> Forward:
+    def _forward(self, forward: Forward, group: Group, undo: Undo) -> Forward:
         """What evaluates a weak pass: the network, perhaps changed until `undo` closes, or another one."""
         branch, state = group[0]
         if branch.model is not None:
@@ -126,8 +157,8 @@ class Passes:
         if branch.lora_scale is not None:
             scale_lora(self.blocks.network.module, branch.lora_scale, undo)
         if branch.modules == "time":
-            self.times.change = state.output
             undo.callback(setattr, self.times, "change", None)
+            self.times.change = state.output
         return forward
 
     def _check_reached(self, group: Group, resumed: int, fired: dict[Tap, int], changed: dict[int, int]) -> None:

@@ -1,11 +1,16 @@
 """What a run will evaluate, known before it starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
 
 from ..guidance import Rule, States, Step, needs_null, reads_null
 from ..perturbations.base import Perturbation
 from ..perturbations.null_branch import NullBranch
+from ..predictions import convert, difference_scale
+from ..schedules import Schedule
 from .trajectory import Trajectory
 
 
@@ -55,6 +60,19 @@ def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
 
 
+def departs(rules: Sequence[Rule]) -> bool:
+    """True where the network is evaluated otherwise than the host evaluates it: further passes, or rows left out."""
+    further = any(not (branch.observes or branch.strong) for branch in weak_branches(rules))
+    return further or any(type(rule).spares_null is not Rule.spares_null or _scheduled(rule) for rule in rules)
+
+
+def _scheduled(value: Any) -> bool:
+    """True where a schedule is in it, at whose steps rows may be spared."""
+    if isinstance(value, Rule):
+        return any(_scheduled(getattr(value, field.name)) for field in fields(value))
+    return isinstance(value, Schedule) or (isinstance(value, tuple) and any(map(_scheduled, value)))
+
+
 def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False) -> Plan:
     """Plan a run along `trajectory`; paired: no rows are spared. Raises `BadValue` where a branch would never be used."""
     branches = weak_branches(rules)
@@ -68,12 +86,22 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:
-    """Name of a combining rule that would read an unconditional prediction which no branch gives, where there are no such
-    rows along `trajectory`; None where none does."""
-    combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
-    if combining is None or any(isinstance(rule, NullBranch) for rule in rules):
+    """Name of a rule that would read an unconditional prediction which no branch gives, where there are no such rows along
+    `trajectory`; None where none does."""
+    if any(isinstance(rule, NullBranch) for rule in rules):
         return None
-    return combining if any(reads_null(rules, step) for step in trajectory.places()) else None
+    places = trajectory.places()
+    readers = sorted(rules, key=lambda rule: rule.kind != "combining")
+    return next((rule.name for rule in readers if any(map(rule.reads_null, places))), None)
+
+
+def check_spaces(rules: Sequence[Rule], trajectory: Trajectory) -> None:
+    """Raise `BadValue` where a rule works in a space that cannot be reached at some step (alpha or sigma is 0 there)."""
+    nothing = torch.zeros(())
+    for step in trajectory.places():
+        for space in {rule.space for rule in rules} - {None, step.space}:
+            convert(nothing, nothing, step.alpha, step.sigma, step.space, str(space))
+            difference_scale(step.alpha, step.sigma, str(space), step.space)
 
 
 def needed(rules: Sequence[Rule], step: Step, states: States) -> tuple[Perturbation, ...]:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,16 +9,20 @@ import torch
 
 from ..backbones.read import Network
 from ..errors import Busy
-from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..guidance import COND, UNCOND, Rule, Step
 from ..perturbations.base import Perturbation
 from ..perturbations.state import Rows, State
 from . import form, output
 from .arguments import Arguments
 from .blocks import Blocks
+from .combined import combined
 from .conditions import Conditions
 from .course import Course
+from .finite import Finite
 from .passes import Passes, Place, groups
-from .plan import evaluates_null, needed, weak_branches
+from .plan import departs, evaluates_null, needed, weak_branches
+from .present import Present
+from .undo import Undo
 from .view import Kind, View
 
 
@@ -58,16 +61,19 @@ class Run:
         self.conditions = Conditions(self.rules)
         self.passes = Passes(self.blocks, self.conditions, self.view)
         self.course = Course(self.network, self.rules, self.view, self.masks)
+        self.finite = Finite()
         self.combines = any(rule.kind == "combining" for rule in self.rules)
         self.further = weak_branches(self.rules)
         self._first: tuple[Evaluated, torch.Tensor] | None = None  # of two calls: what it gave, and the answer kept
         self._lent: torch.Tensor | None = None  # the answer kept, as the host has it
         self._references: int | None = None  # tokens of reference images behind x_t
 
-    def install(self, undo: ExitStack) -> None:
+    def install(self, undo: Undo) -> None:
         """Put the taps into the networks, until `undo` closes."""
         for blocks in self.all_blocks:
             undo.callback(blocks.clear)
+            if departs(self.rules):
+                self.passes.watch(blocks.network, undo)
             blocks.install(undo)
             self.conditions.install(blocks.network, undo)
             if any(branch.modules == "time" for branch in self.further):
@@ -83,7 +89,7 @@ class Run:
         handed = form.handed(self._evaluated(forward, args, kwargs), self.network.backbone)
         if self._first is not None:
             self._lent = output.sample_of(handed)
-        return handed
+        return output.with_sample(handed, combined(output.sample_of(handed))) if self.combines else handed
 
     def _evaluated(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self.thread:
@@ -96,7 +102,13 @@ class Run:
             return self._uncond(forward, call)
         rows = self.view.rows(kind, call.total)
         found = self._step(forward, call, rows, kind)
-        return self._hold(found) if kind == "cond" and self.view.uncond else self._hand_back(found, rows)
+        second = kind == "cond" and self.view.uncond and not self.view.alone
+        return self._hold(found) if second else self._hand_back(found, rows)
+
+    def finish(self) -> None:
+        """After the host has come to its end. Raises `NotFinite`, and `NoEffect` where a branch changed nothing."""
+        self.finite.finish()
+        self.course.check_effect()
 
     def _bound(self, args: tuple, kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call. How many tokens are those of reference images is read off the first one."""
@@ -107,16 +119,16 @@ class Run:
 
     def _step(self, forward: Callable[..., Any], call: Arguments, host: Rows, kind: Kind) -> Evaluated:
         """A call with conditional rows: a new step, with every branch it needs."""
-        step = self.conditions.step = self.course.next(call, host.cond, waiting=self._first is not None)
-        self._begin()
-        spared = self.view.uncond and not self.network.backbone.paired and not evaluates_null(
-            self.rules, self.further, step, self.course.memory)
+        step = self.conditions.step = self.course.next(call, host.cond, self._first is not None, self.view.alone)
+        now = self._begin(step)
+        spared = self.view.uncond and (self.view.alone or not (self.network.backbone.paired or evaluates_null(
+            now.rules, self.further, step, now.states)))
         rows = Rows.all_cond(self.course.images) if spared and kind == "both" else host
         place = Place(self.conditions.on(call if rows is host else call.rows(host.cond), rows), rows, call, host)
-        wanted = self.course.held(needed(self.rules, step, self.course.memory))
+        wanted = self.course.held(needed(now.rules, step, now.states))
         for one in (item for item in wanted if item[0].ahead):
             self.passes.weak(forward, place, [one], None)
-        answer = self.passes.clean(forward, place.call, rows, self.course.watching())
+        answer = self.passes.clean(forward, place.call, rows, self.course.watching(), self.course.looking())
         sample = output.sample_of(answer)
         channels = output.guided_channels(sample, call.network.latents(call.sample))
         branches: dict[Any, torch.Tensor] = {COND: output.branch(sample, rows.cond, channels)}
@@ -125,12 +137,17 @@ class Run:
         self.course.look(step)
         held = [item for item in wanted if not item[0].ahead]
         branches |= self._further(forward, place, held, step, channels, branches[COND])
+        now.look(branches)
         return Evaluated(answer, branches, step, channels, spared)
 
-    def _begin(self) -> None:
-        """What the first step settles."""
+    def _begin(self, step: Step) -> Present:
+        """What the first step settles, and the rules at work in this one."""
         self.passes.images = self.course.images
         self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
+        now = Present(step, self.rules, self.course.memory, self.finite)
+        self.present = now.alone("the pipeline") if self.view.alone else now
+        self.finite.ask(f"{now.place}: x_t", "host", step.x)
+        return self.present
 
     def _further(self, forward: Callable[..., Any], place: Place, held: list[tuple[Perturbation, State]], step: Step,
                  channels: int | None, cond: torch.Tensor) -> dict[Perturbation, torch.Tensor]:
@@ -145,8 +162,8 @@ class Run:
 
     def _hand_back(self, found: Evaluated, host: Rows) -> Any:
         """The answer for a host that gets both branches, or its only one, at once."""
-        after, sample = self._with_null(found.branches, found.step), output.sample_of(found.answer)
-        pred = self._combined(after, found.step)
+        after, sample = self.present.with_null(found.branches), output.sample_of(found.answer)
+        pred = self._combined(after, sample)
         new = [(host.cond, pred)]
         if host.uncond is not None and (self.combines or after.get(UNCOND) is not found.branches.get(UNCOND)):
             new.append((host.uncond, pred if self.combines else after[UNCOND]))
@@ -161,8 +178,8 @@ class Run:
         if not found.spared:
             self._first = found, sample.clone()
             return output.with_sample(found.answer, self._first[1])
-        after = self._with_null(found.branches, found.step)
-        pred = self._combined(after, found.step)
+        after = self.present.with_null(found.branches)
+        pred = self._combined(after, sample)
         kept = sample if pred is after[COND] else output.with_rows(sample, [(slice(None), pred)], found.channels)
         self._first = Evaluated(found.answer, after, found.step, found.channels, True), kept
         return found.answer if kept is sample else output.with_sample(found.answer, kept)
@@ -179,8 +196,9 @@ class Run:
         found, kept = first
         self.course.look(found.step)
         null = output.branch(output.sample_of(answer), slice(None), found.channels)
-        after = self._with_null({**found.branches, UNCOND: null}, found.step)
-        pred = self._combined(after, found.step)
+        self.present.look({UNCOND: null})
+        after = self.present.with_null({**found.branches, UNCOND: null})
+        pred = self._combined(after, kept)
         if pred is not found.branches[COND]:
             kept.copy_(output.with_rows(kept, [(slice(None), pred)], found.channels))
             if self._lent is not None and self._lent is not kept:
@@ -199,11 +217,12 @@ class Run:
             kept = output.with_rows(kept, [(slice(None), found.branches[UNCOND])], found.channels)
         return output.with_sample(found.answer, kept)
 
-    def _with_null(self, branches: Mapping[Any, torch.Tensor], step: Step) -> Mapping[Any, torch.Tensor]:
-        return with_null(self.rules, branches, step, self.course.memory)
-
-    def _combined(self, branches: Mapping[Any, torch.Tensor], step: Step) -> torch.Tensor:
-        pred = combine(self.rules, branches[COND], branches, step, self.course.memory)
+    def _combined(self, branches: Mapping[Any, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
+        """The result of the rules, which the host gets in the dtype of `sample`."""
+        pred = self.present.result(branches)
+        if pred is not branches[COND]:
+            self.present.handed(pred, sample.dtype)
+        self.finite.after_step()
         if self.on_step is not None:
             self.on_step(self.course.seen, self.course.count)
         return pred

@@ -4,19 +4,17 @@ The module's processor, LoRA, norms, rotary and quantisation run as they are; on
 `scaled_dot_product_attention` whose queries have the expected length is handed to us, with q, k, v bound by name.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName
-from torch.overrides import TorchFunctionMode
 
 from ..attention import Attention
 from ..errors import Unsupported
-from .undo import patch
+from .undo import Scoped, Undo, patch
 
 SDPA = F.scaled_dot_product_attention
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -25,7 +23,7 @@ Handler = Callable[[Attention, Live], torch.Tensor]
 """What stands in for an attention call: (call, live) -> output; `live` computes a call, or a part of it, as it is."""
 
 
-class Seam(TorchFunctionMode):
+class Seam(Scoped):
     """Scoped interceptor: calls of `length` queries go to `handle(call, live)`; `fired` counts them.
 
     cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
@@ -41,7 +39,7 @@ class Seam(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func is not SDPA:
+        if func is not SDPA or self.over:
             return func(*args, **kwargs)
         bound = {**dict(zip(NAMES, args)), **kwargs}
         if bound["query"].shape[-2] != self.length or (not self.cross and bound["key"].shape[-2] != self.length):
@@ -77,17 +75,17 @@ def in_full_precision(handle: Handler, call: Attention, live: Live) -> torch.Ten
         return handle(call, cast)
 
 
-@contextmanager
-def native_backend(attention: torch.nn.Module) -> Iterator[None]:
+def native_backend(attention: torch.nn.Module, undo: Undo) -> None:
     """Run a module's attention through `scaled_dot_product_attention`, where its processor would pick another backend."""
-    processor = getattr(attention, "processor", None)
-    with ExitStack() as undo:
-        if hasattr(processor, "_attention_backend") and not _is_native(processor):
-            patch(undo, processor, "_attention_backend", AttentionBackendName.NATIVE)
-        yield
+    if not is_native(attention):
+        patch(undo, attention.processor, "_attention_backend", AttentionBackendName.NATIVE)
 
 
-def _is_native(processor: Any) -> bool:
+def is_native(attention: torch.nn.Module) -> bool:
+    """True where a module's processor picks no other backend."""
+    processor: Any = getattr(attention, "processor", None)
+    if not hasattr(processor, "_attention_backend"):
+        return True
     backend = processor._attention_backend
     if backend is None:
         backend, _ = attention_dispatch._AttentionBackendRegistry.get_active_backend()

@@ -17,7 +17,8 @@ class Stats:
     """One finished run.
 
     evaluations, planned: block evaluations per image (one block on one batch row). clean: those of the host alone.
-    picks: per evaluation the block that the first branch that picks one picked for each image, None where none was.
+    picks: per evaluation the block that the first branch that picks one picked for each image, None where none was,
+    or several at once.
     effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass.
     """
 
@@ -63,7 +64,7 @@ class Stats:
 
     def _line(self, i: int) -> str:
         picked, effect = self.picks[i], self.effects[i] or ()
-        blocks = "all" if picked is None else " ".join(map(str, picked))
+        blocks = "several" if picked is None else " ".join(map(str, picked))
         return f"  {i:4d}  {blocks:<24} {' '.join(f'{value:.3f}' for value in effect)}"
 
     def _group(self, steps: list[int]) -> str:
@@ -89,7 +90,8 @@ def _picks(run: Run) -> tuple[tuple[int, ...] | None, ...]:
     if branch is None or state is None:
         return (None,) * run.course.seen
     rows = run.view.rows("both", 2 * run.course.images).cond if branch.all_rows else slice(None)
-    return tuple(None if pick is None else tuple(branch.blocks[i] for i in pick[rows].tolist()) for pick in state.picks)
+    return tuple(None if pick is None or pick.ndim > 1 else tuple(branch.blocks[i] for i in pick[rows].tolist())
+                 for pick in state.picks)
 
 
 def describe(rule: Rule) -> str:

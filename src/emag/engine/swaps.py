@@ -1,29 +1,33 @@
 """Changes of a network for one evaluation, undone after it: LoRA scales, the outputs of its time embedders."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from ..backbones.read import Network
 from ..errors import Unsupported
-from .undo import patch
+from .undo import Undo, patch
 
 
-def scale_lora(module: torch.nn.Module, factor: float, undo: ExitStack) -> None:
+def scale_lora(module: torch.nn.Module, factor: float, undo: Undo) -> None:
     """Multiply the scales of all LoRA adapters in `module` by `factor`, until `undo` closes."""
-    layers = [part for part in module.modules() if isinstance(getattr(part, "scaling", None), dict)]
+    for layer in lora_layers(module):
+        before = dict(layer.scaling)
+        undo.callback(layer.scaling.update, before)
+        layer.scaling.update({name: value * factor for name, value in before.items()})
+
+
+def lora_layers(module: torch.nn.Module) -> list[Any]:
+    """The LoRA layers in `module`. Raises `Unsupported` where there are none, or where their scale does nothing."""
+    layers: list[Any] = [part for part in module.modules() if isinstance(getattr(part, "scaling", None), dict)]
     if any(getattr(layer, "merged", False) or getattr(layer, "disable_adapters", False) for layer in layers):
         raise Unsupported("the LoRA is merged into the weights, or switched off, so its scale does nothing: unmerge it, by "
                           "pipe.unfuse_lora(), or switch it on")
     if not layers:
         raise Unsupported(f"this {type(module).__name__} has no LoRA adapter whose scale could be changed: load one first, "
                           "by pipe.load_lora_weights(...)")
-    for layer in layers:
-        before = dict(layer.scaling)
-        undo.callback(layer.scaling.update, before)
-        layer.scaling.update({name: value * factor for name, value in before.items()})
+    return layers
 
 
 class Times:
@@ -32,7 +36,7 @@ class Times:
     def __init__(self) -> None:
         self.change: Callable[[str, torch.Tensor], torch.Tensor] | None = None
 
-    def install(self, network: Network, undo: ExitStack) -> None:
+    def install(self, network: Network, undo: Undo) -> None:
         """Put it in, until `undo` closes."""
         modules = network.time_modules()
         if not modules:

@@ -10,14 +10,16 @@ from ..backbones.read import Network
 from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .packed import Packing
-from .seam import Handler, Seam, native_backend
+from .seam import Handler, Seam, is_native, native_backend
+from .undo import Undo, put_on, undone
 
 Tap = tuple[int, bool]
 """Block number, and whether its cross-attention is meant."""
 
 
 class Taps:
-    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; packing: where its rows
+    """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; looks: with those that are
+    only looked at; packing: where its rows
     hold their image tokens. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
@@ -26,6 +28,7 @@ class Taps:
     def __init__(self, network: Network, tapped: frozenset[Tap]):
         self.network, self.tapped = network, tapped
         self.handlers: dict[Tap, Handler] = {}
+        self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
         self.packing: Packing | None = None
         self._image: dict[int, tuple[slice, int]] = {}
@@ -63,22 +66,29 @@ class Taps:
     @torch.compiler.disable
     def _tap(self, block: Block, cross: bool, original: Callable[..., Any], args: tuple[Any, ...],
              kwargs: dict[str, Any]) -> Any:
+        module = block.cross if cross else block.attention
+        assert module is not None
         handler = self.handlers.get((block.index, cross))
+        if handler is None and is_native(module):  # another backend is left to itself where nothing is changed
+            handler = self.looks.get((block.index, cross))
         if handler is None:
             return original(*args, **kwargs)
         handler = self.packing.around(handler) if self.packing else handler
         image, length = self._image[block.index]
-        module = block.cross if cross else block.attention
-        assert module is not None
-        with native_backend(module):
-            if block.stack.each_sample:
-                out, calls = each_sample.run(original, args, kwargs, image, length, handler)
-                fired = calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
-            else:
-                with Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                          with_pictures(kwargs, cross)) as seam:
-                    out = original(*args, **kwargs)
-                fired = seam.fired
+
+        def one_by_one(undo: Undo) -> tuple[Any, float]:
+            native_backend(module, undo)
+            out, calls = each_sample.run(original, args, kwargs, image, length, handler)
+            return out, calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+        def at_once(undo: Undo) -> tuple[Any, float]:
+            native_backend(module, undo)
+            seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
+                        with_pictures(kwargs, cross))
+            put_on(undo, seam)
+            return original(*args, **kwargs), seam.fired
+
+        out, fired = undone(one_by_one if block.stack.each_sample else at_once)
         if fired != 1:
             raise NoEffect(_not_seen(block, module, fired, length))
         self.fired[block.index, cross] = self.fired.get((block.index, cross), 0) + 1

@@ -23,7 +23,8 @@ class Trajectory:
     timesteps: the scheduler's, one per evaluation. index: for each, its number among the distinct ones.
     times, alphas, sigmas: per distinct timestep; x = alpha x0 + sigma epsilon. space: the network's prediction.
     end: (alpha, sigma) that the sampler ends at. takeover: number of the distinct timestep at which a second network takes
-    over, None where none does.
+    over, None where none does. whole: distinct timesteps of the schedule of which a late start leaves out the first; None
+    where the run has them all.
     """
 
     timesteps: tuple[float, ...]
@@ -34,12 +35,18 @@ class Trajectory:
     space: str
     end: tuple[float, float] = (1.0, 0.0)
     takeover: int | None = None
+    whole: int | None = None
 
     @classmethod
     def even(cls, count: int) -> "Trajectory":
         """A flow run over `count` evenly spaced noise levels: what is assumed before a scheduler is asked."""
         sigmas = tuple(1 - i / count for i in range(count))
         return cls(sigmas, tuple(range(count)), sigmas, tuple(1 - s for s in sigmas), sigmas, "flow")
+
+    @property
+    def schedule_length(self) -> int:
+        """Distinct timesteps of the whole schedule, those that a late start leaves out included."""
+        return self.whole or len(self.sigmas)
 
     def places(self) -> list[Step]:
         """The steps of its evaluations in order, before there is any x_t."""
@@ -71,7 +78,8 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
     else:
         alphas, sigmas = _variance_preserving(scheduler, distinct, [first + timesteps.index(t) for t in distinct])
     index = tuple(distinct.index(t) for t in timesteps)
-    return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space))
+    whole = len(set(scheduler.timesteps.tolist()))
+    return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole)
 
 
 def prediction_space(scheduler: Any) -> str:

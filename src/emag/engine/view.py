@@ -35,6 +35,11 @@ class Extras(Protocol):
 class View(Ahead, Extras, Protocol):
     """What a run asks of its host."""
 
+    @property
+    def alone(self) -> bool:
+        """True where the host has stopped evaluating unconditional rows, in the middle of a run that began with some."""
+        ...
+
     def kind(self, arguments: Arguments) -> Kind:
         """What a network call is: both branches in one batch, one of the two, or the host's own business."""
         ...

@@ -38,13 +38,15 @@ class Wanted:
 class Pass:
     """One pass through the network. mode: CLEAN, WHOLE where a weak pass has inputs of its own, or k + 1 where it resumes at
     block k. rows: those of the recorded streams it uses, None for all, and how often they repeat. taps, changers: what to do
-    with tapped attention and changed blocks. image: image tokens of the call, where a stream has text tokens as well.
-    references: tokens of reference images behind them. packing: where they sit, if that differs from row to row."""
+    with tapped attention and changed blocks; looks: with attention that is only looked at, where it makes fused calls.
+    image: image tokens of the call, where a stream has text tokens as well. references: tokens of reference images behind
+    them. packing: where they sit, if that differs from row to row."""
 
     mode: int = CLEAN
     rows: slice | None = None
     repeat: int = 1
     taps: dict[Tap, Any] = field(default_factory=dict)
+    looks: dict[Tap, Any] = field(default_factory=dict)
     changers: dict[int, Changer] = field(default_factory=dict)
     image: int = 0
     references: int = 0

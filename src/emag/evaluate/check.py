@@ -1,22 +1,19 @@
 """What is refused before any image is made: prompts that the model cannot draw, and recipes that it cannot serve."""
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..backbones.read import plain
-from ..columns import Column
+from ..columns import Column, rehearse
 from ..errors import BadValue, Unsupported
 from ..hosts.encoders import label_of
-from ..hosts.pipeline import guide
 from ..hosts.table import denoisers, lookup
 from ..models.words import TEMPLATE, class_of
 from ..record import versions
-from ..sampling import Job, arguments
+from ..sampling import Job
 from .prompts import Prompt, of_classes
 from .spec import RunSpec
 
@@ -72,34 +69,13 @@ def _named(prompts: Sequence[Prompt], classes: Sequence[str] | None, declared: b
             for one, label in zip(prompts, labels)]
 
 
-class _Reached(Exception):
-    """The pipeline would start now."""
-
-
-def _stopping(original: Callable[..., Any]) -> Callable[..., Any]:
-    """In the place of a pipeline's call: all that is checked before it has been, and nothing is evaluated."""
-
-    @functools.wraps(original)
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        raise _Reached
-
-    return stop
-
-
 def _check(spec: RunSpec, column: Column, pipe: Any) -> None:
-    """All of one recipe that can be told without a call."""
-    host = lookup(pipe)
-    settings = replace(spec.settings, scale=column.scale)
+    """All of one recipe that can be told before the network is evaluated."""
     try:
-        call = arguments(pipe, [Job(spec.prompts[0].text, spec.negative, spec.seed)], settings)
-        if column.own_loop and host.name != "StableDiffusion3Pipeline":
-            raise Unsupported(f"correctors and solvers run in our own loop, which does not drive {host.name}")
-        if column.own_loop:
-            return
-        original = _stopping(type(pipe).__call__)
-        with guide(pipe, *column.rules) as guided, suppress(_Reached):
-            guided.call(original, pipe, (), call)
+        if column.joint:
+            together = next(part.name for part in column.correctors if part.joint)
+            raise Unsupported(f"{together} draws all images of a prompt together, and a run makes each by its number alone: "
+                              "use emag compare, or emag.samplers.sample")
+        rehearse(pipe, column, Job(spec.prompts[0].text, spec.negative, spec.seed), spec.settings)
     except (BadValue, Unsupported) as error:
         raise type(error)(f"recipe {column.label}: {error}") from None
-    except TypeError as error:
-        raise BadValue(f"recipe {column.label}: {type(pipe).__name__} refused the call: {error}") from None

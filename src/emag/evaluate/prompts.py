@@ -1,17 +1,14 @@
-"""Lists of prompts: from text, tsv, csv, jsonl and parquet files, from lists and from class names."""
+"""Lists of prompts: from files (see `prompt_file`), from lists and from class names."""
 
-import csv
-import io
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from ..errors import BadValue
 from ..values import checked
+from .prompt_file import Row, rows_of
 
 TEXTS, CATEGORIES = ("prompt", "caption", "text"), ("category", "tag")
 
@@ -37,49 +34,37 @@ def of_classes(names: Sequence[str]) -> tuple[Prompt, ...]:
 
 def read_prompts(file: Any = None, column: Any = None, category: Any = None, limit: Any = None,
                  beside: Path = Path()) -> tuple[Prompt, ...]:
-    """Prompts from a file (path or URL) by column; the first `limit` of them. Raises `BadValue`.
+    """Prompts from a file (path, URL, or - for text on standard input) by column; the first `limit` of them.
 
+    Raises `BadValue` that names the line.
     column: None is prompt, caption or text, any case; category: None is category or tag, where there is one.
     """
     name = str(checked("prompts file", file, str))
     limit = None if limit is None else checked("prompts limit", limit, int)
-    rows = _rows(name, _bytes(name, beside))
+    rows = rows_of(name, _bytes(name, beside))
     if not rows:
         raise BadValue(f"the prompt file {name} holds no prompt")
     if limit is not None and not 1 <= limit <= len(rows):
         raise BadValue(f"prompts limit must be 1 to {len(rows)}, the prompts in {name}, got {limit}")
-    text, kind = _column(name, rows[0], column, TEXTS, True), _column(name, rows[0], category, CATEGORIES, False)
-    return tuple(Prompt(_text(name, at, row, text), None if kind is None else str(row.get(kind) or "") or None)
-                 for at, row in enumerate(rows[:limit], start=1))
+    head = rows[0].cells
+    text, kind = _column(name, head, column, TEXTS, True), _column(name, head, category, CATEGORIES, False)
+    return tuple(Prompt(_text(name, row, str(text)), None if kind is None else str(row.cells.get(kind) or "") or None)
+                 for row in rows[:limit])
 
 
 def _bytes(name: str, beside: Path) -> bytes:
-    place = name if "://" in name or Path(name).is_file() else str(beside / name)
     try:
-        with fsspec.open(place, "rb") as file:
-            return file.read()
+        if name == "-":
+            return sys.stdin.buffer.read()
+        if "://" in name:
+            import fsspec
+
+            with fsspec.open(name, "rb") as file:
+                return file.read()
+        place = Path(name).expanduser()
+        return (place if place.is_file() else beside / place).read_bytes()
     except (OSError, ValueError, ImportError) as error:
         raise BadValue(f"cannot read the prompts in {name}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _rows(name: str, data: bytes) -> list[Mapping[str, Any]]:
-    kind = name.rpartition(".")[2].lower()
-    try:
-        if kind == "parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(io.BytesIO(data)).to_pylist()
-        lines = data.decode("utf-8-sig")
-        if kind in ("tsv", "csv"):
-            return list(csv.DictReader(io.StringIO(lines, newline=""), delimiter="\t" if kind == "tsv" else ","))
-        texts = [line.strip() for line in lines.splitlines() if line.strip()]
-        rows = [json.loads(line) for line in texts] if kind == "jsonl" else [{"prompt": line} for line in texts]
-    except (ValueError, csv.Error) as error:
-        raise BadValue(f"cannot read the prompts in {name}: {error}") from None
-    odd = next((row for row in rows if not isinstance(row, dict)), None)
-    if odd is not None:
-        raise BadValue(f"every line of {name} must be a JSON object, got {odd!r}")
-    return rows
 
 
 def _column(name: str, row: Mapping[str, Any], wanted: Any, usual: tuple[str, ...], needed: bool) -> str | None:
@@ -94,8 +79,12 @@ def _column(name: str, row: Mapping[str, Any], wanted: Any, usual: tuple[str, ..
     return found
 
 
-def _text(name: str, at: int, row: Mapping[str, Any], column: str | None) -> str:
-    text = row.get(column or "")
+def _text(name: str, row: Row, column: str) -> str:
+    text = row.cells.get(column)
     if not isinstance(text, str):
-        raise BadValue(f"prompt {at} of {name} is {text!r}, not a text")
+        raise BadValue(f"{row.place} of {name} has {text!r} for a {column}, which is no text")
+    if not text.strip():
+        raise BadValue(f"{row.place} of {name}: the {column} is empty")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise BadValue(f"{row.place} of {name}: the {column} has half of a sign (\\ud800 to \\udfff)")
     return text

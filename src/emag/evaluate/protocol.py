@@ -1,22 +1,21 @@
 """Published protocols as data: what was run, on which prompts, and which numbers came of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import BadValue
+from ..files import parsed
 from ..near import choices
 from .prompts import Prompt, read_prompts
 from .spec import RunSpec, parse
+from .yaml_file import load
 
 SPECS = Path(__file__).parent / "specs"
 CHECK = {"model": "tiny", "classes": ["frog", "ship"], "images": 4, "steps": 8, "batch_size": 2}
 """What a check runs in the place of the protocol: small, but every recipe."""
-STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity"}
+STAND_INS = {"inception-fd": "random-fd", "hps2.1": "random-diversity", "hps2.1-median": "contrast"}
 """What a check measures: the same statistic of random features, or for scores of single images any of them."""
 
 
@@ -60,7 +59,8 @@ class Protocol:
 
     def check(self) -> "Protocol":
         """Every recipe on the embedded model, a handful of images in few steps, measured with random features."""
-        run = {**CHECK, "seed": self.run["seed"], "recipes": self.run["recipes"]}
+        recipes = {name: _carried(one, self.run["steps"]) for name, one in self.run["recipes"].items()}
+        run = {**CHECK, "seed": self.run["seed"], "recipes": recipes}
         return replace(self, captions=False, run=run, metrics=tuple(STAND_INS[name] for name in self.metrics))
 
     def spec(self, captions: str | None, out: str) -> RunSpec:
@@ -77,6 +77,18 @@ class Protocol:
         return self.published.get(recipe, {}).get(metric)
 
 
+def _carried(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A recipe for other numbers of steps: its windows by the indices of a run of `steps` keep their place in a run."""
+    def rule(data: dict[str, Any]) -> dict[str, Any]:
+        window = data.get("window")
+        if not window or window.get("unit") != "index":
+            return data
+        return {**data, "window": {**window, "unit": "published", "base": steps - 1}}
+
+    rules = [{name: rule(data) for name, data in one.items()} for one in recipe.get("rules", ())]
+    return {**recipe, "rules": rules} if rules else recipe
+
+
 def names() -> list[str]:
     """The protocols that there are."""
     return sorted(path.stem for path in SPECS.glob("*.yaml"))
@@ -86,7 +98,7 @@ def read(name: str) -> Protocol:
     """A protocol by name. Raises `BadValue` where there is none."""
     if name not in names():
         raise BadValue(f"there is no protocol {name!r}; {choices(name, names())}")
-    data = yaml.safe_load((SPECS / f"{name}.yaml").read_text(encoding="utf-8"))
+    data = load((SPECS / f"{name}.yaml").read_text(encoding="utf-8"))
     return Protocol(name, **{**data, "metrics": tuple(data["metrics"]), "notes": tuple(data["notes"])})
 
 
@@ -95,7 +107,7 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
     Raises `BadValue` where there are fewer.
     """
-    found = _coco(file) if file.endswith(".json") else read_prompts(file)
+    found = _coco(file) or read_prompts(file)
     if len(found) < wanted:
         raise BadValue(f"{file} has {len(found)} captions, and the protocol takes {wanted}; with fewer, ask for --images "
                        f"{len(found)}: the numbers are then not those published")
@@ -103,10 +115,15 @@ def read_captions(file: str, wanted: int) -> tuple[Prompt, ...]:
 
 
 def _coco(file: str) -> list[Prompt]:
+    """The captions in COCO's annotations; none where the file is another one."""
+    if not file.endswith(".json"):
+        return []
     try:
-        rows = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))["annotations"]
+        found = parsed(Path(file).expanduser().read_bytes())
+        if isinstance(found, list):
+            return []
         first: dict[Any, str] = {}
-        for row in rows:
+        for row in found["annotations"]:
             first.setdefault(row["image_id"], row["caption"].strip())
     except OSError as error:
         raise BadValue(f"cannot read the captions in {file}: {error.strerror}") from None

@@ -50,7 +50,7 @@ def missing(protocol: Protocol, captions: str | None, statistics: str | None, ch
         tries += [partial(reference.read, statistics)] if statistics else []
     else:
         tries += [partial(protocol.spec, captions, "."), partial(_statistics, statistics)]
-    tries += [EXTRACTORS[METRICS[name].extractor](device).check for name in protocol.metrics]
+    tries += [EXTRACTORS[name](device).check for name in dict.fromkeys(METRICS[name].extractor for name in protocol.metrics)]
     return [text for one in tries for text in _failure(one)]
 
 

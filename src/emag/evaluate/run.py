@@ -1,5 +1,6 @@
 """`run`: makes the images of a spec, or those that are missing in its folder."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from ..errors import BadValue
 from . import check
-from .folder import RunFolder
+from .folder import RUN, RunFolder
 from .local import devices_of, run_here, run_processes
 from .spec import RunSpec, check_engine
 from .tasks import batches
@@ -31,9 +32,14 @@ def run(spec: RunSpec, out: str | None = None, engine: str | None = None, worker
     folder = RunFolder(out or spec.out or _no_out())
     devices, chosen = devices_of(spec.model.device), engine or spec.engine
     check_engine(chosen)
+    folder.storage.check()
+    folder.storage.idle()
+    pipe = open_model(spec.model, devices[0])
+    spec = check.prepared(spec, pipe)
+    facts = check.facts(spec, pipe)
+    accepted(folder, spec, facts)  # before the lock, which makes the folder
     with folder.storage.lock():
-        pipe = open_model(spec.model, devices[0])
-        spec = begin(folder, spec, pipe)
+        spec = begin(folder, spec, facts)
         missing, wanted = _wanted(folder, spec, shares)
         todo = batches(spec, missing)
         on_done = begun(wanted - sum(map(len, missing.values())), wanted) if begun else _silent
@@ -62,33 +68,56 @@ def _wanted(folder: RunFolder, spec: RunSpec, shares: Mapping[str, float] | None
     return kept, sum(counts.values())
 
 
-def begin(folder: RunFolder, spec: RunSpec, pipe: Any) -> RunSpec:
-    """Check the spec, and begin a run in the folder, or go on with the one that is there. The spec with its prompts."""
-    spec = check.prepared(spec, pipe)
-    facts = check.facts(spec, pipe)
-    for name in folder.drafts():
-        folder.storage.remove(name)
-    if not folder.exists:
-        folder.begin(spec, facts)
-        return folder.spec
-    differing = differences(folder, spec, facts)
+def accepted(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> None:
+    """Raise `BadValue` where the folder is none for this run: another run's, or not one of ours."""
+    folder.check()
+    differing = differences(folder, spec, facts) if folder.exists else []
     if differing:
         raise BadValue(f"{folder.url} holds another run: {', '.join(differing)} differ(s). Give another folder; "
                        "in this one, only more images and further recipes can be asked for")
-    if folder.run["versions"] != facts["versions"]:
-        log.warning("emag: the run was begun with %s; with others, images may differ in their bytes", folder.run["versions"])
-    if folder.spec.as_data() != spec.as_data():
-        folder.begin(spec, {**facts, "versions": folder.run["versions"]})
+    known = folder.run["spec"]["recipes"] if folder.exists else {}
+    strange = [one.label for one in spec.recipes if one.label not in known and folder.parts(one.label)]
+    if strange:
+        raise BadValue(f"{folder.url} has images of {', '.join(strange)} that its {RUN} does not know: emag verify --repair "
+                       "removes them, or name the recipe otherwise")
+
+
+def begin(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> RunSpec:
+    """Begin a run in the folder, or go on with the one that is there. The spec as it is stored."""
+    folder.forget()  # another process may have begun since
+    accepted(folder, spec, facts)
+    if not folder.exists:
+        folder.begin(spec, facts)
+    begun = folder.run["versions"]
+    if begun != facts["versions"]:
+        log.warning("emag: the run was begun with %s; with others, images may differ in their bytes", begun)
+    if folder.run["spec"] != plain(spec.as_data()) or not _has_prompts(folder):
+        folder.begin(spec, {**facts, "versions": begun})
+    for name in folder.drafts():
+        folder.storage.remove(name)
     return folder.spec
+
+
+def _has_prompts(folder: RunFolder) -> bool:
+    """False where the prompts are gone or damaged; those of the accepted spec are the same, by their hash."""
+    try:
+        return check.prompts_hash(folder.prompts) == folder.run.get("prompts_sha256")
+    except BadValue:
+        return False
+
+
+def plain(data: Any) -> Any:
+    """Data as it comes back from JSON."""
+    return json.loads(json.dumps(data))
 
 
 def differences(folder: RunFolder, spec: RunSpec, facts: dict[str, Any]) -> list[str]:
     """Keys in which a spec asks for something else than more of the run in the folder."""
-    old, new = folder.run["spec"], spec.as_data()
+    old, new = folder.run["spec"], plain(spec.as_data())
     keys = [key for key in (*old, *new) if key not in ("images", "recipes", "prompts", "classes")]
     found = [key for key in dict.fromkeys(keys) if old.get(key) != new.get(key)]
-    found += ["prompts"] if folder.run["prompts_sha256"] != facts["prompts_sha256"] else []
-    found += ["the model's configuration"] if folder.run["model_config_sha256"] != facts["model_config_sha256"] else []
+    found += ["prompts"] if folder.run.get("prompts_sha256") != facts["prompts_sha256"] else []
+    found += ["the model's configuration"] if folder.run.get("model_config_sha256") != facts["model_config_sha256"] else []
     found += [f"images (fewer than {old['images']})"] if new["images"] < old["images"] else []
     return found + [f"recipe {name}" for name, held in old["recipes"].items() if new["recipes"].get(name) != held]
 

@@ -16,6 +16,7 @@ from ..values import checked, hints_of
 from .prompts import Prompt, of_classes, of_list, read_prompts
 from .recipes import read_recipes, recipe_data
 from .unknown import refuse_unknown
+from .yaml_file import load
 
 PLACES = ("prompts", "classes", "recipes", "images", "per_prompt")
 
@@ -109,11 +110,11 @@ def read_spec(path: str | Path, images: int | None = None, device: str | None = 
 def yaml_of(path: str | Path, images: int | None = None, device: str | None = None) -> Any:
     """What a YAML file holds, with other images or device where given. Raises `BadValue` where it cannot be read."""
     try:
-        return _changed(yaml.safe_load(Path(path).read_text(encoding="utf-8")), images, device)
+        return _changed(load(Path(path).read_text(encoding="utf-8")), images, device)
     except OSError as error:
         raise BadValue(f"cannot read the spec {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates that there are not, bytes that are no text
+        raise BadValue(f"the spec {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def _changed(data: Any, images: int | None, device: str | None) -> Any:

@@ -1,16 +1,17 @@
 """Files below one folder of any file system: each appears whole or not at all."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import BadValue, Busy
+from ..files import check_folder, is_draft, locked, whole
 
-DRAFT = ".part"
 LOCK = ".lock"
 
 
@@ -55,81 +56,110 @@ class Storage:
             yield from zip(group, [found] if isinstance(found, bytes) else found.values())
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file: under a temporary name first where it is local, in one put elsewhere. Raises `BadValue`."""
+        """Write a file: under a draft's name first where it is local, in one put elsewhere. Raises `BadValue`."""
         path = self.path(name)
         try:
             if self.local:
                 _write_local(Path(path), data)
             else:
                 self.fs.pipe_file(path, data)
-        except OSError as error:
-            raise BadValue(f"cannot write {path}: {error.strerror or error}. Nothing of it was kept; mend that and give the "
-                           "same command again, and it finishes the rest") from error
+        except (OSError, BadValue) as error:
+            said = str(error) if isinstance(error, BadValue) else f"cannot write {path}: {error.strerror or error}"
+            raise BadValue(f"{said}. Nothing of it was kept; mend that and give the same command again, and it finishes the "
+                           "rest") from error
+
+    def check(self) -> None:
+        """Raise `BadValue` where files cannot be written; nothing is made."""
+        if self.local:
+            check_folder(self.root)
+
+    def idle(self) -> None:
+        """Raise `Busy` where another process works; nothing is made."""
+        if self.local and self.exists(LOCK):
+            with self.lock():
+                pass
 
     def remove(self, name: str) -> bool:
-        """Remove a file, or a folder without files; False where it was not there."""
-        try:
-            self.fs.rm(self.path(name), recursive=True)
-        except FileNotFoundError:
+        """Remove a regular file; False where it is none, was not there, or is reached through a link below the root."""
+        if not self.local:
+            if not self.fs.isfile(self.path(name)):
+                return False
+            self.fs.rm_file(self.path(name))
+            return True
+        if self.linked(name) or not _is_file(self.path(name)):
             return False
+        try:
+            os.unlink(self.path(name))
+        except OSError as error:
+            raise BadValue(f"cannot remove {self.path(name)}: {error.strerror}") from None
         return True
 
-    def drafts(self, folders: Sequence[str]) -> list[str]:
-        """Temporary files that an interrupted write left at the root or below some folders of it."""
-        found = [name for folder in folders for name in self.below(folder)] + self.names("")
-        return [name for name in found if self.is_draft(name)]
+    def linked(self, name: str) -> bool:
+        """True where `name`, or a folder above it and below the root, is a symbolic link."""
+        parts = name.split("/")
+        return self.local and any(os.path.islink(self.path("/".join(parts[:end]))) for end in range(1, len(parts) + 1))
 
-    @staticmethod
-    def is_draft(name: str) -> bool:
-        """True for the name of a temporary file."""
-        return name.endswith(DRAFT)
+    def drafts(self, folders: Sequence[str]) -> list[str]:
+        """Drafts that an interrupted write left in some folders, not below them; no links, and none of a living process."""
+        found = [f"{folder}/{name}".lstrip("/") for folder in folders for name in self.names(folder) if is_draft(name)]
+        return [name for name in found if not self.linked(name) and not _written(name.rpartition("/")[2])]
 
     def below(self, folder: str) -> list[str]:
-        """All files below a folder, sorted."""
-        self.fs.invalidate_cache()
-        return sorted(self.name(path) for path in self.fs.find(self.path(folder)))
+        """All files below a folder, sorted; links are named and not followed."""
+        if not self.local:
+            self.fs.invalidate_cache()
+            return sorted(self.name(path) for path in self.fs.find(self.path(folder)))
+        found = []
+        for place, folders, files in os.walk(self.path(folder)):
+            links = [one for one in folders if os.path.islink(os.path.join(place, one))]
+            found += [self.name(os.path.join(place, one)) for one in (*files, *links)]
+        return sorted(found)
 
     def name(self, path: str) -> str:
         """The name below the root of a path of the file system."""
         return str(path)[len(self.root) + 1:]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held by one process at a time, and let go when it dies; only where files are local. Raises `Busy`."""
+    def lock(self, name: str = LOCK, wait: bool = False) -> Iterator[None]:
+        """Held by one process at a time, and let go when it dies; only where files are local.
+
+        Raises `Busy` where another holds it and `wait` is False.
+        """
         if not self.local:
             yield
             return
-        try:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-            file = open(self.path(LOCK), "wb")  # noqa: SIM115
-        except OSError as error:
-            raise BadValue(f"cannot write to {self.root}: {error.strerror}") from None
-        with file:
-            _hold(file, self.root)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(Path(self.path(name)), wait))
+            except Busy:
+                raise Busy(f"another process works on {self.root}: wait for it, or end it") from None
             yield
 
 
 def _write_local(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
-            _fill(file, data)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole(path) as draft, open(draft, "wb") as file:
+        _fill(file, data)
 
 
 def _fill(file: Any, data: bytes) -> None:
     file.write(data)
 
 
-def _hold(file: Any, root: str) -> None:
+def _is_file(path: str) -> bool:
     try:
-        import fcntl
-    except ImportError:  # Windows: two commands at once are the user's to avoid
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
-        raise Busy(f"another process works on {root}: wait for it, or end it") from None
+        return False
+
+
+def _written(draft: str) -> bool:
+    """Whether the process that made a draft, which its name tells, still lives on this machine."""
+    if os.name == "nt":  # where asking a process would end it
+        return False
+    try:
+        os.kill(int(draft.split("-")[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

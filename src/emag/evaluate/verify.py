@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..errors import BadValue
+from ..files import is_draft, parsed
 from .check import prompts_hash
-from .folder import IMAGES, INDEX_FOLDER, RunFolder, image_name
+from .folder import FILE, IMAGES, INDEX_FOLDER, MENDS, PROMPTS, RunFolder, image_name
+from .pictures import OWN, clipped, opened
 from .tasks import task
+from .work import KEY
 
 SPECIFIED = ("recipe", "prompt", "category", "class", "seed", "model", "file")
 
@@ -20,8 +24,9 @@ SPECIFIED = ("recipe", "prompt", "category", "class", "seed", "model", "file")
 class Problem:
     """What is wrong with a run.
 
-    kind: missing, damaged, doubled, differs, extra or draft. where: the file, or the recipe. remove: the files without
-    which `emag run` makes the images again.
+    kind: missing, damaged, doubled, differs, extra, draft, or clipped (no number came out, or a scale is out of any range:
+    making it again does not help). where: the file, or the recipe. remove: the files without which `emag run` makes the
+    images again.
     """
 
     kind: str
@@ -36,19 +41,28 @@ class Problem:
 def verify(folder: RunFolder) -> list[Problem]:
     """All that is wrong with a run; nothing for one that is whole. Raises `BadValue` where its run.json cannot be read."""
     found = [Problem("draft", name, "a write was interrupted", (name,)) for name in folder.drafts()]
-    if prompts_hash(folder.spec.prompts) != folder.run["prompts_sha256"]:
-        found.append(Problem("differs", "prompts.parquet", "the prompts are not those that the run was begun with"))
+    try:
+        prompts = prompts_hash(folder.prompts)
+    except BadValue as error:  # without its prompts, nothing can be said of the images
+        return [*found, Problem("damaged", PROMPTS, str(error), (PROMPTS,))]
+    if prompts != folder.run.get("prompts_sha256", prompts):
+        text = f"the prompts are not those that the run was begun with: {MENDS[PROMPTS]}"
+        found.append(Problem("differs", PROMPTS, text, (PROMPTS,)))
     for name in folder.recipes():
         found += _recipe(folder, name)
     return found + _strangers(folder)
 
 
-def repair(folder: RunFolder, problems: Sequence[Problem]) -> int:
-    """Remove what is wrong, parts of the index first, so that `emag run` makes it again; how many files were removed."""
+def repair(folder: RunFolder, problems: Sequence[Problem]) -> tuple[list[str], list[str]]:
+    """Remove what is wrong, parts of the index first, so that `emag run` makes it again: files removed, and files left.
+
+    Left is what is no regular file, or is reached through a link below the run folder.
+    """
     names = dict.fromkeys(name for problem in problems for name in problem.remove)
     ordered = sorted(names, key=lambda name: not name.startswith(INDEX_FOLDER))
     with folder.storage.lock():
-        return sum(folder.storage.remove(name) for name in ordered)
+        removed = [name for name in ordered if folder.storage.remove(name)]
+    return removed, [name for name in ordered if name not in removed and folder.storage.exists(name)]
 
 
 def _recipe(folder: RunFolder, recipe: str) -> list[Problem]:
@@ -78,9 +92,7 @@ def _row(folder: RunFolder, recipe: str, part: str, row: dict[str, Any], seen: d
     if odd:
         yield Problem("differs", place, f"{', '.join(odd)} not as the spec wants", (part,))
         return
-    wrong = _image(folder, row)
-    if wrong:
-        yield Problem("damaged", row["file"], wrong, (part, row["file"]) if folder.storage.exists(row["file"]) else (part,))
+    yield from _image(folder, part, row)
 
 
 def _wanted(folder: RunFolder, recipe: str, number: int) -> dict[str, Any]:
@@ -89,19 +101,25 @@ def _wanted(folder: RunFolder, recipe: str, number: int) -> dict[str, Any]:
             "seed": one.seed, "model": folder.spec.model.id, "file": image_name(recipe, number)}
 
 
-def _image(folder: RunFolder, row: dict[str, Any]) -> str | None:
-    """What is wrong with the file of a row; None for nothing."""
+def _image(folder: RunFolder, part: str, row: dict[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the file of a row."""
+    name = row["file"]
     try:
-        data = folder.storage.read(row["file"])
+        data = folder.storage.read(name)
     except BadValue:
-        return "the image is not there"
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        return "its bytes are not those that were written"
+        yield Problem("damaged", name, "the image is not there", (part,))
+        return
     try:
-        Image.open(io.BytesIO(data)).load()
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"it cannot be read as an image: {error}"
-    return None
+        if hashlib.sha256(data).hexdigest() != row["sha256"]:
+            raise BadValue("its bytes are not those that were written")
+        pixels = np.asarray(opened(data, "it"))
+    except BadValue as error:
+        yield Problem("damaged", name, str(error), (part, name))
+        return
+    if clipped(pixels[None])[0]:
+        shown = "0 or 255" if pixels.any() else "black"
+        yield Problem("clipped", name, f"all its pixels are {shown}: the network or a rule gave no finite numbers, or a "
+                      "scale is out of any useful range")
 
 
 def _missing(folder: RunFolder, recipe: str, seen: dict[int, str]) -> list[Problem]:
@@ -116,13 +134,36 @@ def _unlisted(folder: RunFolder, recipe: str) -> list[Problem]:
     """Files in a recipe's folders that are neither listed nor unfinished work."""
     wanted = {*folder.parts(recipe), *(image_name(recipe, number) for number in range(folder.spec.total))}
     files = [f"{top}/{recipe}/{name}" for top in (IMAGES, INDEX_FOLDER) for name in folder.storage.names(f"{top}/{recipe}")]
-    odd = [name for name in files if name not in wanted]
-    return [Problem("extra", name, "no image of the run", (name,)) for name in odd if not folder.storage.is_draft(name)]
+    return [_extra(folder, name, "no image of the run") for name in files if name not in wanted and not _draft(name)]
 
 
 def _strangers(folder: RunFolder) -> list[Problem]:
     """Files of recipes that the run does not have."""
     known = folder.recipes()
-    names = [f"{top}/{name}" for top in (IMAGES, INDEX_FOLDER) for name in folder.storage.names(top) if name not in known]
-    return [Problem("extra", name, "the run has no such recipe", (name,))
-            for name in names if not folder.storage.is_draft(name)]
+    names = [name for top in (IMAGES, INDEX_FOLDER) for name in folder.storage.below(top)]
+    odd = [name for name in names if name.count("/") < 2 or name.split("/")[1] not in known]
+    return [_extra(folder, name, "the run has no such recipe") for name in odd if not _draft(name)]
+
+
+def _draft(name: str) -> bool:
+    return is_draft(name.rpartition("/")[2])
+
+
+def _extra(folder: RunFolder, name: str, text: str) -> Problem:
+    if _ours(folder, name):
+        return Problem("extra", name, text, (name,))
+    return Problem("extra", name, f"{text}, and emag run did not make it: it stays; put it elsewhere")
+
+
+def _ours(folder: RunFolder, name: str) -> bool:
+    """Whether a file outside the run's list is of `emag run` after all: by its place, its name and what is in it."""
+    if name.count("/") != 2 or not FILE.fullmatch(name.rpartition("/")[2]) or folder.storage.linked(name):
+        return False
+    try:
+        data = folder.storage.read(name)
+        if name.startswith(INDEX_FOLDER):
+            return len(folder.part(name, data)) > 0
+        with Image.open(io.BytesIO(data), formats=OWN) as image:
+            return bool(parsed(str(image.info.get(KEY)))["run"] == folder.run["run"])
+    except Exception:  # no image, no record, or another's: not ours
+        return False

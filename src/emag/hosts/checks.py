@@ -5,9 +5,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..backbones.read import Network
-from ..engine.plan import plan, unfed, weak_branches
+from ..engine.foreign import cache
+from ..engine.plan import departs, plan, unfed, weak_branches
+from ..engine.swaps import lora_layers
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
+from ..finite import check_finite
 from ..guidance import Rule
 from ..ranges import warn_of_scales
 from .entry import Host
@@ -28,6 +31,8 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         depths = " and ".join(str(one.depth) for one in networks)
         raise Unsupported(f"the networks of this {host.name} have {depths} blocks: they must have as many, for layers to "
                           "mean the same in both")
+    for name, value in arguments.items():
+        check_finite(name, value)
     for name, reason in host.refused:
         if arguments.get(name) is not None:
             raise Unsupported(f"{name} in a guided {host.name}: {reason}; leave it out")
@@ -36,17 +41,22 @@ def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], argume
         _check_values(host, host.only, arguments)
     for branch in branches:
         network.check_layers((*branch.blocks, *branch.changes))
+        network.check_text(branch.blocks if branch.reads_text else ())
     _check_combiner(rules, host, arguments, named)
     needy = [rule.name for rule in rules if any(branch.needs_uncond or branch.null for branch in rule.weak)]
     if needy and (not host.doubled or not host.guides(arguments)):
         raise Unsupported(f"{needy[0]} with these settings needs conditional and unconditional rows in one network call, "
                           f"and {host.name} has none here: use a pipeline that makes one doubled call (SD3, PixArt, DiT), "
                           "with its guidance on, or name the negative in the rule where it takes one")
+    _check_readers(rules, host, arguments)
+    if any(branch.lora_scale is not None for branch in branches):
+        for one in networks:
+            lora_layers(one.module)
     _check_conditions(rules, network)
     _check_paired(rules, network)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
-    if branches:
+    if branches or departs(rules):
         for one in networks:
             check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
 
@@ -92,6 +102,14 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
                           "use one of the two")
 
 
+def check_rules(rules: Sequence[Rule], networks: Sequence[Network]) -> None:
+    """All that rules and networks tell without a call. Raises `BadValue` and `Unsupported`."""
+    check_order(rules)
+    for network in networks:
+        for rule in rules:
+            rule.fits_network(network)
+
+
 def check_order(rules: Sequence[Rule]) -> None:
     """Raise `BadValue` for two combining rules, and for one that comes after a rule on the combined prediction.
 
@@ -134,6 +152,14 @@ def _check_combiner(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]
         log.warning("emag: %s combines; the pipeline's %s=%s is ignored", combiner, host.scale, arguments[host.scale])
 
 
+def _check_readers(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    """Schedules that measure, and what else reads the unconditional prediction without combining it."""
+    reader = None if host.guides(arguments) else unfed(rules, Trajectory.even(host.steps(arguments) or 28))
+    if reader:
+        raise BadValue(f"{reader} with these settings reads the unconditional prediction, and this call has none: "
+                       f"{_way_out(host)}")
+
+
 def _way_out(host: Host) -> str:
     """How a call gets unconditional rows."""
     if host.scale is None:
@@ -165,7 +191,11 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
 
 
 def check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse diffusers' block caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    """Refuse caches, and offloading by groups whose weights a skipped block would leave where they are."""
+    found = cache(network.module)
+    if found:
+        raise Unsupported(f"a cache is at work in the network: {found[1]} is the forward of {found[0] or 'the whole'}. It "
+                          "would serve one pass of a step what it kept from another: switch it off")
     for module in network.module.modules():
         registry = getattr(module, "_diffusers_hook", None)
         for hook in registry.hooks.values() if registry is not None else ():

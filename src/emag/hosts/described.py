@@ -5,8 +5,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ..backbones.entry import Backbone
-from ..backbones.read import plain
-from ..backbones.table import BACKBONES
+from ..backbones.read import known, lookup, plain
 from ..errors import BadValue, Unsupported
 
 Described: TypeAlias = torch.nn.Module | tuple[torch.nn.Module, Backbone] | Backbone | str
@@ -33,7 +32,9 @@ def find(denoiser: Any, described: Described) -> tuple[torch.nn.Module, Backbone
 
 def _check_known(module: torch.nn.Module) -> None:
     name = type(plain(module)).__name__
-    if not any(cls.__name__ in BACKBONES for cls in type(plain(module)).__mro__):
+    if known(plain(module)) is None and any(map(known, module.modules())):
+        lookup(plain(module))  # says what is inside
+    if known(plain(module)) is None:
         raise Unsupported(
             f"{name} is not a known network: describe it by an entry, from emag.backbones.entry import Backbone, Stack; "
             f"backbone=(network, Backbone({name!r}, (Stack('blocks', 'attn', ('x',), ('x',), ('image',)),), "

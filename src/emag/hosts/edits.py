@@ -1,6 +1,6 @@
 """Pipelines that start from an image: image to image, inpainting, control, editing."""
 
-from .entry import FLUX_NEGATIVE, Host
+from .entry import FLUX_NEGATIVE, RESCALE, Host
 
 CACHED = (("image", "the keys of reference images are kept from the first step on, and weak passes would not see them"),)
 QWEN_NEGATIVE = (("negative_prompt",), ("negative_prompt_embeds",))
@@ -32,10 +32,11 @@ ENTRIES: tuple[Host, ...] = (
     Host("QwenImageEditPlusPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, pictured=True),
     Host("QwenImageEditInpaintPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, strength="strength",
          sized=False, pictured=True),
-    Host("QwenImageLayeredPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, sized=False),
+    Host("QwenImageLayeredPipeline", "calls", scale="true_cfg_scale", negative=QWEN_NEGATIVE, sized=False,
+         rescales=(("cfg_normalize", False),)),
     Host("ChromaImg2ImgPipeline", "calls-untagged", strength="strength"),
     Host("ChromaInpaintPipeline", "calls-untagged", strength="strength"),
     Host("CogView4ControlPipeline", "calls-untagged"),
-    Host("HunyuanDiTControlNetPipeline", "neg-pos"),
+    Host("HunyuanDiTControlNetPipeline", "neg-pos", rescales=RESCALE),
     Host("SanaControlNetPipeline", "neg-pos"),
 )

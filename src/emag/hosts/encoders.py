@@ -135,7 +135,10 @@ ENCODERS: dict[str, Callable[[Any, list[str]], Tensors]] = {
 
 
 def _ids(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
-    """Positions of text tokens."""
+    """Positions of text tokens, as the entry of the network declares them."""
+    if backbone.text_ids is None:
+        raise BadValue(f"{backbone.name} has positions for its text tokens, and its entry does not say which (text_ids): "
+                       "give them with the condition, {'encoder_hidden_states': ..., 'txt_ids': ...}")
     width, numbered = backbone.text_ids
     ids = torch.zeros(states.shape[1], width)
     if numbered is not None:

@@ -25,7 +25,8 @@ class Host:
     its own that makes further calls, and where each is off; other values are refused. pictured: prompts are encoded together
     with a picture. refused: arguments that cannot be served, and why. only: those that can be served with some values
     alone where
-    CFG is on, and why; combined: those where we combine.
+    CFG is on, and why; combined: those where we combine. rescales: arguments by which it rescales what it combined, and
+    where each is off; off they are where we combine.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Host:
     refused: tuple[tuple[str, str], ...] = ()
     only: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
     combined: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
+    rescales: tuple[tuple[str, Any], ...] = ()
 
     def guides(self, arguments: dict[str, Any]) -> bool:
         """True where a call with these arguments evaluates unconditional rows."""
@@ -73,6 +75,8 @@ class Host:
         left = min(count * strength, count)
         return int(left) if self.floored else count - int(max(count - left, 0))
 
+
+RESCALE = (("guidance_rescale", 0.0),)
 
 # arguments that give Flux its unconditional prompt, one set or the other
 FLUX_NEGATIVE = (("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))

@@ -9,12 +9,15 @@ import torch
 
 from ..backbones.read import read
 from ..defaults import resolve, resolved
-from ..engine.plan import Plan, evaluates_null, needed, weak_branches
+from ..engine.finite import Finite
+from ..engine.plan import Plan, check_spaces, evaluates_null, needed, weak_branches
+from ..engine.present import Present
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Rule, Step, combine, with_null
+from ..guidance import COND, UNCOND, Rule, Scene, Step
 from ..perturbations.base import Perturbation
 from ..predictions import SPACES
+from ..samplers.conditioned import alike
 from ..samplers.path import Path
 from ..streams import Streams
 from .described import Described, find
@@ -53,15 +56,16 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     concrete = resolved(rules, (), read(*found)) if found else [resolve(rule, ("a plain function",), 0) for rule in rules]
     active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
-    check_given(active, given, inside=found is not None)
     trajectory = _trajectory(levels, prediction)
+    check_given(active, given, trajectory, inside=found is not None)
+    check_spaces(active, trajectory)
     network = Inside(*found, active, trajectory, grid) if found else Outside()
     return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
 
 
 class Function:
-    """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; latest: the branches of
-    the latest step."""
+    """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; beside: those for
+    correctors and solvers, beside the run's own; latest: the branches of the latest step."""
 
     def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, trajectory: Trajectory,
                  conditions: dict[str, Any], time: Callable[[float, float], float], masks: dict[str, torch.Tensor],
@@ -70,22 +74,26 @@ class Function:
         self.conditions, self.time, self.masks, self.grid, self.network = conditions, time, masks, grid, network
         self.space = trajectory.space
         self.combines = any(rule.kind == "combining" for rule in rules)
-        self.evaluations = 0
+        self.wanted: tuple[str, ...] = ()
+        self.evaluations = self.beside = 0
         self.latest: dict[Any, torch.Tensor] = {}
         self._streams: Streams | None = None
-        self._level = 0
+        self._level, self._fresh = 0, False
         self._memory: list[dict[str, Any]] = []
+        self._finite = Finite()
 
     def start(self, x: torch.Tensor) -> None:
         """Begin a new run from x [batch, ...]: forget all state, seed each sample's random streams by its own bytes."""
-        self._streams, self._memory = Streams.of(x), [{} for _ in self.rules]
+        self._streams, self._memory, self._finite = Streams.of(x), [{} for _ in self.rules], Finite()
         self.network.start(self._streams)
+        self._fresh = True
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, i: int) -> torch.Tensor:
         """The guided prediction for x [batch, ...] at level i of the path, in x's dtype.
 
-        Raises `NoEffect` at the last level of a run in which a weak branch changed nothing.
+        Raises `NotFinite` where a prediction is not finite, and at the last level `NoEffect` where a weak branch of the run
+        changed nothing.
         """
         if not 0 <= i < len(self.path):
             raise BadValue(f"level {i} is not on the path: its steps start from levels 0 to {len(self.path) - 1}")
@@ -95,16 +103,26 @@ class Function:
         assert self._streams is not None
         self._streams.next_step()
         step = self._step(x, i)
-        with self.network.step(step):
-            branches = self._branches(x, step)
-        self.latest = dict(with_null(self.rules, branches, step, self._memory))
-        prediction = combine(self.rules, self.latest[COND], self.latest, step, self._memory).to(x.dtype)
+        if self._fresh:
+            self._fresh = False
+            for rule in self.rules:
+                rule.fits_run(Scene(step, tuple(self.trajectory.places())))
+        present = Present(step, self.rules, self._memory, self._finite)
+        self._finite.ask(f"{present.place}: x_t", "host", step.x)
+        branches = self.network.step(step, partial(self._branches, x, step))
+        present.look(branches)
+        self.latest = dict(present.with_null(branches))
+        prediction = present.result(self.latest)
+        present.handed(prediction, x.dtype)
+        prediction = prediction.to(x.dtype)
+        self._finite.after_step()
         if i == len(self.path) - 1:
             self.check()
         return prediction
 
     def check(self) -> None:
-        """Raise `NoEffect` where a weak branch of the run changed nothing so far."""
+        """Raise `NotFinite`, or `NoEffect` where a weak branch of the run changed nothing so far."""
+        self._finite.finish()
         self.network.check()
 
     @property
@@ -117,6 +135,21 @@ class Function:
         """Blocks of the network evaluated in this run so far, per image."""
         return self.network.block_evaluations
 
+    def want(self, names: Sequence[str]) -> None:
+        """Evaluate these conditions at every step too, into `latest` under their names, until told otherwise.
+
+        Raises `BadValue` for one that was not given.
+        """
+        absent = [name for name in names if name not in self.conditions]
+        if absent:
+            raise BadValue(f"the sampler reads the condition {absent[0]!r}, which was not given: give "
+                           f"conditions={{{absent[0]!r}: ...}}")
+        self.wanted = tuple(names)
+
+    def groups(self, count: int) -> list[int]:
+        """A number for each of `count` samples: equal where all their conditions are."""
+        return alike(self.conditions, count)
+
     def branches(self, x: torch.Tensor, i: int) -> dict[str, torch.Tensor]:
         """Clean predictions at level i: COND, and UNCOND where there is one. Beside the run: changes no state."""
         return self.branches_at(x, *self.path.at(i))
@@ -125,6 +158,7 @@ class Function:
     def branches_at(self, x: torch.Tensor, alpha: float, sigma: float) -> dict[str, torch.Tensor]:
         """`branches` at a level that need not be on the path."""
         names = [name for name in (COND, UNCOND) if name in self.conditions]
+        self.beside += len(names)
         return {name: self._call(x, alpha, sigma, self.conditions[name]) for name in names}
 
     def noise(self, name: str, like: torch.Tensor) -> torch.Tensor:
@@ -142,7 +176,7 @@ class Function:
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
         wanted = needed(self.rules, step, self._memory)
-        null = self.combines and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
+        null = self._reads_null(step) and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
 
         def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
             name = branch.condition or (UNCOND if branch.null else COND)
@@ -151,9 +185,13 @@ class Function:
         found: dict[Hashable, torch.Tensor] = {branch: further(branch, None) for branch in wanted if branch.ahead}
         cond = found[COND] = self.network.clean(partial(self._evaluate, x, step, COND), step)
         found |= {branch: further(branch, cond) for branch in wanted if not branch.ahead}
-        if null:
-            found[UNCOND] = self.network.clean(partial(self._evaluate, x, step, UNCOND), step, null=True)
+        for name in dict.fromkeys((*self.wanted, UNCOND) if null else self.wanted):
+            if name not in found:  # beside the run: what watches the clean pass does not see it
+                found[name] = self.network.clean(partial(self._evaluate, x, step, name), step, null=True)
         return found
+
+    def _reads_null(self, step: Step) -> bool:
+        return UNCOND in self.conditions and (self.combines or any(rule.reads_null(step) for rule in self.rules))
 
     def _evaluate(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
         condition = self.conditions[name]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from ..backbones.read import Network
-from ..engine.plan import weak_branches
+from ..engine.plan import unfed, weak_branches
+from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..guidance import COND, UNCOND, Rule
 from ..samplers.base import Corrector
@@ -22,18 +23,22 @@ def check_types(rules: Sequence[Any]) -> None:
             raise BadValue(f"a guidance is made of rules such as emag.CFG(4.0), got {rule!r}")
 
 
-def check_given(rules: Sequence[Rule], conditions: dict[str, Any], inside: bool) -> None:
+def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: Trajectory, inside: bool) -> None:
     """Refuse rules that lack a condition; or, where the network inside is not known, look into it."""
     check_order(rules)
     combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combining and UNCOND not in conditions:
         raise BadValue(f"{combining} needs the unconditional prediction: give conditions={{'cond': ..., 'uncond': ...}}")
+    reader = None if UNCOND in conditions else unfed(rules, trajectory)
+    if reader:
+        raise BadValue(f"{reader} with these settings reads the unconditional prediction: give conditions={{'cond': ..., "
+                       "'uncond': ...}")
     null = next((rule.name for rule in rules if rule.kind == "null"), None)
     if null and not combining:
         raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
                        "CFG(4.0)")
     for rule in rules if not inside else ():
-        if any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak):
+        if looks_inside(rule):
             raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
                               "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
     for name in (branch.condition for branch in weak_branches(rules)):
@@ -42,6 +47,11 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], inside: bool)
     noisy = next((rule.name for rule in rules if rule.kind == "condition"), None)
     if noisy and not _tensors(conditions[COND]):
         raise BadValue(f"{noisy} changes the condition, which must be a tensor or a dict of tensors [batch, ...]")
+
+
+def looks_inside(rule: Rule) -> bool:
+    """True where a rule needs more of a network than its predictions."""
+    return any(branch.condition is None or branch.model or branch.lora_scale is not None for branch in rule.weak)
 
 
 def _tensors(condition: Any) -> bool:
@@ -53,6 +63,7 @@ def check_inside(rules: Sequence[Rule], network: Network) -> None:
     """Refuse rules that need more than one call of `network` for one condition."""
     for rule in rules:
         network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
+        network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
         if any(branch.model for branch in rule.weak):
             raise Unsupported(f"{rule.name} needs another network, and a function has one: use emag.guide around a pipeline")
         if any(branch.needs_uncond or branch.all_rows for branch in rule.weak):

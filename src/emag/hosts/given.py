@@ -86,8 +86,8 @@ def encode(value: Condition, host: Host, pipe: Any, network: Network) -> Tensors
     found = _tensors(value, network) if isinstance(value, Mapping) else _encoded(_texts(value), host, pipe, network)
     states = found.get("encoder_hidden_states")
     for name, made in COMPANIONS.items():
-        if states is not None and name in network.signature.parameters:
-            found.setdefault(name, made(states, network.backbone))
+        if states is not None and name in network.signature.parameters and name not in found:
+            found[name] = made(states, network.backbone)
     if states is not None and network.backbone.joint_mask:
         found.setdefault(network.backbone.joint_mask, whole_text(states, network.backbone))
     dtype, device = network.module.dtype, pipe._execution_device

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
+from ..engine.combined import combined
+from ..engine.plan import unfed
+from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..guidance import Rule
 from ..recipe import to_data
@@ -61,8 +64,8 @@ class EmagGuider(Guider):
         """Names of the predictions to make. Raises `BadValue` where a rule needs the unconditional one and there is none."""
         self._batches = None
         if self.num_conditions == 2 and not any(map(_two, values)):
-            combining = next(rule.name for rule in self.rules if rule.kind == "combining")
-            raise BadValue(f"{combining} combines conditional and unconditional predictions, but this call has no "
+            reader = unfed(self.rules, Trajectory.even(28))
+            raise BadValue(f"{reader} reads conditional and unconditional predictions, but this call has no "
                            "unconditional rows: give the pipeline a negative prompt, or its embeddings")
         self._batches = self.num_conditions
         return self._input_predictions[:self._batches]
@@ -76,7 +79,8 @@ class EmagGuider(Guider):
         self._serving.release()
 
     def forward(self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None) -> GuiderOutput:
-        pred = pred_cond if pred_uncond is None else pred_uncond  # the second answer is ours, whatever became of the first
+        # the second answer is ours, whatever became of the first
+        pred = combined(pred_cond if pred_uncond is None else pred_uncond)
         self._batches = None
         self._serving.combined()
         return GuiderOutput(pred=pred, pred_cond=pred, pred_uncond=pred_uncond)

@@ -4,7 +4,6 @@ import functools
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +18,13 @@ from ..engine.plan import unfed, weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.trajectory import Trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from ..engine.view import Kind
 from ..errors import BadValue
 from ..guidance import Rule
-from .checks import check
+from .checks import check, check_rules
 from .entry import Host
+from .first_order import check_sampler
 from .given import Given
 from .pipeline_view import PipelineView
 from .table import denoisers
@@ -44,6 +44,7 @@ class GuiderView(PipelineView):
     """What a run asks of a guider's pipeline. now: the kind of the network call that comes next."""
 
     now: Kind = "cond"
+    alone = False  # each step of the guider says by itself how many calls it makes
 
     def kind(self, arguments: Arguments) -> Kind:
         return self.now
@@ -61,7 +62,7 @@ class GuiderRun:
         self.given = Given()
         self.stats: Stats | None = None
         self._pipe: Callable[[], Any] = lambda: None
-        self._undo = ExitStack()
+        self._undo = Undo()
         self._blocks: dict[torch.nn.Module, Blocks] = {}
         self._run: Run | None = None
         self._view: GuiderView | None = None
@@ -114,7 +115,7 @@ class GuiderRun:
         if run is None or run.course.seen < run.course.count:
             return
         self.forget()
-        run.course.check_effect()
+        run.finish()
         self.stats = stats(run, time.perf_counter() - self._start)
 
     @property
@@ -133,7 +134,9 @@ class GuiderRun:
                           second="transformer_2", boundary="boundary_ratio")
         networks = [read(denoiser) for denoiser in denoisers(pipe, host)]
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
+        check_rules(rules, networks)
         check(rules, host, networks, {})
+        check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))
         branches, made = weak_branches(rules), self._blocks
@@ -149,11 +152,14 @@ class GuiderRun:
         @functools.wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
             self._undo.close()
-            with ExitStack() as undo:
+
+            def evaluated(undo: Undo) -> Any:
                 for module in self._blocks:
-                    undo.enter_context(hold(module, type(self.pipe).__name__))
+                    hold(module, type(self.pipe).__name__, undo)
                 run.install(undo)
                 return run.evaluate(forward, args, kwargs, blocks)
+
+            return undone(evaluated)
 
         return call
 

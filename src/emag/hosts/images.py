@@ -1,6 +1,6 @@
 """Pipelines that make images from text or classes."""
 
-from .entry import FLUX_NEGATIVE, Host
+from .entry import FLUX_NEGATIVE, RESCALE, Host
 
 WINDOW = "leave it out, and name a combining rule with a window instead, e.g. cfg=interval:4:low=0.1:high=0.9:unit=progress"
 Z_ONLY = (("cfg_truncation", (1, 1.0), f"steps without unconditional rows are not served; {WINDOW}"),)
@@ -19,9 +19,9 @@ ENTRIES: tuple[Host, ...] = (
     Host("Flux2KleinPipeline", "calls", negative_prompt=None, distilled="is_distilled"),
     Host("CogView4Pipeline", "calls"),
     Host("AuraFlowPipeline", "neg-pos"),
-    Host("HunyuanDiTPipeline", "neg-pos"),
+    Host("HunyuanDiTPipeline", "neg-pos", rescales=RESCALE),
     Host("SanaPipeline", "neg-pos"),
-    Host("Lumina2Pipeline", "calls-untagged",
+    Host("Lumina2Pipeline", "calls-untagged", rescales=(("cfg_normalization", False),),
          only=(("cfg_trunc_ratio", (1, 1.0), f"steps without the unconditional call are not served; {WINDOW}"),)),
     Host("ZImagePipeline", "pos-neg", off=0.0, only=Z_ONLY, combined=Z_COMBINED),
     Host("ZImageImg2ImgPipeline", "pos-neg", off=0.0, strength="strength", only=Z_ONLY, combined=Z_COMBINED),

@@ -4,8 +4,7 @@ Each branch is one call of the function, whose one call of the network is made a
 the first block that differs. So all that the function does around its network goes for every branch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +19,17 @@ from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.passes import Forward, Passes, Place
-from ..engine.plan import plan, weak_branches
+from ..engine.plan import departs, plan, weak_branches
 from ..engine.trajectory import Trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from ..guidance import Rule, Step
 from ..perturbations.base import Perturbation
 from ..perturbations.state import Rows, State
 from ..streams import Streams
-from .checks import check_hooks
+from .checks import check_hooks, check_rules
 from .function_checks import check_inside
-from .outside import Evaluate, Outside
+from .outside import Evaluate, Made, Outside
 
 Make = Callable[[Forward, Arguments], None]
 
@@ -48,6 +47,7 @@ class Inside(Outside):
         self.further = weak_branches(rules)
         self.network = read(module, entry)
         check_inside(rules, self.network)
+        check_rules(rules, [self.network])
         self.plan = plan(rules, self.network.depth, trajectory, self.uncond)
         self.blocks = blocks_of(self.network, self.further)
         self._unproven, self._x = entry is not None, torch.empty(0)
@@ -76,24 +76,32 @@ class Inside(Outside):
         self.blocks = blocks_of(self.network, self.further, self.blocks)
         self.course = Course(self.network, self.rules, self, {})
         self.course.begin(streams)
+        self._looked = False
         self.passes = Passes(self.blocks, Conditions(()), self)
         self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
 
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
+    def step(self, step: Step, evaluate: Callable[[], Made]) -> Made:
         """Taps are in the network around the evaluations of one step, and not after it."""
         self._fresh, self._x = True, step.x
-        with hold(plain(self.module), "emag.guided"), ExitStack() as undo:
+
+        def tapped(undo: Undo) -> Made:
+            hold(plain(self.module), "emag.guided", undo)
             undo.callback(self.blocks.clear)
+            if departs(self.rules):
+                self.passes.watch(self.network, undo)
             self.blocks.install(undo)
             if any(branch.modules == "time" for branch in self.further):
                 self.passes.times.install(self.network, undo)
-            yield
+            return evaluate()
+
+        return undone(tapped)
 
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
         def make(forward: Forward, call: Arguments) -> None:
             rows = Rows.all_uncond(call.total) if null else Rows.all_cond(call.total)
-            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null))
+            lookers = [] if null or self._looked else list(self.course.states.items())
+            self._looked |= not null
+            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null), lookers)
             if self._unproven:
                 self._prove_entry(forward, call, output.sample_of(answer))
 
@@ -139,9 +147,11 @@ class Inside(Outside):
             make(keeping, self._met(Arguments.bind(self.network, args, kwargs), step))
             return answers[0]
 
-        with ExitStack() as undo:
+        def patched(undo: Undo) -> torch.Tensor:
             patch(undo, self.module, name, forward)
-            prediction = evaluate()
+            return evaluate()
+
+        prediction = undone(patched)
         if not answers:
             raise Unsupported(f"the denoiser did not call the {self.network.backbone.name} named as its backbone")
         return prediction
@@ -159,7 +169,7 @@ class Inside(Outside):
             tokens = self.grid[:-1] if self.grid else self.network.tokens(call.values) if self.further else ()
             self.course.introduce(tokens)
         for state in self.course.states.values() if self._fresh else ():
-            state.begin(step.index)
+            state.reach(step)
         self._fresh = False
         return replace(call, network=replace(self.network, references=self._references))
 

@@ -1,7 +1,7 @@
 """A plain denoiser function, whose network is not known."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +11,7 @@ from ..perturbations.base import Perturbation
 from ..streams import Streams
 
 Evaluate = Callable[[], torch.Tensor]
+Made = TypeVar("Made")
 
 
 class Outside:
@@ -22,10 +23,9 @@ class Outside:
     def start(self, streams: Streams) -> None:
         """Begin a new run."""
 
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
-        """Around all evaluations of one step."""
-        yield
+    def step(self, step: Step, evaluate: Callable[[], Made]) -> Made:
+        """All evaluations of one step, which `evaluate` makes."""
+        return evaluate()
 
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
         """A clean prediction, by one call of `evaluate`. null: it is the unconditional one."""

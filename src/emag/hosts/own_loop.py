@@ -1,7 +1,7 @@
 """A pipeline's network in our own sampling loop, where correctors and solvers have their moments."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,19 +9,25 @@ from PIL import Image
 
 from ..backbones.read import read
 from ..defaults import models_of, resolved
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue, NotFinite, Unsupported
 from ..guidance import COND, UNCOND, Rule
-from ..models.tiny import TinyPipeline, uniform_sigmas
+from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
 from ..samplers.loop import Progress
 from .function import Function, guided
-from .given import PROMPT, encode
+from .function_checks import looks_inside
+from .given import PROMPT, Condition, encode
 from .table import lookup
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What our loop takes in the place of a pipeline call. steps None: the pipeline's default of 28."""
+    """What our loop takes in the place of a pipeline call. steps None: the pipeline's default of 28.
+
+    conditions: those that rules, correctors or the solver name, each a prompt, or one prompt per image; "prompt:a text"
+    needs no entry. rows: most rows of one network call, for correctors that draw all images of a prompt together; None is
+    all.
+    """
 
     rules: tuple[Rule, ...] = ()
     correctors: tuple[Corrector, ...] = ()
@@ -29,6 +35,16 @@ class Loop:
     steps: int | None = None
     height: int | None = None
     width: int | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    rows: int | None = None
+
+    @property
+    def named(self) -> list[str]:
+        """Conditions that are named beside "cond" and "uncond"."""
+        asked = [branch.condition for rule in self.rules for branch in rule.weak if branch.condition]
+        parts: list[Corrector | Solver] = [*self.correctors, *([self.solver] if self.solver else [])]
+        asked += [name for part in parts for name in part.conditions]
+        return [name for name in dict.fromkeys(asked) if name not in (COND, UNCOND)]
 
 
 @torch.no_grad()
@@ -40,28 +56,42 @@ def run(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str |
         raise Unsupported(f"our own loop drives StableDiffusion3Pipeline and the embedded model, not {host.name}: for "
                           "another network write denoiser(x, t, condition), and use emag.guided and emag.samplers.sample")
     network = read(pipe.transformer)
-    rules = resolved(loop.rules, models_of(pipe), network)
-    names = {branch.condition for rule in rules for branch in rule.weak if branch.condition}
+    loop = replace(loop, rules=resolved(loop.rules, models_of(pipe), network))
     texts: dict[str, Any] = {COND: list(prompts), UNCOND: [text or "" for text in negatives]}
-    texts |= {name: name.removeprefix(PROMPT) for name in names}
+    texts |= {name: _value(name, loop) for name in loop.named}
     conditions = {name: _rows(encode(value, host, pipe, network), len(prompts)) for name, value in texts.items()}
-    model = guided(_denoiser(pipe), *rules, path=_path(pipe, loop.steps or 28), conditions=conditions)
+    inside = pipe.transformer if any(map(looks_inside, loop.rules)) else None
+    model = guided(_denoiser(pipe, loop.rows or len(prompts)), *loop.rules, path=_path(pipe, loop.steps or 28),
+                   conditions=conditions, backbone=inside)
     x = sample(model, _noise(pipe, loop, seeds), *loop.correctors, solver=loop.solver, on_step=progress)
-    return _images(pipe, x), model
+    return [image for part in x.split(loop.rows or len(x)) for image in _images(pipe, part)], model
 
 
-def _denoiser(pipe: Any) -> Any:
-    trained = pipe.scheduler.config.num_train_timesteps
+def _value(name: str, loop: Loop) -> Condition:
+    if name in loop.conditions:
+        return loop.conditions[name]
+    if name.startswith(PROMPT):
+        return name.removeprefix(PROMPT)
+    raise BadValue(f"the condition {name!r} was not given: say Loop(..., conditions={{{name!r}: 'a prompt'}}), or name it "
+                   "'prompt:a prompt'")
+
+
+def _denoiser(pipe: Any, rows: int) -> Any:
+    trained, network = pipe.scheduler.config.num_train_timesteps, pipe.transformer
 
     def denoiser(x: torch.Tensor, sigma: float, condition: dict[str, torch.Tensor]) -> torch.Tensor:
-        timestep = torch.full((len(x),), sigma * trained, device=x.device)
-        return pipe.transformer(x.to(pipe.transformer.dtype), timestep=timestep, **condition, return_dict=False)[0]
+        timestep, parts = torch.full((len(x),), sigma * trained, device=x.device), []
+        for at in range(0, len(x), rows):
+            part = slice(at, at + rows)
+            values = {name: value[part] for name, value in condition.items()}
+            parts.append(network(x[part].to(network.dtype), timestep=timestep[part], **values, return_dict=False)[0])
+        return torch.cat(parts)
 
     return denoiser
 
 
 def _path(pipe: Any, steps: int) -> Path:
-    sigmas = uniform_sigmas(steps) if isinstance(pipe, TinyPipeline) else None
+    sigmas = uniform_sigmas(steps) if isinstance(pipe, SmallPipeline) else None
     pipe.scheduler.set_timesteps(steps, sigmas=sigmas)
     return Path.flow(tuple(pipe.scheduler.sigmas.double().tolist()))
 
@@ -83,4 +113,8 @@ def _rows(condition: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Tens
 
 def _images(pipe: Any, x: torch.Tensor) -> list[Image.Image]:
     latents = x.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0.0)
-    return pipe.image_processor.postprocess(pipe.vae.decode(latents, return_dict=False)[0], output_type="pil")
+    decoded = pipe.vae.decode(latents, return_dict=False)[0]
+    for what, tensor in (("the result of the last step", x), ("the decoded image", decoded)):
+        if not tensor.isfinite().all():
+            raise NotFinite(f"{what} is not finite (infinite values or NaNs)")
+    return pipe.image_processor.postprocess(decoded, output_type="pil")

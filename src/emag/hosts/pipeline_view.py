@@ -1,7 +1,7 @@
 """What a run asks of a diffusers pipeline: the kind and the rows of its network calls, and the path of its scheduler."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from ..backbones.read import Network
 from ..engine.arguments import Arguments
 from ..engine.trajectory import Trajectory, trajectory
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch
 from ..engine.view import Kind
 from ..perturbations.state import Rows
 from .entry import Host
@@ -26,11 +26,16 @@ class PipelineView:
         self.tag: str | None = None
         self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
 
+    @property
+    def alone(self) -> bool:
+        """True where a callback has ended the pipeline's own guidance: those that may be have a property that says so."""
+        return self.uncond and not getattr(self.pipe, "do_classifier_free_guidance", True)
+
     def kind(self, arguments: Arguments) -> Kind:
         if self.host.third_call and arguments.values.get(self.host.third_call) is not None:
             return "other"
-        if self.host.doubled or not self.uncond:
-            return "both" if self.uncond else "cond"
+        if self.host.doubled or not self.uncond or self.alone:
+            return "both" if self.uncond and not self.alone else "cond"
         if self.host.layout == "calls":
             return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
         return self._untagged(arguments.sample)
@@ -69,7 +74,7 @@ class PipelineView:
     def model(self, name: str) -> Callable[..., Any]:
         return self.models[name]
 
-    def install(self, network: Network, undo: ExitStack) -> None:
+    def install(self, network: Network, undo: Undo) -> None:
         """Where the host tags its calls, learn the tag."""
         if self.host.layout == "calls":
             original = network.module.cache_context

@@ -48,13 +48,21 @@ def _unfit(own: Any, network: Any) -> str:
 
 
 def _foreign(pipe: Any, other: Any) -> str:
-    """What else a small model must share: words are trained with the network, and pixels are scaled."""
-    from ..models.tiny import TinyPipeline
+    """What else a small model must share: words are trained with the network, and pixels are scaled or encoded."""
+    from ..models.pipeline import SmallPipeline
 
-    if not isinstance(pipe, TinyPipeline) or not isinstance(other, TinyPipeline):
+    if not isinstance(pipe, SmallPipeline) or not isinstance(other, SmallPipeline):
         return ""
     if pipe.vae.config.scaling_factor != other.vae.config.scaling_factor:
         return f"its pixels are scaled by {other.vae.config.scaling_factor}, not {pipe.vae.config.scaling_factor}"
     ours, theirs = (one.text_encoder_3 for one in (pipe, other))
-    same = ours.facts == theirs.facts and torch.equal(ours.embedding.weight.cpu(), theirs.embedding.weight.to(ours.dtype))
-    return "" if same else "its words mean something else; train it with --words and this model"
+    if ours.facts != theirs.facts or not _equal(ours, theirs):
+        return "its words mean something else; train it with --words and this model"
+    return "" if _equal(pipe.vae, other.vae, "white") else "its latents are another autoencoder's"
+
+
+def _equal(ours: torch.nn.Module, theirs: torch.nn.Module, start: str = "") -> bool:
+    """Whether two modules of one class have the same weights, those whose names begin with `start`."""
+    left, right = (module.state_dict() for module in (ours, theirs))
+    return all(name in right and torch.equal(value.cpu(), right[name].to(value.dtype)) for name, value in left.items()
+               if name.startswith(start))

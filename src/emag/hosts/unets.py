@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from .entry import Host
+from .entry import RESCALE, Host
 
 PART = "the part of the steps that this pipeline makes is not the one its scheduler plans"
 END = (("denoising_end", PART),)
@@ -12,7 +12,7 @@ PLAIN = Host("StableDiffusionPipeline", "neg-pos", denoiser="unet", distilled="t
 LATE = replace(PLAIN, strength="strength", floored=True)
 
 ENTRIES: tuple[Host, ...] = (
-    PLAIN,
+    replace(PLAIN, rescales=RESCALE),
     replace(PLAIN, name="StableDiffusionControlNetPipeline"),
     replace(PLAIN, name="StableDiffusionAdapterPipeline"),
     replace(PLAIN, name="StableDiffusionUpscalePipeline", distilled=None, sized=False),
@@ -20,12 +20,12 @@ ENTRIES: tuple[Host, ...] = (
     replace(LATE, name="StableDiffusionInpaintPipeline"),
     replace(LATE, name="StableDiffusionControlNetImg2ImgPipeline", distilled=None),
     replace(LATE, name="StableDiffusionControlNetInpaintPipeline", distilled=None),
-    replace(PLAIN, name="StableDiffusionXLPipeline", refused=END),
+    replace(PLAIN, name="StableDiffusionXLPipeline", refused=END, rescales=RESCALE),
     replace(PLAIN, name="StableDiffusionXLControlNetPipeline", refused=END),
-    replace(PLAIN, name="StableDiffusionXLAdapterPipeline", refused=END),
-    replace(LATE, name="StableDiffusionXLImg2ImgPipeline", sized=False, refused=PARTS),
-    replace(LATE, name="StableDiffusionXLInpaintPipeline", refused=PARTS),
+    replace(PLAIN, name="StableDiffusionXLAdapterPipeline", refused=END, rescales=RESCALE),
+    replace(LATE, name="StableDiffusionXLImg2ImgPipeline", sized=False, refused=PARTS, rescales=RESCALE),
+    replace(LATE, name="StableDiffusionXLInpaintPipeline", refused=PARTS, rescales=RESCALE),
     replace(LATE, name="StableDiffusionXLControlNetImg2ImgPipeline", distilled=None),
-    replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS),
+    replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS, rescales=RESCALE),
     replace(PLAIN, name="LatentConsistencyModelPipeline", scale=None, distilled=None, negative_prompt=None),
 )

@@ -1,13 +1,12 @@
 """A prompt encoded with the attention of the text encoders at another temperature: the text side of ERG."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from ..backbones.read import read
-from ..engine.undo import patch
+from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from .given import encode
 from .table import lookup
@@ -32,11 +31,14 @@ def weak_text(pipe: Any, prompt: str | Sequence[str], tau: float = 0.01,
     if not attention:
         raise Unsupported(f"{type(pipe).__name__} has no text encoder whose attention could be reached (layers with a query "
                           "projection q or q_proj and no norm behind it)")
-    with ExitStack() as undo:
+
+    def encoded(undo: Undo) -> dict[str, torch.Tensor]:
         for query in attention:
             patch(undo, query, "forward", _scaled(query.forward, tau))
         host = lookup(pipe)
         return encode(prompt, host, pipe, read(getattr(pipe, host.denoiser)))
+
+    return undone(encoded)
 
 
 def _layers(encoder: torch.nn.Module) -> list[torch.nn.Module]:

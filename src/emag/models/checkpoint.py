@@ -9,21 +9,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import BadValue
+from ..files import parsed
 from . import folder
-from .trainer import WORDS, Settings, Trainer
-from .words import vocabulary
+from .trainer import Settings, Trainer
+from .world import Scenes
 
 FILE, HEADER = "checkpoint.safetensors", "emag_training"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(trainer: Trainer, out: Path, seconds: float) -> None:
     """Write the checkpoint, then the model in the form that `emag.load` reads."""
     tensors = {f"parameter/{name}": p for name, p in trainer.parameters.items()}
     tensors |= {f"average/{name}": p for name, p in trainer.average.items()}
-    for name, p in trainer.parameters.items():
-        state = trainer.optimizer.state.get(p, {})
-        tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS if moment in state}
+    tensors |= trainer.optimizers.tensors()
     facts = {"step": trainer.step, "seconds": seconds, "settings": _plain(trainer.settings)}
     out.mkdir(parents=True, exist_ok=True)
     folder.save_tensors(out / FILE, tensors, {HEADER: json.dumps(facts)})
@@ -32,12 +30,12 @@ def save(trainer: Trainer, out: Path, seconds: float) -> None:
 
 def export(trainer: Trainer, out: Path, seconds: float) -> None:
     """Write the averaged weights in the form that `emag.load` reads."""
-    settings = trainer.settings
     config = json.loads(trainer.model["network"].to_json_string())
     seen = trainer.step * trainer.batch_size
-    folder.write(out, config, trainer.averaged("network"), trainer.averaged("words")["embedding.weight"], {
-        "vocab": vocabulary(settings.classes), "max_length": WORDS, "scale": settings.scale,
-        "classes": list(settings.classes), "steps": trainer.step, "images_seen": seen, "minutes": round(seconds / 60, 1)})
+    if isinstance(trainer.task, Scenes):
+        folder.write_autoencoder(out, trainer.task.autoencoder)
+    folder.write(out, config, trainer.averaged("network"), trainer.averaged("words"), {
+        **trainer.task.facts(), "steps": trainer.step, "images_seen": seen, "minutes": round(seconds / 60, 1)})
 
 
 def restore(trainer: Trainer, out: Path) -> float:
@@ -51,31 +49,29 @@ def restore(trainer: Trainer, out: Path) -> float:
         return 0.0
     try:
         with safe_open(out / FILE, "pt") as file:
-            facts = json.loads((file.metadata() or {})[HEADER])
+            facts = parsed((file.metadata() or {})[HEADER])
+            before, seconds, step = dict(facts["settings"]), float(facts["seconds"]), int(facts["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise BadValue(f"{out / FILE} is no checkpoint that can be read: {folder.first_line(error)}") from error
-    _check(facts["settings"], _plain(trainer.settings), out)
-    _fill(trainer, tensors, facts["step"])
-    return float(facts["seconds"])
+    _check(before, _plain(trainer.settings), out)
+    _fill(trainer, tensors, step)
+    return seconds
 
 
 def _check(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    changed = [f"{name}={before.get(name)}" for name in now if before.get(name) != now[name]]
+    usual = _plain(Settings())  # a run of an earlier version, which had fewer settings
+    changed = [f"{name}={before.get(name, usual[name])}" for name in now if before.get(name, usual[name]) != now[name]]
     if changed:
         raise BadValue(f"{out} holds a run with {', '.join(changed)}; use the same options, or another folder")
 
 
 @torch.no_grad()
 def _fill(trainer: Trainer, tensors: dict[str, torch.Tensor], step: int) -> None:
-    states: dict[int, dict[str, torch.Tensor]] = {}
-    for i, (name, p) in enumerate(trainer.parameters.items()):
+    for name, p in trainer.parameters.items():
         p.copy_(tensors[f"parameter/{name}"])
         trainer.average[name].copy_(tensors[f"average/{name}"])
-        if f"{MOMENTS[0]}/{name}" in tensors:
-            states[i] = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
-            states[i]["step"] = torch.tensor(float(step))
-    trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": states})
+    trainer.optimizers.fill(tensors, step)
     trainer.step = step
 
 

@@ -1,17 +1,16 @@
 """The embedded classifier: a small convolutional network on 32x32 RGB images, whose penultimate layer serves as features."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import BadValue
+from ..files import parsed
 from .folder import first_line
 
 FOLDER = Path(__file__).parent / "weights" / "classifier"
@@ -96,11 +95,11 @@ def load(folder: Path = FOLDER) -> tuple[Classifier, dict]:
         raise BadValue(f"classifier folder {folder} lacks {', '.join(missing)}; train one with "
                        "python -m emag.models.train_classifier")
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = parsed((folder / CARD).read_bytes())
         model = Classifier(len(card["classes"]), tuple(card["widths"]), card["activation"])
         model.load_state_dict({name: value.float() if value.is_floating_point() else value
                                for name, value in load_file(folder / WEIGHTS).items()})
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file makes torch or safetensors say
         raise BadValue(f"classifier folder {folder} cannot be read: {first_line(error)}") from error
     return model.eval().to(memory_format=torch.channels_last), card
 

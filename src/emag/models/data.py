@@ -1,7 +1,7 @@
 """Training images: parquet files, or a dataset of the Hugging Face hub, as one tensor in memory."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..errors import BadValue
 from .folder import first_line
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FORMATS = ("PNG", "JPEG", "WEBP")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 
 
@@ -100,8 +101,18 @@ def _column(names: list[str], choices: tuple[str, ...], where: Any) -> str:
 def _pixels(picture: Any, size: int) -> np.ndarray:
     """One image as uint8 [size, size, 3], from a PIL image or a {bytes, path} cell."""
     if isinstance(picture, dict):
-        picture = Image.open(io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"])
+        picture = _opened(picture)
     picture = picture.convert("RGB")
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def _opened(cell: Mapping[str, Any]) -> Image.Image:
+    """The picture of a {bytes, path} cell. Raises `BadValue` for damage, and for formats that data sets do not use."""
+    try:
+        picture = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"], formats=FORMATS)
+        picture.load()
+    except Exception as error:  # a decoder meets damage of every kind, and raises as many
+        raise BadValue(f"a picture of the data cannot be read: {str(error).partition(chr(10))[0]}") from None
+    return picture

@@ -1,26 +1,35 @@
 """`load`: a pipeline by name: an embedded model, a folder, or a repository on the Hugging Face hub."""
 
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from safetensors import safe_open
 
+from .. import fingerprint
 from ..errors import BadValue, Unsupported
 from ..extras import require
 from ..hosts.table import denoisers, lookup
 from ..near import nearest
-from . import folder
+from . import folder, hub
 from .folder import first_line
+from .shapes import ShapesPipeline
 from .tiny import TinyPipeline
 
-MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded"}
+MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
+          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
 """Embedded models and what they are."""
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+INDEX = "model_index.json"
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OFFLOADS = (None, "model", "sequential")
 
 
@@ -29,10 +38,11 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is CUDA
-    where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
+    name: "tiny", "shapes", a folder (written by `emag.models.train` or by `save_pretrained`) or a hub id. device: None is
+    CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
-    optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data.
+    optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data, and
+    `emag_loaded` has a hash of each network, so that later changes are seen.
     Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
     """
     place, number = pick_device(device), pick_dtype(dtype)
@@ -40,10 +50,11 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
         raise BadValue(f"offload must be None, 'model' or 'sequential', got {offload!r}" if offload not in OFFLOADS
                        else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
     if lora is not None:
-        check_lora(lora)
+        check_lora(split_scale(lora)[0])
     pipe = _open(str(name), number, place, revision)
     if lora is not None:
         _add_lora(pipe, lora)
+    pipe.emag_loaded = fingerprint.networks(pipe)
     _put(pipe, place, offload)
     pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
                         "dtype": str(denoisers(pipe, lookup(pipe))[0].dtype).removeprefix("torch.")}
@@ -54,9 +65,9 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
     path = WEIGHTS / name if name in MODELS else Path(name).expanduser()
     if (path / folder.PROMPT).is_file():
         return folder.read(path, dtype or torch.float32)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor model_index.json is in it")
-    if not path.is_dir() and not re.fullmatch(HUB_ID, name):
+    if path.is_dir() and not (path / INDEX).is_file():
+        raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor {INDEX} is in it")
+    if not path.is_dir() and not HUB_ID.fullmatch(name):
         near = nearest(name, MODELS)
         raise BadValue(f"no model {name!r}: " + (f"did you mean {near}? " if near else "")
                        + f"embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
@@ -66,18 +77,31 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
 
 
 def _diffusers(name: str, dtype: torch.dtype, revision: str | None) -> Any:
-    try:
-        config = diffusers.DiffusionPipeline.load_config(name, revision=revision)
-        absent = {part: None for part, where in config.items() if isinstance(where, list) and where[0] is None}
+    where: dict[str, Any] = {"revision": revision}
+    with _loading(name):
+        if not Path(name).is_dir() and hub.cached_only(name, INDEX, revision):
+            where["local_files_only"] = True
+        config = diffusers.DiffusionPipeline.load_config(name, **where)
+        absent = {part: None for part, place in config.items() if isinstance(place, list) and place[0] is None}
         cls = _pipeline_class(name, str(config.get("_class_name")))
-        return cls.from_pretrained(name, dtype=dtype, revision=revision, use_safetensors=True, **absent)
-    except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
-        raise BadValue(f"cannot load {name}: {first_line(error)}") from error
+        return cls.from_pretrained(name, dtype=dtype, use_safetensors=True, **where, **absent)
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Every error of loading as one line: a file may be damaged in any way, and each library has its own for it."""
+    try:
+        yield
+    except Unsupported:
+        raise
+    except Exception as error:
+        hint = "; install emag[lora]" if "peft" in str(error).lower() else ""
+        raise BadValue(f"cannot load {what}: {first_line(error)}{hint}") from error
 
 
 def _pipeline_class(name: str, wanted: str) -> Any:
     """The class that a folder or repository names, refused before its weights are fetched."""
-    cls: Any = TinyPipeline if wanted == TinyPipeline.__name__ else getattr(diffusers, wanted, None)
+    cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
     lookup(object.__new__(cls))
@@ -88,30 +112,40 @@ def _add_lora(pipe: Any, lora: str) -> None:
     source, scale = split_scale(lora)
     if not hasattr(pipe, "load_lora_weights"):
         raise Unsupported(f"{type(pipe).__name__} takes no LoRA")
-    try:
-        pipe.load_lora_weights(source, adapter_name="lora", use_safetensors=True)
+    path = Path(source).expanduser()
+    with _loading(f"the LoRA {source}"):
+        pipe.load_lora_weights(str(path) if path.exists() else source, adapter_name="lora", use_safetensors=True)
         pipe.set_adapters(["lora"], [scale])
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        hint = "; install emag[lora]" if "peft" in str(error).lower() else ""
-        raise BadValue(f"cannot load the LoRA {source}: {first_line(error)}{hint}") from error
 
 
-def check_lora(lora: str) -> None:
-    """Refuse a LoRA before the model is loaded: no PEFT, no such file, or none of the names that the hub has."""
+def check_lora(source: str) -> None:
+    """Raise `BadValue` where a LoRA is no safetensors file, no folder with one, and not to be had from the hub."""
     require("lora")
-    source, _ = split_scale(lora)
-    if not Path(source).expanduser().exists() and (Path(source).suffix in (".safetensors", ".bin", ".pt", ".ckpt")
-                                                   or not re.fullmatch(HUB_ID, source)):
-        raise BadValue(f"there is no LoRA {source}: give a .safetensors file, a folder with one, or a hub id")
+    path = Path(source).expanduser()
+    with _loading(f"the LoRA {source}"):
+        if path.is_dir() and not any(path.glob("*.safetensors")):
+            raise BadValue("the folder holds no safetensors file")
+        if path.is_file() and path.suffix != ".safetensors":
+            raise BadValue("it is no safetensors file; other formats can run code, and are not read")
+        if not path.exists() and (path.suffix in WEIGHT_FILES or not HUB_ID.fullmatch(source)):
+            raise BadValue("there is no such file or folder, and it is no hub id")
+        if not path.exists():
+            hub.cached_only(source, "pytorch_lora_weights.safetensors", needed=False)
+        for file in [path] if path.is_file() else path.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
 
 
 def split_scale(lora: str) -> tuple[str, float]:
     """A LoRA's source and its scale, from "source" or "source:scale"."""
-    source, colon, scale = lora.rpartition(":")
+    source, colon, text = lora.rpartition(":")
     try:
-        return (source, float(scale)) if colon else (lora, 1.0)
+        scale = float(text) if colon else 1.0
     except ValueError:
         return lora, 1.0
+    if not math.isfinite(scale):
+        raise BadValue(f"the scale of a LoRA must be a finite number, got {text}")
+    return (source if colon else lora), scale
 
 
 def _put(pipe: Any, device: torch.device, offload: str | None) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..errors import BadValue, EmagError
+from ..files import check_folder
 from . import data, folder
 from .classifier import CARD, SIZE, WEIGHTS, Classifier, pixels
 from .data import CIFAR10, Images
@@ -141,10 +142,11 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder for weights and card.")],
     source: Annotated[Path, typer.Option("--data", help="Folder with train*.parquet and test*.parquet.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = Settings.epochs,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and crops.")] = Settings.seed,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and crops.")] = Settings.seed,
 ) -> None:
     """Train the CIFAR-10 classifier that measures features and class accuracy, on a CPU."""
     try:
+        check_folder(out)
         card = run(source, out, Settings(epochs=epochs, seed=seed))
     except EmagError as error:
         typer.echo(f"error: {error}", err=True)

@@ -12,19 +12,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import BadValue
 from .data import CIFAR10, Images
 from .load import load
-from .tiny import TinyPipeline
-from .words import WordEncoder, vocabulary
-
-HEAD_DIM, WORD_DIM, WORDS = 64, 64, 8
+from .optimizers import Optimizers
+from .pipeline import SmallPipeline
+from .task import WORD_DIM, Pictures, Task
 
 
 @dataclass(frozen=True)
 class Settings:
     """All that decides a training run, its data and length apart.
 
-    scale: pixels in [-1, 1] are multiplied by it. drop: share of images trained with the empty prompt. flip: mirror
-    half of the images. ema: decay of the averaged weights. warmup: steps of rising learning rate. words: a model whose
-    word embedding is taken and kept as it is, so that both networks can be called with the same conditions.
+    world: what is drawn instead of pictures by class; then classes, size, scale and flip say nothing. scale: pixels in
+    [-1, 1] are multiplied by it. drop: share of images trained with the empty prompt. flip: mirror half of the images. ema:
+    decay of the averaged weights. warmup: steps of rising learning rate. muon: learning rate of Muon for the matrices inside
+    the blocks; 0 leaves them to AdamW. words: a model whose words are taken and kept as they are, so that both networks
+    can be called with the same conditions.
     """
 
     classes: tuple[str, ...] = CIFAR10
@@ -42,53 +43,59 @@ class Settings:
     warmup: int = 200
     weight_decay: float = 0.01
     words: str | None = None
+    world: str | None = None
+    head_dim: int = 64
+    muon: float = 0.0
 
 
-def untrained_words(settings: Settings) -> WordEncoder:
-    """New words, to be trained or filled."""
-    return WordEncoder(vocabulary(settings.classes), settings.classes, WORDS, WORD_DIM)
+WORLDS = {"shapes": Settings(classes=(), size=16, layers=6, heads=4, head_dim=40, patch=2, batch_size=32, lr=1e-3, muon=2e-3,
+                             ema=0.9993, scale=1.0, flip=False, world="shapes")}
+"""Settings of the models of worlds."""
 
 
-def words(settings: Settings) -> WordEncoder:
+def known_words(settings: Settings, task: Task) -> Any:
     """New words to be trained, or those of another model, frozen. Raises `BadValue` where they do not fit."""
-    own = untrained_words(settings)
+    own = task.words()
     if settings.words is None:
         return own
-    known = getattr(load(settings.words, device="cpu"), "text_encoder_3", None)
-    if not isinstance(known, WordEncoder) or known.facts != own.facts:
-        raise BadValue(f"the words of {settings.words} are not those of {', '.join(settings.classes)}")
+    known: Any = getattr(load(settings.words, device="cpu"), "text_encoder_3", None)
+    if type(known) is not type(own) or known.facts != own.facts:
+        raise BadValue(f"the words of {settings.words} are not those of {settings.world or ', '.join(settings.classes)}")
     return known.requires_grad_(False)
 
 
-def network(settings: Settings) -> SD3Transformer2DModel:
+def network(settings: Settings, channels: int = 3) -> SD3Transformer2DModel:
     """An untrained network of the size that `settings` ask for."""
-    width = settings.heads * HEAD_DIM
+    width = settings.heads * settings.head_dim
     return SD3Transformer2DModel(
-        sample_size=settings.size, patch_size=settings.patch, in_channels=3, out_channels=3, num_layers=settings.layers,
-        attention_head_dim=HEAD_DIM, num_attention_heads=settings.heads, joint_attention_dim=WORD_DIM,
-        caption_projection_dim=width, pooled_projection_dim=WORD_DIM, pos_embed_max_size=settings.size // settings.patch,
-        dual_attention_layers=(), qk_norm="rms_norm")
+        sample_size=settings.size, patch_size=settings.patch, in_channels=channels, out_channels=channels,
+        num_layers=settings.layers, attention_head_dim=settings.head_dim, num_attention_heads=settings.heads,
+        joint_attention_dim=WORD_DIM, caption_projection_dim=width, pooled_projection_dim=WORD_DIM,
+        pos_embed_max_size=settings.size // settings.patch, dual_attention_layers=(), qk_norm="rms_norm")
 
 
 class Trainer:
-    """A network, its words, their averaged copy and the optimizer. What step k does depends on the seed and k alone."""
+    """A network, its words, their averaged copy and the optimizers. What step k does depends on the seed and k alone.
 
-    def __init__(self, settings: Settings, images: Images, device: torch.device, dtype: torch.dtype):
-        self.settings, self.images, self.device, self.dtype = settings, images, device, dtype
+    data: pictures by class, or another task.
+    """
+
+    def __init__(self, settings: Settings, data: Images | Task, device: torch.device, dtype: torch.dtype):
+        self.settings, self.device, self.dtype = settings, device, dtype
+        self.task: Task = (Pictures(data, settings.classes, settings.scale, settings.flip) if isinstance(data, Images)
+                           else data)
         torch.manual_seed(settings.seed)
-        encoder = words(settings)
-        self.model = torch.nn.ModuleDict({"network": network(settings), "words": encoder}).to(device)
-        self.captions = encoder.ids([*settings.classes, None]).to(device)  # the last row is the empty prompt
+        encoder = known_words(settings, self.task)
+        self.model = torch.nn.ModuleDict({"network": network(settings, self.task.channels), "words": encoder}).to(device)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), settings.lr, betas=(0.9, 0.99),
-                                           weight_decay=settings.weight_decay, fused=True)
+        self.optimizers = Optimizers(self.parameters, settings.lr, settings.muon, settings.weight_decay)
         self.step = 0
 
     @property
     def batch_size(self) -> int:
         """Images per step: as set, or all there are."""
-        return min(self.settings.batch_size, len(self.images))
+        return min(self.settings.batch_size, len(self.task))
 
     @property
     def millions(self) -> float:
@@ -97,44 +104,37 @@ class Trainer:
 
     def advance(self, fraction: float) -> torch.Tensor:
         """One optimizer step, `fraction` in [0, 1] of the way through the run. Returns the loss, a scalar."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(fraction)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.start(self.rate(fraction))
         with self._attention():
             loss = self._loss(*self.batch())
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        self.optimizer.step()
+        self.optimizers.step()
         self.step += 1
         self._update_average()
         return loss.detach()
 
     def rate(self, fraction: float) -> float:
-        """Learning rate: linear warmup, then a cosine down to 2 %."""
+        """Share of the highest learning rate: linear warmup, then a cosine down to 2 %."""
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
-        return self.settings.lr * min(1.0, (self.step + 1) / self.settings.warmup) * (0.98 * cosine + 0.02)
+        return min(1.0, (self.step + 1) / self.settings.warmup) * (0.98 * cosine + 0.02)
 
     def batch(self) -> tuple[torch.Tensor, ...]:
-        """x0 and eps [batch, 3, size, size], s [batch] and word ids [batch, words] of the current step."""
+        """x0 and eps [batch, channels, size, size], s [batch] and word ids [batch, words] of the current step."""
         settings, rng = self.settings, torch.Generator().manual_seed(_mixed(self.settings.seed, self.step))
-        pick = self._pick()
-        pixels = self.images.pixels[pick].float() / 127.5 - 1
-        if settings.flip:
-            mirrored = torch.rand(len(pick), generator=rng) < 0.5
-            pixels[mirrored] = pixels[mirrored].flip(-1)
-        labels = self.images.labels[pick].clone()
-        labels[torch.rand(len(pick), generator=rng) < settings.drop] = len(settings.classes)
-        s = torch.sigmoid(torch.randn(len(pick), generator=rng))
-        eps = torch.randn(pixels.shape, generator=rng)
-        moved = [t.to(self.device, non_blocking=True) for t in (pixels * settings.scale, eps, s, labels)]
-        return (*moved[:3], self.captions[moved[3]])
+        x0, ids = self.task.batch(self._pick(), rng)
+        dropped = torch.rand(len(x0), generator=rng) < settings.drop
+        ids = torch.where(dropped[:, None], self.task.empty, ids)
+        s = torch.sigmoid(torch.randn(len(x0), generator=rng))
+        eps = torch.randn(x0.shape, generator=rng)
+        return tuple(t.to(self.device, non_blocking=True) for t in (x0, eps, s, ids))
 
     def _pick(self) -> torch.Tensor:
         """Indices of this step's images: a new order each epoch."""
         size = self.batch_size
-        epoch, at = divmod(self.step, len(self.images) // size)
+        epoch, at = divmod(self.step, len(self.task) // size)
         rng = torch.Generator().manual_seed(_mixed(self.settings.seed, -1 - epoch))
-        return torch.randperm(len(self.images), generator=rng)[at * size:(at + 1) * size]
+        return torch.randperm(len(self.task), generator=rng)[at * size:(at + 1) * size]
 
     def _loss(self, x0: torch.Tensor, eps: torch.Tensor, s: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         mix = s.view(-1, 1, 1, 1)
@@ -157,12 +157,12 @@ class Trainer:
         state = {**self.model.state_dict(), **self.average}
         return {name.removeprefix(part + "."): value for name, value in state.items() if name.startswith(part + ".")}
 
-    def pipeline(self) -> TinyPipeline:
+    def pipeline(self) -> SmallPipeline:
         """A pipeline with the averaged weights as they are now."""
-        own: dict[str, Any] = {"network": network(self.settings), "words": untrained_words(self.settings)}
+        own: dict[str, Any] = {"network": network(self.settings, self.task.channels), "words": self.task.words()}
         for part, module in own.items():
             module.load_state_dict(self.averaged(part))
-        pipe = TinyPipeline.build(own["network"].eval(), own["words"].eval(), self.settings.scale).to(self.device)
+        pipe = self.task.pipeline(own["network"].eval(), own["words"].eval()).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -75,6 +75,14 @@ class WordEncoder(ModelMixin, ConfigMixin):
         rows = [[] if label is None else [vocab.index(word) for word in (*TEMPLATE, label)] for label in labels]
         return torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.long)
 
+    def check(self, prompt: str) -> None:
+        """Raise `BadValue` for a prompt that is not empty and names no class, or several."""
+        class_of(prompt, self.config.classes)
+
+    def prompt_ids(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Word ids [batch, max_length] of prompts, each of one class or empty."""
+        return self.ids([class_of(prompt, self.config.classes) for prompt in prompts])
+
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder states [batch, max_length, dim] and the pooled vector [batch, dim], the row of the class word."""
         states = self.embedding(ids)

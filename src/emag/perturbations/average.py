@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..attention import Attention
+from ..errors import Unsupported
 from ..streams import Streams
 from . import statistics, stored_map
 from .state import Sdpa
@@ -44,7 +45,12 @@ class Average:
     def _effective(self, new: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         """Whether putting `new` for `live` [B, ...] was more than rounding."""
         differs = (new != live).flatten(1).any(1)
-        return differs.any() if self.jitter or self.moved is None else (differs & self.moved).any()
+        return differs.any() if self._changes or self.moved is None else (differs & self.moved).any()
+
+    @property
+    def _changes(self) -> bool:
+        """True where the attention is another even if the average is the live one."""
+        return self.jitter > 0
 
     def _noise(self, like: torch.Tensor) -> torch.Tensor:
         return self.jitter * self.streams.normal(self.name, like)
@@ -98,14 +104,21 @@ class QueryAverage(Average):
 
 @dataclass
 class MapAverage(Average):
-    """Average of the map's image rows [B, H, image tokens, columns]; columns are all keys, or the image keys.
+    """Average of the map's image rows [B, H, image tokens, columns].
 
-    maps: how E is stored, one of `stored_map.FORMATS`.
+    columns: "all" keys, those of the "image", or those of the "text". maps: how E is stored, one of `stored_map.FORMATS`.
+    renorm, text_scale: see `Compat`.
     """
 
-    image_keys: bool = False
+    columns: str = "all"
     maps: str = "auto"
+    renorm: str = "row"
+    text_scale: float = 1.0
     stored: stored_map.StoredMap | None = None
+
+    @property
+    def _changes(self) -> bool:
+        return self.jitter > 0 or self.text_scale != 1
 
     @property
     def value(self) -> torch.Tensor | None:
@@ -165,14 +178,31 @@ class MapAverage(Average):
         return out, differs
 
     def _rows(self, call: Attention, chunk: slice) -> torch.Tensor:
-        """Rows of the map to use, over all keys: live and average blended, rows summing to 1 as the live ones do."""
-        average = self._jittered(chunk)[..., :call.k.shape[2]]  # a pass of fewer rows may have less padding
-        if not self._some_keys(call):
-            return average if self.strength == 1 else call.weights(chunk).lerp_(average, self.strength)
-        rows = call.weights(chunk)
-        columns = rows[..., call.image]
-        columns.lerp_(average, self.strength)
-        return rows / rows.sum(-1, keepdim=True)
+        """Rows of the map to use, over all keys: live and average blended, then rescaled."""
+        kept = self._kept(call)
+        average = self._jittered(chunk)[..., :kept.stop - kept.start]  # a pass of fewer rows may have less padding
+        if kept.stop - kept.start == call.k.shape[2] and self.strength == 1:
+            rows = average
+        else:
+            rows = call.weights(chunk)
+            rows[..., kept].lerp_(average, self.strength)
+        return self._rescaled(rows, call)
+
+    def _rescaled(self, rows: torch.Tensor, call: Attention) -> torch.Tensor:
+        """The part of the text scaled, and rows brought to sum to 1 as `renorm` says; full rows do as they are."""
+        if self.text_scale != 1:
+            rows = rows.clone()
+            rows[..., text_keys(call)] *= self.text_scale
+        elif self._kept(call) == slice(0, call.k.shape[2]):
+            return rows
+        if self.renorm == "none":
+            return rows
+        if self.renorm == "row":
+            return rows / rows.sum(-1, keepdim=True).clamp(min=statistics.TINY)
+        text = rows[..., text_keys(call)]
+        share = text.sum(-1, keepdim=True)
+        text *= (1 - (rows.sum(-1, keepdim=True) - share)).clamp(min=0) / share.clamp(min=statistics.TINY)
+        return rows
 
     def _jittered(self, chunk: slice) -> torch.Tensor:
         assert self.stored is not None
@@ -180,10 +210,17 @@ class MapAverage(Average):
         if not self.jitter:
             return average
         noisy = average * self._noise(self.stored.codes)[:, :, chunk].exp()
-        return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True))
-
-    def _some_keys(self, call: Attention) -> bool:
-        return self.image_keys and call.has_text
+        return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True).clamp(min=statistics.TINY))
 
     def _kept(self, call: Attention) -> slice:
-        return call.image if self._some_keys(call) else slice(0, call.k.shape[2])
+        """Columns of the map that are averaged."""
+        if self.columns == "text":
+            return text_keys(call)
+        return call.image if self.columns == "image" and call.has_text else slice(0, call.k.shape[2])
+
+
+def text_keys(call: Attention) -> slice:
+    """The keys of the text, before or behind those of the pictures. Raises `Unsupported` where there are none."""
+    if not call.has_text:
+        raise Unsupported("there is no text in this attention, and emag variant='text' and text_scale are about its part")
+    return slice(0, call.image.start) if call.image.start else slice(call.pictures.stop, call.k.shape[2])

@@ -84,6 +84,16 @@ class Perturbation:
         return False
 
     @property
+    def reads_text(self) -> bool:
+        """True where it is about the part of the text in the attention of `blocks`."""
+        return False
+
+    @property
+    def takes_uncond(self) -> bool:
+        """True where its prediction is the unconditional rows' of a pass of all rows."""
+        return False
+
+    @property
     def tracks(self) -> bool:
         """True where the weak pass uses what earlier clean passes of the same network showed."""
         return False
@@ -96,6 +106,11 @@ class Perturbation:
     @property
     def needs_uncond(self) -> bool:
         """True where the unconditional rows must be in the same network call."""
+        return False
+
+    @property
+    def moves(self) -> bool:
+        """True where the weak pass moves tokens about, which only blocks that see where tokens are can tell."""
         return False
 
     @property

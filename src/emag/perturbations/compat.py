@@ -1,8 +1,10 @@
-"""Switches by which the authors' two code paths differ from the method as we run it, and their presets."""
+"""Switches by which the authors' code paths differ from the method as we run it, and their presets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import BadValue
+from ..finite import FiniteFields
+from ..values import made
 
 CHOICES = {
     "accumulate_in": ("clean", "perturbed"),
@@ -13,18 +15,25 @@ CHOICES = {
     "ema_dtype": ("float32", "float16", "bfloat16"),
     "update_from": ("cond", "cond+uncond"),
     "rows": ("cond", "all"),
+    "weak_row": ("cond", "uncond"),
+    "renorm": ("row", "text", "none"),
 }
 
 
 @dataclass(frozen=True)
-class Compat:
+class Compat(FiniteFields):
     """How the average is kept, read and used. The defaults are the method; anything else is for reproduction.
 
-    accumulate_in: pass whose attention is averaged. stat_lag: 1 picks by the previous step's statistic.
-    stat_scope: rows a statistic is averaged over. stat_against: the average before or after its update.
-    query_statistic: what "auto" means for queries. ema_dtype: storage. update_from: "cond+uncond" updates one average
-    twice a step, conditional rows first. rows: rows of the weak pass. resume: start it at the first block that differs.
-    every_step: run it at every step, needed or not. channels: guide only the first so many channels, None guides all.
+    accumulate_in: pass whose attention is averaged; "perturbed" needs every_step. stat_lag: 1 picks by the previous step's
+    statistic. stat_scope: rows a statistic is taken over, by its mean, or for "entropy" by the lower median. stat_against:
+    the average before or after its update. query_statistic: what "auto" means for queries. ema_dtype: storage. update_from:
+    "cond+uncond" updates one average twice a step, conditional rows first. rows: rows of the weak pass. resume: start it at
+    the first block that differs. every_step: run it at every step, needed or not. channels: guide only the first so many
+    channels, None guides all. weak_row: the row of the weak prediction; "uncond" needs rows="all", and where the average is
+    not applied, its weak prediction is the plain unconditional one. groups: sizes of the groups that the listed layers
+    form, one block is picked in each; None is one group. spaced: of the picked ones, use one, drawn per image and step.
+    renorm: rows of the map after the replacement: "row" divides them by their sum, "text" fills what the other columns
+    leave of 1 by those of the text, "none" leaves them. text_scale: what the columns of the text are multiplied by before.
     """
 
     accumulate_in: str = "clean"
@@ -38,30 +47,67 @@ class Compat:
     resume: bool = True
     every_step: bool = False
     channels: int | None = None
+    weak_row: str = "cond"
+    groups: tuple[int, ...] | None = None
+    spaced: bool = False
+    renorm: str = "row"
+    text_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise BadValue(f"compat {field} must be one of {choices}, got {getattr(self, field)!r}")
-        if self.accumulate_in == "perturbed" and not self.stat_lag:
-            raise BadValue("compat accumulate_in='perturbed' needs stat_lag=1: this step's statistic comes too late")
-        if (self.stat_scope == "batch+cfg") != (self.rows == "all") and self.stat_scope != "sample":
-            raise BadValue("compat stat_scope='batch+cfg' goes with rows='all', and 'batch' with rows='cond'")
-        if self.rows == "all" and self.update_from != "cond":
-            raise BadValue("compat rows='all' keeps the halves apart; use update_from='cond'")
+        if self.groups is not None:
+            object.__setattr__(self, "groups", tuple(self.groups))
+        for wrong, text in self._conflicts():
+            if wrong:
+                raise BadValue(f"compat {text}")
+
+    def _conflicts(self) -> tuple[tuple[bool, str], ...]:
+        """Values that cannot be, and switches of which one would silently undo the other."""
+        perturbed, groups = self.accumulate_in == "perturbed", self.groups
+        return (
+            (perturbed and not self.stat_lag,
+             "accumulate_in='perturbed' needs stat_lag=1: this step's statistic comes too late"),
+            (perturbed and not self.every_step,
+             "accumulate_in='perturbed' needs every_step=True: steps that only average need a weak pass too"),
+            (perturbed and self.update_from != "cond",
+             "accumulate_in='perturbed' sees the weak pass alone; use update_from='cond', with rows='all' for both rows"),
+            ((self.stat_scope == "batch+cfg") != (self.rows == "all") and self.stat_scope != "sample",
+             "stat_scope='batch+cfg' goes with rows='all', and 'batch' with rows='cond'"),
+            (self.rows == "all" and self.update_from != "cond", "rows='all' keeps the halves apart; use update_from='cond'"),
+            (self.weak_row == "uncond" and self.rows != "all", "weak_row='uncond' needs rows='all': else there is none"),
+            (self.channels is not None and self.channels < 1, f"channels must be at least 1 or None, got {self.channels}"),
+            (groups is not None and not all(type(size) is int and size > 0 for size in groups or (0,)),
+             f"groups are sizes of groups of layers, e.g. (2, 2), got {groups}"),
+            (self.spaced and (groups is None or len(groups) < 2), "spaced draws one of several groups, e.g. groups=(2, 2)"),
+            (not 0 <= self.text_scale < float("inf"), f"text_scale must be at least 0, got {self.text_scale}"),
+        )
 
     @property
     def needs_uncond(self) -> bool:
         """True where the unconditional rows must be in the same network call."""
         return self.rows == "all" or self.update_from != "cond"
 
+    @property
+    def updates(self) -> int:
+        """How often a step updates an average."""
+        return 1 if self.update_from == "cond" else 2
 
+    @property
+    def reweighs(self) -> bool:
+        """True where the rows of the map change even if the average is the live map."""
+        return self.text_scale != 1
+
+
+_SD3 = Compat(accumulate_in="perturbed", stat_lag=1, stat_scope="batch+cfg", query_statistic="mae", ema_dtype="float16",
+              rows="all", resume=False, every_step=True)
+_DIT = Compat(stat_scope="batch", stat_against="updated", query_statistic="mae", update_from="cond+uncond", resume=False,
+              every_step=True, channels=3)
+_DIT_DOUBLED = replace(_DIT, stat_scope="batch+cfg", update_from="cond", rows="all")  # beside APG, CADS and CFG
 PRESETS = {
-    "clean": Compat(),
-    "sd3-official": Compat(accumulate_in="perturbed", stat_lag=1, stat_scope="batch+cfg", query_statistic="mae",
-                           ema_dtype="float16", rows="all", resume=False, every_step=True),
-    "dit-official": Compat(stat_scope="batch", stat_against="updated", query_statistic="mae",
-                           update_from="cond+uncond", resume=False, every_step=True, channels=3),
+    "clean": Compat(), "sd3-official": _SD3, "dit-official": _DIT, "dit-doubled": _DIT_DOUBLED,
+    "sd3-cfg": replace(_SD3, weak_row="uncond"), "dit-cfg": replace(_DIT_DOUBLED, weak_row="uncond"),
 }
 
 
@@ -70,7 +116,7 @@ def compat(value: "str | dict | Compat") -> Compat:
     if isinstance(value, Compat):
         return value
     if isinstance(value, dict):
-        return Compat(**value)
+        return made("compat", Compat, value)
     if value not in PRESETS:
         raise BadValue(f"compat {value!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[value]

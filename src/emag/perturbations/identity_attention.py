@@ -1,6 +1,7 @@
 """Perturbed attention: a block's self-attention map replaced by the identity, wholly or in part."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -63,11 +64,16 @@ def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
 
 def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
     """`out` in the listed heads, `live` in all others; both [B, H, L, d]."""
-    if max(heads) >= live.shape[1]:
-        raise BadValue(f"pag heads {heads} do not exist: the attention has heads 0 to {live.shape[1] - 1}")
+    check_heads(heads, live.shape[1])
     mixed = live.clone()
     mixed[:, list(heads)] = out[:, list(heads)]
     return mixed
+
+
+def check_heads(heads: tuple[int, ...], count: int) -> None:
+    """Raise `BadValue` where an attention of `count` heads has not all of `heads`."""
+    if max(heads) >= count:
+        raise BadValue(f"pag heads {heads} do not exist: the attention has heads 0 to {count - 1}")
 
 
 def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
@@ -101,6 +107,13 @@ class PAG(Push):
             raise BadValue(f"pag strength must lie in [0, 1] (1 is the whole identity), got {self.strength}")
         if self.heads is not None:
             object.__setattr__(self, "heads", _heads(self.heads))
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        for at in self.perturbation.blocks if self.heads is not None else ():
+            count = getattr(network.blocks[at].attention, "heads", None)
+            if isinstance(count, int):
+                check_heads(self.heads or (), count)
 
     @property
     def neutral(self) -> bool:

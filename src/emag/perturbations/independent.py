@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..guidance import Step
+from ..guidance import Scene, Step
 from ..streams import Streams
 from .base import Given, Perturbation
 from .null_branch import NullBranch
@@ -14,6 +14,9 @@ from .state import State
 
 FORMS = ("gaussian", "label", "given")
 LABELS = "class_labels"
+NO_NOISE = ("this network takes its condition as class labels, or as a list of texts, not noise: say icg=label, or "
+            "ICG('given', ('prompt:a text',))")
+NO_LABELS = "this network takes no class labels: say icg=gaussian, or ICG('given', ('prompt:a text',))"
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,12 @@ class Drawn(State):
     def _noise(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, torch.Tensor]:
         found = {name: values[name] for name in condition if values.get(name) is not None}
         if not found:
-            raise Unsupported("this network takes its condition as class labels, or as a list of texts, not noise: "
-                              "say icg=label, or ICG('given', ('prompt:a text',))")
+            raise Unsupported(NO_NOISE)
         return {name: noise_like(y, self.streams.normal(f"icg/{name}", y)) for name, y in found.items()}
 
     def _labels(self, values: dict[str, Any]) -> dict[str, torch.Tensor]:
         if values.get(LABELS) is None:
-            raise Unsupported("this network takes no class labels: say icg=gaussian, or ICG('given', ('prompt:a text',))")
+            raise Unsupported(NO_LABELS)
         labels: torch.Tensor = values[LABELS]
         share = torch.special.ndtr(self.streams.normal("icg/label", labels).double())  # uniform in (0, 1)
         return {LABELS: (share * self.spec.classes).long().clamp(max=self.spec.classes - 1).to(labels.dtype)}
@@ -93,6 +95,17 @@ class ICG(NullBranch):
             raise BadValue(f"icg conditions go with the form 'given', got form {self.form!r} and {self.conditions}")
         if not self.classes >= 1:
             raise BadValue(f"icg classes must be at least 1, got {self.classes}")
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        if self.form == "label" and LABELS not in network.signature.parameters:
+            raise Unsupported(NO_LABELS)
+        if self.form == "gaussian" and not network.backbone.condition:
+            raise Unsupported(NO_NOISE)
+
+    def fits_run(self, scene: Scene) -> None:
+        if self.form == "label" and scene.arguments is not None and scene.arguments.get(LABELS) is None:
+            raise Unsupported(NO_LABELS)
 
     @property
     def weak(self) -> tuple[Perturbation, ...]:

@@ -1,25 +1,27 @@
 """NAG: the negative prompt at work in the attention's features, their size capped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..attention import Attention
 from ..errors import BadValue
+from ..guidance import Scene
+from ..schedules import Scale, Schedule, at_time, check_scale, check_timed
 from ..streams import Streams
 from .negative_text import NegativePass, NegativeText
 from .state import Rows, Sdpa
 from .strong import Inside, Keys, Strong, attend, moved, put, wide
 
 NORMS = {"l1": 1, "l2": 2}
-LIMITS = {"scale": (0, 1e6), "tau": (1, 1e6), "alpha": (0, 1), "sigma_end": (0, 1), "eps": (1e-30, 1)}
+LIMITS = {"tau": (1, 1e6), "alpha": (0, 1), "sigma_end": (0, 1), "eps": (1e-30, 1)}
 
 
 @dataclass(frozen=True)
 class NormalizedAttention(Strong):
     """Image features pushed away from those that the negative text gives, then capped and blended."""
 
-    scale: float
+    scale: Scale
     tau: float
     alpha: float
     norm: str
@@ -55,18 +57,27 @@ class NormalizedState(NegativeText):
 
     def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
         live = sdpa(call.q)
-        if not self.acts or rows.cond.start == rows.cond.stop:
+        spec = self._spec_now()
+        if not self.acts or spec.scale == 1 or rows.cond.start == rows.cond.stop:
             return live
         part, negative = call.rows(rows.cond), self.negative(block, call, rows)
         keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
         plus = live[rows.cond][:, :, call.image]
-        new = normalized(plus, attend(part, keys), self.spec)
+        new = normalized(plus, attend(part, keys), spec)
         self.note(moved(new, plus))
         return put(live, rows.cond, call.image, new)
+
+    def _spec_now(self) -> NormalizedAttention:
+        """The spec, with the strength that a schedule gives at this step."""
+        if not isinstance(self.spec.scale, Schedule):
+            return self.spec
+        assert self.now is not None
+        return replace(self.spec, scale=at_time(self.spec.scale, self.now))
 
 
 def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttention) -> torch.Tensor:
     """Z from Z+ and Z- [B, H, tokens, d]; norms per token over all heads, in at least fp32."""
+    assert not isinstance(spec.scale, Schedule)
     plus, minus = wide(plus), wide(minus)
     far = plus + (spec.scale - 1) * (plus - minus)
     size, limit = (torch.linalg.vector_norm(z, NORMS[spec.norm], dim=(1, 3), keepdim=True) for z in (far, plus))
@@ -89,16 +100,16 @@ class NAG(Inside):
     perturb Z- stays that of the live queries. The pipeline's CFG still combines: CFG(1.0) in the guidance makes it NAG
     alone.
 
-    scale: s, at least 0, the published code's; 1 is off, the paper's phi = s - 1. tau: cap, at least 1. alpha: blend in
-    [0, 1], 0 is off. sigma_end: acts at steps of at least this noise, sigma in [0, 1]; k-diffusion's s is here
-    s / sqrt(1 + s^2) on models that are not flows. norm: "l1" (the paper's text, and the ComfyUI port), "l2" (the published
+    scale: s, at least 0, the published code's, or a schedule of time; 1 is off, the paper's phi = s - 1. tau: cap, at least
+    1. alpha: blend in [0, 1], 0 is off. sigma_end: acts at steps of at least this noise, sigma in [0, 1]; k-diffusion's s is
+    here s / sqrt(1 + s^2) on models that are not flows. norm: "l1" (the paper's text, the ComfyUI port), "l2" (the published
     Flux code). eps: smallest norm that is divided by (the codes: 1e-6, or none). layers: blocks, None takes all. cross:
     their cross-attention, None takes the model's. negative: the name of a condition ("prompt:a text") that gives the
     negative text in the place of the unconditional rows, at one more evaluation a step: for networks that have no such
     rows (guidance-distilled Flux) or evaluate them apart. scale, alpha and sigma_end at None take the model's.
     """
 
-    scale: float | None = None
+    scale: Scale | None = None
     tau: float = 2.5
     alpha: float | None = None
     sigma_end: float | None = None
@@ -115,12 +126,20 @@ class NAG(Inside):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_scale(self.name, self.scale)
+        check_timed(self.name, self.scale, "works inside the network")
         for field, (low, high) in LIMITS.items():
             value = getattr(self, field)
             if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
                 raise BadValue(f"nag {field} must be a number in [{low:g}, {high:g}], got {value!r}")
         if self.norm not in NORMS:
             raise BadValue(f"nag norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+
+    def fits_run(self, scene: Scene) -> None:
+        noisy = [step for step in scene.steps if step.sigma >= (self.sigma_end or 0)]
+        if noisy and all(at_time(self.scale, step) == 1 for step in noisy):
+            raise BadValue(f"nag is off (scale 1) at every step of this run with a noise of at least {self.sigma_end:g}: "
+                           "give it another schedule or sigma_end, or leave it out")
 
     @property
     def neutral(self) -> bool:
@@ -129,6 +148,7 @@ class NAG(Inside):
     @property
     def perturbation(self) -> NormalizedAttention:
         assert self.layers is not None and None not in (self.scale, self.alpha, self.sigma_end)
-        scale, alpha, end = (float(value or 0) for value in (self.scale, self.alpha, self.sigma_end))
+        alpha, end = (float(value or 0) for value in (self.alpha, self.sigma_end))
         source = None if self.negative is None else NegativePass(self.negative, self.layers, bool(self.cross), end)
-        return NormalizedAttention(self.layers, bool(self.cross), scale, self.tau, alpha, self.norm, self.eps, end, source)
+        return NormalizedAttention(self.layers, bool(self.cross), self.scale or 0.0, self.tau, alpha, self.norm, self.eps,
+                                   end, source)

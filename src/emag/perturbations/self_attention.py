@@ -9,7 +9,7 @@ import torch
 
 from ..attention import Attention
 from ..errors import BadValue, NoEffect, Unsupported
-from ..guidance import Step
+from ..guidance import Scene, Step
 from ..layout import from_planes, planes, unpack
 from ..predictions import to_x0
 from ..pyramid import blur
@@ -82,8 +82,8 @@ class SelfBlurredState(State):
         """True where x0 [batch, channels, height, width] is blurred; [batch, 1, height, width]."""
         if not self.held:
             raise NoEffect("sag saw no attention in this step: something skips the blocks it watches (a cache?)")
-        mass = torch.stack([received(call) for call in self.held]).mean(0)
-        return on_pixels(mass > self.spec.threshold * (1 + TIE), image.shape)
+        mass = torch.stack([on_pixels(received(call), image.shape) for call in self.held]).mean(0)
+        return mass > self.spec.threshold * (1 + TIE)
 
     def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
         x = values["hidden_states"]
@@ -114,14 +114,18 @@ def received(call: Attention) -> torch.Tensor:
     return total
 
 
+def _no_place(tokens: int, shape: Sequence[int]) -> str:
+    return (f"sag cannot place {tokens} image tokens on latents of shape {tuple(shape)}: it needs images, one token per "
+            "square patch, and no tokens of further images")
+
+
 def on_pixels(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Values of tokens [batch, tokens] on the pixels of latents of `shape`, nearest; [batch, 1, height, width]."""
     height, width = shape[-2:]
     sides = (math.isqrt(height * width // tokens.shape[1]), *(2**i for i in range(max(height, width).bit_length() + 1)))
     side = next((n for n in sides if n and -(-height // n) * -(-width // n) == tokens.shape[1]), None)
     if len(shape) != 4 or side is None:
-        raise Unsupported(f"sag cannot place {tokens.shape[1]} image tokens on latents of shape {tuple(shape)}: it needs "
-                          "images, one token per square patch, and no tokens of further images")
+        raise Unsupported(_no_place(tokens.shape[1], shape))
     grid = tokens.unflatten(1, (1, -(-height // side), -(-width // side)))
     return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width]
 
@@ -162,6 +166,11 @@ class SAG(Push):
             raise BadValue(f"sag kernel must be an odd number of pixels, e.g. 9, got {self.kernel!r}")
         if not 0 < self.sigma < math.inf:
             raise BadValue(f"sag sigma must be above 0, got {self.sigma}")
+
+    def fits_run(self, scene: Scene) -> None:
+        x = unpack(scene.first.x, scene.first)
+        if x.ndim != 4:
+            raise Unsupported(_no_place(math.prod(scene.tokens), x.shape))
 
     @property
     def perturbation(self) -> SelfBlurred:

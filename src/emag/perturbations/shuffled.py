@@ -23,6 +23,10 @@ class Shuffled(Perturbation):
         return self.layers
 
     @property
+    def moves(self) -> bool:
+        return True
+
+    @property
     def resume(self) -> int:
         return min(self.layers)
 
@@ -61,12 +65,13 @@ class TPG(Push):
     residual stream is shuffled too, and the shuffles of several blocks add up. Unlike in the authors' code every sample has
     its own order, from its own random stream.
 
-    Without rotary positions (SD3, DiT, PixArt) a block commutes with the shuffle: `block(P h) = P block(h)`, so that the
-    weak prediction is the clean one with its patches in another order, whichever blocks are named. With them (Flux) tokens
-    also take each other's positions from that block on. Either is outside of what the paper tested (a U-Net).
+    Refused where positions are added before the first block alone (SD3, DiT, PixArt, AuraFlow): such a block commutes with
+    the shuffle, `block(P h) = P block(h)`, so that the weak prediction would be the clean one with its patches in another
+    order, whichever blocks are named, and the push noise. With rotary positions (Flux) or convolutions (Sana) tokens take
+    each other's places from that block on; that is outside of what the paper tested (U-Nets).
 
     scale: w, or a schedule; s = w - 1. layers: shuffled blocks; None takes the middle one (untested). restore: undo the
-    order behind each block; has an effect on networks with rotary positions alone.
+    order behind each block. Raises `Unsupported` on networks whose blocks do not see where tokens are.
     """
 
     layers: tuple[int, ...] | None = None

@@ -33,6 +33,9 @@ class SinkhornState(State):
         super().__init__()
         self.iterations = iterations
 
+    def look(self, block: int, call: Attention) -> None:
+        check_unmasked(call)
+
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live = sdpa(call.q)
         out = live.clone()
@@ -41,15 +44,20 @@ class SinkhornState(State):
         return out
 
 
+def check_unmasked(call: Attention) -> None:
+    """Raise `Unsupported` for an attention with a mask."""
+    if call.mask is not None:
+        raise Unsupported("asag lets every image token see every other, and this attention has a mask: choose another "
+                          "method, e.g. pag or seg")
+
+
 def transported(call: Attention, iterations: int) -> torch.Tensor:
     """Output of the image queries under the plan, [B, H, image tokens, d], fp32.
 
     Each query keeps the share of attention it gives to text, and spends the rest on image keys by n P. In query chunks:
     the logits are computed once per iteration and once more, and never held as a whole.
     """
-    if call.mask is not None:
-        raise Unsupported("asag lets every image token see every other, and this attention has a mask: choose another "
-                          "method, e.g. pag or seg")
+    check_unmasked(call)
     f, g = potentials(call, iterations)
     v, count = call.values(), f.shape[-1]
     image, parts = v[:, :, call.image], []

@@ -35,6 +35,10 @@ class SmoothedState(State):
         super().__init__()
         self.sigma = sigma
 
+    def look(self, block: int, call: Attention) -> None:
+        count = call.image.stop - call.image.start
+        check_grid(count, self.grid_of(count))
+
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live = sdpa(call.q)
         q = call.q.clone()
@@ -50,13 +54,18 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
 
     Raises `Unsupported` where the tokens are not those of the grid.
     """
-    if math.prod(grid) != queries.shape[2]:
-        raise Unsupported(f"seg cannot place {queries.shape[2]} image tokens on a grid of {grid}: it needs one token per "
-                          "patch, and no tokens of further images")
+    check_grid(queries.shape[2], grid)
     wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
     planes = wide.unflatten(2, (-1, *grid[-2:]))
     down, across = (kernel(n, sigma, wide) for n in grid[-2:])
     return torch.einsum("ry,cx,bhfyxd->bhfrcd", down, across, planes).flatten(2, 4).to(queries.dtype)
+
+
+def check_grid(count: int, grid: tuple[int, ...]) -> None:
+    """Raise `Unsupported` where `count` tokens are not those of the grid."""
+    if math.prod(grid) != count:
+        raise Unsupported(f"seg cannot place {count} image tokens on a grid of {grid}: it needs one token per patch, and no "
+                          "tokens of further images")
 
 
 def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:

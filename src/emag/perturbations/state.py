@@ -47,6 +47,7 @@ class State:
     each dimension of the latents, ([frames,] rows, columns); known from before the first step.
     """
 
+    now: "Step | None" = None  # the step under way
     differed: torch.Tensor | None = None
     grid: tuple[int, ...] = ()
     proves: bool = False  # True where it notes by itself whether it changed anything; else the predictions are compared
@@ -59,12 +60,20 @@ class State:
         """The grid of this run's image tokens, told once, before the first step."""
         self.grid = grid
 
+    def along(self, length: int) -> None:
+        """Distinct timesteps of the run's schedule, those that a late start leaves out too; told before the first step."""
+
     def grid_of(self, tokens: int) -> tuple[int, ...]:
         """The grid of a block of `tokens` image tokens: this run's, or that halved (rounded up) as often as fits."""
         found = self.grid
         while math.prod(found) > tokens and max(found[-2:]) > 1:
             found = (*found[:-2], *(-(-side // 2) for side in found[-2:]))
         return found if math.prod(found) == tokens else self.grid
+
+    def reach(self, step: "Step") -> None:
+        """Start of a step."""
+        self.now = step
+        self.begin(step.index)
 
     def begin(self, index: int) -> None:
         """Start of the step `index`."""
@@ -77,6 +86,13 @@ class State:
 
     def watch(self, block: int, call: Attention, rows: Rows) -> None:
         """See the live attention of one of `blocks` on the clean pass."""
+
+    def look(self, block: int, call: Attention) -> None:
+        """See the live attention of one of `blocks` once, on the first clean pass of a run. Raise here what `perturb` could
+        not do with such a call, at whatever step it is asked."""
+
+    def look_output(self, value: torch.Tensor, rows: int) -> None:
+        """The same for the output of a submodule that `modules` names, in a pass of `rows` rows."""
 
     def predicted(self, step: "Step", cond: torch.Tensor) -> None:
         """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""

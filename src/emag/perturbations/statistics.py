@@ -31,6 +31,12 @@ def entropy(average: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     return torch.special.xlogy(live, live.clamp(min=TINY)).sum((1, 2, 3))
 
 
+def over_rows(name: str, statistic: torch.Tensor) -> torch.Tensor:
+    """One number for a batch [B], in each of its rows: the mean; of entropies the lower median, as in the authors' code."""
+    one = -(-statistic).median() if name == "entropy" else statistic.mean()
+    return one.expand_as(statistic)
+
+
 ON_MAPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mae": mae, "kl": kl, "cosine": cosine, "entropy": entropy}
 NAMES = ("auto", *ON_MAPS, "logits", "fixed")

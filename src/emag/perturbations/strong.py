@@ -1,6 +1,8 @@
 """What methods share that work inside the attention of every pass: the rule, and the keys that image queries see."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +52,11 @@ class Inside(Rule):
     def automatic_layers(self, depth: int) -> tuple[int, ...]:
         """Every block."""
         return tuple(range(depth))
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        for branch in self.weak:
+            check_text(self.name, network, branch.blocks, branch.cross)
 
     @property
     def perturbation(self) -> Perturbation:
@@ -111,12 +118,25 @@ def attend(call: Attention, keys: Keys) -> torch.Tensor:
 def text_keys(call: Attention, name: str) -> slice:
     """Where the text is among the keys. Raises `Unsupported` where there is none."""
     if not call.has_text:
-        raise Unsupported(f"{name} needs text in the attention, and here there is none: it is for joint attention (SD3, "
-                          "Flux) and, with cross=True, for cross-attention (PixArt)")
+        raise Unsupported(_no_text(name))
     whole = call.k.shape[2]
     if call.cross:
         return slice(0, whole)
     return slice(call.image.stop, whole) if call.image.start == 0 else slice(0, call.image.start)
+
+
+def check_text(name: str, network: Any, layers: Sequence[int], cross: bool) -> None:
+    """Raise `Unsupported` where the image tokens of some block see no text, in its attention or its cross-attention."""
+    for at in layers:
+        if cross and network.blocks[at].cross is None:
+            raise Unsupported(f"{network.backbone.name} has no cross-attention of its own in block {at}")
+        if not network.blocks[at].has_text(cross):
+            raise Unsupported(_no_text(name))
+
+
+def _no_text(name: str) -> str:
+    return (f"{name} needs text in the attention, and here there is none: it is for joint attention (SD3, Flux) and, with "
+            "cross=True, for cross-attention (PixArt)")
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

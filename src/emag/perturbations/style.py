@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ..attention import Attention
 from ..errors import BadValue
-from ..guidance import UNCOND, Branches, Step
+from ..guidance import UNCOND, Branches, Scene, Step
 from ..schedules import Scale, known
 from ..streams import Streams
 from .base import Perturbation
@@ -75,9 +75,7 @@ class StyledState(State):
     def noised(self, x: torch.Tensor) -> torch.Tensor:
         """The style at this step's noise level, shaped as x [batch, ...]; noise of its own for every step and sample."""
         style = self.latents.to(x.device, torch.float32)
-        if style.shape[1:] != x.shape[1:] or len(style) not in (1, len(x)):
-            raise BadValue(f"the style latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
-                           "with a first dimension of 1")
+        _check_shape(style, x)
         return (self.step.alpha * style + self.step.sigma * self.streams.normal("spg", x)).to(x.dtype)
 
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
@@ -94,6 +92,12 @@ class StyledState(State):
         value = value.clone()
         value[self.rows.cond] = value[self.rows.uncond]
         return value
+
+
+def _check_shape(style: torch.Tensor, x: torch.Tensor) -> None:
+    if style.shape[1:] != x.shape[1:] or len(style) not in (1, len(x)):
+        raise BadValue(f"the style latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
+                       "with a first dimension of 1")
 
 
 def read_latents(path: str) -> torch.Tensor:
@@ -121,7 +125,7 @@ class SPG(Push):
 
     scale: w, at least 0, or a schedule; 1 is off (published: s 3 on SDXL). style: a safetensors file whose tensor "latents"
     [1 or images, ...] is the style image as the network takes it: encoded, shifted and scaled. layers: blocks, None takes
-    the last 6 / 70 of the depth, SDXL's share (untested). Raises `BadValue` in a run whose file is missing or odd.
+    the last 6 / 70 of the depth, SDXL's share (untested). Raises `BadValue` before a run whose file is missing or odd.
     """
 
     scale: Scale | None = 4.0
@@ -146,6 +150,13 @@ class SPG(Push):
     def perturbation(self) -> StyledAttention:
         assert self.layers is not None
         return StyledAttention(self.layers, self.style)
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        read_latents(self.style)
+
+    def fits_run(self, scene: Scene) -> None:
+        _check_shape(read_latents(self.style), scene.first.x)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1

@@ -39,10 +39,13 @@ class NoisyTimeState(State):
     def predicted(self, step: Step, cond: torch.Tensor) -> None:
         self.time = step.time
 
-    def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        rows = len(self.streams.source)
+    def look_output(self, value: torch.Tensor, rows: int) -> None:
         if value.shape[0] not in (1, rows):
             raise Unsupported("tsg needs one timestep per image; this network embeds one per token")
+
+    def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        rows = len(self.streams.source)
+        self.look_output(value, rows)
         wide = value.float().expand(rows, *value.shape[1:])
         size = self.spec.strength * self.time**self.spec.power
         unit = wide.std(-1, keepdim=True, correction=0) if self.spec.relative else 1.0

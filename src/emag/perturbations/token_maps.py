@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..attention import Attention
-from ..errors import Unsupported
+from ..errors import BadValue, Unsupported
 from ..guidance import COND, UNCOND
 from ..pyramid import blur
 from ..streams import Streams
@@ -17,6 +17,11 @@ SIDE = 16  # cells along the longer side of the image, at most
 POWERS = 4
 _EDGE = math.exp(-1 / (2 * 0.5**2))
 GAUSSIAN = (_EDGE / (1 + 2 * _EDGE), 1 / (1 + 2 * _EDGE), _EDGE / (1 + 2 * _EDGE))  # standard deviation 0.5, 3 taps
+
+
+NO_IMAGE = "s-cfg is for images; this run has latents of another kind"
+NO_TEXT = ("s-cfg needs text tokens in the attention, as SD3 and Flux have them; this network's blocks attend to image "
+           "tokens alone")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class TokenMaps(Perturbation):
     """An observer: for each text token its map over the image, from the attention of the blocks in `layers`."""
 
     layers: tuple[int, ...]
+    bos: int = 0
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -58,21 +64,22 @@ class TokenMaps(Perturbation):
         return True
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "Watcher":
-        return Watcher()
+        return Watcher(self.bos)
 
 
 class Watcher(State):
     """The maps of one step by branch, one per block, each [rows, text tokens, cell rows, cell columns]."""
 
-    def __init__(self) -> None:
+    def __init__(self, bos: int = 0) -> None:
         super().__init__()
+        self.bos = bos
         self.found: dict[str, list[torch.Tensor]] = {}
 
     @property
     def cells(self) -> Cells:
         """The cells of this run's images."""
         if len(self.grid) != 2:
-            raise Unsupported("s-cfg is for images; this run has latents of another kind")
+            raise Unsupported(NO_IMAGE)
         return Cells(*self.grid)
 
     def begin(self, index: int) -> None:
@@ -89,14 +96,20 @@ class Watcher(State):
 
     def watch(self, block: int, call: Attention, rows: Rows) -> None:
         if not call.has_text:
-            raise Unsupported("s-cfg needs text tokens in the attention, as SD3 and Flux have them; this network's blocks "
-                              "attend to image tokens alone")
+            raise Unsupported(NO_TEXT)
+        check_bos(self.bos, call.k.shape[2] - (call.pictures.stop - call.pictures.start))
         if call.image.stop - call.image.start != math.prod(self.grid):
             raise Unsupported(f"s-cfg found {call.image.stop - call.image.start} image tokens where the latents have "
                               f"{math.prod(self.grid)}: it takes no further images")
         for branch, part in ((COND, rows.cond), (UNCOND, rows.uncond)):
             if part is not None and part.start < part.stop:
                 self.found.setdefault(branch, []).append(token_maps(call.rows(part), self.cells))
+
+
+def check_bos(bos: int, count: int) -> None:
+    """Raise `BadValue` where there is no text token `bos`."""
+    if not -count <= bos < count:
+        raise BadValue(f"s-cfg bos is a position among {count} text tokens, got {bos}")
 
 
 def token_maps(call: Attention, cells: Cells) -> torch.Tensor:

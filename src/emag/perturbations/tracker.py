@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..attention import Attention
-from ..schedules import Phase
+from ..schedules import APPLIED, OBSERVED, Phase
 from ..streams import Streams
+from . import statistics
 from .average import Average, MapAverage, QueryAverage
 from .state import Rows, Sdpa, State
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tracker(State):
-    """State of one weak branch: filled by the clean pass (`watch`), used by the weak pass (`perturb`)."""
+    """State of one weak branch: filled by the clean pass (`watch`), used by the weak pass (`perturb`).
+
+    A step is a distinct timestep. Where it is evaluated again (Heun's schedulers, an own loop's solver), the average has
+    decayed for it already: it is used as it is, with the picks that were made. length: timesteps of the whole schedule.
+    """
 
     spec: "EMAttention"
     phases: tuple[Phase, ...]
@@ -30,21 +35,34 @@ class Tracker(State):
     proves: bool = True
     phase: Phase = "off"
     pick: torch.Tensor | None = None
+    at: int = -1
+    again: bool = False
+    length: int = 0
+
+    def along(self, length: int) -> None:
+        self.length = length
 
     def begin(self, index: int) -> None:
-        """Start of step `index`: its phase, and the statistics of the step before put aside.
+        """Start of an evaluation of step `index`: its phase, and the statistics of the step before put aside.
 
         Where another network has just taken over there is nothing to apply yet.
         """
-        self.phase = "watch" if self.phases[index] == "apply" and not self.averages else self.phases[index]
-        self.before = dict(self.statistic)
-        self.pick = None
+        self.again, self.at = index == self.at, index
+        self.phase = "watch" if self.phases[index] != "off" and not self.averages else self.phases[index]
+        if not self.again:
+            self.before = dict(self.statistic)
+            self.pick = None
         self.picks.append(None)
+
+    @property
+    def observes(self) -> bool:
+        """True where the average takes in this evaluation."""
+        return self.phase in OBSERVED and not self.again
 
     @property
     def watches(self) -> bool:
         """True where the clean pass of this step is to be averaged."""
-        return self.phase != "off" and self.spec.compat.accumulate_in == "clean"
+        return self.observes and self.spec.compat.accumulate_in == "clean"
 
     def watch(self, block: int, call: Attention, rows: Rows) -> None:
         """Take in a candidate block's live attention on the clean pass."""
@@ -57,18 +75,31 @@ class Tracker(State):
             self._observe(block, call.rows(rows.uncond))
 
     def choose(self) -> None:
-        """Pick a block per sample for this step's weak pass: largest statistic, ties to the first listed block."""
-        statistics = self.before if self.spec.compat.stat_lag else self.statistic
-        if self.phase == "apply" and self.spec.statistic != "fixed":
-            order = self.spec.blocks
-            self.pick = torch.stack([statistics[block] for block in order]).argmax(0)
-            self.picks[-1] = self.pick
+        """Pick a block per sample, or one in each group, for this step's weak pass: largest statistic, ties to the first.
+
+        A pick [B] or [B, groups] is the block's place among the listed ones.
+        """
+        if self.phase not in APPLIED or self.spec.statistic == "fixed":
+            return
+        if self.pick is None:
+            self.pick = self._picked(self.before if self.spec.compat.stat_lag else self.statistic)
+        self.picks[-1] = self.pick
+
+    def _picked(self, found: dict[int, torch.Tensor]) -> torch.Tensor:
+        held = torch.stack([found[block] for block in self.spec.blocks])
+        groups = self.spec.compat.groups or (len(held),)
+        starts = [sum(groups[:i]) for i in range(len(groups))]
+        picks = torch.stack([part.argmax(0) + start for part, start in zip(held.split(groups), starts)], 1)
+        if self.spec.compat.spaced:  # the largest of equally distributed numbers is any of them
+            drawn = self.streams.normal("emag/spaced", picks.float()).argmax(1, keepdim=True)
+            picks = picks.gather(1, drawn)
+        return picks.squeeze(1) if picks.shape[1] == 1 else picks
 
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         """Attention output of a candidate block in the weak pass."""
-        if self.phase != "off" and self.spec.compat.accumulate_in == "perturbed":
+        if self.observes and self.spec.compat.accumulate_in == "perturbed":
             self._observe(block, call)
-        if self.phase != "apply":
+        if self.phase not in APPLIED:
             return sdpa(call.q)
         chosen = self._chosen(block, call)
         if chosen.device.type == "cpu" and not chosen.any():
@@ -80,19 +111,22 @@ class Tracker(State):
     def _chosen(self, block: int, call: Attention) -> torch.Tensor:
         if self.pick is None:
             return torch.ones(call.q.shape[0], dtype=torch.bool, device=call.q.device)
-        return self.pick == self.spec.blocks.index(block)
+        own = self.pick == self.spec.blocks.index(block)
+        return own if own.ndim == 1 else own.any(1)
 
     def _observe(self, block: int, call: Attention) -> None:
         if block not in self.averages:
             self.averages[block] = self._average(block)
-        statistic = self.averages[block].observe(call)
-        scope = self.spec.compat.stat_scope
-        self.statistic[block] = statistic if scope == "sample" else statistic.mean().expand_as(statistic)
+        found = self.averages[block].observe(call)
+        alone = self.spec.compat.stat_scope == "sample"
+        self.statistic[block] = found if alone else statistics.over_rows(self.spec.statistic, found)
 
     def _average(self, block: int) -> Average:
-        spec = self.spec
-        settings = (spec.decay(len(self.phases)), spec.strength, spec.resolved_statistic, spec.compat.stat_against,
-                    getattr(torch, spec.compat.ema_dtype), spec.jitter, f"emag/{block}", self.streams)
+        spec, switches = self.spec, self.spec.compat
+        decay = spec.decay(self.length or len(self.phases))
+        settings = (decay, spec.strength, spec.resolved_statistic, switches.stat_against,
+                    getattr(torch, switches.ema_dtype), spec.jitter, f"emag/{block}", self.streams)
         if spec.variant == "query":
             return QueryAverage(*settings)
-        return MapAverage(*settings, image_keys=spec.variant == "image", maps=spec.maps)
+        columns = "all" if spec.variant == "map" else spec.variant
+        return MapAverage(*settings, columns=columns, maps=spec.maps, renorm=switches.renorm, text_scale=switches.text_scale)

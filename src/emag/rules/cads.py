@@ -1,12 +1,14 @@
 """Condition-annealed sampling."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import BadValue
 from ..guidance import COND, Rule, Step
+from ..schedules import Scale, at_time, check_timed
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,19 @@ class CADS(Rule):
     y' = psi r + (1 - psi) h, h = sqrt(g) y + scale sqrt(1 - g) n, r = h brought back to y's mean and standard deviation
     (per sample). g(t) is 1 for t <= tau1, 0 for t >= tau2, linear between; t in [0, 1] and 1 is noise.
 
-    scale: at least 0. tau1 <= tau2; tau1 >= 1 is off. psi in [0, 1]. null: noise the unconditional condition too
-    (the paper does not say; off by default).
+    scale: s, at least 0, or a schedule of time. tau1 <= tau2; tau1 >= 1 is off. psi in [0, 1]. null: noise the unconditional
+    condition too (the paper does not say; off by default). over: what t is, "time" of the training schedule, or 1 - i/N by
+    the "index" i of the step, which no shift of the schedule changes. pooled: noise vectors [batch, width] beside a
+    sequence too.
     """
 
-    scale: float | None = None
+    scale: Scale | None = None
     tau1: float | None = None
     tau2: float | None = None
     psi: float | None = None
     null: bool = False
+    over: str = "time"
+    pooled: bool = True
 
     name = "cads"
     paper = "arXiv 2310.17347"
@@ -32,12 +38,15 @@ class CADS(Rule):
     kind = "condition"
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not 0 <= self.scale < float("inf"):
+        if isinstance(self.scale, (int, float)) and self.scale < 0:
             raise BadValue(f"cads scale must be at least 0, got {self.scale}")
+        check_timed(self.name, self.scale, "noises the condition before any evaluation")
         if self.tau1 is not None and self.tau2 is not None and not self.tau1 <= self.tau2:
             raise BadValue(f"cads needs tau1 <= tau2 (noise fades from tau2 down to tau1), got {self.tau1} > {self.tau2}")
         if self.psi is not None and not 0 <= self.psi <= 1:
             raise BadValue(f"cads psi must lie in [0, 1], got {self.psi}")
+        if self.over not in CLOCKS:
+            raise BadValue(f"cads over must be one of {', '.join(CLOCKS)}, got {self.over!r}")
 
     @property
     def neutral(self) -> bool:
@@ -45,20 +54,33 @@ class CADS(Rule):
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         assert self.scale is not None and self.tau1 is not None and self.tau2 is not None and self.psi is not None
-        gamma = ramp(step.time, self.tau1, self.tau2)
+        gamma = ramp(CLOCKS[self.over](step), self.tau1, self.tau2)
         if gamma == 1 or (step.branch != COND and not self.null):
             return cond
-        return {name: self._noised(y, gamma, step.streams.normal(f"cads/{step.branch}/{name}", y))
+        scale = at_time(self.scale, step)
+        kept = () if self.pooled else vectors(cond)
+        return {name: y if name in kept
+                else self._noised(y, gamma, scale, step.streams.normal(f"cads/{step.branch}/{name}", y))
                 for name, y in cond.items()}
 
-    def _noised(self, y: torch.Tensor, gamma: float, noise: torch.Tensor) -> torch.Tensor:
-        assert self.scale is not None and self.psi is not None
+    def _noised(self, y: torch.Tensor, gamma: float, scale: float, noise: torch.Tensor) -> torch.Tensor:
+        assert self.psi is not None
         clean = y.float()
-        mixed = math.sqrt(gamma) * clean + self.scale * math.sqrt(1 - gamma) * noise
+        mixed = math.sqrt(gamma) * clean + scale * math.sqrt(1 - gamma) * noise
         mean, std = _moments(mixed)
         target_mean, target_std = _moments(clean)
         rescaled = (mixed - mean) / std.clamp(min=1e-12) * target_std + target_mean
         return (self.psi * rescaled + (1 - self.psi) * mixed).to(y.dtype)
+
+
+CLOCKS: dict[str, Callable[[Step], float]] = {"time": lambda step: step.time,
+                                              "index": lambda step: 1 - step.index / step.count}
+
+
+def vectors(cond: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """Names of the condition tensors [batch, width] that stand beside a sequence [batch, tokens, width]; else none."""
+    flat = tuple(name for name, y in cond.items() if y.ndim == 2)
+    return flat if len(flat) < len(cond) else ()
 
 
 def ramp(t: float, tau1: float, tau2: float) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import BadValue
-from ..guidance import UNCOND, Branches, Rule, Step
+from ..guidance import UNCOND, Branches, Rule, Scene, Step
 from ..layout import from_planes, planes
 from ..schedules import Scale, known, weight
 from .frequency import check_band
@@ -43,6 +43,9 @@ class FACFG(Rule):
             raise BadValue(f"fa-cfg previous is a fraction in (0, 1], got {self.previous}")
         if self.size is not None and (len(self.size) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.size)):
             raise BadValue(f"fa-cfg size is (height, width) of the previous stage's latents, got {self.size}")
+
+    def fits_run(self, scene: Scene) -> None:
+        planes(scene.first.x, scene.first)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.high, step) != 1 or known(self.low, step) != 1

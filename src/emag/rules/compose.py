@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import torch
 
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Branches, Rule, Step
+from ..finite import FiniteFields
+from ..guidance import COND, UNCOND, Branches, Rule, Scene, Step
 from ..masks import evaluate, names, read
 from ..perturbations.base import Given, Perturbation
 from ..schedules import Scale, Schedule, known, weight
@@ -22,7 +23,7 @@ ROUNDING = 1e-12  # weights that should cancel (1 - 3 times 1/3) count as 0 with
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(FiniteFields):
     """scale m (plus - minus): one difference of a `Compose`.
 
     scale: any finite number, below 0 pushes away; or a schedule with its scale named. It multiplies the difference, so here
@@ -34,6 +35,8 @@ class Term:
     plus: str
     minus: str = UNCOND
     mask: str | None = None
+
+    scalar = False
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, Schedule):
@@ -80,6 +83,11 @@ class Compose(Rule):
     def masks(self) -> tuple[str, ...]:
         """Names of the masks that the user has to give."""
         return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in names(term.mask)))
+
+    def fits_run(self, scene: Scene) -> None:
+        for term in self.terms:
+            if term.mask is not None:
+                evaluate(term.mask, scene.first.x, scene.first)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
-from ..guidance import UNCOND, Branches, Rule, Step
+from ..guidance import UNCOND, Branches, Rule, Scene, Step
 from ..layout import from_planes, planes
 from ..pyramid import collapse, laplacian
 from ..schedules import Scale, Schedule, check_scale, known, weight
@@ -48,6 +48,9 @@ class FDG(Rule):
             raise BadValue(f"fdg parallel is one share, or one for each of {len(self.scales)} bands, got {self.parallel}")
         if not all(0 <= share <= 1 for share in self.parallel):
             raise BadValue(f"fdg parallel must lie in [0, 1], got {self.parallel}")
+
+    def fits_run(self, scene: Scene) -> None:
+        planes(scene.first.x, scene.first)
 
     def reads_null(self, step: Step) -> bool:
         return any(known(scale, step) != 1 for scale in self.scales)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ..errors import BadValue
-from ..guidance import COND, UNCOND, Branches, Step
+from ..guidance import COND, UNCOND, Branches, Scene, Step
 from .saver import Saver
 
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -65,9 +65,15 @@ class LinearAG(Saver):
     def needs(self) -> int:
         return self.pairs
 
-    def due(self, step: Step) -> bool:
+    def fits_run(self, scene: Scene) -> None:
+        self._check_count(scene.first)
+
+    def _check_count(self, step: Step) -> None:
         if self.count not in (None, step.count):
             raise BadValue(f"these linear-ag coefficients are for {self.count} steps and the run has {step.count}")
+
+    def due(self, step: Step) -> bool:
+        self._check_count(step)
         if self.steps:
             return step.index in self.steps
         return step.index % self.every != 0 and step.index < self.until * step.count

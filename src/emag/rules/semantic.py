@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ..errors import BadValue, NoEffect
-from ..guidance import COND, UNCOND, Branches, Rule, Step
+from ..errors import BadValue, NoEffect, Unsupported
+from ..guidance import COND, UNCOND, Branches, Rule, Scene, Step
 from ..layout import pack, unpack
 from ..perturbations.push import layers_of
-from ..perturbations.token_maps import GAUSSIAN, TokenMaps, Watcher
+from ..perturbations.token_maps import GAUSSIAN, NO_IMAGE, NO_TEXT, TokenMaps, Watcher, check_bos
 from ..pyramid import blur
 from ..schedules import Scale, check_scale, known, weight
 
@@ -61,11 +61,20 @@ class SCFG(Rule):
     def observer(self) -> TokenMaps:
         """What reads the attention, once the layers are known."""
         assert self.layers is not None
-        return TokenMaps(self.layers)
+        return TokenMaps(self.layers, self.bos)
 
     @property
     def weak(self) -> tuple[TokenMaps, ...]:
         return (self.observer,)
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        if not all(network.blocks[at].has_text(cross=False) for at in self.observer.blocks):
+            raise Unsupported(NO_TEXT)
+
+    def fits_run(self, scene: Scene) -> None:
+        if scene.tokens and len(scene.tokens) != 2:
+            raise Unsupported(NO_IMAGE)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1
@@ -103,8 +112,7 @@ def regions(maps: list[torch.Tensor]) -> torch.Tensor:
 def foreground(maps: list[torch.Tensor], bos: int) -> torch.Tensor:
     """True where the text tokens but `bos` have together a larger map than `bos` has, by more than TIE; [batch, rows,
     columns]."""
-    if not -maps[0].shape[1] <= bos < maps[0].shape[1]:
-        raise BadValue(f"s-cfg bos is a position among {maps[0].shape[1]} text tokens, got {bos}")
+    check_bos(bos, maps[0].shape[1])
     start = [m[:, bos] for m in maps]
     words = [m.sum(1) - m[:, bos] for m in maps]
     return torch.stack([_evened(w) - _evened(s) for w, s in zip(words, start, strict=True)]).mean(0) > TIE

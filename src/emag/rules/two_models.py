@@ -1,17 +1,16 @@
 """Two networks, or one with and without its LoRA: the predictions of both, mixed."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue
 from ..guidance import COND, UNCOND, Branches, Rule, Step
 from ..perturbations.base import Perturbation
 from ..perturbations.other_model import check_condition, check_network, other
 from ..perturbations.push import Push
-from ..schedules import Scale, Schedule, known
+from ..schedules import Scale, at_time, check_timed
 from .cfg import extrapolate
 
 
@@ -90,8 +89,7 @@ class TwoModels(Rule):
         check_condition(self.name, "null", self.null)
         if self.null == COND:
             raise BadValue(f"{self.name} null is 'uncond' or the name of an unconditional condition, e.g. 'prompt:'")
-        if self.scale is not None and not isinstance(self.scale, Schedule) and not math.isfinite(self.scale):
-            raise BadValue(f"{self.name} scale must be a finite number (1 is off) or a schedule, got {self.scale!r}")
+        check_timed(self.name, self.scale, "moves both branches by one scale")
 
     @property
     def neutral(self) -> bool:
@@ -102,7 +100,7 @@ class TwoModels(Rule):
         return other(self.model), other(self.model, self.null)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
-        return () if self._at(step) == 1 else self.weak
+        return () if at_time(self.scale, step) == 1 else self.weak
 
     def unread(self, step: Step) -> tuple[Perturbation, ...]:
         return self.branches(step)[:1]
@@ -110,19 +108,12 @@ class TwoModels(Rule):
     def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
         if UNCOND not in branches or self.weak[1] not in branches:
             return None
-        return extrapolate(branches[self.weak[1]], branches[UNCOND], self._at(step))
+        return extrapolate(branches[self.weak[1]], branches[UNCOND], at_time(self.scale, step))
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if self.weak[0] not in branches:
             return pred
-        return pred + (self._at(step) - 1) * (branches[COND] - branches[self.weak[0]])
-
-    def _at(self, step: Step) -> float:
-        scale = known(self.scale, step)
-        if scale is None:
-            raise Unsupported(f"{self.name} moves both branches by one scale, so it cannot have a schedule that measures "
-                              "the predictions: give a number, or a schedule of time such as Interval")
-        return scale
+        return pred + (at_time(self.scale, step) - 1) * (branches[COND] - branches[self.weak[0]])
 
 
 @dataclass(frozen=True)

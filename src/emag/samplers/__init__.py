@@ -9,7 +9,8 @@ from .particles import effective_size, resample
 from .path import Path
 from .rectified import RectifiedCFGpp
 from .reflection import W2SD, Reflection
-from .solvers import Euler, ReverseSDE, advance
+from .reverse_sde import ReverseSDE
+from .solvers import Euler, advance
 from .unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp)}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..errors import Unsupported
+from ..finite import FiniteFields
 from ..guidance import COND, UNCOND
 from .path import Path
 
@@ -38,7 +39,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Solver:
+class Solver(FiniteFields):
     """Base of all solvers: frozen values that go from one level to the next."""
 
     name: ClassVar[str] = ""
@@ -47,6 +48,12 @@ class Solver:
     kind: ClassVar[str] = "solver"
     cost: ClassVar[str] = "none"  # evaluations per step beyond the model's own
     stochastic: ClassVar[bool] = False  # True where the step adds noise
+    first_order: ClassVar[bool] = False  # True where the step is alpha' x0 + sigma' epsilon of one prediction
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions whose clean predictions it reads in `Model.latest`."""
+        return ()
 
     def check(self, model: Model) -> None:
         """Raise before the run where this solver cannot drive `model`."""
@@ -57,7 +64,7 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Corrector:
+class Corrector(FiniteFields):
     """Base of all correctors: frozen values that move x before or after the solver's step."""
 
     name: ClassVar[str] = ""
@@ -65,7 +72,16 @@ class Corrector:
     equation: ClassVar[str] = ""
     kind: ClassVar[str] = "corrector"
     cost: ClassVar[str] = "none"  # evaluations per step
-    stochastic: ClassVar[bool] = False  # True where the maths hold for a solver that adds noise only
+    joint: ClassVar[bool] = False  # True where samples of one condition are drawn together, and depend on each other
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions whose clean predictions it reads in `Model.latest`."""
+        return ()
+
+    def drive(self, solver: Solver) -> Solver:
+        """The solver of a run with this corrector, given the one named. Raises `Unsupported` where its maths exclude it."""
+        return solver
 
     def check(self, model: Model) -> None:
         """Raise before the run where this corrector cannot work on `model`."""

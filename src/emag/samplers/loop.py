@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue
 from .base import Corrector, Model, Solver
+from .conditioned import want
+from .first_order import check_solver
 from .solvers import Euler
 
 Progress = Callable[[int, int], None]
@@ -28,7 +30,10 @@ def trajectory(model: Model, x: torch.Tensor, *correctors: Corrector, solver: So
                on_step: Progress | None = None, states: States | None = None) -> Iterator[torch.Tensor]:
     """x at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
     solver = solver or Euler()
+    for corrector in correctors:
+        solver = corrector.drive(solver)
     check(model, correctors, solver)
+    want(model, (*correctors, solver))
     made: States = [{} for _ in (*correctors, solver)]
     if states is not None:
         states.extend(made)
@@ -53,9 +58,9 @@ def check(model: Model, correctors: Sequence[Corrector], solver: Solver) -> None
     if not model.path.fits(model.space):
         raise BadValue(f"{model.space} predictions do not fit this path: flow needs alpha + sigma = 1 at every level, "
                        "v alpha^2 + sigma^2 = 1")
-    solver.check(model)
     for corrector in correctors:
         corrector.check(model)
-        if corrector.stochastic and not solver.stochastic:
-            raise Unsupported(f"{corrector.name} needs a solver that adds noise, and {solver.name} adds none; "
-                              "use ReverseSDE")
+        if corrector.joint and corrector is not correctors[-1]:
+            raise BadValue(f"{corrector.name} weighs the step itself: name {correctors[-1].name} before it")
+    solver.check(model)
+    check_solver(getattr(model, "rules", ()), solver)

@@ -1,28 +1,27 @@
-"""Weighted particles: how their weights change, how many they are worth, and how they are resampled."""
+"""Weighted particles: what their weights are made of, how many they are worth, and how they are resampled."""
 
 from collections.abc import Sequence
 
 import torch
 
 
-def excess(noises: Sequence[torch.Tensor], powers: Sequence[float]) -> torch.Tensor:
-    """|sum b e_b|^2 - sum b |e_b|^2 per sample, [batch] float64, for noise predictions e_b [batch, ...] and exponents b.
+def squares(noises: Sequence[torch.Tensor], powers: Sequence[float]) -> torch.Tensor:
+    """sum b |e_b|^2 per sample, [batch] float64, for noise predictions e_b [batch, ...] and exponents b."""
+    wide = [noise.double().flatten(1) for noise in noises]
+    return torch.stack([b * noise.square().sum(1) for b, noise in zip(powers, wide)]).sum(0)
 
-    Written as (B - 1) sum b |e_b|^2 - sum over pairs b b' |e_b - e_b'|^2, with B the sum of b, which is exactly 0 where all
-    predictions are equal and B is 1.
+
+def pairs(noises: Sequence[torch.Tensor], powers: Sequence[float]) -> torch.Tensor:
+    """sum over pairs b b' |e_b - e_b'|^2 per sample, [batch] float64: B sum b |e_b|^2 - |sum b e_b|^2, B the sum of b.
+
+    Exactly 0 where all predictions are equal.
     """
     wide = [noise.double().flatten(1) for noise in noises]
-    total = surplus(powers) * sum(b * noise.square().sum(1) for b, noise in zip(powers, wide))
+    total = torch.zeros(len(wide[0]), dtype=torch.float64, device=wide[0].device)
     for i, (b, noise) in enumerate(zip(powers, wide)):
         for c, other in zip(powers[:i], wide[:i]):
-            total = total - b * c * (noise - other).square().sum(1)
-    return torch.as_tensor(total)
-
-
-def surplus(powers: Sequence[float]) -> float:
-    """sum b - 1, and exactly 0 where only rounding is left of it."""
-    rest = sum(powers) - 1
-    return 0.0 if abs(rest) < 1e-9 else rest
+            total = total + b * c * (noise - other).square().sum(1)
+    return total
 
 
 def effective_size(log_weights: torch.Tensor) -> torch.Tensor:

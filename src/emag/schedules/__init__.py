@@ -1,18 +1,19 @@
 """When a rule acts (`Window`), and how strongly (`Schedule`)."""
 
 from .annealing import Annealing
-from .base import Scale, Schedule, check_scale, known, label, weight
+from .base import Scale, Schedule, at_time, check_scale, check_timed, known, label, weight
 from .curves import Constant, Curve, Interval, Rectified
 from .feedback import Feedback
 from .noise import NoisePower
 from .normed import MAMBOG, BetaCFG
 from .renoise import CFGpp
-from .window import UNITS, Phase, Window, equal_time, k2idx
+from .window import APPLIED, OBSERVED, UNITS, Phase, Window, equal_time, k2idx
 
 SCHEDULES: dict[str, type[Schedule]] = {schedule.name: schedule for schedule in (
     Constant, Interval, Curve, Rectified, NoisePower, BetaCFG, MAMBOG, CFGpp, Annealing)}
 """The schedules by name, but for Feedback, which holds a function. Adding one is one class and one entry here."""
 
-__all__ = ["MAMBOG", "SCHEDULES", "UNITS", "Annealing", "BetaCFG", "CFGpp", "Constant", "Curve", "Feedback", "Interval",
-           "NoisePower", "Phase", "Rectified", "Scale", "Schedule", "Window", "check_scale", "equal_time", "k2idx", "known",
-           "label", "weight"]
+__all__ = ["APPLIED", "MAMBOG", "OBSERVED", "SCHEDULES", "UNITS", "Annealing", "BetaCFG", "CFGpp", "Constant", "Curve",
+           "Feedback", "Interval", "NoisePower", "Phase", "Rectified", "Scale", "Schedule", "Window", "at_time",
+           "check_scale", "check_timed",
+           "equal_time", "k2idx", "known", "label", "weight"]

@@ -35,8 +35,8 @@ class Annealing(Schedule):
     the head (ReLU between them), [out, in]; the first takes 12 features, the last gives 1. Those are the names in the
     authors' checkpoint: save its "guidance_scale_model" with safetensors. factor, bias: 1 and 1 there. renoise: take the
     step of CFG++, as published (see `CFGpp`, also for which samplers that is exact); False takes w itself. Raises
-    `BadValue` in a run whose file is missing or odd. The published head was trained for SDXL; t and norms of other models
-    mean something else to it.
+    `BadValue` before a run whose file is missing or odd. The published head was trained for SDXL; t and norms of other
+    models mean something else to it.
     """
 
     scale: float | None = 0.4
@@ -56,6 +56,13 @@ class Annealing(Schedule):
             raise BadValue("annealing needs weights=..., the safetensors file of a trained head")
         if not (math.isfinite(self.factor) and math.isfinite(self.bias)):
             raise BadValue(f"annealing factor and bias must be finite, got {self.factor} and {self.bias}")
+
+    def check(self) -> None:
+        read_head(self.weights)
+
+    @property
+    def first_order(self) -> bool:
+        return self.renoise
 
     def at(self, branches: "Branches", step: "Step", state: dict[str, Any]) -> float | torch.Tensor:
         cond, _ = both(self.name, branches)

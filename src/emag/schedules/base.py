@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from ..errors import BadValue
+from ..finite import FiniteFields
 
 if TYPE_CHECKING:
     from ..guidance import Branches, Step
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(FiniteFields):
     """Base of all schedules: usable as the `scale` of any rule. Subclasses are frozen dataclasses of plain data.
 
     scale: the strength that the schedule shapes, 1 is off; None takes the rule's default.
@@ -27,6 +28,11 @@ class Schedule:
     kind: ClassVar[str] = "schedule"
     cost: ClassVar[str] = "none; a step at scale 1 needs no unconditional or weak evaluation"
 
+    @property
+    def first_order(self) -> bool:
+        """True where it is exact for first-order deterministic samplers (DDIM, Euler) only; others are then refused."""
+        return False
+
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
 
@@ -35,6 +41,14 @@ class Schedule:
         """`scale`, which a rule has filled in by the time it runs."""
         assert self.scale is not None, f"{self.name} runs with its scale filled in"
         return self.scale
+
+    def check(self) -> None:
+        """Raise `BadValue` where it cannot be used: what it reads from files, it reads here for the first time."""
+
+    @property
+    def measures(self) -> bool:
+        """True where the strength depends on the predictions, so that nobody knows it before they are made."""
+        return type(self).at is not Schedule.at
 
     def known(self, step: "Step") -> float | None:
         """The strength at `step` where it does not depend on the predictions, else None."""
@@ -76,6 +90,20 @@ def check_scale(name: str, scale: Scale | None, low: float = 0.0, field: str = "
         return
     if not isinstance(scale, (int, float)) or not low <= scale < float("inf"):
         raise BadValue(f"{name} {field} must be a number of at least {low:g} (1 is off) or a schedule, got {scale!r}")
+
+
+def check_timed(name: str, scale: Scale | None, why: str) -> None:
+    """Raise `BadValue` for a schedule that measures the predictions; `why` says why there are none to measure."""
+    if isinstance(scale, Schedule) and scale.measures:
+        raise BadValue(f"{name} {why}, so it cannot have {scale.name}, which measures the predictions: give a number, or a "
+                       "schedule of time such as Interval or Curve")
+
+
+def at_time(scale: Scale | None, step: "Step") -> float:
+    """The strength at `step` of a number or a schedule of time."""
+    value = known(scale, step)
+    assert value is not None, "check_timed has refused schedules that measure"
+    return value
 
 
 def label(scale: Scale | None) -> str:

@@ -47,6 +47,10 @@ class BetaCFG(Schedule):
         if not 0 <= self.gamma < math.inf:
             raise BadValue(f"beta-cfg gamma must be at least 0 (0 divides by nothing), got {self.gamma}")
 
+    @property
+    def measures(self) -> bool:
+        return self.gamma != 0
+
     def known(self, step: "Step") -> float | None:
         value = self.strength * self._curve(step.progress)
         return value if self.gamma == 0 or value == 0 else None
@@ -85,6 +89,10 @@ class MAMBOG(Schedule):
         super().__post_init__()
         if not 0 <= self.alpha < math.inf:
             raise BadValue(f"mambo-g alpha must be at least 0 (0 is a constant scale), got {self.alpha}")
+
+    @property
+    def measures(self) -> bool:
+        return self.alpha != 0
 
     def known(self, step: "Step") -> float | None:
         return self.strength if self.alpha == 0 or self.strength == 1 else None

@@ -15,7 +15,9 @@ class CFGpp(Schedule):
 
     CFG++ takes x' = alpha' x0(g) + sigma' epsilon(u), g = u + lambda (c - u). With k = sigma / alpha that is plain DDIM
     (or Euler on a flow) under w = lambda k / (k - k'), which is lambda sigma (1 - sigma') / (sigma - sigma') on a flow.
-    Exact for first-order deterministic samplers, one evaluation a step; on the last step w = lambda.
+    Exact for first-order deterministic samplers, one evaluation a step (DDIM with eta 0 and no clipping, Euler, DPM-Solver
+    of order 1); pipelines with another scheduler and our own solvers but `Euler` are refused, and a loop of yours must be
+    such a one. On the last step w = lambda.
 
     scale: lambda, not a w: 0 is unconditional, 0.6 is about CFG at 7.5 (the authors' table runs from 0 to 1 for w from 1
     to 12.5). The w it gives grows with the number of steps. Where the sampler does not move (k' = k) w is lambda.
@@ -26,6 +28,10 @@ class CFGpp(Schedule):
     name = "cfg++"
     paper = "arXiv 2406.08070"
     equation = "lambda k / (k - k'), k = sigma / alpha"
+
+    @property
+    def first_order(self) -> bool:
+        return True
 
     def known(self, step: "Step") -> float | None:
         return self.strength * renoised(step)

@@ -1,13 +1,14 @@
 """When a rule acts: windows over the steps of one run."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from ..errors import BadValue
+from ..finite import FiniteFields
 
-Phase = Literal["off", "watch", "apply"]
+Phase = Literal["off", "watch", "apply", "hold"]
+OBSERVED, APPLIED = ("watch", "apply"), ("apply", "hold")
 UNITS = ("published", "index", "progress", "sigma")
 
 
@@ -17,14 +18,15 @@ def k2idx(k: float, count: int, base: int = 250) -> int:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Steps on which an average is kept up ("watch") and on which a weak pass runs ("apply").
+class Window(FiniteFields):
+    """Steps on which an average is kept up ("watch"), and on which a weak pass runs as well ("apply").
 
     `unit` says what start, delta and stop mean. With r the reversed index (N-1 is the noisiest step):
     "published": k2idx of the three on a `base`-step schedule, then as "index";
     "index": watch iff stop <= r <= start, apply iff stop <= r <= start - delta (EMAG, arXiv 2512.17303);
     "progress": fractions p = i/N of the run: watch iff start <= p < stop, apply iff start + delta <= p < stop;
     "sigma": noise levels: watch iff stop <= sigma <= start, apply iff stop <= sigma <= start - delta.
+    hold: after stop the average stays as it was, and goes on being applied ("hold"), as in part of the authors' DiT code.
     """
 
     start: float = 250
@@ -32,36 +34,40 @@ class Window:
     stop: float = 50
     unit: str = "published"
     base: int = 250
+    hold: bool = False
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise BadValue(f"window unit {self.unit!r} is unknown; use one of {', '.join(UNITS)}")
-        if not all(map(math.isfinite, (self.start, self.delta, self.stop))):
-            raise BadValue(f"a window needs finite numbers, got {self.start}, {self.delta}, {self.stop}")
         for name in ("start", "delta", "stop"):  # one spelling in every recipe
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.delta < 0 or self.base < 1:
             raise BadValue(f"a window needs delta >= 0 and base >= 1, got delta={self.delta}, base={self.base}")
+        if self.base != 250 and self.unit != "published":
+            raise BadValue(f"a window's base is for unit 'published'; {self.unit!r} has none, leave it out")
+        if self.hold and (self.stop >= 1 if self.unit == "progress" else self.stop <= 0):
+            raise BadValue(f"hold is about the steps after stop, and after {self.stop:g} in {self.unit!r} there are none")
 
     @classmethod
-    def published(cls, start: float = 250, delta: float = 50, stop: float = 50, base: int = 250) -> "Window":
+    def published(cls, start: float = 250, delta: float = 50, stop: float = 50, base: int = 250,
+                  hold: bool = False) -> "Window":
         """Reversed indices of a `base`-step schedule, scaled to the run (the default, and the authors' SD3 form)."""
-        return cls(start, delta, stop, "published", base)
+        return cls(start, delta, stop, "published", base, hold)
 
     @classmethod
-    def index(cls, start: int, delta: int, stop: int) -> "Window":
+    def index(cls, start: int, delta: int, stop: int, hold: bool = False) -> "Window":
         """Reversed step indices taken as they are (the authors' DiT form)."""
-        return cls(start, delta, stop, "index")
+        return cls(start, delta, stop, "index", hold=hold)
 
     @classmethod
-    def progress(cls, start: float = 0.0, delta: float = 0.18, stop: float = 0.82) -> "Window":
+    def progress(cls, start: float = 0.0, delta: float = 0.18, stop: float = 0.82, hold: bool = False) -> "Window":
         """Fractions of the run, 0 at the noisiest step."""
-        return cls(start, delta, stop, "progress")
+        return cls(start, delta, stop, "progress", hold=hold)
 
     @classmethod
-    def sigma(cls, start: float, delta: float, stop: float) -> "Window":
+    def sigma(cls, start: float, delta: float, stop: float, hold: bool = False) -> "Window":
         """Noise levels, from `start` down to `stop`."""
-        return cls(start, delta, stop, "sigma")
+        return cls(start, delta, stop, "sigma", hold=hold)
 
     def phases(self, sigmas: tuple[float, ...]) -> tuple[Phase, ...]:
         """Phase of each distinct timestep, noisiest first. The first watched step never applies: nothing to apply."""
@@ -70,27 +76,34 @@ class Window:
 
 @lru_cache(maxsize=256)
 def _phases(window: Window, sigmas: tuple[float, ...]) -> tuple[Phase, ...]:
-    phases = [_phase(window, i, sigmas) for i in range(len(sigmas))]
-    for i, phase in enumerate(phases):
-        if phase != "off":
-            phases[i] = "watch"
-            break
+    phases: list[Phase] = [_phase(window, i, sigmas) for i in range(len(sigmas))]
+    first = next((i for i, phase in enumerate(phases) if phase in OBSERVED), None)
+    if first is None:  # nothing was averaged that could be held
+        phases = ["off" for _ in phases]
+    else:
+        phases[first] = "watch"
     return tuple(phases)
 
 
 def _phase(window: Window, i: int, sigmas: tuple[float, ...]) -> Phase:
-    count, start, stop = len(sigmas), window.start, window.stop
+    """The phase of step i by `window` alone."""
+    at, start, apply, stop = _falling(window, i, sigmas)
+    over = at <= stop if window.unit == "progress" else at < stop  # the end of a fraction of the run is not in it
+    if at > start or (over and not (window.hold and at <= apply)):
+        return "off"
+    return "hold" if over else "apply" if at <= apply else "watch"
+
+
+def _falling(window: Window, i: int, sigmas: tuple[float, ...]) -> tuple[float, float, float, float]:
+    """Where step i is, and where the window starts, applies and stops, on a scale that falls along the run."""
+    count, start, delta, stop = len(sigmas), window.start, window.delta, window.stop
     if window.unit == "progress":
-        p = i / count
-        return "off" if not start <= p < stop else "apply" if p >= start + window.delta else "watch"
+        return -i / count, -start, -(start + delta), -stop
     if window.unit == "sigma":
-        at, apply = sigmas[i], start - window.delta
-    else:
-        at, delta = count - 1 - i, window.delta
-        if window.unit == "published":
-            start, delta, stop = (k2idx(k, count, window.base) for k in (start, delta, stop))
-        apply = start - delta
-    return "off" if not stop <= at <= start else "apply" if at <= apply else "watch"
+        return sigmas[i], start, start - delta, stop
+    if window.unit == "published":
+        start, delta, stop = (k2idx(k, count, window.base) for k in (start, delta, stop))
+    return count - 1 - i, start, start - delta, stop
 
 
 def equal_time(beta: float, count: int, base: int = 250) -> float:

@@ -9,8 +9,7 @@ import torch
 
 from ...errors import BadValue
 from .frechet import Distance, Moments, moments
-
-Z95 = 1.959963984540054
+from .jackknife import Jackknife, wilson
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,15 @@ class Estimate:
 class Statistic:
     """of(weights [rows]) -> value, weights[i] saying how often row i counts; `draws`: resamples for an interval.
 
-    biased: rows drawn twice move the value, as they do a distance. The interval is moved back.
+    biased: rows drawn twice move the value, as they do a distance. The interval is moved back. share: all of
+    the rows or none is 1 or 0.
     """
 
     of: Callable[[np.ndarray], float]
     rows: int
     draws: int = 1000
     biased: bool = False
+    share: bool = False
 
     @property
     def value(self) -> float:
@@ -42,13 +43,20 @@ class Statistic:
 
 
 def mean(values: Any) -> Statistic:
-    """The mean of values per image [n]; NaN rows do not count."""
-    x = np.asarray(values, dtype=np.float64)
+    """The mean of values per image [n]; NaN rows do not count. Of true and false, the share that is true."""
+    given = np.asarray(values)
+    x = given.astype(np.float64)
     known = ~np.isnan(x)
     if not known.any():
         raise BadValue("no image has this value")
     filled = np.where(known, x, 0.0)
-    return Statistic(lambda w: float(w @ filled / max(w @ known, 1)), len(x))
+    return Statistic(lambda w: float(w @ filled / max(w @ known, 1)), len(x), share=given.dtype == bool)
+
+
+def median(values: Any) -> Statistic:
+    """The median of values per image [n]."""
+    x = np.asarray(values, dtype=np.float64)
+    return Statistic(lambda w: float(np.median(np.repeat(x, w.astype(int)))), len(x))
 
 
 def frechet(features: Any, reference: Moments, device: str = "cpu", draws: int = 200) -> Statistic:
@@ -58,19 +66,39 @@ def frechet(features: Any, reference: Moments, device: str = "cpu", draws: int =
     return Statistic(lambda w: to.to(moments(x, w, device)), len(x), draws, biased=True)
 
 
-def interval(statistic: Statistic, seed: int = 0) -> Estimate:
-    """Value and 95 % interval: percentiles of the draws; of a biased statistic, moved so that their mean is the value."""
-    draws = np.array([statistic.of(w) for w in weights(statistic.rows, statistic.draws, seed)])
-    return _estimate(statistic.value, draws, statistic)
+def interval(statistic: Statistic | Jackknife, seed: int = 0) -> Estimate:
+    """Value and 95 % interval: percentiles of the draws; of a biased statistic, moved so that their mean is the value.
+
+    A share that no draw moves (all of the images, or none) is not certain: its interval is Wilson's. Raises `BadValue` below
+    two rows.
+    """
+    if isinstance(statistic, Jackknife):
+        found = Estimate(statistic.value, *statistic.ends, statistic.rows)
+    else:
+        draws = np.array([statistic.of(w) for w in weights(statistic.rows, statistic.draws, seed)])
+        found = _estimate(statistic.value, draws, statistic)
+    if statistic.share and found.low == found.high and 0 <= found.value <= 1:
+        return Estimate(found.value, *wilson(found.value, found.n), found.n)
+    return found
 
 
-def difference(a: Statistic, b: Statistic, seed: int = 0) -> Estimate:
-    """a - b with its interval, the same rows drawn for both: row i of both is the same image number (or reference image).
+def described(statistic: Statistic) -> Estimate:
+    """The same for what only describes: of a single row the value alone, both ends on it."""
+    if statistic.rows < 2:
+        return Estimate(statistic.value, statistic.value, statistic.value, statistic.rows)
+    return interval(statistic)
+
+
+def difference(a: Statistic | Jackknife, b: Statistic | Jackknife, seed: int = 0) -> Estimate:
+    """a - b with its interval, the same rows drawn (or left out) for both: row i of both is the same image number.
 
     Raises `BadValue` where the two have different numbers of rows.
     """
     if a.rows != b.rows:
         raise BadValue(f"paired differences need the same images: {a.rows} and {b.rows} rows")
+    if isinstance(a, Jackknife) and isinstance(b, Jackknife):
+        return interval(a.minus(b))
+    assert isinstance(a, Statistic) and isinstance(b, Statistic), "one metric has one kind of statistic"
     draws = [a.of(w) - b.of(w) for w in weights(a.rows, min(a.draws, b.draws), seed)]
     return _estimate(a.value - b.value, np.array(draws), a)
 
@@ -82,13 +110,8 @@ def weights(rows: int, draws: int, seed: int) -> Any:
         yield np.bincount(rng.integers(rows, size=rows), minlength=rows).astype(np.float64)
 
 
-def spread(values: np.ndarray, n: int, factor: float = 1.0) -> Estimate:
-    """The mean of values of subsets, and a normal interval of `factor` times their standard deviation."""
-    half = Z95 * factor * float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    centre = float(values.mean())
-    return Estimate(centre, centre - half, centre + half, n)
-
-
 def _estimate(value: float, draws: np.ndarray, statistic: Statistic) -> Estimate:
+    if statistic.rows < 2:
+        raise BadValue("an interval needs two images or more")
     low, high = np.percentile(draws, [2.5, 97.5]) + (value - draws.mean() if statistic.biased else 0.0)
     return Estimate(value, float(low), float(high), statistic.rows)

@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ... import ranges
 from ...errors import BadValue
+from ..pictures import clipped
+from .doubts import CLIPPED, refuse_infinite
 from .extractors.base import Extractor, Features
+from .npz import unpacked
 
 BATCH = 256
 KEY = "images_sha256"
@@ -43,23 +47,48 @@ class Images:
 
 
 def features(images: Images, extractor: Extractor) -> Features:
-    """Features of all images in order of their numbers, read from the run folder where they are there already."""
-    storage, name = images.run.storage, f"features/{_plain(extractor.version)}/{images.recipe}.npz"
-    kept = _kept(storage.read(name)) if storage.exists(name) else None
-    if kept is not None and kept.pop(KEY, np.array("")).item() == images.key:
-        return kept
-    made = extract(images.run.images(images.recipe, BATCH, len(images)), extractor, images.columns["prompt"])
-    storage.write(name, packed({**made, KEY: np.array(images.key)}))
+    """Features of all images in order of their numbers, read from the run folder where they are there already.
+
+    Raises `BadValue` where they are not finite.
+    """
+    return _kept(images, extractor) or _made(images, extractor)
+
+
+def _made(images: Images, extractor: Extractor) -> Features:
+    texts = [text or "" for text in images.columns["prompt"]]
+    made = extract(images.run.images(images.recipe, BATCH, len(images)), extractor, texts)
+    if images.run.storage is not None:
+        images.run.storage.write(_file(images, extractor), packed({**made, KEY: np.array(images.key)}))
     return made
 
 
+def _file(images: Images, extractor: Extractor) -> str:
+    version = re.sub(r"[^\w.-]+", "_", extractor.version)
+    return f"features/{version}/{images.recipe}.npz"
+
+
+def _kept(images: Images, extractor: Extractor) -> Features | None:
+    """The features in the run folder; None where there are none, or of other images, or the file is damaged."""
+    storage, name = images.run.storage, _file(images, extractor)
+    try:
+        found = unpacked(storage.read(name)) if storage is not None and storage.exists(name) else {}
+        key = found.pop(KEY, np.array(""))
+        refuse_infinite(found)
+    except ValueError:
+        return None
+    whole = str(key) == images.key and CLIPPED in found and all(len(one) == len(images) for one in found.values())
+    return found if whole else None
+
+
 def extract(batches: Iterable[np.ndarray], extractor: Extractor, texts: Sequence[str]) -> Features:
-    """Features of batches of uint8 images [n, h, w, 3], whose prompts are `texts` in turn."""
+    """Features of batches of uint8 images [n, h, w, 3], whose prompts are `texts` in turn; and which of them are clipped."""
     found, done = [], 0
     for batch in batches:
-        found.append(extractor(batch, texts[done:done + len(batch)]))
+        found.append({**extractor(batch, texts[done:done + len(batch)]), CLIPPED: clipped(batch, ranges.CLIPPED)})
         done += len(batch)
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    made = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    refuse_infinite(made)
+    return made
 
 
 def packed(arrays: Features) -> bytes:
@@ -67,15 +96,3 @@ def packed(arrays: Features) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]
     return sink.getvalue()
-
-
-def _kept(data: bytes) -> Features | None:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception:  # damaged files fail in many ways, and are made again
-        return None
-
-
-def _plain(version: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", version)

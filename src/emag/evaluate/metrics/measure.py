@@ -1,18 +1,24 @@
 """Metrics of the recipes of a run, each with an interval and the version of what measured it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import BadValue
 from ...near import choices
-from . import bootstrap
+from . import bootstrap, doubts, kid
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
 from .extractors.base import Extractor
 from .features import Images, features
+from .jackknife import Jackknife
 from .reference import Reference
 from .table import Metric, Sample, chosen
+
+log = logging.getLogger("emag")
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,12 @@ class Plan:
     k: int
     device: str = "cpu"
 
-    def version(self, metric: Metric) -> str:
-        """What measured a metric: extractor, statistic, reference."""
+    def version(self, metric: Metric, images: int) -> str:
+        """What measured a metric of so many images: extractor, statistic, reference."""
         known = [self.reference.name] if metric.reference and self.reference else []
-        return "; ".join([self.extractors[metric.extractor].version, metric.part.format(k=self.k), *known])
+        real = self.reference.features if self.reference else None
+        part = metric.part.format(k=self.k, size=kid.subset_size(images, images if real is None else len(real)))
+        return "; ".join([self.extractors[metric.extractor].version, part, *known])
 
 
 def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, device: str = "cpu") -> Plan:
@@ -77,7 +85,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     names = list(recipes) if recipes is not None else run.recipes()
     if against is not None and against not in names:
         raise BadValue(f"--against {against!r} is none of the recipes measured; {choices(against, names)}")
-    found: dict[str, dict[str, Statistic | Estimate]] = {}
+    found: dict[str, dict[str, Statistic | Jackknife | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:
         images = Images.of(run, recipe, limit)
@@ -87,25 +95,39 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     return check_table(results + _differences(plan, found, numbers, against, seed))
 
 
-def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Estimate]:
-    found: dict[str, Statistic | Estimate] = {}
+def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife | Estimate]:
+    found: dict[str, Statistic | Jackknife | Estimate] = {}
+    reads = [metric.name for metric in plan.metrics if metric.prompts]
+    if reads and None in images.columns["prompt"]:
+        raise BadValue(f"{', '.join(reads)} reads what the images should show, and they have no captions: put NAME.txt "
+                       "beside NAME.png, or a metadata.jsonl with file_name and text into the folder")
     for name, extractor in plan.extractors.items():
         sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
                         plan.k, plan.device)
-        found |= {metric.name: metric.of(sample) for metric in plan.metrics if metric.extractor == name}
+        own = [metric for metric in plan.metrics if metric.extractor == name]
+        found |= {metric.name: metric.of(sample) for metric in own}
+        said = doubts.of_images(images.recipe, sample.features)
+        for metric in own if plan.reference else ():
+            if metric.name.endswith("fd"):
+                moments = sample.compared.moments
+                said += doubts.of_distance(metric.name, len(moments.mean), len(images), moments.count)
+        for text in said:
+            log.warning("emag: %s", text)
     return found
 
 
-def _estimate(found: Statistic | Estimate, seed: int) -> Estimate:
+def _estimate(found: Statistic | Jackknife | Estimate, seed: int) -> Estimate:
     return found if isinstance(found, Estimate) else bootstrap.interval(found, seed)
 
 
 def _result(recipe: str, metric: Metric, plan: Plan, found: Estimate, against: str | None = None) -> Result:
-    return Result(recipe, metric.name, found.value, found.low, found.high, found.n, plan.version(metric), metric.higher,
-                  against)
+    if not np.isfinite([found.value, found.low, found.high]).all():
+        raise BadValue(f"{metric.name} of {recipe} is {found.value}, no number: its images or the reference are damaged")
+    return Result(recipe, metric.name, found.value, found.low, found.high, found.n, plan.version(metric, found.n),
+                  metric.higher, against)
 
 
-def _differences(plan: Plan, found: dict[str, dict[str, Statistic | Estimate]], numbers: dict[str, list[int]],
+def _differences(plan: Plan, found: dict[str, dict[str, Statistic | Jackknife | Estimate]], numbers: dict[str, list[int]],
                  against: str | None, seed: int) -> list[Result]:
     results = []
     for recipe in found if against is not None else ():
@@ -116,7 +138,7 @@ def _differences(plan: Plan, found: dict[str, dict[str, Statistic | Estimate]], 
                            "numbers; give --limit, or finish the run")
         for metric in plan.metrics:
             a, b = found[recipe][metric.name], found[str(against)][metric.name]
-            if isinstance(a, Statistic) and isinstance(b, Statistic):
+            if not isinstance(a, Estimate) and not isinstance(b, Estimate):
                 results.append(_result(recipe, metric, plan, bootstrap.difference(a, b, seed), against))
     return results
 

@@ -17,12 +17,18 @@ from ...errors import BadValue
 
 @dataclass(frozen=True)
 class Manifolds:
-    """precision, density [generated]; recall, coverage [real]; fp64. The metric is the mean."""
+    """precision, density [generated]; recall, coverage [real]; fp64. The metric is the mean.
+
+    alone_recall, alone_coverage [generated]: what recall and coverage lose without this image, the other balls as they are:
+    the share of real images that its ball alone holds, and of real balls that hold it alone.
+    """
 
     precision: np.ndarray
     recall: np.ndarray
     density: np.ndarray
     coverage: np.ndarray
+    alone_recall: np.ndarray
+    alone_coverage: np.ndarray
 
 
 def prdc(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str | torch.device = "cpu",
@@ -37,15 +43,22 @@ def prdc(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str |
     x, y = x - x.mean(0), y - x.mean(0)  # less cancellation in |x|^2 + |y|^2 - 2 x.y
     around_x = radii(x, k, chunk) if real_radii is None else real_radii
     around_y = radii(y, k, chunk)
-    inside = torch.zeros(len(y), device=y.device, dtype=torch.float64)
+    inside, alone_recall, alone_coverage = torch.zeros(3, len(y), device=y.device, dtype=torch.float64)
     recall, coverage = [], []
     for rows, distances in _distances(x, y, chunk):
-        near = distances < around_x[rows, None]
+        near, held = distances < around_x[rows, None], distances < around_y
         inside += near.sum(0)
         coverage.append(near.any(1))
-        recall.append((distances < around_y).any(1))
-    return Manifolds(*(value.double().cpu().numpy() for value in (inside > 0, torch.cat(recall), inside / k,
-                                                                  torch.cat(coverage))))
+        recall.append(held.any(1))
+        alone_recall += _alone(held)
+        alone_coverage += _alone(near)
+    found = (inside > 0, torch.cat(recall), inside / k, torch.cat(coverage), alone_recall / len(x), alone_coverage / len(x))
+    return Manifolds(*(value.double().cpu().numpy() for value in found))
+
+
+def _alone(near: torch.Tensor) -> torch.Tensor:
+    """In how many rows of near [rows, generated] each column is the only true one, [generated]."""
+    return (near & (near.sum(1, keepdim=True) == 1)).sum(0)
 
 
 def radii(x: torch.Tensor, k: int, chunk: int = 2048) -> torch.Tensor:

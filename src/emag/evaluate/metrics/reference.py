@@ -1,7 +1,6 @@
 """Reference features and moments in npz files without pickle; reads those of ADM and pytorch-fid."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,8 @@ from . import frechet
 from .extractors.base import Extractor
 from .features import BATCH, extract, packed
 from .frechet import Moments
+from .npz import unpacked
+from .plain import PlainFolder
 from .prdc import radii
 
 FOREIGN = "inception"
@@ -48,9 +49,10 @@ def read(path: str | Path) -> Reference:
     file = Path(path).expanduser()
     try:
         data = file.read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in ("mu", "sigma", "n", "features", "version") if name in found.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+        arrays = unpacked(data, ("mu", "sigma", "n", "features", "version"))
+    except OSError as error:
+        raise BadValue(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
         raise BadValue(f"{file} is no npz file with reference statistics: {error}") from None
     _check(file, arrays)
     mean, cov = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
@@ -63,8 +65,16 @@ def _check(file: Path, arrays: dict[str, np.ndarray]) -> None:
     if "mu" not in arrays or "sigma" not in arrays:
         raise BadValue(f"{file} lacks mu or sigma; make one with emag reference, or use an ADM or pytorch-fid file")
     width = arrays["mu"].shape
-    if len(width) != 1 or arrays["sigma"].shape != width * 2 or not np.isfinite(arrays["sigma"]).all():
+    if len(width) != 1 or arrays["sigma"].shape != width * 2:
         raise BadValue(f"{file}: mu [d] and sigma [d, d] were expected, got {list(width)} and {list(arrays['sigma'].shape)}")
+    wanted = {"n": ((), "iu"), "version": ((), "U"), "features": ((len(arrays.get("features", ())), *width), "f")}
+    odd = [name for name, (shape, kind) in wanted.items() if name in arrays
+           and (arrays[name].shape != shape or arrays[name].dtype.kind not in kind)]
+    odd += [name for name in ("mu", "sigma", "features") if name in arrays and name not in odd
+            and (arrays[name].dtype.kind not in "fiu" or not np.isfinite(arrays[name]).all())]
+    if odd or not width[0]:
+        raise BadValue(f"{file}: {', '.join(odd) or 'mu'} is not what reference statistics hold (finite numbers, features "
+                       "[r, d], a whole number n, a text)")
 
 
 def write(path: str | Path, features: np.ndarray, version: str) -> Path:
@@ -74,6 +84,22 @@ def write(path: str | Path, features: np.ndarray, version: str) -> Path:
         draft.write_bytes(packed({"mu": found.mean.numpy(), "sigma": found.cov.numpy(), "n": np.array(len(features)),
                                   "features": features.astype(np.float32), "version": np.array(version)}))
     return file
+
+
+def of_data(source: str | Path, extractor: Extractor, size: int | None = None, limit: int | None = None) -> np.ndarray:
+    """Features of the first `limit` images (None: all) in a folder of them, or in a parquet file or a folder of those.
+
+    size: height and width, to which images of a parquet file are brought; None is 32. Those of a folder stay as they are.
+    """
+    extractor.check()
+    path = Path(source).expanduser()
+    if path.is_dir() and not any(path.rglob("*.parquet")):
+        if size is not None:
+            raise BadValue(f"{path} is a folder of images, which are read as they are, without --size")
+        folder = PlainFolder(path)
+        [name] = folder.recipes()
+        return extract(folder.images(name, BATCH, limit), extractor, [""] * len(folder.files[:limit]))["features"]
+    return of_parquet(path, extractor, size or 32, limit)
 
 
 def of_parquet(source: str | Path, extractor: Extractor, size: int = 32, limit: int | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The list of metrics: a feature extractor and a statistic of its features each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,9 @@ from ...models.words import class_of
 from ...near import choices
 from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
-from .diversity import dissimilarity
+from .diversity import diversity
 from .extractors.base import Features
+from .jackknife import Jackknife
 from .prdc import Manifolds, prdc
 from .reference import Reference, real_radii
 
@@ -53,17 +54,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Metric:
-    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and such named.
+    """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and subsets named.
 
-    higher: whether more of it is better; None where neither more nor less is: it tells how images look.
+    higher: whether more of it is better; None where neither more nor less is: it tells how images look. prompts: whether it
+    reads the prompts.
     """
 
     name: str
     extractor: str
-    of: Callable[[Sample], Statistic | Estimate]
+    of: Callable[[Sample], Statistic | Jackknife | Estimate]
     higher: bool | None
     part: str
     reference: bool = False
+    prompts: bool = False
 
 
 def accuracy(sample: Sample) -> Statistic:
@@ -73,12 +76,12 @@ def accuracy(sample: Sample) -> Statistic:
     return bootstrap.mean(sample.features["logits"].argmax(1) == np.array(wanted))
 
 
-def _label(row: int, label: str | None, text: str, classes: list[str]) -> int:
+def _label(row: int, label: str | None, text: str | None, classes: list[str]) -> int:
     if label is not None and label.isdecimal() and int(label) < len(classes):
         return int(label)
-    name = label if label in classes else class_of(label or text, classes)
+    name = label if label in classes else class_of(label or text or "", classes)
     if name is None:
-        raise BadValue(f"accuracy needs a class for every image, and image {row} has the empty prompt")
+        raise BadValue(f"accuracy needs a class for every image, and image {row} has the empty prompt, or none")
     return classes.index(name)
 
 
@@ -90,13 +93,25 @@ def _kid(sample: Sample) -> Estimate:
     return kid.kid(sample.features["features"], sample.known)
 
 
-def _diversity(sample: Sample) -> Statistic:
+def _diversity(sample: Sample) -> Jackknife:
     groups = [label or text for label, text in zip(sample.columns["class"], sample.columns["prompt"])]
-    return bootstrap.mean(dissimilarity(sample.features["features"], groups))
+    return diversity(sample.features["features"], groups)
 
 
-def _part(name: str) -> Callable[[Sample], Statistic]:
-    return lambda sample: bootstrap.mean(getattr(sample.manifolds, name))
+def _precision(sample: Sample) -> Statistic:
+    return bootstrap.mean(sample.manifolds.precision == 1)
+
+
+def _density(sample: Sample) -> Statistic:
+    return replace(bootstrap.mean(sample.manifolds.density), share=True)  # where all are 0, that is a share of none
+
+
+def _recall(sample: Sample) -> Jackknife:
+    return Jackknife(float(sample.manifolds.recall.mean()), sample.manifolds.alone_recall, share=True)
+
+
+def _coverage(sample: Sample) -> Jackknife:
+    return Jackknife(float(sample.manifolds.coverage.mean()), sample.manifolds.alone_coverage, share=True)
 
 
 def _of(name: str) -> Callable[[Sample], Statistic]:
@@ -106,10 +121,14 @@ def _of(name: str) -> Callable[[Sample], Statistic]:
 def _over(extractor: str, prefix: str) -> list[Metric]:
     """The metrics of sets of images, over one extractor."""
     return [Metric(prefix + "fd", extractor, _fd, False, "Frechet distance", True),
-            Metric(prefix + "kid", extractor, _kid, False, "KID, 100 subsets of 1000", True),
-            *(Metric(prefix + name, extractor, _part(name), True, f"{name}, k={{k}}", True)
-              for name in ("precision", "recall", "density", "coverage")),
+            Metric(prefix + "kid", extractor, _kid, False, f"KID, {kid.SUBSETS} subsets of {{size}}", True),
+            *(Metric(f"{prefix}{of.__name__[1:]}", extractor, of, True, f"{of.__name__[1:]}, k={{k}}", True)
+              for of in (_precision, _recall, _density, _coverage)),
             Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
+
+
+def _median(name: str) -> Callable[[Sample], Statistic]:
+    return lambda sample: bootstrap.median(sample.features[name])
 
 
 SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
@@ -119,8 +138,9 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
     Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
     Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
-    Metric("clipscore", "clip", _of("score"), True, "mean score"),
-    *(Metric(name, name, _of("score"), True, "mean score") for name in SCORES))}
+    Metric("clipscore", "clip", _of("score"), True, "mean score", prompts=True),
+    *(Metric(f"{name}{end}", name, of("score"), True, f"{word} score", prompts=name != "aesthetic") for name in SCORES
+      for end, of, word in (("", _of, "mean"), ("-median", _median, "median"))))}
 """Every metric by name. Without a prefix: features of the embedded classifier."""
 GROUPS = {"prdc": ("precision", "recall", "density", "coverage"), "fid": ("inception-fd",),
           "pixels": ("saturation", "contrast", "high_frequency")}

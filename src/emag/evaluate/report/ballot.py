@@ -27,7 +27,7 @@ class Ballot:
         Random(f"{seed} order").shuffle(self.numbers)
         self.numbers = self.numbers[:limit]
         pair = {self.a, self.b}
-        self.cast_before = [vote.number for vote in votes.begin(run.storage, name) if {vote.left, vote.right} == pair]
+        self.cast_before = [vote.number for vote in votes.read(run.storage, name) if {vote.left, vote.right} == pair]
         self.done = set(self.cast_before)
         self.prompts = {row["number"]: row["prompt"] for row in run.index(self.a).select(["number", "prompt"]).to_pylist()}
         self.lock = threading.Lock()

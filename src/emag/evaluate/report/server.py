@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ...errors import BadValue
+from ...files import parsed
 from ...shown import visible
 from .ballot import Ballot
 from .page import PAGES, own_script
@@ -81,12 +82,14 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, f"a vote has a length of at most {LONGEST} bytes")
             return
         try:
-            found = json.loads(self.rfile.read(int(length)))
+            found = parsed(self.rfile.read(int(length)))
             if not isinstance(found, dict) or set(found) != {"number", "choice"}:
                 raise BadValue("a vote is an object of number and choice")
             kept = self.server.ballot.cast(found["number"], found["choice"])
-        except (ValueError, RecursionError) as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error) if isinstance(error, BadValue) else "no JSON")
+        except ValueError as error:
+            full = isinstance(error.__cause__, OSError)  # the disk refuses, and the vote is none
+            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.BAD_REQUEST,
+                         str(error) if isinstance(error, BadValue) else "no JSON")
             return
         self._json(self._state(), HTTPStatus.OK if kept else HTTPStatus.CONFLICT)
 

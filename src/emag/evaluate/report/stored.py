@@ -54,7 +54,7 @@ def _costs(run: RunFolder, recipe: str) -> dict[str, dict[int, float]]:
 
 
 def _own(recipe: str, metric: str, values: Mapping[int, float]) -> list[Result]:
-    return [_result(recipe, metric, bootstrap.interval(bootstrap.mean(list(values.values()))))] if values else []
+    return [_result(recipe, metric, bootstrap.described(bootstrap.mean(list(values.values()))))] if values else []
 
 
 def _paired(recipe: str, metric: str, values: Mapping[int, float], others: Mapping[int, float], base: str) -> list[Result]:

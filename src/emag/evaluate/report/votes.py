@@ -1,20 +1,23 @@
 """Blind votes between two recipes: one JSON line each in votes/<name>.jsonl, and what they come to."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import files
 from ...errors import BadValue
-from ..metrics.bootstrap import Z95
+from ...files import parsed
+from ..metrics.jackknife import wilson
 from ..storage import Storage
 
 FOLDER = "votes"
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 CHOICES = ("left", "right", "none")
+BEGINS = '{"number": '
+"""Of the line of a vote."""
 UNDONE = "undone"
 """The choice of a line that takes back the vote before it on the same number and pair."""
 
@@ -36,10 +39,15 @@ class Vote:
 
 @dataclass(frozen=True)
 class Share:
-    """k of n, and the ends of Wilson's 95 % interval; all of [0, 1] where n is 0."""
+    """k of n votes, and the ends of Wilson's 95 % interval; all of [0, 1] where n is 0.
+
+    images: how many image numbers they are about (None: each about its own). Votes of several people on one image agree more
+    than those on several, so the interval is that of so many images.
+    """
 
     k: int
     n: int
+    images: int | None = None
 
     @property
     def value(self) -> float:
@@ -47,12 +55,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        if not self.n:
-            return 0.0, 1.0
-        p, z = self.value, Z95
-        half = z * (p * (1 - p) / self.n + z * z / (4 * self.n**2)) ** 0.5
-        centre, scale = p + z * z / (2 * self.n), 1 + z * z / self.n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+        return wilson(self.value, self.n if self.images is None else self.images)
 
     @property
     def even(self) -> bool:
@@ -103,12 +106,14 @@ def tallies(storage: Storage) -> list[Tally]:
 
 
 def tally(files: Iterable[Sequence[Vote]], a: str, b: str) -> Tally:
-    """The votes between a and b."""
-    kept = [[vote for vote in votes if {vote.left, vote.right} == {a, b}] for votes in files]
+    """The votes between a and b. Of two votes of one name on one image number, cast in two windows, the first counts."""
+    kept = [list({vote.number: vote for vote in reversed(votes) if {vote.left, vote.right} == {a, b}}.values())
+            for votes in files]
     votes = [vote for one in kept for vote in one]
     decided = [vote for vote in votes if vote.winner is not None]
-    return Tally(a, b, Share(sum(vote.winner == a for vote in decided), len(decided)),
-                 Share(sum(vote.choice == "left" for vote in decided), len(decided)), len(votes) - len(decided),
+    images = len({vote.number for vote in decided})
+    return Tally(a, b, Share(sum(vote.winner == a for vote in decided), len(decided), images),
+                 Share(sum(vote.choice == "left" for vote in decided), len(decided), images), len(votes) - len(decided),
                  sum(map(bool, kept)))
 
 
@@ -118,10 +123,10 @@ def voters(storage: Storage) -> list[str]:
 
 
 def read(storage: Storage, name: str) -> list[Vote]:
-    """The votes of one name. A last line that was cut off does not count. Raises `BadValue` for other damage."""
+    """The votes of one name. A line that a crash cut off does not count. Raises `BadValue` for other damage."""
     file = file_of(name)
     text = storage.read(file).decode("utf-8", "replace") if storage.exists(file) else ""
-    return _standing([_vote(file, at, line) for at, line in enumerate(text.split("\n")[:-1], start=1)])
+    return _standing([_vote(file, at, line) for at, line in enumerate(text.split("\n"), start=1) if not _cut(line)])
 
 
 def _standing(votes: Sequence[Vote]) -> list[Vote]:
@@ -138,28 +143,14 @@ def _standing(votes: Sequence[Vote]) -> list[Vote]:
     return kept
 
 
-def begin(storage: Storage, name: str) -> list[Vote]:
-    """The votes so far, a last line that was cut off removed from the file, so that more can follow."""
-    votes, file = read(storage, name), file_of(name)
-    if storage.exists(file) and not storage.read(file).endswith(b"\n"):
-        storage.write(file, b"".join(map(line_of, votes)))
-    return votes
-
-
 def append(storage: Storage, name: str, vote: Vote) -> None:
-    """Store one vote: one write at the end of a local file; elsewhere the file is put again. Raises `BadValue`."""
+    """Store one vote, whole or not at all: at the end of a local file, or the file put again. Raises `BadValue`."""
     file = file_of(name)
-    if not storage.local:
-        storage.write(file, (storage.read(file) if storage.exists(file) else b"") + line_of(vote))
-        return
-    path = Path(storage.path(file))
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with open(path, "ab", buffering=0) as target:
-            target.write(line_of(vote))
-            os.fsync(target.fileno())
-    except OSError as error:
-        raise BadValue(f"cannot write {path}: {error.strerror}") from None
+    if storage.local:
+        files.append(Path(storage.path(file)), line_of(vote))
+    else:
+        before = storage.read(file) if storage.exists(file) else b""
+        storage.write(file, before + line_of(vote))
 
 
 def file_of(name: str) -> str:
@@ -174,9 +165,14 @@ def line_of(vote: Vote) -> bytes:
     return (json.dumps(asdict(vote)) + "\n").encode()
 
 
+def _cut(line: str) -> bool:
+    """Whether a line is the beginning of a vote, or empty: the name of no recipe has a brace in it."""
+    return not line.endswith("}") and (line.startswith(BEGINS) or BEGINS.startswith(line))
+
+
 def _vote(file: str, at: int, line: str) -> Vote:
     try:
-        return _checked(Vote(**json.loads(line)))
+        return _checked(Vote(**parsed(line)))
     except (ValueError, TypeError):
         raise BadValue(f"line {at} of {file} is no vote: remove that line") from None
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 
 from ...columns import Column
 from ...errors import BadValue
+from ...files import parsed
 from ...perturbations.ema_attention import EMAG
 from ..folder import RunFolder
 from ..metrics import stored
-from ..metrics.bootstrap import Estimate, Statistic, interval
+from ..metrics.bootstrap import Estimate, described, median
 from ..metrics.measure import Result, check_table
 from ..recipes import read_recipe, recipe_data
 from ..sweep.search import STORED as SWEEP
@@ -32,7 +34,7 @@ def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()
     if not runs or len(sweeps) > 1:
         raise BadValue(f"give one run folder or more, and at most one folder of a sweep; got {len(runs)} and {len(sweeps)}")
     facts = _agreed(runs)
-    sweep = json.loads(sweeps[0].storage.read(SWEEP)) if sweeps else None
+    sweep = _swept(sweeps[0]) if sweeps else None
     results = check_table([one for folder in runs for one in measured(folder)])
     rows = [_row(folder, name, results, sweep) for folder in runs for name in folder.recipes()]
     doubled = sorted({row.name for row in rows if sum(other.name == row.name for other in rows) > 1})
@@ -41,6 +43,22 @@ def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()
     metrics = {one.metric: Metric(one.version, one.higher) for one in results}
     return Results(against, facts, machine(runs[0]), metrics, tuple(rows), _sweep(sweeps[0], sweep) if sweep else None,
                    tuple(again))
+
+
+def _swept(folder: RunFolder) -> dict[str, Any]:
+    """What a sweep's folder holds, as far as it is read here. Raises `BadValue` where it is damaged."""
+    try:
+        found = parsed(folder.storage.read(SWEEP))
+        for trial in found["trials"]:
+            read_recipe(trial["recipe"], trial["data"])
+            values = [float(one["value"]) for one in trial["results"].values()]
+            if not (isinstance(trial["trial"], str) and all(map(isfinite, values))):
+                raise ValueError(trial["trial"])
+        return {key: found[key] for key in ("method", "select", "trials")} | {"best": dict(found["best"])}
+    except BadValue:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadValue(f"{SWEEP} in {folder.url} is damaged: give the emag sweep command again, which writes it") from None
 
 
 def measured(folder: RunFolder) -> list[Result]:
@@ -95,10 +113,7 @@ def _estimate(one: Result) -> Estimate:
 def _seconds(index: Any, batch_size: int) -> Estimate | None:
     """The median over batches: what else a machine did in a few of them does not move it."""
     batches = dict(zip((number // batch_size for number in index["number"].to_pylist()), index["seconds"].to_pylist()))
-    x = np.array(list(batches.values()))
-    if not len(x):
-        return None
-    return rounded(interval(Statistic(lambda w: float(np.median(np.repeat(x, w.astype(int)))), len(x))))
+    return rounded(described(median(list(batches.values())))) if batches else None
 
 
 def _mean(column: Any) -> float | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadValue
+from ...files import parsed
 from ..metrics.bootstrap import Estimate
 
 FORMAT = 1
 OVER_REFERENCE = ("recall", "coverage")
-"""Means over the reference images: their n is not that of the images made."""
+"""Older runs have intervals of these over the reference images: their n is not that of the images made."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ class Results:
         return [row for row in self.rows if row.measured != self.images]
 
 
+def over_reference(results: Results) -> bool:
+    """Whether there are intervals over reference images."""
+    return any(one.n != results.images for row in results.compared for name, one in row.values.items()
+               if name.endswith(OVER_REFERENCE))
+
+
 def to_json(results: Results) -> str:
     """The results as JSON, a row a line."""
     data = {"format": FORMAT, "against": results.against, "run": results.run, "machine": results.machine,
@@ -103,11 +110,11 @@ def to_json(results: Results) -> str:
 def read(path: str | Path) -> Results:
     """Results from a file of `to_json`. Raises `BadValue`."""
     try:
-        return from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+        return from_data(parsed(Path(path).read_bytes()))
     except OSError as error:
         raise BadValue(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadValue(f"{path} holds no results of format {FORMAT}: {error!r}") from None
+        raise BadValue(f"{path} holds no results of format {FORMAT}: {type(error).__name__}: {str(error)[:200]}") from None
 
 
 def from_data(data: Any) -> Results:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ..metrics.bootstrap import Estimate
-from .numbers import Results
+from .numbers import Results, over_reference
 from .picture import pairs
 from .verdict import about_emag, about_others, clear, code, differences, digits, judged, on_front, sentences
 
@@ -11,8 +11,10 @@ INTRO = """# Results
 
 Made by `emag results` from the numbers in [{name}.json]({name}.json); no number or verdict here is written by hand.
 """
-INTERVALS = """Brackets are 95 % intervals, by bootstrap over images. Those of recall and coverage draw reference images and
-hold the images made, so they are too narrow to speak for other seeds. Differences are paired: the same images are drawn for
+OVER_IMAGES = "Brackets are 95 % intervals, by bootstrap over images. "
+HELD = """Those of recall and coverage draw reference images and
+hold the images made, so they are too narrow to speak for other seeds. """
+INTERVALS = """Differences are paired: the same images are drawn for
 both recipes. A difference is **clear** where its interval leaves out 0. An interval speaks of one difference, not of all
 together: were there no difference anywhere, about {chance:.0f} of these {count} would still leave out 0."""
 COSTS = """Block evaluations are counted, not estimated. Seconds are wall-clock time, the median over batches, with its
@@ -50,7 +52,8 @@ def conclusions(results: Results) -> list[str]:
     count = sum(len([name for name in differences(results, row, results.against) if name in judged(results)])
                 for row in results.compared)
     parts = {"### EMAG\n": about_emag(results), "### Others, against another recipe\n": about_others(results)}
-    return [*([INTERVALS.format(chance=0.05 * count, count=count) + "\n"] if count else []), *sentences(results), "",
+    said = OVER_IMAGES + (HELD if over_reference(results) else "") + INTERVALS.format(chance=0.05 * count, count=count)
+    return [*([said + "\n"] if count else []), *sentences(results), "",
             *(line for head, lines in parts.items() if lines for line in (head, *lines, ""))]
 
 
@@ -156,7 +159,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(one: Estimate | None, places: int) -> str:
-    return "" if one is None else f"{one.value:.{places}f} [{one.low:.{places}f}, {one.high:.{places}f}]"
+    """A value and its interval; the value alone where nothing is known of its spread."""
+    if one is None:
+        return ""
+    return f"{one.value:.{places}f}" + (f" [{one.low:.{places}f}, {one.high:.{places}f}]" if one.low < one.high else "")
 
 
 def _gap(results: Results, name: str, one: Estimate | None, places: int) -> str:

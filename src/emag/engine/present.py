@@ -1,0 +1,80 @@
+"""The rules at work in one step, with their memory: from the branches to the prediction, every result asked to be finite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..guidance import COND, UNCOND, Branches, Rule, Step, combine, needs_null, with_null
+from .finite import Finite
+
+
+@dataclass(frozen=True)
+class Present:
+    """One step of a run. states: the memory of each rule."""
+
+    step: Step
+    rules: Sequence[Rule]
+    states: Sequence[dict[str, Any]]
+    finite: Finite
+
+    @property
+    def place(self) -> str:
+        """The step in words."""
+        return f"step {self.step.index + 1} of {self.step.count}"
+
+    def look(self, branches: Branches) -> None:
+        """Ask whether the branches are finite, the clean ones first."""
+        names: dict[Any, str] = {COND: "the network's prediction", UNCOND: "the network's unconditional prediction"}
+        for name in sorted(branches, key=lambda name: name not in names):
+            what = names.get(name) or f"the prediction of the weak branch of {self._owner(name)}"
+            self.finite.ask(f"{self.place}: {what}", "network" if name in names else "rule", branches[name])
+
+    def with_null(self, branches: Branches) -> Branches:
+        """The branches, UNCOND given or rewritten by the rules that do so, in order."""
+        for rule, state in zip(self.rules, self.states, strict=True):
+            if rule.kind == "null":
+                branches = with_null([rule], branches, self.step, [state])
+                if UNCOND in branches:
+                    self._ask(f"the unconditional prediction of {rule.name}", branches[UNCOND])
+        return branches
+
+    def result(self, branches: Branches) -> torch.Tensor:
+        """The prediction that the rules make of the branches, [batch, ...] fp32."""
+        pred = branches[COND]
+        for rule, state in zip(self.rules, self.states, strict=True):
+            new = combine([rule], pred, branches, self.step, [state])
+            if new is not pred:
+                self._ask(f"the result of {rule.name}", new)
+            pred = new
+        return pred
+
+    def handed(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:
+        """Ask whether the result still is finite in the dtype of the host."""
+        if torch.finfo(dtype).max < torch.finfo(torch.bfloat16).max:
+            self._ask(f"the result of the rules, in {str(dtype).removeprefix('torch.')},", prediction.to(dtype))
+
+    def alone(self, host: str) -> "Present":
+        """The step in a run whose host has stopped evaluating unconditional rows: rules about those have nothing to do.
+
+        Raises `Unsupported` for what cannot go on without them.
+        """
+        reading = next((rule for rule in self.rules if rule.kind == "combining" and rule.reads_null(self.step)), None)
+        kept = [pair for pair in zip(self.rules, self.states, strict=True) if reading or pair[0].kind != "null"]
+        now = replace(self, rules=[rule for rule, _ in kept], states=[state for _, state in kept])
+        rows = next((rule for rule in now.rules for branch in rule.branches(self.step)
+                     if branch.needs_uncond or branch.null), None)
+        needy = reading if reading and needs_null(now.rules, self.step, now.states) else rows
+        if needy is not None:
+            raise Unsupported(f"{needy.name} needs the unconditional prediction at {self.place}, and {host} no longer "
+                              "evaluates it: a callback has changed guidance_scale on the way. Leave the callback out, and "
+                              f"give {needy.name} a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
+        return now
+
+    def _ask(self, what: str, tensor: torch.Tensor) -> None:
+        self.finite.ask(f"{self.place}: {what}", "rule", tensor)
+
+    def _owner(self, branch: Any) -> str:
+        return next((rule.name for rule in self.rules if branch in rule.weak), "a rule")

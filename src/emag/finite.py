@@ -1,0 +1,87 @@
+"""What all rules, schedules and samplers share: numbers are numbers, and finite, checked in one place as a value is made."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import lru_cache
+from numbers import Real
+from types import NoneType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+from .errors import BadValue
+
+NUMBERS = (float, int, bool)
+
+
+class FiniteFields:
+    """Base of frozen dataclasses of plain data. Raises `BadValue` for a number that is not finite, also inside a tuple, and
+    for something else in a field that holds numbers, values like this one (a schedule), or tuples of them, and nothing more.
+    In what range they must lie, a subclass says in `__post_init__`.
+    """
+
+    scalar: ClassVar[bool] = True  # a value for one field of a rule; False for what has a meaning of its own in a list
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made: Any = cls
+        for name, value in (*zip(_positional(made), args), *kwargs.items()):
+            what, kinds = f"{getattr(cls, 'name', '') or cls.__name__.lower()} {name}", _numeric(made).get(name)
+            check_finite(what, value)
+            if kinds and not _fits(value, kinds):
+                raise BadValue(f"{what} must be {' or '.join(map(_word, kinds))}, got {value!r}")
+        return super().__new__(cls)
+
+
+def check_finite(what: str, value: Any) -> None:
+    """Raise `BadValue` for a number that is not finite, or a tuple or list with one in it."""
+    if any(not math.isfinite(number) for number in _floats(value)):
+        raise BadValue(f"{what} must be finite, got {value!r}")
+
+
+def _floats(value: Any) -> Iterable[float]:
+    if isinstance(value, (list, tuple)):
+        return (number for item in value for number in _floats(item))
+    return (float(value),) if isinstance(value, Real) and not isinstance(value, int) else ()
+
+
+def _fits(value: Any, kinds: tuple[Any, ...]) -> bool:
+    if value is None or (value == "auto" and tuple[int, ...] in kinds):
+        return True
+    if isinstance(value, Real):  # one number for a tuple of them: some rules take that, the others say what they want
+        return True
+    if isinstance(value, (list, tuple)):
+        items = [_kinds(get_args(kind)[0]) for kind in kinds if get_origin(kind) is tuple]
+        return any(all(item is not None and _fits(item, inner) for item in value) for inner in items)
+    return any(isinstance(value, kind) for kind in kinds if isinstance(kind, type) and issubclass(kind, FiniteFields))
+
+
+def _word(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list, each {' or '.join(map(_word, _kinds(get_args(kind)[0])))}"
+    return {float: "a number", int: "a whole number", bool: "true or false"}.get(kind) or f"a {kind.__name__.lower()}"
+
+
+@lru_cache(maxsize=256)
+def _positional(cls: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls) if f.init and not f.kw_only)
+
+
+@lru_cache(maxsize=256)
+def _numeric(cls: Any) -> dict[str, tuple[Any, ...]]:
+    """What a field may hold, but for None, of those that hold numbers, schedules and tuples of them alone."""
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # a rule of the user's, with names that only a type checker sees
+        return {}
+    found = {f.name: _kinds(hints[f.name]) for f in fields(cls)}
+    return {name: kinds for name, kinds in found.items() if all(map(_plain, kinds))}
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    kinds = (hint,) if get_origin(hint) is tuple or not get_args(hint) else get_args(hint)
+    return tuple(kind for kind in kinds if kind is not NoneType)
+
+
+def _plain(kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        return all(part is Ellipsis or any(map(_plain, _kinds(part))) for part in get_args(kind))
+    return kind in NUMBERS or (isinstance(kind, type) and issubclass(kind, FiniteFields) and kind.scalar)

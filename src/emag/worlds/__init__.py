@@ -1,0 +1,1 @@
+"""Worlds whose truth is known: prompts, a renderer and a judge for each."""

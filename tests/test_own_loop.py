@@ -1,0 +1,141 @@
+"""A pipeline's network in our own loop: prompts drawn together, conditions by name, weak branches beside correctors."""
+
+import numpy as np
+import pytest
+import torch
+
+import emag
+from emag.columns import Column
+from emag.columns import run as draw_column
+from emag.errors import BadValue, Unsupported
+from emag.hosts.own_loop import Loop, run
+from emag.methods import METHODS
+from emag.samplers import FKC, PCG, FKCAnneal, FKCProduct, Path, Reflection, ReverseSDE, sample
+from emag.sampling import Settings, jobs
+
+FROG, TRUCK = "a photo of a frog", "a photo of a truck"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    made = emag.load("tiny")
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def pixels(images):
+    return np.stack([np.asarray(image, float) for image in images])
+
+
+def draw(pipe, *rules, parts=(), solver=None, prompts=(FROG, FROG), steps=3, **more):
+    loop = Loop(rules, tuple(parts), solver, steps, **more)
+    return pixels(run(pipe, loop, prompts, [None] * len(prompts), range(len(prompts)))[0])
+
+
+def test_prompts_drawn_together_do_not_mix(pipe):
+    """A prompt's images are those of a run of their own, in whatever order prompts come; more of its own change them."""
+    fkc = FKC(5.0)
+    both = draw(pipe, parts=[fkc], solver=fkc.solver, prompts=[FROG, TRUCK, FROG, FROG])
+    alone = pixels(run(pipe, Loop((), (fkc,), fkc.solver, 3), [FROG] * 3, [None] * 3, [0, 2, 3])[0])
+    assert np.abs(both[[0, 2, 3]] - alone).max() < 8 and np.ptp(alone) > 50
+
+
+def test_negative_prompts_tell_groups_apart(pipe):
+    fkc = FKC(5.0)
+    loop = Loop((), (fkc,), fkc.solver, 3)
+    mixed = pixels(run(pipe, loop, [FROG] * 4, [None, TRUCK, TRUCK, None], range(4))[0])
+    alone = pixels(run(pipe, loop, [FROG] * 2, [TRUCK] * 2, [1, 2])[0])
+    assert np.abs(mixed[1:3] - alone).max() < 8
+
+
+def test_images_do_not_depend_on_the_batch_size(pipe):
+    work, column = jobs([FROG, TRUCK], [], [1, 2, 3]), Column.parse("cfg=4 fkc,scale=4 reverse-sde")
+    assert column.joint and not Column.parse("cfg=4 pcg").joint
+    made = [draw_column(pipe, column, work, Settings(3), size) for size in (6, 4, 1)]
+    assert all(np.abs(pixels(one.images) - pixels(made[0].images)).max() < 8 for one in made[1:])
+    assert len({one.evaluations for one in made}) == 1 and len(made[0].images) == 6
+
+
+def test_a_product_of_named_conditions(pipe):
+    """It is drawn from pure noise; the names may be given apart, or written out, or read from the short form."""
+    def product(name, **more):
+        made = FKCProduct(branches=("cond", name))
+        return draw(pipe, parts=[made], solver=made.solver, **more)
+
+    plain = draw(pipe, solver=ReverseSDE())
+    found = product("truck", conditions={"truck": TRUCK})
+    assert np.abs(found - plain).max() > 8 and found.std((1, 2, 3)).min() > 5
+    assert np.array_equal(found, product(f"prompt:{TRUCK}"))
+    with pytest.raises(BadValue, match="the condition 'truck' was not given: say Loop"):
+        product("truck")
+    column = Column.parse("fkc-product,branches=cond+prompt:truck reverse-sde")
+    assert column.correctors[0].branches == ("cond", "prompt:truck")
+
+
+def test_annealing_from_pure_noise(pipe):
+    plain = draw(pipe, solver=ReverseSDE())
+    for power, same in ((1.0, True), (2.0, False)):
+        anneal = FKCAnneal(power)
+        assert np.array_equal(draw(pipe, parts=[anneal], solver=anneal.solver), plain) == same
+
+
+def test_conditions_a_function_was_given_are_evaluated_when_a_sampler_reads_them():
+    asked = []
+
+    def denoiser(x, sigma, condition):
+        asked.append(condition)
+        return x - condition
+
+    model = emag.guided(denoiser, path=Path.flow((1.0, 0.5, 0.0)), conditions={"cond": 0.0, "a": 1.0, "b": 2.0})
+    x = torch.randn(3, 2)
+    sample(model, x, solver=ReverseSDE((("a", 1.0), ("b", 0.5))))
+    assert asked == [0.0, 1.0, 2.0] * 2
+    asked.clear()
+    sample(model, x)
+    assert asked == [0.0] * 2
+    with pytest.raises(BadValue, match="reads the condition 'c', which was not given"):
+        sample(model, x, solver=ReverseSDE((("c", 1.0),)))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("condition", "labels"), [
+    (None, [0, 0, 0]), (1.0, [0, 0, 0]), (torch.tensor([[1.0], [2.0], [1.0]]), [0, 1, 0]), (["a", "b", "b"], [0, 1, 1]),
+    ({"text": torch.tensor([1.0, 1.0, 2.0]), "shared": torch.zeros(1, 4)}, [0, 0, 2]), (torch.zeros(2, 4), [0, 0, 0]),
+    ({"a": torch.tensor([1.0, 1.0, 2.0]), "b": [0, 1, 1]}, [0, 1, 2]), (torch.tensor(1.0), [0, 0, 0]), ({}, [0, 0, 0]),
+])
+def test_samples_with_equal_conditions_are_one_group(condition, labels):
+    model = emag.guided(lambda x, t, c: x, path=(1.0, 0.0), conditions={"cond": condition})
+    assert model.groups(3) == labels
+    with_null = emag.guided(lambda x, t, c: x, path=(1.0, 0.0), conditions={"cond": condition, "uncond": [1, 2, 3]})
+    assert with_null.groups(3) == [0, 1, 2]
+
+
+WEAK = [emag.EMAG(2.0, layers=(2, 3, 4)), emag.EMAG(2.0, "map", (2,)), METHODS["slg"](3.0, (2,)), METHODS["pladis"]()]
+
+
+@pytest.mark.parametrize("corrector", [PCG(scale=2.0), Reflection(2.5, 0.0)])
+@pytest.mark.parametrize("rule", WEAK)
+def test_a_weak_branch_beside_a_corrector(pipe, rule, corrector):
+    plain = draw(pipe, emag.CFG(2.5), parts=[corrector], steps=6)
+    weak = draw(pipe, rule, emag.CFG(2.5), parts=[corrector], steps=6)
+    assert np.abs(weak - plain).max() > 3 and weak.std((1, 2, 3)).min() > 5
+
+
+def test_weak_branches_are_those_of_the_pipeline(pipe):
+    """Our Euler is the pipeline's sampler: with a weak branch it draws what the pipeline draws."""
+    work, settings = jobs([FROG], [], [1]), Settings(6)
+    ours, theirs = (draw_column(pipe, Column.parse(f"emag=2 cfg=2.5 {more}"), work, settings, 1) for more in ("euler", ""))
+    assert np.abs(pixels(ours.images) - pixels(theirs.images)).max() <= 1
+    assert ours.evaluations == theirs.evaluations
+
+
+def test_particles_and_weak_branches_are_refused_before_the_network(pipe):
+    calls = []
+    handle = pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    fkc = FKC(2.0)
+    try:
+        with pytest.raises(Unsupported, match="emag moves the prediction"):
+            draw(pipe, emag.EMAG(2.0, layers=(2,)), emag.CFG(2.0), parts=[fkc], solver=fkc.solver)
+    finally:
+        handle.remove()
+    assert not calls
