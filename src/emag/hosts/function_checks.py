@@ -28,7 +28,7 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], inside: bool)
     combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combining and UNCOND not in conditions:
         raise BadValue(f"{combining} needs the unconditional prediction: give conditions={{'cond': ..., 'uncond': ...}}")
-    null = next((rule.name for rule in rules if rule.kind == "null"), None)
+    null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
     if null and not combining:
         raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
                        "CFG(4.0)")
