@@ -115,9 +115,9 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
     `print(run)`, `run.stats`, `run.save(images, folder)`. `conditions`: further conditions that rules name, each a prompt,
     one prompt per image, or the network's arguments as tensors. `masks`: masks that rules name, [(frames,) height, width]
     or with a batch dimension before, of any resolution. `models`: further networks that rules name, called as the
-    pipeline's own. `per_row`, `shared`: names of extra attention arguments that have
-    one entry per batch row, or none. Raises `Unsupported`, `BadValue`, `Busy`, and `NoEffect` after a run in
-    which a weak branch changed nothing.
+    pipeline's own, or functions, which get its arguments by name. `per_row`, `shared`: names of extra attention arguments
+    that have one entry per batch row, or none. Raises `Unsupported`, `BadValue`, `Busy`, `NotFinite` at a prediction that is
+    not finite, and `NoEffect` after a run in which a weak branch changed nothing.
     """
     cls = type(pipe)
     if getattr(cls, "_emag_guided", False):
