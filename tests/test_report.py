@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -34,6 +35,8 @@ EVIL = '<script>document.title = "evil"</script><img src=x onerror="alert(1)">'
 NAMES = ("cfg", "emag", "pag")
 CLASSES = ("cat", "frog", "ship")
 PICKED = [None, 3, 4, None]
+METRICS = ("fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "saturation", "contrast", "high_frequency",
+           "diversity", "residual")
 
 
 def noise(recipe, number):
@@ -212,6 +215,16 @@ def test_texts_are_escaped_and_nothing_is_fetched(run):
     assert not re.search(r"url\((?!#)", made) and "@import" not in made
 
 
+def test_control_characters_are_shown_and_the_spec_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "EVIL", "\x1b[31m \u202e<b> \x9b5m \u2028")
+    run = folder(tmp_path / "run", images=6)
+    made = page(run)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]", made)
+    assert "\\x1b[31m \\u202e&lt;b&gt;" in made
+    text = unescape(re.search(r'<pre id="spec">(.*?)</pre>', made, re.S)[1])
+    assert yaml.safe_load(text) == run.run["spec"]
+
+
 def test_the_page_says_how_to_make_it_again(run):
     made = page(run)
     assert "emag run spec.yaml --out run\n" in made and "--reference REFERENCE.npz --against cfg" in made
@@ -246,6 +259,23 @@ def test_the_command_writes_the_page(run, tmp_path, monkeypatch, capsys):
     made = (tmp_path / "a" / "b.html").read_text()
     assert "No differences to pag are stored" in made
     assert [one.name for one in (tmp_path / "a").iterdir()] == ["b.html"]
+
+
+@browser.needs_chromium
+def test_the_table_of_many_metrics_is_not_clipped(tmp_path):
+    run = folder(tmp_path / "run")
+    known = [replace(one, recipe=name, metric=metric, against=against, value=value, low=value - 0.5123, high=value + 0.5123)
+             for one in results()[:1] for name in NAMES for at, metric in enumerate(METRICS) for value in [at - 5.4321]
+             for against in (None, "cfg")[:1 + (name != "cfg")]]
+    (tmp_path / "report.html").write_text(page(keep(run, known)))
+    with browser.page(tmp_path / "profile") as tab:
+        tab.width(1400)
+        tab.open((tmp_path / "report.html").as_uri())
+        tab.until("document.documentElement.dataset.ready === 'yes'")
+        assert tab.run("document.querySelectorAll('#metrics thead th').length") == 1 + len(METRICS) + 2
+        table = "document.querySelector('#metrics').closest('.scroll')"
+        assert tab.run(f"{table}.scrollWidth <= {table}.clientWidth")
+        assert tab.run("document.documentElement.scrollWidth") <= 1400
 
 
 @browser.needs_chromium

@@ -63,6 +63,7 @@ from .methods.combining.s_cfg import SCFG as SCFG
 
 # condition rules
 from .methods.condition.cads import CADS as CADS
+from .methods.condition.phase_negative import PhaseNegative as PhaseNegative
 
 # weak branches
 from .methods.emag.rule import EMAG as EMAG

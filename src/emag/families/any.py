@@ -24,7 +24,9 @@ FAMILY = Family(
             "asag": Default({"scale": 2.5}, "a community port: s 1.5, the middle block"),
             "apg": Default({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
                            "untested default: DiT's scale and momentum, diffusers' threshold"),
-            "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 0.0}, "the ComfyUI port"),
+            "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 1.0},
+                            "the paper's for Stable Diffusion 2.1, with CFG at 9, as quoted; psi of all ports but ComfyUI's (0)"),
+            "ag": Default({"threshold": 0.999}, "a third party on SDXL at CFG 7, where 18 of 50 steps evaluate both"),
         },
     },
 )

@@ -50,6 +50,8 @@ FAMILY = Family(
     defaults={
         "HunyuanVideoTransformer3DModel": {
             "stg": Default({"scale": 2.0, "layers": (2 / 60,)}, "the authors' s 1, block 2 of 60"),
+            "nag": Default({"scale": 9.0, "alpha": 0.12, "sigma_end": 0.9},
+                           "the authors' ComfyUI workflow for HunyuanVideo"),
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),
             "cfg": Default({"scale": 6.0}, "untested default"),
         },

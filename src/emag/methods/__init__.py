@@ -19,6 +19,7 @@ from .combining.fdg import FDG
 from .combining.hm_cfg import HMCFG
 from .combining.s_cfg import SCFG
 from .condition.cads import CADS
+from .condition.phase_negative import PhaseNegative
 from .emag.rule import EMAG
 from .null.ag import AG
 from .null.cfg_cache import CFGCache
@@ -49,7 +50,7 @@ from .weak.tpg import TPG
 from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
-    CADS,
+    CADS, PhaseNegative,
     NAG, VSF, PLADIS,
     EMAG, PAG,
     SLG, STG, S2, TPG, SAG,

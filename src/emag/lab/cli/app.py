@@ -73,7 +73,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
                                                help="Show the version and exit.")] = False) -> None:
-    """Better images from diffusion transformers at sampling time, without training."""
+    """Guidance for diffusion transformers at sampling time, without training: try methods, compare them, measure them."""
 
 
 def command(*examples: str, kept: str, needs: tuple[str, ...] = ()) -> Callable[[Function], Function]:

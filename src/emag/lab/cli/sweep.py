@@ -16,7 +16,7 @@ from .run import Device, Engine, Images
 
 
 @command("emag sweep spec.yaml --best best.yaml --plot front.png",
-         kept="finished trials and batches are kept; the same command goes on where it was", needs=("sweep",))
+         kept="finished trials and batches are kept; the same command goes on where it was", needs=("eval",))
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: a run spec with open values in recipes, and a section sweep.")],
     folder: shared.RunOut = None,

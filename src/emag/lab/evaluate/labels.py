@@ -50,7 +50,8 @@ def _width(name: str) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    return float(TextPath((0, 0), name or " ", size=SIZE, prop=FontProperties()).get_extents().width) + 2
+    plain = name.replace("$", "S") or " "  # a pair of dollars would be read as mathematics
+    return float(TextPath((0, 0), plain, size=SIZE, prop=FontProperties()).get_extents().width) + 2
 
 
 def _box(point: np.ndarray, place: tuple[float, float, str], width: float) -> np.ndarray:

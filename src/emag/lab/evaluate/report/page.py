@@ -81,7 +81,10 @@ def _unfinished(run: RunFolder) -> list[tuple[str, int]]:
 
 
 def _yaml(run: RunFolder) -> str:
-    return yaml.safe_dump(run.run["spec"], sort_keys=False, allow_unicode=True)
+    """The spec as YAML that gives the same spec again: characters that the page would write out are YAML's own escapes."""
+    text = yaml.safe_dump(run.run["spec"], sort_keys=False, allow_unicode=True)
+    safe = visible(text, lines=True) == text
+    return text if safe else yaml.safe_dump(run.run["spec"], sort_keys=False)
 
 
 def _commands(run: RunFolder, stored: Sequence[Result], base: str) -> list[str]:

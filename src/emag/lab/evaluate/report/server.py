@@ -8,6 +8,7 @@ from typing import Any
 
 from ....errors import BadValue
 from ....files import parsed
+from ....shown import visible
 from .ballot import Ballot
 from .page import PAGES, own_script
 
@@ -103,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
     def _state(self) -> dict[str, Any]:
         ballot = self.server.ballot
         number, (done, total) = ballot.next, ballot.progress
-        return {"number": number, "prompt": ballot.prompts.get(number), "done": done, "total": total}
+        prompt = ballot.prompts.get(number) or None
+        return {"number": number, "prompt": prompt and visible(prompt), "done": done, "total": total}
 
     def _page(self) -> None:
         script = own_script("vote.js")
