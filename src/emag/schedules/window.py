@@ -114,6 +114,7 @@ def _phase(window: Window, i: int, sigmas: tuple[float, ...]) -> Phase:
 def _falling(window: Window, i: int, sigmas: tuple[float, ...]) -> tuple[float, float, float, float]:
     """Where step i is, and where the window starts, applies and stops, on a scale that falls along the run."""
     count, start, delta, stop = len(sigmas), window.start, window.delta, window.stop
+    # progress alone grows along the run: negated, it falls as the others do
     if window.unit == "progress":
         return -i / count, -start, -(start + delta), -stop
     if window.unit == "sigma":

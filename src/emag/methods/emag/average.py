@@ -93,6 +93,7 @@ class QueryAverage(Average):
         assert self.value is not None
         live, average = call.image_queries(), self.value
         if self.jitter:
+            # queries have any size: noise is in units of their root mean square
             rms = average.float().square().mean((1, 2, 3), keepdim=True).sqrt()
             average = average + rms * self._noise(average)
         mixed = live.float().lerp(average.float(), self.strength).to(live.dtype)
@@ -209,6 +210,7 @@ class MapAverage(Average):
         average = self.stored.read(chunk)
         if not self.jitter:
             return average
+        # a factor exp(noise) keeps entries positive; then each row is brought back to the sum it had
         noisy = average * self._noise(self.stored.codes)[:, :, chunk].exp()
         return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True).clamp(min=statistics.TINY))
 

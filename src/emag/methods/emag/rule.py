@@ -128,6 +128,7 @@ class EMAG(Push):
                            self.statistic, self.jitter, compat(self.compat), self.maps)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        # an average of the weak pass itself needs that pass also at steps where the scale is 1
         return super().branches(step) if self.perturbation.skippable else Rule.branches(self, step)
 
     def away(self, branches: Branches) -> torch.Tensor | None:
@@ -138,6 +139,7 @@ class EMAG(Push):
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         weak = self.perturbation
+        # while the average is only built, the weak prediction is the clean one, and a push would be 0
         if not weak.applies(step.index, step.sigmas) and not weak.takes_uncond:
             return pred
         return on_channels(super().apply(pred, branches, step, state), pred, weak.compat.channels)

@@ -60,11 +60,13 @@ def transported(call: Attention, iterations: int) -> torch.Tensor:
     v, count = call.values(), f.shape[-1]
     image, parts = v[:, :, call.image], []
     for chunk in call.chunks():
+        # rows of P sum to 1/n: n P has rows that sum to 1, as those of a softmax do
         plan = count * torch.exp(f[..., chunk, None] + g[..., None, :] - logits(call, chunk))
         part = plan @ image
         if call.has_text:
             weights = call.weights(chunk)
             inside = weights[..., call.image]
+            # the share that goes to the image is spent by the plan; the rest, weights @ v - inside @ image, is the text's
             part = inside.sum(-1, keepdim=True) * part + weights @ v - inside @ image
         parts.append(part)
     return torch.cat(parts, dim=2)

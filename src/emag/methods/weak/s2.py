@@ -75,6 +75,7 @@ class PerSample(State):
     def dropped(self, like: torch.Tensor) -> torch.Tensor:
         """Which of the blocks each row of `like` [batch, ...] skips at this step, [batch, blocks] bool."""
         empty = torch.empty(len(like), len(self.spec.layers), device=like.device)
+        # argsort twice is the rank: the blocks with the `count` lowest of the random numbers are drawn
         rank = self.streams.normal(f"s2/{self.spec.seed}", empty).argsort(1).argsort(1)
         return rank < self.spec.count
 
@@ -86,7 +87,7 @@ def _chosen(where: torch.Tensor, old: Any, new: Any) -> Any:
 
 @dataclass(frozen=True)
 class S2(Push):
-    """S2-Guidance: push away from a network in which about a tenth of the blocks, drawn anew at every step, is skipped.
+    """S2-Guidance: push away from a network that skips about a tenth of its blocks, drawn anew at every step.
 
     The number of skipped blocks is constant. A weak pass resumes at the first block that may be skipped, also at steps
     at which the draw begins later: so its cost is known before the run. For the mean over several draws, name several

@@ -121,6 +121,7 @@ def on_pixels(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Values of tokens [batch, tokens] on the pixels of latents of `shape`, nearest; [batch, 1, height, width]."""
     height, width = shape[-2:]
     sides = (math.isqrt(height * width // tokens.shape[1]), *(2**i for i in range(max(height, width).bit_length() + 1)))
+    # -(-a // n) is a / n rounded up; the side of a patch is the n that gives as many patches as there are tokens
     side = next((n for n in sides if n and -(-height // n) * -(-width // n) == tokens.shape[1]), None)
     if len(shape) != 4 or side is None:
         raise Unsupported(_no_place(tokens.shape[1], shape))
@@ -145,7 +146,8 @@ class SAG(Push):
 
     Args:
         layers: blocks whose attention is read, by number; None takes the model's, or the middle one, as "auto" does.
-        threshold: attention from which on a token is blurred, in units of the mean; at least 0, 1 as published.
+        threshold: a token that gets more attention than this is blurred, in units of the mean; at least 0, 1 as
+            published.
         kernel: size of the blur in latent pixels, an odd number; None takes the model's.
         sigma: standard deviation of the blur in latent pixels, above 0.
 

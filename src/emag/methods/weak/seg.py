@@ -78,6 +78,7 @@ def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
     offsets = torch.arange(-reach, reach + 1, device=like.device)
     taps = (torch.exp(-0.5 * (offsets.to(like.dtype) / sigma).square()) if sigma > 0 else offsets == 0).to(like.dtype)
     places = (torch.arange(count, device=like.device)[:, None] + offsets).abs()
+    # places beyond the last token are reflected too: count comes to count - 2
     mirrored = (count - 1) - ((count - 1) - places).abs()
     return like.new_zeros(count, count).scatter_add_(1, mirrored, (taps / taps.sum()).expand(count, -1))
 

@@ -13,7 +13,7 @@ FORMS = ("residual", "attention")
 
 @dataclass(frozen=True)
 class STG(Push):
-    """Spatiotemporal skip guidance: push away from skipped blocks, or skipped self-attention, of a video model.
+    """Spatiotemporal skip guidance: push away from a network that skips blocks, or their self-attention.
 
     It was made for video models. Its two forms are those of `SLG` and `PAG`.
 

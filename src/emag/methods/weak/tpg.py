@@ -48,6 +48,7 @@ class ShuffledState(State):
 
     def order(self, block: int, image: torch.Tensor) -> torch.Tensor:
         """Which token comes to each place, for image tokens [batch, tokens, channels]; [batch, tokens]."""
+        # the order that sorts random numbers is a random permutation; its own argsort, in `change`, is its inverse
         return self.streams.normal(f"tpg/{block}", image[..., 0].float()).argsort(1)
 
 
@@ -58,11 +59,11 @@ def taken(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TPG(Push):
-    """Token perturbation guidance: push away from a network whose image tokens are shuffled, which keeps their norms.
+    """Token perturbation guidance: push away from a network whose image tokens are shuffled in some blocks.
 
-    Text tokens stay; on SD3 and Flux their order does not act inside blocks anyhow. The order is not undone, so the
-    residual stream is shuffled too, and the shuffles of several blocks add up. Unlike in the authors' code every
-    sample has its own order, from its own random stream.
+    The shuffle keeps the norms of tokens. Text tokens stay; on SD3 and Flux their order does not act inside blocks
+    anyhow. The order is not undone, so the residual stream is shuffled too, and the shuffles of several blocks add up.
+    Unlike in the authors' code every sample has its own order, from its own random stream.
 
     It is refused where positions are added before the first block alone (SD3, DiT, PixArt, AuraFlow), with
     `Unsupported`. Blocks of such networks do not see where tokens are. A block then commutes with the shuffle,
