@@ -33,8 +33,8 @@ class Window(FiniteFields):
         unit: what start, delta and stop mean. With r the reversed index (N-1 is the noisiest step): "published": k2idx
             of the three on a `base`-step schedule, then as "index". "index": watch iff stop <= r <= start, apply iff
             stop <= r <= start - delta (EMAG, arXiv 2512.17303). "progress": fractions p = i/N of the run: watch iff
-            start <= p < stop, apply iff start + delta <= p < stop. "sigma": noise levels: watch iff stop <= sigma <=
-            start, apply iff stop <= sigma <= start - delta.
+            start <= p < stop, apply iff start + delta <= p < stop. "sigma": noise levels: watch iff
+            stop <= sigma <= start, apply iff stop <= sigma <= start - delta.
         base: length of the schedule that "published" counts on, at least 1; the other units have none.
         hold: after stop the average stays as it was, and goes on being applied ("hold"), as in part of the authors'
             DiT code. Refused where no step comes after stop.

@@ -88,9 +88,13 @@ def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttentio
 class NAG(Inside):
     """Normalized attention guidance: push image features away from those of the negative prompt, and cap them.
 
-    In the attention of each listed block, with Z+ the image features and Z- those of the negative prompt: Far = Z+ +
-    (s - 1) (Z+ - Z-). Where its norm exceeds tau times that of Z+ it is scaled down to that. Z = alpha Far + (1 -
-    alpha) Z+. Norms are per image token over all heads, before the output projection.
+    In the attention of each listed block, with Z+ the image features and Z- those of the negative prompt:
+
+        Far = Z+ + (s - 1) (Z+ - Z-)
+        Z = alpha Far + (1 - alpha) Z+
+
+    Where the norm of Far exceeds tau times that of Z+, Far is first scaled down to that. Norms are per image token
+    over all heads, before the output projection.
 
     The negative text is that of the unconditional rows, at the same block and step. So a pipeline with both in one
     network call is needed (SD3, PixArt), or `negative`. Z- is the attention of the conditional image queries over that
@@ -113,8 +117,8 @@ class NAG(Inside):
         layers: blocks it works in, by number; None and "auto" take all.
         cross: work in the blocks' cross-attention; None takes the model's.
         negative: the name of a condition ("prompt:a text") that gives the negative text in the place of the
-            unconditional rows, at one more evaluation a step. For networks that have no such rows (guidance-distilled
-            Flux) or evaluate them apart. None takes the unconditional rows.
+            unconditional rows, at one more evaluation a step. For networks that have no such rows
+            (guidance-distilled Flux) or evaluate them apart. None takes the unconditional rows.
 
     >>> import emag
     >>> alone = [emag.CFG(1.0), emag.NAG(5, negative="prompt:blurry")]  # NAG, and no CFG beside it

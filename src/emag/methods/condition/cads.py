@@ -15,9 +15,14 @@ from ...schedules import Scale, at_time, check_timed
 class CADS(Rule):
     """Condition-annealed diffusion sampling: put noise on the condition, which fades out along the run.
 
-    y' = psi r + (1 - psi) h, with h = sqrt(g) y + scale sqrt(1 - g) n, n standard normal, and r = h brought back to
-    y's mean and standard deviation (per sample). g(t) is 1 for t <= tau1, 0 for t >= tau2, and linear between; t is in
-    [0, 1] and 1 is noise. So early steps see little of the condition, late steps all of it.
+    The condition y becomes
+
+        h = sqrt(g) y + scale sqrt(1 - g) n
+        y' = psi r + (1 - psi) h
+
+    n is standard normal, and r is h brought back to y's mean and standard deviation (per sample). g(t) is 1 for
+    t <= tau1, 0 for t >= tau2, and linear between; t is in [0, 1] and 1 is noise. So early steps see little of the
+    condition, late steps all of it.
 
     Args:
         scale: s, size of the noise, at least 0, or a schedule of time. None takes the model's.

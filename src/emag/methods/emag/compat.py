@@ -32,8 +32,8 @@ class Compat(FiniteFields):
         accumulate_in: pass whose attention is averaged, "clean" or "perturbed" (the weak one). "perturbed" needs
             every_step=True and stat_lag=1.
         stat_lag: step whose statistic picks the block: 0 is this one, 1 the previous one.
-        stat_scope: rows a statistic is taken over: those of a "sample", of the "batch", or "batch+cfg" (with
-            rows="all"). Of more than one sample it is the mean, or for "entropy" the lower median.
+        stat_scope: rows a statistic is taken over: those of a "sample", of the "batch", or "batch+cfg"
+            (with rows="all"). Of more than one sample it is the mean, or for "entropy" the lower median.
         stat_against: the average before its update ("old") or after it ("updated").
         query_statistic: what statistic "auto" means for queries, "logits" or "mae".
         ema_dtype: storage of the average: "float32", "float16" or "bfloat16".

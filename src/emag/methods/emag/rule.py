@@ -56,10 +56,11 @@ class EMAG(Push):
             none needs one here.
         beta_time: "step" takes beta as it is. "equal-time" rescales it to the steps of the schedule, so that the
             average covers the same span of time as beta does in 250 steps.
-        statistic: how the block is picked. The one whose live attention is furthest from its average: "mae" (mean
-            absolute difference), "kl" (divergence of rows), "cosine" (angle of rows), or "logits" ("mae" times the
-            size of the keys, variant "query" only). "entropy": the one with the sharpest attention. "fixed": no pick,
-            all listed blocks at once. "auto": "logits" for queries (a preset of `compat` may say "mae"), else "mae".
+        statistic: how the block is picked. The one whose live attention is furthest from its average: "mae"
+            (mean absolute difference), "kl" (divergence of rows), "cosine" (angle of rows), or "logits" ("mae" times
+            the size of the keys, variant "query" only). "entropy": the one with the sharpest attention. "fixed": no
+            pick, all listed blocks at once. "auto": "logits" for queries (a preset of `compat` may say "mae"), else
+            "mae".
         jitter: size of seeded noise on the average, at least 0 and at most 10; 0 is none.
         compat: switches for the authors' code paths, a `Compat` or a preset by name. "clean" is the method; for
             reproduction: "sd3-official", "dit-official", "dit-doubled", "sd3-cfg", "dit-cfg".

@@ -106,8 +106,8 @@ class ASAG(Push):
 
     On joint attention each query keeps the share that it gives to text, and text rows stay. That is our extension: the
     paper's form on such models is unconfirmed. Attention with a mask is refused (`Unsupported`). Not fused: it costs
-    `iterations` + 1 times the price of an attention map, in chunks of 8 MB. The default scale w = 2.5 is a port's (s =
-    1.5); the paper's is unconfirmed.
+    `iterations` + 1 times the price of an attention map, in chunks of 8 MB. The default scale w = 2.5 is a port's
+    (s = 1.5); the paper's is unconfirmed.
 
     Args:
         layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.

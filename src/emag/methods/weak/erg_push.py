@@ -11,8 +11,8 @@ class ERGPush(Push):
     """Entropy rectifying guidance as a weak branch: push away from a network at another attention temperature.
 
     It is the weak branch of `ERG`, used beside CFG or on a model without CFG: p + (w - 1) (cond - weak). As first rule
-    without CFG this is the paper's weak + w (cond - weak). In the weak branch the attention of image queries is Q <- Q
-    - gamma (Q - alpha softmax(tau S) V), `steps` times; text rows stay. tau = alpha = gamma = steps = 1 is off.
+    without CFG this is the paper's weak + w (cond - weak). In the weak branch the attention of image queries is
+    Q <- Q - gamma (Q - alpha softmax(tau S) V), `steps` times; text rows stay. tau = alpha = gamma = steps = 1 is off.
 
     The kick-off of `ERG` is a schedule here, e.g. `scale=Interval(1.5, 0.2, 1, "progress")`.
 

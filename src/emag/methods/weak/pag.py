@@ -19,6 +19,7 @@ class IdentityAttention(OnLayers):
     """The weak branch of `PAG` on `layers`, in one of two forms.
 
     Args:
+        layers: blocks, by number.
         form: "image" or "joint", see `PAG`.
         strength: share of the identity in the map, 0 to 1.
         heads: those of the queries, None for all.
