@@ -106,7 +106,7 @@ class S2(Push):
         seed: of the draws, a whole number.
 
     >>> import emag
-    >>> two = [emag.S2(1.25, seed=0), emag.S2(1.25, seed=1)]  # the mean over two draws
+    >>> two = [emag.S2(1.25, seed=0), emag.S2(1.25, seed=1)]  # their pushes add up: 0.5 times the mean direction
     >>> emag.S2(1.25, layers=(4, 5, 6, 7), drop=0.5).perturbation.count  # blocks skipped in each step
     2
     """
