@@ -19,14 +19,31 @@ def k2idx(k: float, count: int, base: int = 250) -> int:
 
 @dataclass(frozen=True)
 class Window(FiniteFields):
-    """Steps on which an average is kept up ("watch"), and on which a weak pass runs as well ("apply").
+    """When `EMAG` acts: at which steps an average is kept up, and at which a weak pass runs as well.
 
-    `unit` says what start, delta and stop mean. With r the reversed index (N-1 is the noisiest step):
-    "published": k2idx of the three on a `base`-step schedule, then as "index";
-    "index": watch iff stop <= r <= start, apply iff stop <= r <= start - delta (EMAG, arXiv 2512.17303);
-    "progress": fractions p = i/N of the run: watch iff start <= p < stop, apply iff start + delta <= p < stop;
-    "sigma": noise levels: watch iff stop <= sigma <= start, apply iff stop <= sigma <= start - delta.
-    hold: after stop the average stays as it was, and goes on being applied ("hold"), as in part of the authors' DiT code.
+    A step is "off", or it averages ("watch"), or it averages and runs a weak pass ("apply"), or it runs one with an
+    average that stays as it was ("hold"). The first watched step never applies: there is nothing to apply yet. Give a
+    window by one of its constructors, `Window.progress`, `Window.index`, `Window.sigma` or `Window.published`. In all
+    units but "progress" the numbers fall along the run, as the noise does: start is the largest.
+
+    Args:
+        start: where averaging begins, a number in `unit`.
+        delta: from there to where the weak pass begins, in `unit`; at least 0.
+        stop: where both end, in `unit`.
+        unit: what start, delta and stop mean. With r the reversed index (N-1 is the noisiest step): "published": k2idx
+            of the three on a `base`-step schedule, then as "index". "index": watch iff stop <= r <= start, apply iff
+            stop <= r <= start - delta (EMAG, arXiv 2512.17303). "progress": fractions p = i/N of the run: watch iff
+            start <= p < stop, apply iff start + delta <= p < stop. "sigma": noise levels: watch iff
+            stop <= sigma <= start, apply iff stop <= sigma <= start - delta.
+        base: length of the schedule that "published" counts on, at least 1; the other units have none.
+        hold: after stop the average stays as it was, and goes on being applied ("hold"), as in part of the authors'
+            DiT code. Refused where no step comes after stop.
+
+    >>> import emag
+    >>> emag.Window.progress(0, 0.25, 0.75).phases((1.0, 0.75, 0.5, 0.25))  # noise levels of a run of 4 steps
+    ('watch', 'apply', 'apply', 'off')
+    >>> emag.Window.index(3, 1, 1, hold=True).phases((1.0, 0.75, 0.5, 0.25))
+    ('watch', 'apply', 'apply', 'hold')
     """
 
     start: float = 250
@@ -97,6 +114,7 @@ def _phase(window: Window, i: int, sigmas: tuple[float, ...]) -> Phase:
 def _falling(window: Window, i: int, sigmas: tuple[float, ...]) -> tuple[float, float, float, float]:
     """Where step i is, and where the window starts, applies and stops, on a scale that falls along the run."""
     count, start, delta, stop = len(sigmas), window.start, window.delta, window.stop
+    # progress alone grows along the run: negated, it falls as the others do
     if window.unit == "progress":
         return -i / count, -start, -(start + delta), -stop
     if window.unit == "sigma":

@@ -86,26 +86,46 @@ def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttentio
 
 @dataclass(frozen=True)
 class NAG(Inside):
-    """Normalized attention guidance, arXiv 2505.21179: image features Z+ pushed away from those of the negative prompt, Z-.
+    """Normalized attention guidance: push image features away from those of the negative prompt, and cap them.
 
-    Far = Z+ + (s - 1) (Z+ - Z-); where its norm exceeds tau times that of Z+ it is scaled down to that; Z = alpha Far +
-    (1 - alpha) Z+. Norms are per image token over all heads, before the output projection.
+    In the attention of each listed block, with Z+ the image features and Z- those of the negative prompt:
 
-    The negative text is that of the unconditional rows, at the same block and step, so a pipeline with both in one network
-    call is needed (SD3, PixArt). Z- is the attention of the conditional image queries over that text (cross-attention),
-    or over the conditional image keys and that text (joint attention). There the published form evolves the negative
-    text beside the conditional image, here it evolves in the unconditional rows. Unconditional rows and text rows stay
-    untouched; further branches use the negative text of the clean pass of their step, and in a block whose attention they
-    perturb Z- stays that of the live queries. The pipeline's CFG still combines: CFG(1.0) in the guidance makes it NAG
-    alone.
+        Far = Z+ + (s - 1) (Z+ - Z-)
+        Z = alpha Far + (1 - alpha) Z+
 
-    scale: s, at least 0, the published code's, or a schedule of time; 1 is off, the paper's phi = s - 1. tau: cap, at least
-    1. alpha: blend in [0, 1], 0 is off. sigma_end: acts at steps of at least this noise, sigma in [0, 1]; k-diffusion's s is
-    here s / sqrt(1 + s^2) on models that are not flows. norm: "l1" (the paper's text, the ComfyUI port), "l2" (the published
-    Flux code). eps: smallest norm that is divided by (the codes: 1e-6, or none). layers: blocks, None takes all. cross:
-    their cross-attention, None takes the model's. negative: the name of a condition ("prompt:a text") that gives the
-    negative text in the place of the unconditional rows, at one more evaluation a step: for networks that have no such
-    rows (guidance-distilled Flux) or evaluate them apart. scale, alpha and sigma_end at None take the model's.
+    Where the norm of Far exceeds tau times that of Z+, Far is first scaled down to that. Norms are per image token
+    over all heads, before the output projection.
+
+    The negative text is that of the unconditional rows, at the same block and step. So a pipeline with both in one
+    network call is needed (SD3, PixArt), or `negative`. Z- is the attention of the conditional image queries over that
+    text (cross-attention), or over the conditional image keys and that text (joint attention). There the published
+    form evolves the negative text beside the conditional image; here it evolves in the unconditional rows.
+
+    Unconditional rows and text rows stay untouched. Further branches use the negative text of the clean pass of their
+    step, and in a block whose attention they perturb Z- stays that of the live queries. The pipeline's CFG still
+    combines: CFG(1.0) in the guidance makes it NAG alone.
+
+    Args:
+        scale: s, at least 0, the published code's, or a schedule of time; 1 is off, the paper's phi = s - 1. None
+            takes the model's.
+        tau: cap on the norm of Far, in units of the norm of Z+, from 1 to 1e6.
+        alpha: blend in [0, 1]; 0 is off, 1 takes Far as it is. None takes the model's.
+        sigma_end: it acts at steps of at least this noise, sigma in [0, 1]. k-diffusion's s is here s / sqrt(1 + s^2)
+            on models that are not flows. None takes the model's.
+        norm: which norm: "l1" (the paper's text, the ComfyUI port) or "l2" (the published Flux code).
+        eps: smallest norm that is divided by, in (0, 1] (the codes: 1e-6, or none).
+        layers: blocks it works in, by number; None and "auto" take all.
+        cross: work in the blocks' cross-attention; None takes the model's.
+        negative: the name of a condition ("prompt:a text") that gives the negative text in the place of the
+            unconditional rows, at one more evaluation a step. For networks that have no such rows
+            (guidance-distilled Flux) or evaluate them apart. None takes the unconditional rows.
+
+    >>> import emag
+    >>> alone = [emag.CFG(1.0), emag.NAG(5, negative="prompt:blurry")]  # NAG, and no CFG beside it
+    >>> [rule.neutral for rule in alone]
+    [False, False]
+    >>> emag.NAG(1).neutral, emag.NAG(5, alpha=0).neutral
+    (True, True)
     """
 
     scale: Scale | None = None

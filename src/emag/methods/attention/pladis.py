@@ -52,17 +52,29 @@ def sharpening(weights: torch.Tensor, alpha: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PLADIS(Inside):
-    """PLADIS, arXiv 2503.07677: A = dense + lam (sparse - dense) for the text that image tokens look at.
+    """PLADIS: image tokens look at the text through a sparser map than softmax, extrapolated.
 
-    Sparse is exact entmax of the same logits. Works in all passes and on all their rows, unconditional ones included, and
-    goes with any other rule. On cross-attention it is the whole map. On joint attention (SD3, Flux) it is the text columns
-    of the image rows, whose sum is kept, so that image keys and text rows are untouched; the paper's own form for joint
-    attention is unconfirmed. Weights may become negative where sparse is 0. Maps are computed in chunks of queries.
+    A = dense + lam (sparse - dense) for the text that image tokens look at. Sparse is exact entmax of the same logits.
+    It works in all passes and on all their rows, unconditional ones included, and goes with any other rule. Weights
+    may become negative where sparse is 0. Maps are computed in chunks of queries.
 
-    lam: finite, 2 in a port; 0 is off. origin: what lam counts from, "dense" as above (the port), or "sparse" for
-    sparse + lam (sparse - dense), as a summary writes it; which one the paper's lambda means is unconfirmed. alpha: 1.5 or
-    2 (sparsemax). layers: blocks, None takes all. cross: their cross-attention, None takes the model's. Raises
-    `Unsupported` where the attention holds no text.
+    On cross-attention it is the whole map. On joint attention (SD3, Flux) it is the text columns of the image rows,
+    whose sum is kept, so that image keys and text rows are untouched; the paper's own form for joint attention is
+    unconfirmed. Raises `Unsupported` where the attention holds no text.
+
+    Args:
+        lam: how far to go from dense to sparse, finite. 2 in a port; 0 is off.
+        alpha: of entmax, 1.5 or 2 (sparsemax).
+        origin: what lam counts from. "dense": as above (the port). "sparse": sparse + lam (sparse - dense), as a
+            summary writes it. Which one the paper's lambda means is unconfirmed.
+        layers: blocks it works in, by number; None and "auto" take all.
+        cross: work in the blocks' cross-attention; None takes the model's.
+
+    >>> import emag
+    >>> emag.PLADIS(2).equation
+    'A = softmax + lam (entmax - softmax)'
+    >>> emag.PLADIS(1, origin="sparse").weight  # the same, counted from the dense map
+    2
     """
 
     lam: float = 2.0

@@ -44,6 +44,7 @@ class FlippedState(NegativeText):
         part, negative = call.rows(rows.cond), self.negative(block, call, rows)
         old = wide(live[rows.cond][:, :, call.image])
         share = wide(negative_share(part, negative, self.spec.offset))
+        # (1 - g) O + g O-, with O- turned and scaled: one softmax over both sets of keys, without building it
         new = old + share * (-self.spec.flip * wide(attend(part, negative)) - old)
         self.note(has_moved(new, old))
         return put_rows(live, rows.cond, call.image, new)
@@ -55,26 +56,39 @@ def negative_share(call: Attention, negative: Keys, offset: float) -> torch.Tens
     With O the output over the call's own keys and O- over the negative ones, the joint output is (1 - g) O + g O-.
     """
     own = Keys.of(call, slice(0, call.k.shape[2]))
+    # values of 0 for own keys and 1 for negative ones: what attention gives is the weight that falls on the negative ones
     ones = Keys(negative.k, torch.ones_like(negative.v), negative.bias() - offset)
     return attend(call, Keys(own.k, torch.zeros_like(own.v), own.mask).beside(ones))[..., :1]
 
 
 @dataclass(frozen=True)
 class VSF(Inside):
-    """Value sign flip (arXiv number unconfirmed): negative tokens as further keys of the image rows, values turned.
+    """Value sign flip: show image tokens the negative prompt's tokens too, the sign of their values turned.
 
-    Image rows of the conditional rows attend over [own keys, negative text], one softmax, the logits of the negative text
-    lowered by `offset` and its values multiplied by -`flip`. The negative text is that of the unconditional rows at the same
-    block and step, so a pipeline with both in one network call is needed (SD3, PixArt). As published, image rows do
-    not see the negative text unflipped, and the positive text sees neither of the two. The published form keeps the negative
-    text as further rows of the same sequence, which see the conditional image; here it evolves in the unconditional rows,
-    which are untouched. Published as a replacement for CFG: CFG(1.0) in the guidance makes it VSF alone; else the pipeline's
-    CFG combines as well.
+    Image rows of the conditional rows attend over [own keys, negative text] with one softmax. There the logits of the
+    negative text are lowered by `offset` and its values multiplied by -`flip`. As published, image rows do not see the
+    negative text unflipped, and the positive text sees neither of the two. The arXiv number of the paper is
+    unconfirmed.
 
-    flip: the published s, any finite number; -1 with offset 0 is ordinary further tokens, 0 only draws attention away.
-    offset: any finite number; large is off (a bias of -0.2 is offset 0.2). layers: blocks, None takes all. cross: their
-    cross-attention, None takes the model's. negative: the name of a condition ("prompt:a text") that gives the negative text
-    in the place of the unconditional rows, at one more evaluation a step. flip and offset at None take the model's.
+    The negative text is that of the unconditional rows at the same block and step, so a pipeline with both in one
+    network call is needed (SD3, PixArt), or `negative`. The published form keeps the negative text as further rows of
+    the same sequence, which see the conditional image; here it evolves in the unconditional rows, which are untouched.
+    Published as a replacement for CFG: CFG(1.0) in the guidance makes it VSF alone; else the pipeline's CFG combines
+    as well.
+
+    Args:
+        flip: the published s, any finite number. -1 with offset 0 is ordinary further tokens, 0 only draws attention
+            away. None takes the model's.
+        offset: what the logits of the negative text are lowered by, any finite number; large is off (a bias of -0.2 is
+            offset 0.2). None takes the model's.
+        layers: blocks it works in, by number; None and "auto" take all.
+        cross: work in the blocks' cross-attention; None takes the model's.
+        negative: the name of a condition ("prompt:a text") that gives the negative text in the place of the
+            unconditional rows, at one more evaluation a step. None takes the unconditional rows.
+
+    >>> import emag
+    >>> emag.VSF(flip=3.5, offset=0.1, negative="prompt:blurry").equation
+    'softmax([L, L- - offset]) [V, -s V-]'
     """
 
     flip: float | None = None

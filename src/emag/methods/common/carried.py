@@ -17,8 +17,15 @@ MEMORY = "directions"
 class Directions:
     """The last two evaluated directions of each sample in a run of one rule.
 
-    every: of so many steps one is evaluated, after the first two. agree: the others are spared where the last two directions
-    have at least this cosine; decided per sample, so that an image never depends on its batch mates. asked: steps so far.
+    The steps that go without are decided per sample, so that an image never depends on its batch mates.
+
+    Args:
+        every: of so many steps one is evaluated, after the first two.
+        agree: the others are spared where the last two directions have at least this cosine.
+        asked: steps so far.
+        open: whether the step asked about may be spared; None once it is over.
+        at: when the two were evaluated, in steps so far, [batch] each.
+        known: the two directions, [batch, ...] each, as differences of velocities.
     """
 
     every: int

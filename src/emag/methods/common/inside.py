@@ -17,7 +17,9 @@ from .push import layers_of
 class Strong(Perturbation):
     """A branch without evaluation: it changes the attention of `layers` in the clean pass and in all others.
 
-    across: the blocks' cross-attention is meant, on networks that keep it apart.
+    Args:
+        layers: blocks, by number.
+        across: the blocks' cross-attention is meant, on networks that keep it apart.
     """
 
     layers: tuple[int, ...]
@@ -38,7 +40,11 @@ class Strong(Perturbation):
 
 @dataclass(frozen=True)
 class Inside(Rule):
-    """Base of rules that work inside the network's attention, and leave predictions alone."""
+    """Base of rules that work inside the network's attention, and leave predictions alone.
+
+    A subclass says what it does there (`perturbation`). It works in every pass of the network, and in all blocks
+    unless `layers` names some. So it goes beside whatever combines: the pipeline's CFG goes on.
+    """
 
     kind = "attention"
     cost = "none; some more attention in the blocks it works in"
@@ -71,7 +77,13 @@ class Inside(Rule):
 
 @dataclass(frozen=True)
 class Keys:
-    """What image queries see: k, v [B, G, n, d]; mask: None, or additive and broadcastable to [B, H, image tokens, n]."""
+    """What image queries see.
+
+    Args:
+        k: keys [B, G, n, d], G heads of them.
+        v: values, of the same shape.
+        mask: None, or additive and broadcastable to [B, H, image tokens, n].
+    """
 
     k: torch.Tensor
     v: torch.Tensor

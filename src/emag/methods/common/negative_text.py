@@ -15,8 +15,17 @@ from .inside import Keys, text_keys
 
 @dataclass(frozen=True)
 class NegativePass(Perturbation):
-    """The conditional rows under a negative condition, before the clean pass: what gives the negative text where no
-    unconditional rows are in the same network call. Costs one evaluation at steps of at least the noise `sigma_end`."""
+    """The conditional rows under a negative condition, before the clean pass.
+
+    It gives the negative text where no unconditional rows are in the same network call. It costs one evaluation at
+    steps of at least the noise `sigma_end`.
+
+    Args:
+        negative: the name of the condition.
+        layers: blocks whose text is kept, by number.
+        across: the text of their cross-attention is meant.
+        sigma_end: least noise, sigma in [0, 1], at which it runs.
+    """
 
     negative: str
     layers: tuple[int, ...]
@@ -63,9 +72,10 @@ class NegativePassState(State):
 
 
 class NegativeText(State):
-    """State of a method that takes the negative text from the unconditional rows, and keeps it for the step's weak passes.
+    """State of a method whose negative text comes from the unconditional rows, kept for the step's weak passes.
 
-    held: by block, its keys and values. source: the branch that gives them instead, or None.
+    Args:
+        source: the branch that gives the text instead, or None. What is kept is `held`: by block, its keys and values.
     """
 
     proves = True

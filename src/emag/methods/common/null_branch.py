@@ -12,9 +12,9 @@ from ...core import Branches, Perturbation, Rule, Step
 class NullBranch(Rule):
     """Base of rules u <- e, e the prediction of a branch; the unconditional rows are then not evaluated.
 
-    A subclass says which `perturbation` it is. Whatever combines (the host's CFG, CFG, APG) sees e. Where the branch needs
-    no unconditional rows, a combining rule also works on networks that have none (guidance-distilled ones). Name it before
-    the null rules that rewrite u.
+    A subclass says which `perturbation` it is. Whatever combines (the host's CFG, CFG, APG) sees e. Where the branch
+    needs no unconditional rows, a combining rule also works on networks that have none (guidance-distilled ones). Name
+    it before the null rules that rewrite u.
     """
 
     equation: ClassVar[str] = "u <- e"

@@ -14,11 +14,14 @@ LORA, LOAD = "lora:", "load:"
 
 @dataclass(frozen=True)
 class OtherModel(Perturbation):
-    """One evaluation by `network`, on the conditional rows, on the unconditional ones (`null`), or under another condition.
+    """One evaluation by another network: on the conditional rows, the unconditional ones, or another condition.
 
-    network: a name from emag.guide(..., models={name: network}); "load:..." with a folder, hub id or embedded model, loaded
-    once for each pipeline; or "lora:0.5": the pipeline's own, the scales of its LoRA adapters multiplied by 0.5, so that its
-    weights are W0 + 0.5 dW. ("lora:0" is the network without them.)
+    Args:
+        network: which one. A name from emag.guide(..., models={name: network}); or "load:..." with a folder, hub id or
+            embedded model, loaded once for each pipeline; or "lora:0.5": the pipeline's own, the scales of its LoRA
+            adapters multiplied by 0.5, so that its weights are W0 + 0.5 dW. ("lora:0" is the network without them.)
+        null: evaluate it on the unconditional rows.
+        condition: the name of another condition; None is that of the rows.
     """
 
     network: str

@@ -16,9 +16,13 @@ from .other_model import check_condition, check_network, other
 class OtherNull(NullBranch):
     """Base of rules u <- q(null), q of another network.
 
-    model: a name from emag.guide(..., models={name: network}), or "lora:0.5" (see `OtherModel`). null: "uncond", the
-    unconditional rows of the pipeline's call; or a condition by name, e.g. "prompt:" on pipelines that make two calls.
-    prediction: the other network's space, where it is not the pipeline's; noise levels must be the same.
+    Args:
+        model: the other network: a name from emag.guide(..., models={name: network}), "load:..." with a folder or hub
+            id, or "lora:0.5", the pipeline's own with half its LoRA scale (see `OtherModel`).
+        null: what q is evaluated under. "uncond": the unconditional rows of the pipeline's call; or a condition by
+            name, e.g. "prompt:" on pipelines that make two calls.
+        prediction: the other network's space ("epsilon", "v", "flow" or "x0"), where it is not the pipeline's; None is
+            the pipeline's. Noise levels must be the same.
     """
 
     model: str = "base"

@@ -16,10 +16,11 @@ class Push(Rule):
     """Base of rules p + (w - 1) (cond - weak); a subclass says which `perturbation` makes the branch weak.
 
     Args:
-        scale: w, at least 0, or a schedule; 1 is off. In the additive form p + s (cond - weak), s = w - 1.
+        scale: w, at least 0, or a schedule; 1 is off. In the additive form p + s (cond - weak), s = w - 1. None takes
+            the model's default, and is refused where there is none.
         every: one weak evaluation in so many steps, after the first two; in between, cond - weak is extrapolated.
-        agree: cosine of the last two directions from which on a step goes without; -1 (the default) is all steps. Above -1
-            the device is asked once a step.
+        agree: cosine of the last two directions from which on a step goes without; -1 (the default) is all steps.
+            Above -1 the device is asked once a step.
     """
 
     scale: Scale | None = None

@@ -15,8 +15,16 @@ from .other_model import check_condition, check_network, other
 class TwoModels(Rule):
     """Base of q + w (p - q), with p of the pipeline's network and q of another one, both guided alike.
 
-    Guidance is linear in the predictions, so the conditional and the unconditional ones are each moved, before anything
-    combines them: p_c <- q_c + w (p_c - q_c), and u likewise. Name it before the rule that combines.
+    Guidance is linear in the predictions, so the conditional and the unconditional ones are each moved, before
+    anything combines them: p_c <- q_c + w (p_c - q_c), and u likewise. Name it before the rule that combines.
+
+    Args:
+        scale: w, a finite number or a schedule of time. 0 is the other network, 1 the pipeline's own (off); None takes
+            the model's default, and is refused where there is none.
+        model: the other network: a name from emag.guide(..., models={name: network}), "load:..." with a folder or hub
+            id, or "lora:0", the pipeline's own without its LoRA (see `OtherModel`).
+        null: what the unconditional predictions are. "uncond": the unconditional rows of the pipeline's call; on
+            pipelines that make two calls, the name of the condition, e.g. "prompt:".
     """
 
     scale: Scale | None = None

@@ -13,15 +13,33 @@ from ...schedules import Scale, at_time, check_timed
 
 @dataclass(frozen=True)
 class CADS(Rule):
-    """Condition-annealed diffusion sampling, arXiv 2310.17347: noise on the condition, fading out along the run.
+    """Condition-annealed diffusion sampling: put noise on the condition, which fades out along the run.
 
-    y' = psi r + (1 - psi) h, h = sqrt(g) y + scale sqrt(1 - g) n, r = h brought back to y's mean and standard deviation
-    (per sample). g(t) is 1 for t <= tau1, 0 for t >= tau2, linear between; t in [0, 1] and 1 is noise.
+    The condition y becomes
 
-    scale: s, at least 0, or a schedule of time. tau1 <= tau2; tau1 >= 1 is off. psi in [0, 1]. null: noise the unconditional
-    condition too (the paper does not say; off by default). over: what t is, "time" of the training schedule, or 1 - i/N by
-    the "index" i of the step, which no shift of the schedule changes. pooled: noise vectors [batch, width] beside a
-    sequence too.
+        h = sqrt(g) y + scale sqrt(1 - g) n
+        y' = psi r + (1 - psi) h
+
+    n is standard normal, and r is h brought back to y's mean and standard deviation (per sample). g(t) is 1 for
+    t <= tau1, 0 for t >= tau2, and linear between; t is in [0, 1] and 1 is noise. So early steps see little of the
+    condition, late steps all of it.
+
+    Args:
+        scale: s, size of the noise, at least 0, or a schedule of time. None takes the model's.
+        tau1: time at which the noise is gone; at most tau2, and from 1 on it is off. None takes the model's.
+        tau2: time from which on the condition is noise alone, as h; psi brings back its moments. None takes the
+            model's.
+        psi: share of r, the noised condition brought back to y's moments, in [0, 1]. None takes the model's.
+        null: noise the unconditional condition too (the paper does not say; off by default).
+        over: what t is. "time": of the training schedule. "index": 1 - i/N by the index i of the step, which no shift
+            of the schedule changes.
+        pooled: noise vectors [batch, width] beside a sequence too.
+
+    >>> import emag
+    >>> emag.CADS(0.25, tau1=0.6, tau2=0.9, psi=1).kind
+    'condition'
+    >>> emag.CADS(0.25, tau1=1, tau2=1).neutral  # no noise is left at any step
+    True
     """
 
     scale: Scale | None = None

@@ -16,9 +16,19 @@ FUSED = os.environ.get("EMAG_FUSED_MAP") == "1"  # has not been run on a GPU yet
 
 @dataclass
 class Average:
-    """Settings shared by both kinds.
+    """The running average E of one block, and the statistic that is taken against it: what both kinds share.
 
-    `moved` [B]: samples whose live attention ever differed from E; elsewhere only rounding sets the two apart.
+    Args:
+        beta: decay of E per update, in [0, 1].
+        strength: share of E in what the weak pass uses, in [0, 1].
+        statistic: how far the live attention is from E, see `EMAG`; "auto" is spelled out by now.
+        against: "old" or "updated": the average the statistic is taken against.
+        dtype: of what is stored.
+        jitter: size of seeded noise on E, 0 for none.
+        name: of the random streams.
+        streams: the random streams of the samples.
+        moved: samples [B] whose live attention ever differed from E; elsewhere only rounding sets the two apart. None
+            before the second update.
     """
 
     beta: float
@@ -60,7 +70,8 @@ class Average:
 class QueryAverage(Average):
     """Average of the image queries after norm and rotary: [B, H, image tokens, d]. Fused attention is kept.
 
-    `value` is E, or None before the first update.
+    Args:
+        value: E, or None before the first update.
     """
 
     value: torch.Tensor | None = None
@@ -93,6 +104,7 @@ class QueryAverage(Average):
         assert self.value is not None
         live, average = call.image_queries(), self.value
         if self.jitter:
+            # queries have any size: noise is in units of their root mean square
             rms = average.float().square().mean((1, 2, 3), keepdim=True).sqrt()
             average = average + rms * self._noise(average)
         mixed = live.float().lerp(average.float(), self.strength).to(live.dtype)
@@ -106,8 +118,12 @@ class QueryAverage(Average):
 class MapAverage(Average):
     """Average of the map's image rows [B, H, image tokens, columns].
 
-    columns: "all" keys, those of the "image", or those of the "text". maps: how E is stored, one of `stored_map.FORMATS`.
-    renorm, text_scale: see `Compat`.
+    Args:
+        columns: "all" keys, those of the "image", or those of the "text".
+        maps: how E is stored, one of `stored_map.FORMATS`.
+        renorm: see `Compat`.
+        text_scale: see `Compat`.
+        stored: E, or None before the first update.
     """
 
     columns: str = "all"
@@ -209,6 +225,7 @@ class MapAverage(Average):
         average = self.stored.read(chunk)
         if not self.jitter:
             return average
+        # a factor exp(noise) keeps entries positive; then each row is brought back to the sum it had
         noisy = average * self._noise(self.stored.codes)[:, :, chunk].exp()
         return noisy * (average.sum(-1, keepdim=True) / noisy.sum(-1, keepdim=True).clamp(min=statistics.TINY))
 

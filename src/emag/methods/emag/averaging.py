@@ -13,7 +13,10 @@ from .compat import Compat
 
 @dataclass(frozen=True)
 class Averaging(Perturbation):
-    """What is averaged and where it is used: the data of EMAG's weak branch."""
+    """What is averaged and where it is used: the data of EMAG's weak branch.
+
+    Fields mean what they do in `EMAG`, with the model's layers and window filled in, and `compat` as switches.
+    """
 
     variant: str
     layers: tuple[int, ...]

@@ -22,18 +22,41 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Compat(FiniteFields):
-    """How the average is kept, read and used. The defaults are the method; anything else is for reproduction.
+    """Switches of `EMAG`: how the average is kept, read and used.
 
-    accumulate_in: pass whose attention is averaged; "perturbed" needs every_step. stat_lag: 1 picks by the previous step's
-    statistic. stat_scope: rows a statistic is taken over, by its mean, or for "entropy" by the lower median. stat_against:
-    the average before or after its update. query_statistic: what "auto" means for queries. ema_dtype: storage. update_from:
-    "cond+uncond" updates one average twice a step, conditional rows first. rows: rows of the weak pass. resume: start it at
-    the first block that differs. every_step: run it at every step, needed or not. channels: guide only the first so many
-    channels, None guides all. weak_row: the row of the weak prediction; "uncond" needs rows="all", and where the average is
-    not applied, its weak prediction is the plain unconditional one. groups: sizes of the groups that the listed layers
-    form, one block is picked in each; None is one group. spaced: of the picked ones, use one, drawn per image and step.
-    renorm: rows of the map after the replacement: "row" divides them by their sum, "text" fills what the other columns
-    leave of 1 by those of the text, "none" leaves them. text_scale: what the columns of the text are multiplied by before.
+    The defaults are the method; anything else is for reproduction of the authors' code paths. Presets hold sets of
+    them by name, e.g. "sd3-official". Values that cannot be, and switches of which one would silently undo the other,
+    are refused (`BadValue`).
+
+    Args:
+        accumulate_in: pass whose attention is averaged, "clean" or "perturbed" (the weak one). "perturbed" needs
+            every_step=True and stat_lag=1.
+        stat_lag: step whose statistic picks the block: 0 is this one, 1 the previous one.
+        stat_scope: rows a statistic is taken over: those of a "sample", of the "batch", or "batch+cfg"
+            (with rows="all"). Of more than one sample it is the mean, or for "entropy" the lower median.
+        stat_against: the average before its update ("old") or after it ("updated").
+        query_statistic: what statistic "auto" means for queries, "logits" or "mae".
+        ema_dtype: storage of the average: "float32", "float16" or "bfloat16".
+        update_from: rows that update the average. "cond+uncond" updates one average twice a step, conditional rows
+            first.
+        rows: rows of the weak pass: "cond", or "all", the unconditional ones too.
+        resume: start the weak pass at the first block that differs; False runs the whole network.
+        every_step: run the weak pass at every step, needed or not.
+        channels: guide only the first so many channels, at least 1; None guides all.
+        weak_row: the row of the weak prediction, "cond" or "uncond". "uncond" needs rows="all"; where the average is
+            not applied, its weak prediction is the plain unconditional one.
+        groups: sizes of the groups that the listed layers form, e.g. (2, 2); one block is picked in each. None is one
+            group.
+        spaced: of the picked blocks, use one, drawn per image and step. Needs at least two groups.
+        renorm: rows of the map after the replacement. "row" divides them by their sum; "text" fills what the other
+            columns leave of 1 by those of the text; "none" leaves them.
+        text_scale: what the columns of the text are multiplied by before that, at least 0; 1 leaves them.
+
+    >>> from emag.methods.emag.compat import PRESETS, Compat
+    >>> Compat() == PRESETS["clean"], PRESETS["sd3-official"].rows
+    (True, 'all')
+    >>> Compat(update_from="cond+uncond").updates  # of one average, in each step
+    2
     """
 
     accumulate_in: str = "clean"

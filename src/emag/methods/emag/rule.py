@@ -33,19 +33,46 @@ class EMAttention(Averaging):
 
 @dataclass(frozen=True)
 class EMAG(Push):
-    """Exponential moving average guidance, arXiv 2512.17303, Eq. 14: p + (w - 1) (cond - weak).
+    """Exponential moving average guidance: push away from a network whose attention is its own running average.
 
-    scale: w, at least 0, or a schedule; 1 is off, above 1 moves away from the weak branch. variant: "query" (image queries
-    averaged, fused attention kept), "map" (image rows over all keys), "image" (image rows over image keys), "text" (image
-    rows over text keys). layers: candidate blocks, None takes the model's. beta in [0, 1]: decay of the average per step, a
-    distinct timestep, however often it is evaluated; beta_time "equal-time" rescales it to the steps of the schedule.
-    strength in [0, 1]: share of the average, 1 replaces. window: steps that average and steps that apply. statistic:
-    "auto", "mae", "kl", "cosine", "entropy", "logits" (query only), or "fixed" for all listed blocks at once. jitter: at
-    least 0, size of seeded noise on the average. compat: switches for the authors' code paths. maps: how averaged maps are
-    stored: "float32", "scaled16", "scaled8" (4, 2, 1 bytes an entry), or "auto": what compat says, else float32 on a CPU and
-    scaled16 on other devices. every: one weak evaluation in so many steps, after the first two; in between, cond - weak is
-    extrapolated. agree: cosine of the last two from which on a step goes without, -1 for all. A parameter that would do
-    nothing beside the others is refused.
+    During the run each candidate block keeps an average of its attention, taken from the clean pass. In the weak pass
+    one block uses the average in the place of its live attention: for each image the block where the two differ most
+    (by default, see `statistic`). The push is p + (w - 1) (cond - weak), Eq. 14 of the paper: w above 1 moves away
+    from the weak branch.
+
+    At least one step must be averaged before one applies: a window that leaves no weak pass in a run is refused
+    (`BadValue`), so a run of few steps may need another window. A parameter that would do nothing beside the others is
+    refused too.
+
+    Args:
+        variant: what is averaged. "query": image queries, fused attention is kept. "map": image rows of the attention
+            map, over all keys. "image": image rows over image keys. "text": image rows over text keys.
+        layers: candidate blocks, by number; None takes the model's, "auto" the middle block.
+        beta: decay of the average per step, E <- beta E + (1 - beta) A, in [0, 1]. A step is a distinct timestep,
+            however often it is evaluated.
+        strength: share of the average in what the weak pass uses, in [0, 1]. 1 replaces the live attention by it, 0
+            leaves it live.
+        window: steps that average and steps that apply, an `emag.Window`; None takes the model's. A model that has
+            none needs one here.
+        beta_time: "step" takes beta as it is. "equal-time" rescales it to the steps of the schedule, so that the
+            average covers the same span of time as beta does in 250 steps.
+        statistic: how the block is picked. The one whose live attention is furthest from its average: "mae"
+            (mean absolute difference), "kl" (divergence of rows), "cosine" (angle of rows), or "logits" ("mae" times
+            the size of the keys, variant "query" only). "entropy": the one with the sharpest attention. "fixed": no
+            pick, all listed blocks at once. "auto": "logits" for queries (a preset of `compat` may say "mae"), else
+            "mae".
+        jitter: size of seeded noise on the average, at least 0 and at most 10; 0 is none.
+        compat: switches for the authors' code paths, a `Compat` or a preset by name. "clean" is the method; for
+            reproduction: "sd3-official", "dit-official", "dit-doubled", "sd3-cfg", "dit-cfg".
+        maps: how averaged maps are stored: "float32", "scaled16" or "scaled8" (4, 2 or 1 bytes an entry). "auto": what
+            compat says, else float32 on a CPU and scaled16 on other devices.
+
+    >>> import emag
+    >>> rule = emag.EMAG(3, layers=(6, 9), window=emag.Window.progress(0, 0.4, 0.8))
+    >>> rule.window.phases((1.0, 0.8, 0.6, 0.4, 0.2))  # noise levels of a run of 5 steps
+    ('watch', 'watch', 'apply', 'apply', 'off')
+    >>> rule.neutral, emag.EMAG(1).neutral
+    (False, True)
     """
 
     variant: str = "query"
@@ -102,6 +129,7 @@ class EMAG(Push):
                            self.statistic, self.jitter, compat(self.compat), self.maps)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
+        # an average of the weak pass itself needs that pass also at steps where the scale is 1
         return super().branches(step) if self.perturbation.skippable else Rule.branches(self, step)
 
     def away(self, branches: Branches) -> torch.Tensor | None:
@@ -112,6 +140,7 @@ class EMAG(Push):
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         weak = self.perturbation
+        # while the average is only built, the weak prediction is the clean one, and a push would be 0
         if not weak.applies(step.index, step.sigmas) and not weak.takes_uncond:
             return pred
         return on_channels(super().apply(pred, branches, step, state), pred, weak.compat.channels)

@@ -60,11 +60,13 @@ def transported(call: Attention, iterations: int) -> torch.Tensor:
     v, count = call.values(), f.shape[-1]
     image, parts = v[:, :, call.image], []
     for chunk in call.chunks():
+        # rows of P sum to 1/n: n P has rows that sum to 1, as those of a softmax do
         plan = count * torch.exp(f[..., chunk, None] + g[..., None, :] - logits(call, chunk))
         part = plan @ image
         if call.has_text:
             weights = call.weights(chunk)
             inside = weights[..., call.image]
+            # the share that goes to the image is spent by the plan; the rest, weights @ v - inside @ image, is the text's
             part = inside.sum(-1, keepdim=True) * part + weights @ v - inside @ image
         parts.append(part)
     return torch.cat(parts, dim=2)
@@ -97,14 +99,25 @@ def logits(call: Attention, chunk: slice) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ASAG(Push):
-    """Adversarial Sinkhorn attention guidance, arXiv 2511.07499: image queries attend to the keys least like them.
+    """Adversarial Sinkhorn attention guidance: push away from image queries that attend to the keys least like them.
 
-    The weak branch's attention among image tokens is n P, P the entropic transport plan between queries and keys with the
-    sign of their similarity turned, after some Sinkhorn iterations (rows, then columns; columns are exact). On joint
-    attention each query keeps the share that it gives to text, and text rows stay: our extension, the paper's form on such
-    models is unconfirmed. Not fused: `iterations` + 1 times the price of an attention map, in chunks of 8 MB.
+    The weak branch's attention among image tokens is n P. P is the entropic transport plan between queries and keys,
+    with the sign of their similarity turned, after some Sinkhorn iterations (rows, then columns; columns are exact).
 
-    iterations: at least 1. Its default and the scale w = 2.5 are a port's (s = 1.5); the paper's are unconfirmed.
+    On joint attention each query keeps the share that it gives to text, and text rows stay. That is our extension: the
+    paper's form on such models is unconfirmed. Attention with a mask is refused (`Unsupported`). Not fused: it costs
+    `iterations` + 1 times the price of an attention map, in chunks of 8 MB. The default scale w = 2.5 is a port's
+    (s = 1.5); the paper's is unconfirmed.
+
+    Args:
+        layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.
+        iterations: Sinkhorn iterations, at least 1. Its default is a port's; the paper's is unconfirmed.
+
+    >>> import emag
+    >>> emag.ASAG(2.5, iterations=3).kind
+    'weak'
+    >>> emag.ASAG(1).neutral  # at scale 1 nothing is evaluated
+    True
     """
 
     layers: tuple[int, ...] | None = None

@@ -8,10 +8,27 @@ from ..common.rectified import RectifiedAttention, check_rectified
 
 @dataclass(frozen=True)
 class ERGPush(Push):
-    """The weak branch of `ERG` beside CFG, or on a model without it: p + (w - 1) (cond - weak).
+    """Entropy rectifying guidance as a weak branch: push away from a network at another attention temperature.
 
-    As first rule without CFG this is the paper's weak + w (cond - weak). The kick-off is a schedule here, e.g.
-    `scale=Interval(1.5, 0.2, 1, "progress")`. tau, alpha, gamma, steps: as in `ERG`; all 1 is off.
+    It is the weak branch of `ERG`, used beside CFG or on a model without CFG: p + (w - 1) (cond - weak). As first rule
+    without CFG this is the paper's weak + w (cond - weak). In the weak branch the attention of image queries is
+    Q <- Q - gamma (Q - alpha softmax(tau S) V), `steps` times; text rows stay. tau = alpha = gamma = steps = 1 is off.
+
+    The kick-off of `ERG` is a schedule here, e.g. `scale=Interval(1.5, 0.2, 1, "progress")`.
+
+    Args:
+        layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.
+        tau: factor on the logits, at least 0. 1 is none, 0 is uniform attention.
+        alpha: weight of the attention's output in each step, at least 0.
+        gamma: step size, at least 0; 1 takes the whole step.
+        steps: how many steps, a whole number of at least 1.
+
+    >>> import emag
+    >>> late = emag.Interval(1.5, 0.2, 1, "progress")  # no push in the first fifth of the run
+    >>> emag.ERGPush(late, layers=(13,)).scale.low
+    0.2
+    >>> emag.ERGPush(1.5, tau=1).neutral
+    True
     """
 
     layers: tuple[int, ...] | None = None

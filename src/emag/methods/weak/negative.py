@@ -10,11 +10,20 @@ from ..common.push import Push
 
 @dataclass(frozen=True)
 class Negative(Push):
-    """Away from another prompt: p + (w - 1) (p_c - e(negative)), p_c the conditional prediction.
+    """A negative prompt with a scale of its own: push away from the prediction under another prompt.
 
-    A negative prompt that leaves the unconditional branch alone, with its own strength and, as scale=Interval(...), its own
-    part of the run; the term that composition gives a negated concept (arXiv 2206.01714). negative: "prompt:a text", or a
-    name from emag.guide(..., conditions=...).
+    It adds (w - 1) (p_c - e(negative)), p_c the conditional prediction. The unconditional branch is left alone. The
+    negative prompt so has its own strength and, as scale=Interval(...), its own part of the run. It is the term that
+    composition gives a negated concept (arXiv 2206.01714).
+
+    Args:
+        negative: what to push away from: "prompt:a text", or a name from emag.guide(..., conditions=...). Not "cond"
+            or "uncond": away from "uncond" is what `CFG` does.
+
+    >>> import emag
+    >>> early = emag.Interval(3, 0, 0.5, "progress")  # in the first half of the run alone
+    >>> emag.Negative(early, negative="prompt:blurry").equation
+    'p + (w - 1) (p_c - e(negative))'
     """
 
     negative: str = "negative"

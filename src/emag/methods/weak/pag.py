@@ -16,7 +16,14 @@ FORMS = ("image", "joint")
 
 @dataclass(frozen=True)
 class IdentityAttention(OnLayers):
-    """The weak branch of PAG on `layers`, in one of two forms. heads: those of the queries, None for all."""
+    """The weak branch of `PAG` on `layers`, in one of two forms.
+
+    Args:
+        layers: blocks, by number.
+        form: "image" or "joint", see `PAG`.
+        strength: share of the identity in the map, 0 to 1.
+        heads: those of the queries, None for all.
+    """
 
     form: str = "image"
     strength: float = 1.0

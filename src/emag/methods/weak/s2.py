@@ -75,6 +75,7 @@ class PerSample(State):
     def dropped(self, like: torch.Tensor) -> torch.Tensor:
         """Which of the blocks each row of `like` [batch, ...] skips at this step, [batch, blocks] bool."""
         empty = torch.empty(len(like), len(self.spec.layers), device=like.device)
+        # argsort twice is the rank: the blocks with the `count` lowest of the random numbers are drawn
         rank = self.streams.normal(f"s2/{self.spec.seed}", empty).argsort(1).argsort(1)
         return rank < self.spec.count
 
@@ -86,16 +87,28 @@ def _chosen(where: torch.Tensor, old: Any, new: Any) -> Any:
 
 @dataclass(frozen=True)
 class S2(Push):
-    """S2-Guidance, arXiv 2508.12880: the weak branch skips about a tenth of the blocks, drawn anew at every step.
+    """S2-Guidance: push away from a network that skips about a tenth of its blocks, drawn anew at every step.
 
-    The number of skipped blocks is constant, and a weak pass resumes at the first block that may be skipped, also at steps
-    at which the draw begins later: so its cost is known before the run. For the mean over several draws, name several rules
-    with other seeds. The weight is the paper's omega + 1; its first version may lack the term + omega p_c (unconfirmed).
+    The number of skipped blocks is constant. A weak pass resumes at the first block that may be skipped, also at steps
+    at which the draw begins later: so its cost is known before the run. For the mean over several draws, name several
+    rules with other seeds. The weight is the paper's omega + 1; its first version may lack the term + omega p_c
+    (unconfirmed).
 
-    scale: w, or a schedule; None is an untested 1.25 over the middle 80 % of the run (the window as reported, omega
-    unconfirmed). drop: share of the candidates that is skipped, in [0, 1], at least one block; 0 is off. layers: the
-    candidates; None is all blocks but those in `exclude` (which blocks the paper spares is unconfirmed). per_sample: each
-    sample has its own draw, at the price of evaluating all blocks; else all share one, from `seed` and the step alone.
+    Args:
+        scale: w, at least 0, or a schedule; 1 is off. None is an untested 1.25 over the middle 80 % of the run (the
+            window as reported, omega unconfirmed).
+        drop: share of the candidates that is skipped, in [0, 1], at least one block; 0 is off.
+        layers: the candidates, by number; None or "auto" is all blocks but those in `exclude`.
+        exclude: blocks that are never skipped where `layers` is not given. Which blocks the paper spares is
+            unconfirmed.
+        per_sample: each sample has its own draw, at the price of evaluating all blocks; else all share one, from
+            `seed` and the step alone.
+        seed: of the draws, a whole number.
+
+    >>> import emag
+    >>> two = [emag.S2(1.25, seed=0), emag.S2(1.25, seed=1)]  # their pushes add up: 0.5 times the mean direction
+    >>> emag.S2(1.25, layers=(4, 5, 6, 7), drop=0.5).perturbation.count  # blocks skipped in each step
+    2
     """
 
     drop: float = 0.1

@@ -121,6 +121,7 @@ def on_pixels(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Values of tokens [batch, tokens] on the pixels of latents of `shape`, nearest; [batch, 1, height, width]."""
     height, width = shape[-2:]
     sides = (math.isqrt(height * width // tokens.shape[1]), *(2**i for i in range(max(height, width).bit_length() + 1)))
+    # -(-a // n) is a / n rounded up; the side of a patch is the n that gives as many patches as there are tokens
     side = next((n for n in sides if n and -(-height // n) * -(-width // n) == tokens.shape[1]), None)
     if len(shape) != 4 or side is None:
         raise Unsupported(_no_place(tokens.shape[1], shape))
@@ -130,20 +131,31 @@ def on_pixels(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SAG(Push):
-    """Self-attention guidance, arXiv 2210.00939: the weak branch sees x_t with its most attended parts blurred.
+    """Self-attention guidance: push away from a prediction at an x_t whose most attended parts are blurred.
 
-    From the conditional prediction: x0, epsilon, and a mask of the image tokens that get more than `threshold` of attention
-    (mean over heads and blocks, summed over queries; the mean over tokens is 1). x0 is blurred inside the mask and noised
-    again with the same epsilon: x~. The weak prediction is made at x~ and read as an epsilon (the paper's space): what rules
-    see of it is the prediction at x_t with that epsilon, in whatever space the network works, so that p + (w - 1)
-    (cond - weak) means the same in all of them. For flow networks this choice of the space is unconfirmed. At alpha 0 (pure
-    noise, the first step of flow models) x~ is x, and nothing is evaluated.
+    From the conditional prediction come x0, epsilon, and a mask of the image tokens that get more than `threshold` of
+    attention (mean over heads and blocks, summed over queries; the mean over tokens is 1). x0 is blurred inside the
+    mask and noised again with the same epsilon: x~. The weak prediction is made at x~ and read as an epsilon, the
+    paper's space. What rules see of it is the prediction at x_t with that epsilon, in whatever space the network
+    works, so that p + (w - 1) (cond - weak) means the same in all of them. For flow networks this choice of the space
+    is unconfirmed.
 
-    Published with CFG, diffusers reads mask and weak prediction off the unconditional branch; this is the conditional one.
+    At alpha 0 (pure noise, the first step of flow models) x~ is x, and nothing is evaluated. Published with CFG,
+    diffusers reads mask and weak prediction off the unconditional branch; this is the conditional one. For images
+    alone, also as sequences of patches; other latents are refused (`Unsupported`).
 
-    scale: w, or a schedule; s = w - 1. layers: blocks whose attention is read; None takes the model's, or the middle one.
-    threshold: at least 0 (1 as published). kernel: odd number of latent pixels, None takes the model's; sigma: standard
-    deviation of the blur in latent pixels, above 0. For images alone, also as sequences of patches.
+    Args:
+        layers: blocks whose attention is read, by number; None takes the model's, or the middle one, as "auto" does.
+        threshold: a token that gets more attention than this is blurred, in units of the mean; at least 0, 1 as
+            published.
+        kernel: size of the blur in latent pixels, an odd number; None takes the model's.
+        sigma: standard deviation of the blur in latent pixels, above 0.
+
+    >>> import emag
+    >>> emag.SAG(1.75).equation
+    'p + (w - 1) (cond - weak), weak at x~, in epsilon'
+    >>> len(emag.SAG(1.75, layers=(13,), kernel=9).perturbation.taps)  # of the Gaussian kernel
+    9
     """
 
     layers: tuple[int, ...] | None = None

@@ -78,20 +78,29 @@ def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
     offsets = torch.arange(-reach, reach + 1, device=like.device)
     taps = (torch.exp(-0.5 * (offsets.to(like.dtype) / sigma).square()) if sigma > 0 else offsets == 0).to(like.dtype)
     places = (torch.arange(count, device=like.device)[:, None] + offsets).abs()
+    # places beyond the last token are reflected too: count comes to count - 2
     mirrored = (count - 1) - ((count - 1) - places).abs()
     return like.new_zeros(count, count).scatter_add_(1, mirrored, (taps / taps.sum()).expand(count, -1))
 
 
 @dataclass(frozen=True)
 class SEG(Push):
-    """Smoothed energy guidance, arXiv 2408.00760: the weak branch's image queries are blurred over the token grid.
+    """Smoothed energy guidance: push away from a network whose image queries are blurred over the token grid.
 
-    Blurring queries blurs the logits along the query axis; on networks with rotary embeddings this holds for the queries
-    after rotation, which is where they are blurred. (Before rotation, the attention call no longer knows the angles.) Text
-    queries stay as they are. Frames of a video are blurred apart.
+    Blurring queries blurs the logits along the query axis. On networks with rotary embeddings this holds for the
+    queries after rotation, which is where they are blurred. (Before rotation, the attention call no longer knows the
+    angles.) Text queries stay as they are. Frames of a video are blurred apart. Any grid will do: the kernel is capped
+    by each side's own length. Published for SDXL: s = 3 (w = 4), the mean query.
 
-    sigma: standard deviation in tokens, above 0, or 0 for off; above 9999 every image query is the mean one. None takes the
-    model's. Any grid: the kernel is capped by each side's own length. Published for SDXL: s = 3 (w = 4), the mean query.
+    Args:
+        layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.
+        sigma: standard deviation of the blur in tokens. 0 is off; above 9999 every image query is the mean one. None
+            takes the model's.
+
+    >>> import emag
+    >>> mean_query = emag.SEG(4, layers=(13,), sigma=1e7)  # as published for SDXL
+    >>> mean_query.neutral, emag.SEG(4, sigma=0).neutral
+    (False, True)
     """
 
     layers: tuple[int, ...] | None = None

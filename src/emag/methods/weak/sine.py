@@ -10,10 +10,21 @@ from ..common.push import Push
 
 @dataclass(frozen=True)
 class SINE(Push):
-    """SINE, arXiv 2212.04489: p <- v p + (1 - v) e(c*), e of a network tuned on one image, c* the text it was tuned with.
+    """Single-image editing (SINE): mix in the prediction of a network that was tuned on one image.
 
-    With a combining rule after it (or the pipeline's own CFG) the result is u + w (v p + (1 - v) e - u). scale: v in [0, 1],
-    or a schedule; 1 is off, and so are the steps outside an Interval. model: see `Autoguidance`. source: the name of c*.
+    p <- v p + (1 - v) e(c*), e of the tuned network and c* the text it was tuned with. With a combining rule after it
+    (or the pipeline's own CFG) the result is u + w (v p + (1 - v) e - u).
+
+    Args:
+        scale: v, the share of the pipeline's own network, in [0, 1], or a schedule; 1 is off, and so are the steps
+            outside an Interval. None takes the model's default, and is refused where there is none.
+        model: the tuned network, a name from emag.guide(..., models={name: network}), "load:..." with a folder or hub
+            id, or "lora:0.5" (see `OtherModel`).
+        source: the name of c*: a condition from emag.guide(..., conditions=...), or "prompt:a text".
+
+    >>> import emag
+    >>> emag.SINE(0.7, model="tuned", source="prompt:a photo of sks dog").equation
+    'v p + (1 - v) e(c*), e of a tuned network'
     """
 
     model: str = "tuned"

@@ -39,15 +39,23 @@ class SkippedState(State):
 
 @dataclass(frozen=True)
 class SLG(Push):
-    """Skip-layer guidance, code of Stable Diffusion 3.5: the weak branch skips whole blocks, image and text stream alike.
+    """Skip-layer guidance: push away from a network that skips whole blocks, image and text stream alike.
 
-    A weak pass evaluates depth - (first skipped block) - (number of skipped ones) blocks. The residual of a ControlNet,
-    which the network adds behind a block, is added behind a skipped one too, as in diffusers; the original code leaves it
-    out.
+    A weak pass evaluates depth - (first skipped block) - (number of skipped ones) blocks. The residual of a
+    ControlNet, which the network adds behind a block, is added behind a skipped one too, as in diffusers; the original
+    code leaves it out.
 
-    scale: w, or a schedule; the published s is w - 1, and is added after CFG: name CFG before this rule for the same. The
-    published window is `Interval(w, 0.01, 0.2, "progress")`, part of the default where a model has one; a number guides at
-    every step. layers: skipped blocks; None takes the model's, or the middle one. Those of one model do not suit another.
+    The published s is w - 1, and is added after CFG: name CFG before this rule for the same. The published window is
+    `Interval(w, 0.01, 0.2, "progress")`, part of the default where a model has one; a number guides at every step.
+
+    Args:
+        layers: skipped blocks, by number; None takes the model's, or the middle one, as "auto" does. Those of one
+            model do not suit another.
+
+    >>> import emag
+    >>> rules = [emag.CFG(4.5), emag.SLG(emag.Interval(3.8, 0.01, 0.2, "progress"), layers=(7, 8, 9))]
+    >>> [rule.kind for rule in rules]
+    ['combining', 'weak']
     """
 
     layers: tuple[int, ...] | None = None

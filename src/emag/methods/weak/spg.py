@@ -111,19 +111,30 @@ def read_latents(path: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SPG(Push):
-    """Style-prompting guidance, arXiv 2508.11476: p + s (style - u), s = w - 1, u the unconditional prediction.
+    """Style-prompting guidance: move towards a prediction whose image tokens look at those of a style image.
 
-    The style branch is evaluated on x_t under the null condition. In its self-attention the image queries see the image keys
-    and values of the style image, which goes through the network beside it at the same noise level, with fresh noise per
-    step and sample; on joint attention they see their own text as well, and text queries see what they did. Named after
-    CFG it is the published form; before it, or under the pipeline's CFG at g, its effect is g times as large. For networks
-    that evaluate both branches in one call (SD3, DiT, PixArt). The published method also matches mean and standard
-    deviation of the latents to the noised style's after each step; that part is not here. Not meant to go with NAG or VSF,
-    which would take the style's rows for the negative prompt's.
+    The push is p + s (style - u), s = w - 1, u the unconditional prediction. The style branch is evaluated on x_t
+    under the null condition. In its self-attention the image queries see the image keys and values of the style image,
+    which goes through the network beside it at the same noise level, with fresh noise per step and sample. On joint
+    attention they see their own text as well, and text queries see what they did.
 
-    scale: w, at least 0, or a schedule; 1 is off (published: s 3 on SDXL). style: a safetensors file whose tensor "latents"
-    [1 or images, ...] is the style image as the network takes it: encoded, shifted and scaled. layers: blocks, None takes
-    the last 6 / 70 of the depth, SDXL's share (untested). Raises `BadValue` before a run whose file is missing or odd.
+    Named after CFG it is the published form; before it, or under the pipeline's CFG at g, its effect is g times as
+    large. It is for networks that evaluate both branches in one call (SD3, DiT, PixArt). It is not meant to go with
+    NAG or VSF, which would take the style's rows for the negative prompt's. The published method also matches mean and
+    standard deviation of the latents to the noised style's after each step; that part is not here.
+
+    Args:
+        scale: w, at least 0, or a schedule; 1 is off (published: s 3 on SDXL).
+        style: a safetensors file whose tensor "latents" [1 or images, ...] is the style image as the network takes it:
+            encoded, shifted and scaled. Needed. Raises `BadValue` before a run whose file is missing or odd.
+        layers: blocks, by number; None and "auto" take the last 6 / 70 of the depth, SDXL's share (untested), at least
+            one.
+
+    >>> import emag
+    >>> emag.SPG(4, style="style.safetensors").equation  # the file is read as a pipeline is guided
+    'p + (w - 1) (style - u)'
+    >>> emag.SPG(style="style.safetensors").automatic_layers(24)
+    (22, 23)
     """
 
     scale: Scale | None = 4.0

@@ -13,10 +13,20 @@ FORMS = ("residual", "attention")
 
 @dataclass(frozen=True)
 class STG(Push):
-    """Spatiotemporal skip guidance, arXiv 2411.18664, made for video models.
+    """Spatiotemporal skip guidance: push away from a network that skips blocks, or their self-attention.
 
-    form: "residual" skips whole blocks, which is SLG; "attention" replaces their self-attention map by the identity, which
-    is PAG with form "joint". layers: None takes the middle block (the authors choose one per video model).
+    It was made for video models. Its two forms are those of `SLG` and `PAG`.
+
+    Args:
+        layers: blocks to perturb, by number; None takes the model's, or the middle one, as "auto" does (the authors
+            choose one per video model).
+        form: "residual" skips whole blocks, which is `SLG`. "attention" replaces their self-attention map by the
+            identity, which is `PAG` with form "joint".
+
+    >>> import emag
+    >>> same = emag.PAG(2, layers=(20,), form="joint")
+    >>> emag.STG(2, layers=(20,), form="attention").perturbation == same.perturbation
+    True
     """
 
     layers: tuple[int, ...] | None = None

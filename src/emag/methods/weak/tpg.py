@@ -48,6 +48,7 @@ class ShuffledState(State):
 
     def order(self, block: int, image: torch.Tensor) -> torch.Tensor:
         """Which token comes to each place, for image tokens [batch, tokens, channels]; [batch, tokens]."""
+        # the order that sorts random numbers is a random permutation; its own argsort, in `change`, is its inverse
         return self.streams.normal(f"tpg/{block}", image[..., 0].float()).argsort(1)
 
 
@@ -58,19 +59,26 @@ def taken(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TPG(Push):
-    """Token perturbation guidance, arXiv 2506.10036: the weak branch shuffles image tokens, which keeps their norms.
+    """Token perturbation guidance: push away from a network whose image tokens are shuffled in some blocks.
 
-    Text tokens stay; on SD3 and Flux their order does not act inside blocks anyhow. The order is not undone, so the
-    residual stream is shuffled too, and the shuffles of several blocks add up. Unlike in the authors' code every sample has
-    its own order, from its own random stream.
+    The shuffle keeps the norms of tokens. Text tokens stay; on SD3 and Flux their order does not act inside blocks
+    anyhow. The order is not undone, so the residual stream is shuffled too, and the shuffles of several blocks add up.
+    Unlike in the authors' code every sample has its own order, from its own random stream.
 
-    Refused where positions are added before the first block alone (SD3, DiT, PixArt, AuraFlow): such a block commutes with
-    the shuffle, `block(P h) = P block(h)`, so that the weak prediction would be the clean one with its patches in another
-    order, whichever blocks are named, and the push noise. With rotary positions (Flux) or convolutions (Sana) tokens take
-    each other's places from that block on; that is outside of what the paper tested (U-Nets).
+    It is refused where positions are added before the first block alone (SD3, DiT, PixArt, AuraFlow), with
+    `Unsupported`. Blocks of such networks do not see where tokens are. A block then commutes with the shuffle,
+    `block(P h) = P block(h)`: the weak prediction would be the clean one with its patches in another order, whichever
+    blocks are named, and the push noise. With rotary positions (Flux) or convolutions (Sana) tokens take each other's
+    places from that block on; that is outside of what the paper tested (U-Nets).
 
-    scale: w, or a schedule; s = w - 1. layers: shuffled blocks; None takes the middle one (untested). restore: undo the
-    order behind each block. Raises `Unsupported` on networks whose blocks do not see where tokens are.
+    Args:
+        layers: shuffled blocks, by number; None takes the model's, or the middle one (untested), as "auto" does.
+        restore: undo the order behind each block.
+
+    >>> import emag
+    >>> rule = emag.TPG(4, layers=(13,))
+    >>> rule.kind, rule.perturbation.moves  # moves: it needs blocks that see where tokens are
+    ('weak', True)
     """
 
     layers: tuple[int, ...] | None = None

@@ -53,12 +53,22 @@ class NoisyTimeState(State):
 
 @dataclass(frozen=True)
 class TSG(Push):
-    """Time-step guidance, arXiv 2407.02687: the weak branch's time embedding is t_emb + s t^alpha n, n standard normal.
+    """Time-step guidance: push away from a network whose embedding of the timestep is noisy.
 
-    strength: s, at least 0; 0 is off. power: alpha, at least 0. t is a fraction of the training schedule, 1 is noise.
-    relative: s in units of the standard deviation of the embedding, per sample. The paper's s, alpha, unit of t and range of
-    t are unconfirmed: all defaults are untested ones; for a range say scale=Interval(...). It needs no condition, and works
-    on unconditional networks. All blocks see the new embedding: a choice of layers is not offered.
+    The weak branch's time embedding is t_emb + s t^alpha n, n standard normal. It needs no condition, and works on
+    unconditional networks. All blocks see the new embedding: a choice of layers is not offered. t is a fraction of the
+    training schedule, 1 is noise. The paper's s, alpha, unit of t and range of t are unconfirmed: all defaults are
+    untested ones. For a range say scale=Interval(...).
+
+    Args:
+        strength: s, the size of the noise, at least 0; 0 is off.
+        power: alpha, at least 0. Above 0 the noise fades along the run, 0 is the same at every step.
+        relative: s is in units of the standard deviation of the embedding, per sample; else in those of the embedding.
+
+    >>> import emag
+    >>> rule = emag.TSG(1.5, strength=0.5)
+    >>> rule.neutral, emag.TSG(1.5, strength=0).neutral
+    (False, True)
     """
 
     strength: float = 1.0
