@@ -15,12 +15,21 @@ SPACES = ("x0", "epsilon")
 
 @dataclass(frozen=True)
 class AG(Rule):
-    """Adaptive guidance, arXiv 2312.12487: once cos(c, u) >= threshold, u is c for the rest of the run.
+    """Adaptive guidance: stop evaluating the unconditional branch once it agrees with the conditional one.
 
-    Decided per sample; the unconditional evaluation is dropped when all samples of the batch agree, so that an image never
-    depends on its batch mates. threshold: in (-1, 1]; above 1 is off; the published value is unconfirmed (0.99 in a port).
-    on: space of the cosine, "x0" (the port) or "epsilon", in which branches agree near pure noise whatever they say (where
-    alpha is 0, nothing is decided). Asks the device once a step.
+    Once cos(c, u) >= threshold, u is c for the rest of the run. Decided per sample. The unconditional evaluation is
+    dropped when all samples of the batch agree, so that an image never depends on its batch mates. Asks the device
+    once a step.
+
+    Args:
+        threshold: cosine from which on the branches agree, in (-1, 1]; above 1 is off. The published value is
+            unconfirmed (0.99 in a port).
+        on: space of the cosine. "x0": the port's. "epsilon": there branches agree near pure noise whatever they say
+            (where alpha is 0, nothing is decided).
+
+    >>> import emag
+    >>> emag.AG(0.99).equation, emag.AG(1.1).neutral
+    ('u <- c from the first step with cos(c, u) >= threshold', True)
     """
 
     threshold: float = 0.99
