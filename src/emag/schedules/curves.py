@@ -76,7 +76,7 @@ class Interval(Schedule):
 
     def inside(self, step: Step) -> bool:
         """True where the step is guided."""
-        if self.unit == "progress":
+        if self.unit == "progress":  # below 1 at the last step too, so that high = 1 leaves none out
             return self.low <= step.index / step.count < self.high
         at = step.sigma if self.unit == "sigma" else step.ratio
         return self.low < at <= self.high

@@ -71,5 +71,6 @@ class APG(Rule):
         state["momentum"] = total
         parallel, orthogonal = project(capped(total, self.norm_threshold), part)
         scale = weight(self.scale, branches, step, state, parallel)
+        # p is u + D already, so w - 1 times the push is left to add
         new = (part + (scale - 1) * (orthogonal + self.eta * parallel)).to(pred.dtype)
         return on_channels(new, pred, self.channels)

@@ -97,6 +97,7 @@ class SCFG(Rule):
         rate = self._rate(shift.norm(dim=1), step.seen[self.observer])
         strength = weight(self.scale, branches, step, state, rate) * rate
         strength = blur(strength.clamp(max=self.limit), GAUSSIAN)
+        # u + w R D with u = p - D
         return (wide + pack((strength[:, None] - 1) * shift, step)).to(pred.dtype)
 
     def _rate(self, size: torch.Tensor, seen: Watcher) -> torch.Tensor:

@@ -63,6 +63,7 @@ class AG(Rule):
         now = self._cosine(branches, step) >= self.threshold
         if self.on == "epsilon" and step.alpha == 0:
             now = torch.zeros_like(now)
+        # for the next step: at this one u has been evaluated
         state["agree"] = now if agreed is None else agreed | now
         return new if agreed is not None else None
 

@@ -78,5 +78,6 @@ def residual(clean: torch.Tensor, step: Step, delta: float = 1.0) -> torch.Tenso
     plain = from_x0(clean, step.x, step.alpha, step.sigma, step.space)
     if delta == 1 or (step.alpha == 0 and step.space != "epsilon"):
         return plain
+    # delta r is r + (delta - 1) r in epsilon, and a difference goes to another space by a factor
     noise = from_x0(clean, step.x, step.alpha, step.sigma, "epsilon")
     return plain + (delta - 1) * difference_scale(step.alpha, step.sigma, "epsilon", step.space) * noise
