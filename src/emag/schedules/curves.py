@@ -86,8 +86,8 @@ class Interval(Schedule):
 class Curve(Schedule):
     """A weight scheduler: the scale times a curve over the progress tau of the run, from 0 to 1.
 
-    All curves but the power-cosine have mean 1, so that `scale` is the mean of w. The example below is MDT's schedule
-    (arXiv 2303.14389): w runs from 1 to scale, 3.8 or 4 there.
+    All curves but the power-cosine have mean 1, so that `scale` is the mean of w. The power-cosine with power 4 and
+    "y" is MDT's schedule (arXiv 2303.14389): w runs from 1 to scale, 3.8 or 4 there.
 
     Args:
         shape: "linear" 2 tau; "cosine" 1 - cos(pi tau); "sine" 1 + cos(pi tau), falling; "lambda" up and down, and

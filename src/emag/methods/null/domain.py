@@ -10,7 +10,8 @@ class Domain(OtherNull):
     """Domain guidance: the pretrained network gives the unconditional prediction of one tuned on a domain.
 
     What combines then gives q(null) + w (p - q(null)), p of the pipeline's network, tuned on a domain, and q
-    pretrained. The scale is that of what combines; the paper's is unconfirmed. Name it before the rule that combines.
+    pretrained. The scale is that of what combines; the paper's is unconfirmed. Name it before the null rules that
+    rewrite u.
 
     Args:
         model: the pretrained network, a name from emag.guide(..., models={name: network}).

@@ -12,7 +12,7 @@ class Personalization(OtherNull):
 
     The pipeline holds the tuned network; u <- q(null), q with weights (1 - omega) W0 + omega W1, pretrained and
     tuned. A share omega of 1 is CFG on the tuned network (off), 0 is `Domain`. Which end the paper counts from, and
-    its values, are unconfirmed: 0.5 is an untested default. Name it before the rule that combines.
+    its values, are unconfirmed: 0.5 is an untested default. Name it before the null rules that rewrite u.
 
     Args:
         model: "lora:0.5" where the tuning is a LoRA: weights W0 + 0.5 dW, exactly. Else the name of what

@@ -10,7 +10,7 @@ class Priors(OtherNull):
     """Unconditional priors: a better network gives the unconditional prediction.
 
     Tuned networks often predict poorly without a condition. Here u <- q(null), q the base of a tuned network, or any
-    better one (Eq. 7 of the paper). The scale is that of what combines. Name it before the rule that combines.
+    better one (Eq. 7 of the paper). The scale is that of what combines. Name it before the null rules that rewrite u.
 
     Args:
         model: name of the better network, from emag.guide(..., models={name: network}). It may be of another

@@ -9,9 +9,9 @@ from ..common.two_models import TwoModels
 class RLG(TwoModels):
     """Reinforcement-learning guidance: take the step from a network to its tuned version further, or back.
 
-    p_ref + w (p_RL - p_ref), both guided with the same scale. The pipeline holds the tuned network. For first steps
-    with the tuned network alone (the authors' zero_init_step) give an `Interval`. Where there is no unconditional
-    prediction, `Autoguidance` with this model is the same formula.
+    p_ref + w (p_RL - p_ref), both guided with the same scale. The pipeline holds the tuned network. Name it before
+    the rule that combines. For first steps with the tuned network alone (the authors' zero_init_step) give an
+    `Interval`. Where there is no unconditional prediction, `Autoguidance` with this model is the same formula.
 
     Args:
         scale: w, finite, or a schedule of time: 0 the reference, 1 the tuned network (off), published 1 to 3.

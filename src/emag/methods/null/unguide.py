@@ -17,8 +17,8 @@ Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 class UnGuide(TwoModels):
     """UnGuide: mix a network with its unlearned version, by a weight that depends on the prompt.
 
-    w e_full + (1 - w) e_unlearned, both guided with the same scale. `emag.methods.null.unguide.unguide_weight` finds
-    the weight for a prompt.
+    w e_full + (1 - w) e_unlearned, both guided with the same scale. Name it before the rule that combines.
+    `emag.methods.null.unguide.unguide_weight` finds the weight for a prompt.
 
     Args:
         scale: w, the weight of the pipeline's own network, finite, or a schedule of time; 1 is off. Published: -1 for
