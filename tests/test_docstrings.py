@@ -33,7 +33,7 @@ def test_every_field_has_a_line(cls):
 @each
 def test_facts_are_shown_and_stand_once(cls):
     for word, value in (("Cost", cls.cost), ("Paper", cls.paper), ("Equation", cls.equation)):
-        assert not value or cls.__doc__.count(f"\n{word}: ") == 1 and value in cls.__doc__
+        assert not value or (cls.__doc__.count(f"\n{word}: ") == 1 and value in cls.__doc__)
     assert "Cost:" not in body_of(cls)
 
 

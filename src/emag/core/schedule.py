@@ -15,8 +15,10 @@ from .step import Branches, Step
 class Schedule(FiniteFields):
     """Base of all schedules: usable as the `scale` of any rule. Subclasses are frozen dataclasses of plain data.
 
-    scale: the strength that the schedule shapes, 1 is off; None takes the rule's default.
     A schedule says its value before the step is evaluated (`known`), or after it, from the predictions (`at`).
+
+    Args:
+        scale: the strength that the schedule shapes, at least 0; 1 is off. None takes the rule's default.
     """
 
     scale: float | None = None

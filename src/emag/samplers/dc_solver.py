@@ -15,14 +15,22 @@ from .unipc import Past, UniPC
 
 @dataclass(frozen=True)
 class DCSolver(UniPC):
-    """UniPC with dynamic compensation, arXiv 2409.03755.
+    """UniPC with dynamic compensation: buffered predictions are moved to where the corrector moved x.
 
-    The corrector moves x after its prediction was made. Before the step from level i, that prediction is replaced by the
-    Lagrange interpolation of the last K + 1 buffered x0 predictions at t' = r_i t_i + (1 - r_i) t_(i-1), for good.
+    The corrector moves x after its prediction was made. Before the step from level i, that prediction is replaced by
+    the Lagrange interpolation of the last K + 1 buffered x0 predictions at t' = r_i t_i + (1 - r_i) t_(i-1), for
+    good. `search_ratios` finds the ratios for a model.
 
-    ratios: r_i, one per step; 1 leaves a prediction as it is, bit for bit; () is 1 everywhere, which is UniPC. The first K
-    must be 1. degree: K, at least 1; 2 in the authors' code. times: t_i of each step, in any unit; None takes the sigmas of
-    the path, which are the time of a flow. The authors interpolate in timesteps.
+    Args:
+        ratios: r_i, one per step, finite; 1 leaves a prediction as it is, bit for bit; () is 1 everywhere, which is
+            UniPC. The first K must be 1.
+        degree: K, at least 1; 2 in the authors' code.
+        times: t_i of each step, finite and all different, in any unit; None takes the sigmas of the path, which are
+            the time of a flow. The authors interpolate in timesteps.
+
+    >>> import emag
+    >>> emag.DCSolver(ratios=(1.0, 1.0, 0.9, 1.1)).kept  # predictions that it keeps
+    3
     """
 
     ratios: tuple[float, ...] = ()

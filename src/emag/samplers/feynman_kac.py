@@ -10,11 +10,20 @@ from .weighted import Weighted
 
 @dataclass(frozen=True)
 class FKC(Weighted):
-    """Classifier-free guidance that reaches p^(1 - w) p(.|c)^w, arXiv 2503.02819: da = (g^2 / 2) w (w - 1) |s_c - s_u|^2 dt.
+    """Feynman-Kac corrected CFG: weighted particles make guided samples follow the density they claim to.
 
-    scale: w, at least 0; 1 (conditional) and 0 (unconditional) leave all weights equal. 1.5 is an untested default.
-    threshold: resample a prompt's images where they are worth at most this share of their number; 0.5 is customary, the
-    authors' code resamples at every step (1). Further fields: see `emag.samplers.weighted.Weighted`.
+    CFG alone does not sample p^(1 - w) p(.|c)^w. Here the samples of one condition are particles: they are weighed by
+    da = (g^2 / 2) w (w - 1) |s_c - s_u|^2 dt, and resampled. See `emag.samplers.weighted.Weighted` for the solver and
+    the rules that it goes with.
+
+    Args:
+        scale: w, at least 0; 1 (conditional) and 0 (unconditional) leave all weights equal. 1.5 is an untested default.
+        threshold: resample a prompt's images where they are worth at most this share of their number; 0.5 is customary, the
+            authors' code resamples at every step (1).
+
+    >>> import emag
+    >>> emag.FKC(1.5, particles=4).powers  # of the density to reach
+    (('uncond', -0.5), ('cond', 1.5))
     """
 
     scale: float = 1.5
@@ -34,10 +43,17 @@ class FKC(Weighted):
 
 @dataclass(frozen=True)
 class FKCProduct(Weighted):
-    """The product of the densities of several branches, arXiv 2503.02819: da = g^2 sum over pairs s_b s_b' dt (VE).
+    """Feynman-Kac corrected product: samples that are likely under several conditions or networks at once.
 
-    branches: at least two of "cond", "uncond", and other conditions by name, or written out as "prompt:a text". Further
-    fields: see `FKC`.
+    It reaches the product of the densities of several branches, with weights da = g^2 sum over pairs s_b s_b' dt
+    (VE). See `emag.samplers.weighted.Weighted` for the solver and the rules that it goes with.
+
+    Args:
+        branches: at least two of "cond", "uncond", and other conditions by name, or written out as "prompt:a text".
+
+    >>> import emag
+    >>> emag.FKCProduct(branches=("cond", "prompt:a cat")).powers
+    (('cond', 1.0), ('prompt:a cat', 1.0))
     """
 
     branches: tuple[str, ...]
@@ -57,10 +73,18 @@ class FKCProduct(Weighted):
 
 @dataclass(frozen=True)
 class FKCAnneal(Weighted):
-    """The annealed density p^b of one branch, arXiv 2503.02819: da = (g^2 / 2) b (b - 1) |s|^2 dt (VE).
+    """Feynman-Kac corrected annealing: samples of the density p^b of one branch.
 
-    power: b, an inverse temperature above 0; 1 is off, above 1 sharpens. 2 is an untested default. branch: its name.
-    Further fields: see `FKC`.
+    With weights da = (g^2 / 2) b (b - 1) |s|^2 dt (VE). See `emag.samplers.weighted.Weighted` for the solver and the
+    rules that it goes with.
+
+    Args:
+        power: b, an inverse temperature above 0; 1 is off, above 1 sharpens. 2 is an untested default.
+        branch: name of the branch.
+
+    >>> import emag
+    >>> emag.FKCAnneal(2.0).powers
+    (('cond', 2.0),)
     """
 
     power: float = 2.0

@@ -12,15 +12,25 @@ from .solvers import to_epsilon
 
 @dataclass(frozen=True)
 class PCG(Corrector):
-    """Predictor-corrector guidance, arXiv 2408.09000 Alg. 1: after each step, Langevin steps on p^(1 - w) p(.|c)^w.
+    """Predictor-corrector guidance: after each step, Langevin steps on p^(1 - w) p(.|c)^w.
 
-    x <- x + (h / 2) s + sqrt(h) n with s = (1 - w) s_u + w s_c at the new level, n fresh noise per sample. The predictor is
-    the model and solver it is used with: the paper's is a deterministic step on an unguided model. No steps at sigma 0.
+    x <- x + (h / 2) s + sqrt(h) n with s = (1 - w) s_u + w s_c at the new level, n fresh noise per sample (Alg. 1 of
+    the paper). The predictor is the model and solver it is used with: the paper's is a deterministic step on an
+    unguided model. No steps at sigma 0.
 
-    steps: K, at least 0; 0 is off. scale: w, the paper's gamma', at least 0; one step at 2 w - 1 equals CFG at w on the
-    reverse SDE, to first order. step_size: h in units of sigma'^2 (1 - (k' / k)^2), k = sigma / alpha, above 0; 1 is that
-    equivalence, h = beta dt for short steps. steps 1 and scale 5 (CFG at 3) are untested defaults: the paper's are not
-    known. Raises `Unsupported` at scales other than 1 where the model has no unconditional prediction.
+    steps 1 and scale 5 (CFG at 3) are untested defaults: the paper's are not known. Raises `Unsupported` at scales
+    other than 1 where the model has no unconditional prediction.
+
+    Args:
+        steps: K, Langevin steps after each step, a whole number of at least 0; 0 is off.
+        scale: w, the paper's gamma', at least 0; one step at 2 w - 1 equals CFG at w on the reverse SDE, to first
+            order.
+        step_size: h in units of sigma'^2 (1 - (k' / k)^2), k = sigma / alpha, above 0; 1 is that equivalence, h =
+            beta dt for short steps.
+
+    >>> import emag
+    >>> emag.PCG(steps=2, scale=5.0).cost
+    '2 evaluations per Langevin step'
     """
 
     steps: int = 1

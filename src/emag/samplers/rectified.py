@@ -12,15 +12,23 @@ from .base import GuidedModel, Solver
 
 @dataclass(frozen=True)
 class RectifiedCFGpp(Solver):
-    """Rectified-CFG++, arXiv 2510.07631 Alg. 1, for flows: a Euler step along u + a (c~ - u~).
+    """Rectified-CFG++, for flows: an Euler step along u + a (c~ - u~), guidance measured half a step ahead.
 
-    u is the model's prediction at x; c~ and u~ are its conditional and unconditional ones half a step ahead, at
-    x + (dt / 2) u; a = (scale - 1) (1 - sigma)^power. Leave CFG out of the model's rules, or it is applied twice; weak rules
-    go together.
+    u is the model's prediction at x; c~ and u~ are its conditional and unconditional ones half a step ahead, at x +
+    (dt / 2) u; a = (scale - 1) (1 - sigma)^power (Alg. 1 of the paper). Leave CFG out of the model's rules, or it is
+    applied twice; weak rules go together. Raises `Unsupported` outside flow space or without "uncond".
 
-    scale: at least 1, the paper's lambda_max + 1; 1 is off. power: the paper's gamma, at least 0; 0 is a constant weight.
     Defaults from the authors' page (lambda_max 3.5, gamma 1.5); their SD3 code has lambda_max 4.5, power 0 and a full
-    step. half_step: False looks a whole step ahead. Raises `Unsupported` outside flow space or without "uncond".
+    step.
+
+    Args:
+        scale: at least 1, the paper's lambda_max + 1; 1 is off.
+        power: the paper's gamma, at least 0; 0 is a constant weight.
+        half_step: False looks a whole step ahead.
+
+    >>> import emag
+    >>> emag.RectifiedCFGpp(4.5).cost
+    '2 evaluations where the weight is not 0'
     """
 
     scale: float = 4.5

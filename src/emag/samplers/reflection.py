@@ -28,13 +28,22 @@ def reflect(x: torch.Tensor, strong: Denoiser, weak: Denoiser, path: Path, i: in
 
 @dataclass(frozen=True)
 class Reflection(Corrector):
-    """Z-Sampling, arXiv 2412.10891: down with CFG at `high`, back up with CFG at `low`, then the solver's step.
+    """Z-Sampling: before each step go down with CFG at `high` and back up with CFG at `low`.
 
-    Up and down are deterministic first-order steps, whatever the solver; both predictions are made at the step's level.
+    Then comes the solver's step. Up and down are deterministic first-order steps, whatever the solver; both
+    predictions are made at the step's level. Raises `Unsupported` where a scale other than 1 meets a model without an
+    unconditional prediction.
 
-    high, low: CFG scales of the model's clean branches, at least 0; the defaults are the authors' for SDXL. until: reflect
-    in the first so many steps; None is all but the last (the authors'), 0 is off. repeats: reflections per step, at least
-    1. Raises `Unsupported` where a scale other than 1 meets a model without an unconditional prediction.
+    Args:
+        high: CFG scale of the model's clean branches on the way down, at least 0; the default is the authors' for
+            SDXL.
+        low: the same on the way up, at least 0; the default is the authors' for SDXL.
+        until: reflect in the first so many steps, at least 0; None is all but the last (the authors'), 0 is off.
+        repeats: reflections per step, at least 1.
+
+    >>> import emag
+    >>> emag.Reflection(high=5.5, low=0.0, until=10).name
+    'z-sampling'
     """
 
     high: float = 5.5
@@ -56,11 +65,21 @@ class Reflection(Corrector):
 
 @dataclass(frozen=True)
 class W2SD(Corrector):
-    """Weak-to-strong reflection, arXiv 2502.00473: down with the model, back up with a weaker one.
+    """Weak-to-strong reflection: before each step go down with the model and back up with a weaker one.
 
-    As `Reflection`, but going up with `weak`, another model on the same path and in the same space (other weights, another
-    network, another prompt). Not plain data: it cannot be stored in a recipe. high, low: CFG scales of model and weak
-    model; the defaults are the authors'. until, repeats: as in `Reflection`.
+    As `Reflection`, but going up with `weak`. Not plain data: it cannot be stored in a recipe.
+
+    Args:
+        weak: another model on the same path and in the same space (other weights, another network, another prompt).
+        high: CFG scale of the model, at least 0; the default is the authors'.
+        low: CFG scale of the weak model, at least 0; the default is the authors'.
+        until: as in `Reflection`.
+        repeats: as in `Reflection`.
+
+    >>> import emag
+    >>> weak = emag.guided(lambda x, sigma, condition: x, path=(1.0, 0.5, 0.0))  # stands for another network
+    >>> emag.W2SD(weak, until=1).low
+    1.0
     """
 
     weak: GuidedModel

@@ -66,15 +66,22 @@ def surplus(powers: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class ReverseSDE(Solver):
-    """One step of the reverse SDE, on any path, with fresh noise n per sample (arXiv 2011.13456 Eq. 6).
+    """The reverse SDE: a step, on any path, that adds fresh noise per sample.
 
-    In z = x / alpha it is dz = 2 k |dk| s + sqrt(2 k |dk|) dW with k = sigma / alpha and s the score of z. A step goes to
-    z + (k^2 - k'^2) s with noise of variance (k^2 - k'^2) (spread + k'^2) / (spread + k^2), and at sigma 0 to x0 without.
+    In z = x / alpha it is dz = 2 k |dk| s + sqrt(2 k |dk|) dW with k = sigma / alpha and s the score of z (Eq. 6 of
+    the paper). A step goes to z + (k^2 - k'^2) s with noise of variance (k^2 - k'^2) (spread + k'^2) / (spread +
+    k^2), and at sigma 0 to x0 without. Raises `Unsupported` where a branch of `powers` is missing.
 
-    spread: variance of the data per element, at least 0, for which that noise is exact: 1 is what latents are scaled to, and
-    the larger noise of DDPM (arXiv 2006.11239, 3.2); 0, data of one point, is its smaller one. powers: (branch, b) pairs:
-    follow sum_b b s_b of the branches, the drift of prod q_b^b, in place of the model's own prediction; sum b must be above
-    0. A branch is "cond", "uncond" or another condition of the model's. Raises `Unsupported` where one is missing.
+    Args:
+        powers: (branch, b) pairs: follow sum_b b s_b of the branches, the drift of prod q_b^b, in place of the
+            model's own prediction; sum b must be above 0. A branch is "cond", "uncond" or another condition of the
+            model's. None follows the model's own.
+        spread: variance of the data per element, at least 0, for which that noise is exact: 1 is what latents are
+            scaled to, and the larger noise of DDPM (arXiv 2006.11239, 3.2); 0, data of one point, is its smaller one.
+
+    >>> import emag
+    >>> emag.ReverseSDE().stochastic, emag.ReverseSDE((("cond", 1.0), ("prompt:a cat", 1.0))).conditions
+    (True, ('cond', 'prompt:a cat'))
     """
 
     powers: Powers | None = None

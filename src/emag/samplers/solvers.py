@@ -31,7 +31,14 @@ def advance(x: torch.Tensor, pred: torch.Tensor, path: Path, i: int, j: int, spa
 
 @dataclass(frozen=True)
 class Euler(Solver):
-    """The deterministic step: DDIM (arXiv 2010.02502), which is Euler in flow space and in sigma / alpha."""
+    """The deterministic first-order step: DDIM, which is Euler in flow space and in sigma / alpha.
+
+    One evaluation a step, and the solver that `emag.sample` takes by itself. Exact for scales such as `CFGpp`.
+
+    >>> import emag
+    >>> emag.Euler().first_order, emag.UniPC().first_order
+    (True, False)
+    """
 
     name = "euler"
     paper = "arXiv 2010.02502"

@@ -17,10 +17,17 @@ Past = list[tuple[int, torch.Tensor]]
 
 @dataclass(frozen=True)
 class UniPC(Solver):
-    """Unified predictor-corrector, arXiv 2302.04867: x0 predictions, B2(h) = e^h - 1, lower orders at both ends.
+    """Unified predictor-corrector: a multistep solver whose corrector costs no evaluation.
 
-    order: p, 1 to 3; 2 as in diffusers. The predictor is of order p, the corrector of order p + 1. What correctors did to x
-    since the last step is kept on top of the solver's own correction.
+    x0 predictions, B2(h) = e^h - 1, lower orders at both ends. The predictor is of order p, the corrector of order p
+    + 1. What correctors did to x since the last step is kept on top of the solver's own correction.
+
+    Args:
+        order: p, 1 to 3; 2 as in diffusers.
+
+    >>> import emag
+    >>> emag.UniPC(order=3).cost
+    'none'
     """
 
     order: int = 2

@@ -19,23 +19,32 @@ log = logging.getLogger("emag")
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted(Corrector):
-    """Weights of the particles of a reverse SDE with target prod q_b^b, arXiv 2503.02819, and their resampling.
+    """Base of the Feynman-Kac correctors: weighs the particles of a reverse SDE, and resamples them.
 
-    Samples of one condition are particles of one distribution and are resampled together: here, alone, a sample depends on
-    others, those of its own condition. The solver is `ReverseSDE`, which steps along the target's own score, whatever the
-    model's CFG scale is. Other rules than CFG and those on conditions are refused: the weights do not know of a further
-    push, and what a rule keeps of a sample would not follow the particles. Name it as the last corrector.
+    The target is prod q_b^b (arXiv 2503.02819). Samples of one condition are particles of one distribution and are
+    resampled together: here, alone, a sample depends on others, those of its own condition. The solver is
+    `ReverseSDE`, which steps along the target's own score, whatever the model's CFG scale is. Other rules than CFG
+    and those on conditions are refused: the weights do not know of a further push, and what a rule keeps of a sample
+    would not follow the particles. Name it as the last corrector.
 
-    In z = x / alpha, where the drift has no divergence: da = (g^2 / 2) (|sum b s_b|^2 - sum b |s_b|^2) dt; over a whole step
-    see `Kernel.change`. Systematic resampling; a last time before the last step that adds noise, so that what the weights
-    say is in the images, and no two of them are the same. The state keeps "log_weights" [batch], those of the samples as
-    they are, and "ess", the effective sample size of each group [groups] after each step, before resampling.
+    In z = x / alpha, where the drift has no divergence: da = (g^2 / 2) (|sum b s_b|^2 - sum b |s_b|^2) dt; over a
+    whole step see `Kernel.change`. Systematic resampling; a last time before the last step that adds noise, so that
+    what the weights say is in the images, and no two of them are the same. The state keeps "log_weights" [batch],
+    those of the samples as they are, and "ess", the effective sample size of each group [groups] after each step,
+    before resampling.
 
-    particles: particles per group of consecutive samples, which must share their condition; None takes all samples of a
-    condition. threshold: resample groups whose effective sample size is at most this share of it; 0.5 is customary, 1
-    resamples at every step (as the authors do, which leaves near copies of few), 0 never, and the weights are kept.
-    spread: that of `ReverseSDE`. centre, clamp, floor: the authors' image code subtracts the group's mean from da, clamps it
-    to [-1, 1], and weights from below at 1e-6; off by default, as the last two bias the result.
+    The authors' image code has centre, clamp and floor; they are off by default, as the last two bias the result.
+
+    Args:
+        particles: particles per group of consecutive samples, which must share their condition, at least 1; None
+            takes all samples of a condition.
+        threshold: resample groups whose effective sample size is at most this share of it, in [0, 1]; 0.5 is
+            customary, 1 resamples at every step (as the authors do, which leaves near copies of few), 0 never, and
+            the weights are kept.
+        spread: that of `ReverseSDE`, a variance of at least 0.
+        centre: subtract the group's mean from da.
+        clamp: clamp da to [-clamp, clamp], above 0 (1 in the authors' code); None does not.
+        floor: least weight, in [0, 1); 1e-6 in the authors' code, 0 is none.
     """
 
     particles: int | None = None

@@ -23,17 +23,27 @@ NORM_UNIT = 5.0
 
 @dataclass(frozen=True)
 class Annealing(Schedule):
-    """Annealing guidance, arXiv 2506.24108: w = bias + factor MLP(t, |c - u|, lambda), per sample, re-noised with u.
+    """Annealing guidance: a small trained network gives the scale at each step, for each sample.
 
-    t is the time as a fraction of the training schedule, |c - u| the norm of epsilon predictions.
+    w = bias + factor MLP(t, |c - u|, lambda), re-noised with u. t is the time as a fraction of the training schedule,
+    |c - u| the norm of epsilon predictions. The published head was trained for SDXL; t and norms of other models mean
+    something else to it. Raises `BadValue` before a run whose file is missing or odd.
 
-    scale: the paper's lambda, at least 0; larger keeps closer to the prompt, 0.4 in the authors' script. It is not a w.
-    weights: a safetensors file with the linear layers `combined_head.0.weight`, `.0.bias`, `.2.weight`, `.2.bias`, ... of
-    the head (ReLU between them), [out, in]; the first takes 12 features, the last gives 1. Those are the names in the
-    authors' checkpoint: save its "guidance_scale_model" with safetensors. factor, bias: 1 and 1 there. renoise: take the
-    step of CFG++, as published (see `CFGpp`, also for which samplers that is exact); False takes w itself. Raises
-    `BadValue` before a run whose file is missing or odd. The published head was trained for SDXL; t and norms of other
-    models mean something else to it.
+    Args:
+        scale: the paper's lambda, at least 0; larger keeps closer to the prompt, 0.4 in the authors' script. It is
+            not a w.
+        weights: a safetensors file with the linear layers `combined_head.0.weight`, `.0.bias`, `.2.weight`,
+            `.2.bias`, ... of the head (ReLU between them), [out, in]; the first takes 12 features, the last gives 1.
+            Those are the names in the authors' checkpoint: save its "guidance_scale_model" with safetensors.
+        factor: what the head's number is multiplied by, finite; 1 there.
+        bias: what is added to it, finite; 1 there.
+        renoise: take the step of CFG++, as published (see `CFGpp`, also for which samplers that is exact); False
+            takes w itself.
+
+    >>> import emag
+    >>> scale = emag.Annealing(0.4, weights="head.safetensors")
+    >>> emag.CFG(scale).scale.measures
+    True
     """
 
     scale: float | None = 0.4

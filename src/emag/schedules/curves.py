@@ -22,7 +22,12 @@ SHAPES: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same strength at every step."""
+    """A constant scale: the same strength at every step, as a plain number.
+
+    >>> import emag
+    >>> emag.CFG(emag.Constant(4.0)).scale.equation
+    'w'
+    """
 
     name = "constant"
     paper = "arXiv 2207.12598"
@@ -34,12 +39,21 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Interval(Schedule):
-    """Guidance in a limited interval of noise levels, arXiv 2404.07724: w where low < sigma <= high, else 1.
+    """A limited interval: guide in the middle noise levels only, and spare the evaluations of the others.
 
-    low, high: in `unit`. "ratio": sigma / alpha, the sigma of EDM (published for EDM2-XXL: 0.19 to 1.61; for SDXL about
-    0.28 to 5.42, unconfirmed); "sigma": this package's noise share in [0, 1]; "progress": fraction of the run, low <= p <
-    high. The steps outside evaluate no unconditional rows. Every evaluation counts by its own level; the authors' Heun
-    sampler lets the second evaluation of a step follow the first.
+    w where low < sigma <= high, else 1. The steps outside evaluate no unconditional rows. Every evaluation counts by
+    its own level; the authors' Heun sampler lets the second evaluation of a step follow the first.
+
+    Args:
+        low: lower end of the interval, in `unit`, at least 0.
+        high: upper end, in `unit`, at least `low`.
+        unit: "ratio": sigma / alpha, the sigma of EDM (published for EDM2-XXL: 0.19 to 1.61; for SDXL about 0.28 to
+            5.42, unconfirmed). "sigma": this package's noise share in [0, 1]. "progress": fraction of the run, low <=
+            p < high.
+
+    >>> import emag
+    >>> emag.CFG(emag.Interval(4.0, low=0.2, high=0.8, unit="progress")).scale.cost
+    'none; a step at scale 1 needs no unconditional or weak evaluation'
     """
 
     low: float = 0.19
@@ -62,7 +76,7 @@ class Interval(Schedule):
 
     def inside(self, step: Step) -> bool:
         """True where the step is guided."""
-        if self.unit == "progress":
+        if self.unit == "progress":  # below 1 at the last step too, so that high = 1 leaves none out
             return self.low <= step.index / step.count < self.high
         at = step.sigma if self.unit == "sigma" else step.ratio
         return self.low < at <= self.high
@@ -70,15 +84,24 @@ class Interval(Schedule):
 
 @dataclass(frozen=True)
 class Curve(Schedule):
-    """Weight schedulers, arXiv 2404.13040: the scale times a curve over the progress tau of the run, from 0 to 1.
+    """A weight scheduler: the scale times a curve over the progress tau of the run, from 0 to 1.
 
-    shape: "linear" 2 tau; "cosine" 1 - cos(pi tau); "sine" 1 + cos(pi tau), falling; "lambda" up and down, and "v" down
-    and up, in two straight lines; "power-cosine" (1 - cos(pi tau^power)) / 2. falling: mirrored in time (linear and
-    falling is the paper's linear decrease). floor: least value of w, at least 0; the paper's clamped schedulers have 1, 2
-    or 4. convention: what the curve multiplies. "y": w = 1 + (scale - 1) curve, so that 0 is the conditional prediction;
-    "w": w = scale curve, so that 0 is the unconditional one. Which of the two the paper plots is unconfirmed; "y" is the
-    safe one. All curves but the power-cosine have mean 1, so that `scale` is the mean of w. power: above 0, for the
-    power-cosine only; power-cosine, 4 and "y" are MDT's (arXiv 2303.14389): w runs from 1 to scale, 3.8 or 4 there.
+    All curves but the power-cosine have mean 1, so that `scale` is the mean of w. The power-cosine with power 4 and
+    "y" is MDT's schedule (arXiv 2303.14389): w runs from 1 to scale, 3.8 or 4 there.
+
+    Args:
+        shape: "linear" 2 tau; "cosine" 1 - cos(pi tau); "sine" 1 + cos(pi tau), falling; "lambda" up and down, and
+            "v" down and up, in two straight lines; "power-cosine" (1 - cos(pi tau^power)) / 2.
+        falling: mirrored in time (linear and falling is the paper's linear decrease).
+        power: above 0, for the power-cosine only; MDT's is 4.
+        floor: least value of w, at least 0; the paper's clamped schedulers have 1, 2 or 4.
+        convention: what the curve multiplies. "y": w = 1 + (scale - 1) curve, so that 0 is the conditional
+            prediction. "w": w = scale curve, so that 0 is the unconditional one. Which of the two the paper plots is
+            unconfirmed; "y" is the safe one.
+
+    >>> import emag
+    >>> emag.CFG(emag.Curve(4.0, "power-cosine", power=4.0)).scale.convention
+    'y'
     """
 
     shape: str = "linear"
@@ -109,11 +132,19 @@ class Curve(Schedule):
 
 @dataclass(frozen=True)
 class Rectified(Schedule):
-    """The weight of Rectified-CFG++, arXiv 2510.07631, as a schedule: 1 + (w - 1) (1 - t)^power, t = 1 at pure noise.
+    """The weight of Rectified-CFG++ as a schedule: weak at pure noise, the full scale at the end.
 
-    w is the paper's lambda_max + 1. power: the paper's gamma, at least 0; 1.5 on the authors' page, 0 (constant) in their
-    code. Where velocities do not change along a step, CFG with this scale is Rectified-CFG++;
-    `emag.RectifiedCFGpp` is the whole method, which measures the difference half a step ahead.
+    It is 1 + (w - 1) (1 - t)^power, t = 1 at pure noise. Where velocities do not change along a step, CFG with this
+    scale is Rectified-CFG++; `emag.RectifiedCFGpp` is the whole method, which measures the difference half a step
+    ahead.
+
+    Args:
+        scale: w, the paper's lambda_max + 1, at least 0; 1 is off. None takes the rule's default.
+        power: the paper's gamma, at least 0; 1.5 on the authors' page, 0 (constant) in their code.
+
+    >>> import emag
+    >>> emag.CFG(emag.Rectified(5.5, power=1.5)).scale.equation
+    '1 + (w - 1) (1 - t)^p'
     """
 
     power: float = 1.5

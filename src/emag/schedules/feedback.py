@@ -17,16 +17,25 @@ Score: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Feedback(Schedule):
-    """Dynamic CFG by online feedback, arXiv 2509.16131: of several scales the one whose next sample scores best, per sample.
+    """Dynamic CFG by online feedback: at each step, of several scales the one whose next sample scores best.
 
-    The next sample is that of a first-order step to `step.next` under u + s (c - u), whatever the sampler then does.
+    Chosen per sample. The next sample is that of a first-order step to `step.next` under u + s (c - u), whatever the
+    sampler then does. It costs one call of `score` per scale and step. A function is no plain data, so such a rule
+    cannot be written into a recipe.
 
-    scale: the scale kept unless a choice scores higher. choices: further scales, each at least 0; the default is the
-    paper's for latent diffusion. score: the evaluator, a function (x_next, step) -> [batch]; it reads noisy latents, so it
-    is usually a small trained network. Several, as a tuple, are mixed as sum_e a_e e with a_e = (e - e_before) / e_before,
-    e_before the score of what was chosen one step before (1 at the first step); scores should be positive then. The
-    paper's words allow other readings. A function is no plain data, so such a rule cannot be written into a recipe. Costs
-    one call of `score` per scale and step.
+    Args:
+        scale: the scale kept unless a choice scores higher, at least 0; None takes the rule's default.
+        choices: further scales, each at least 0; the default is the paper's for latent diffusion.
+        score: the evaluator, a function (x_next, step) -> [batch], higher is better; it reads noisy latents, so it is
+            usually a small trained network. Several, as a tuple, are mixed as sum_e a_e e with a_e = (e - e_before) /
+            e_before, e_before the score of what was chosen one step before (1 at the first step); scores should be
+            positive then. The paper's words allow other readings.
+
+    >>> import emag
+    >>> def calm(x, step):  # a toy: prefers small samples
+    ...     return -x.flatten(1).norm(dim=1)
+    >>> emag.CFG(emag.Feedback(4.0, choices=(1.0, 8.0), score=calm)).scale.measures
+    True
     """
 
     choices: tuple[float, ...] = (1.0, 3.0, 7.5, 11.0, 15.0)
@@ -73,4 +82,5 @@ def stepped(pred: torch.Tensor, step: Step) -> torch.Tensor:
     """x at `step.next`: a DDIM step, on a flow an Euler step, along `pred`, which is in `step.space`."""
     alpha, sigma = step.next
     keep = sigma / step.sigma if step.sigma else 0.0
+    # alpha' x0 + sigma' epsilon with epsilon = (x - alpha x0) / sigma
     return keep * step.x + (alpha - keep * step.alpha) * to_x0(pred, step.x, step.alpha, step.sigma, step.space)

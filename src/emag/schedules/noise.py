@@ -8,10 +8,17 @@ from ..errors import BadValue
 
 @dataclass(frozen=True)
 class NoisePower(Schedule):
-    """A power of the time of the training schedule, OmniSync, arXiv 2505.21448: scale (t / T)^power, t = T at pure noise.
+    """A power of the noise: the scale falls with the time of the training schedule, to 0 at the end of a run.
 
-    It falls to 0 at the end of a run: below 1 it weakens the condition, and 0 is the unconditional prediction, as published.
-    power: at least 0; 1.5 published; 0 is constant.
+    OmniSync's weight, scale (t / T)^power, t = T at pure noise. Below 1 it weakens the condition, and 0 is the
+    unconditional prediction, as published.
+
+    Args:
+        power: at least 0; 1.5 published; 0 is constant.
+
+    >>> import emag
+    >>> emag.CFG(emag.NoisePower(4.0)).scale.power
+    1.5
     """
 
     power: float = 1.5

@@ -18,13 +18,24 @@ CAP = 6e4  # fits 16-bit floats; reached only where c and u agree but for roundi
 
 @dataclass(frozen=True)
 class BetaCFG(Schedule):
-    """beta-CFG, arXiv 2502.10574: w B(tau; a, b) / |c - u|^gamma, the norm per sample and of epsilon predictions.
+    """The scale of beta-CFG: a push of one length, small at both ends of the run.
 
-    B is the density of the beta distribution at the progress tau of the run, 0 to 1. With gamma = 1 the push has the norm
-    w B in epsilon space, whatever c - u is. a, b: at least 1; above 1 the first and the last step are unconditional.
-    gamma: at least 0; 0 leaves the curve alone, and with a = b = 1 plain CFG. normalise: divide B by its peak (the
-    authors' code never does). Defaults from their command line; their page has b = 3. Where alpha is 0, epsilon tells
-    nothing and w is 1.
+    w B(tau; a, b) / |c - u|^gamma, the norm per sample and of epsilon predictions. B is the density of the beta
+    distribution at the progress tau of the run, 0 to 1. With gamma = 1 the push has the norm w B in epsilon space,
+    whatever c - u is. Where alpha is 0, epsilon tells nothing and w is 1. Defaults from the authors' command line;
+    their page has b = 3.
+
+    Args:
+        scale: w, at least 0. With gamma above 0 it is the length of a push, not a scale of CFG. None takes the rule's
+            default.
+        a: of the beta distribution, at least 1; above 1 the first step is unconditional.
+        b: of the beta distribution, at least 1; above 1 the last step is unconditional.
+        gamma: power of the norm, at least 0; 0 leaves the curve alone, and with a = b = 1 plain CFG.
+        normalise: divide B by its peak (the authors' code never does).
+
+    >>> import emag
+    >>> emag.BetaCFG(7.5).measures, emag.BetaCFG(7.5, gamma=0.0).measures  # gamma 0 looks at no prediction
+    (True, False)
     """
 
     scale: float | None = 7.5
@@ -69,10 +80,19 @@ class BetaCFG(Schedule):
 
 @dataclass(frozen=True)
 class MAMBOG(Schedule):
-    """MAMBO-G, arXiv 2508.03442: 1 + (w - 1) exp(-alpha |c - u| / |u|), per sample.
+    """MAMBO-G: guide less where the two predictions are far apart for the size of the unconditional one.
 
-    Norms in the space of the rule that it is the scale of (for CFG the network's own, as in diffusers): not the same in all
-    spaces. alpha: at least 0; 0 is a constant scale. Defaults: diffusers' (10 and 8). u = 0 counts as far apart: w is 1.
+    1 + (w - 1) exp(-alpha |c - u| / |u|), per sample. Norms in the space of the rule that it is the scale of (for CFG
+    the network's own, as in diffusers): not the same in all spaces. u = 0 counts as far apart: w is 1. Defaults:
+    diffusers' (10 and 8).
+
+    Args:
+        scale: w where the predictions agree, its largest value, at least 0; 1 is off. None takes the rule's default.
+        alpha: how fast it falls, at least 0; 0 is a constant scale.
+
+    >>> import emag
+    >>> emag.CFG(emag.MAMBOG(10.0)).scale.alpha
+    8.0
     """
 
     scale: float | None = 10.0

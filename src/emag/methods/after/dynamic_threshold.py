@@ -12,12 +12,20 @@ from ...maths.vectors import per_sample
 
 @dataclass(frozen=True)
 class DynamicThreshold(Rule):
-    """Dynamic thresholding, arXiv 2205.11487 (Imagen), on the guided clean sample: clip(x0, -q, q) / q.
+    """Dynamic thresholding: bring a guided clean sample that left the range of pixels back into it.
 
-    q = clip(quantile of |x0|, 1, maximum), per sample. For models of pixels in [-1, 1]: latents are not bounded so, and it
-    flattens them. percentile: in [0, 1], as a fraction; 0.995 as in diffusers. maximum: cap on q, at least 1; None is no
-    cap, as published. A maximum of 1 makes q 1 at all times, which is plain clipping; diffusers' default is just that.
-    Works on the combined prediction: name a combining rule before it.
+    With q = clip(quantile of |x0|, 1, maximum), per sample, it gives clip(x0, -q, q) / q (Imagen's). For models of
+    pixels in [-1, 1]: latents are not bounded so, and it flattens them. Works on the combined prediction: name a
+    combining rule before it.
+
+    Args:
+        percentile: which quantile, as a fraction in [0, 1]; 0.995 as in diffusers.
+        maximum: cap on q, at least 1; None is no cap, as published. 1 makes q 1 at all times, which is plain
+            clipping; diffusers' default is just that.
+
+    >>> import emag
+    >>> emag.DynamicThreshold(0.995).space
+    'x0'
     """
 
     percentile: float = 0.995

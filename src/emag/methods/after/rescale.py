@@ -12,10 +12,19 @@ from ...maths.vectors import per_sample
 
 @dataclass(frozen=True)
 class Rescale(Rule):
-    """Guidance rescale, arXiv 2305.08891 (EzAudio's, 2409.10819, is the same): g (phi std(c)/std(g) + 1 - phi).
+    """Guidance rescale: give the guided prediction the contrast of the conditional one again.
 
-    Standard deviations per sample over all other dimensions, in the network's own space. phi: in [0, 1], 0 is off; 0.7 in
-    the paper's text-to-image examples, 0.75 in EzAudio's. Works on the combined prediction: name a combining rule before it.
+    A large scale makes predictions too large, and images overexposed. g is the guided prediction, c the conditional
+    one, and std a standard deviation per sample over all other dimensions, in the network's own space. EzAudio's
+    rescale (arXiv 2409.10819) is the same. Works on the combined prediction: name a combining rule before it.
+
+    Args:
+        phi: share of the rescaled prediction, in [0, 1]; 0 is off. 0.7 in the paper's text-to-image examples, 0.75 in
+            EzAudio's.
+
+    >>> import emag
+    >>> emag.Rescale(0.0).neutral
+    True
     """
 
     phi: float = 0.7

@@ -11,13 +11,24 @@ from ...errors import BadValue
 
 @dataclass(frozen=True)
 class ZeroInit(Rule):
-    """The zero-init of CFG-Zero*, arXiv 2503.18886: the combined velocity is 0 in the first steps, so x stays as it is.
+    """The zero-init of CFG-Zero*: leave x as it is in the first steps of a run.
 
-    steps: how many, at least 0; 0 is off, None takes `share` of the run, rounded down, and at least one. share: in [0, 1];
-    0 is off, 0.04 as the paper recommends (2 of 50 steps). diffusers counts like `steps` (zero_init_steps=1 is steps=1), the
-    authors' code one less (zero_steps=0 is steps=1; its Wan2.1 text-to-video value of 1 is steps=2).
-    Exactly 0 where the network gives a velocity, up to rounding elsewhere. Works on the combined prediction: where there is
-    an unconditional one, name a combining rule before it; a guidance-distilled network needs none.
+    The combined velocity is 0 there, exactly where the network gives a velocity, up to rounding elsewhere. Works on
+    the combined prediction: where there is an unconditional one, name a combining rule before it; a
+    guidance-distilled network needs none. The other half of the method is `ZeroStar`.
+
+    diffusers counts like `steps` (zero_init_steps=1 is steps=1), the authors' code one less (zero_steps=0 is steps=1;
+    its Wan2.1 text-to-video value of 1 is steps=2).
+
+    Args:
+        steps: how many, a whole number of at least 0; 0 is off. None takes `share` of the run, rounded down, and at
+            least one.
+        share: share of the run, in [0, 1], where `steps` is None; 0 is off, 0.04 as the paper recommends (2 of 50
+            steps).
+
+    >>> import emag
+    >>> emag.ZeroInit().zeroed(50), emag.ZeroInit(steps=1).zeroed(50)
+    (2, 1)
     """
 
     steps: int | None = None

@@ -13,15 +13,29 @@ from ...schedules import Scale, check_scale, known, weight
 
 @dataclass(frozen=True)
 class APG(Rule):
-    """Adaptive projected guidance, arXiv 2410.02416, on predictions of the clean sample (x0).
+    """Adaptive projected guidance: CFG without the part of its push that only makes the prediction larger.
 
-    With D = p - u: m <- D + momentum m; D' = m min(1, norm_threshold / |m|); D' = orthogonal + parallel to p;
-    result p + (w - 1) (orthogonal + eta parallel). Norms and projections per sample, in float64.
+    Large scales of CFG make colours too strong, and most of that comes, the paper finds, from the part of the push
+    that points along the prediction itself. APG takes the push D = p - u, p the running prediction and u the
+    unconditional one, on predictions of the clean sample (x0), and weakens that part.
 
-    scale: w, at least 0, or a schedule; 1 is off. eta: share of the parallel part, 0 (paper) to 1 (CFG).
-    norm_threshold: cap on |m| in x0 units; 0 means no cap. momentum: running sum's decay, in (-1, 1); 0 is off. channels:
-    guide only the first so many channels, of which alone norms and projections are then taken, the rest stays p (3 on the
-    original DiT); None guides all.
+    In order: m <- D + momentum m; D' = m min(1, norm_threshold / |m|); D' = orthogonal + parallel to p; the result is
+    p + (w - 1) (orthogonal + eta parallel). Norms and projections are taken per sample, in float64. With eta 1, no
+    cap and no momentum it is CFG.
+
+    Args:
+        scale: w, at least 0, or a schedule; 1 is off. None takes the model's default.
+        eta: share of the parallel part that is kept, 0 (paper) to 1 (CFG).
+        norm_threshold: cap on |m| in x0 units, at least 0; 0 means no cap. None takes the model's default.
+        momentum: decay of the running sum m, in (-1, 1); 0 is off, below 0 subtracts what the steps before pushed.
+            None takes the model's default.
+        channels: guide only the first so many channels, at least 1, of which alone norms and projections are then
+            taken; the rest stays p (3 on the original DiT). None guides all.
+
+    >>> import emag
+    >>> rule = emag.APG(8.0, norm_threshold=15.0, momentum=-0.5)
+    >>> rule.eta, rule.space
+    (0.0, 'x0')
     """
 
     scale: Scale | None = None
@@ -57,5 +71,6 @@ class APG(Rule):
         state["momentum"] = total
         parallel, orthogonal = project(capped(total, self.norm_threshold), part)
         scale = weight(self.scale, branches, step, state, parallel)
+        # p is u + D already, so w - 1 times the push is left to add
         new = (part + (scale - 1) * (orthogonal + self.eta * parallel)).to(pred.dtype)
         return on_channels(new, pred, self.channels)

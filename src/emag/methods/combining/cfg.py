@@ -13,10 +13,25 @@ from ...schedules import Scale, check_scale, known, weight
 
 @dataclass(frozen=True)
 class CFG(Rule):
-    """Classifier-free guidance, arXiv 2207.12598: u + w (p - u), with p the running prediction.
+    """Classifier-free guidance: go from the unconditional prediction towards the conditional one, and beyond it.
 
-    scale: w, at least 0, or a schedule; 1 gives the conditional prediction, 0 the unconditional one.
-    channels: guide only the first so many channels, the rest stays p (3 on the original DiT); None guides all.
+    Here u is the unconditional prediction and p the running one: the conditional prediction, moved by the rules named
+    before. Named in a list, it takes the place of the pipeline's own guidance. A list has at most one rule that
+    combines, after the weak branches.
+
+    Steps whose scale is known to be 1 evaluate no unconditional rows: an `Interval` as scale saves time.
+
+    Args:
+        scale: w, at least 0, or a schedule. 1 gives the conditional prediction, 0 the unconditional one, above 1
+            guides. None takes the model's default.
+        channels: guide only the first so many channels, at least 1; the rest stays p (3 on the original DiT). None
+            guides all.
+
+    >>> import emag
+    >>> emag.CFG(4.0).equation
+    'u + w (p - u)'
+    >>> emag.CFG(emag.Interval(4.0, 0.2, 0.8, "progress")).scale.unit
+    'progress'
     """
 
     scale: Scale | None = None

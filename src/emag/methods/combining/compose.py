@@ -22,11 +22,19 @@ ROUNDING = 1e-12  # weights that should cancel (1 - 3 times 1/3) count as 0 with
 
 @dataclass(frozen=True)
 class Term(FiniteFields):
-    """scale m (plus - minus): one difference of a `Compose`.
+    """One difference of a `Compose`: scale m (plus - minus).
 
-    scale: any finite number, below 0 pushes away; or a schedule with its scale named. It multiplies the difference, so here
-    0 is off, and a schedule that is off at 1 adds the plain difference there; one that measures predictions measures "cond"
-    and "uncond". plus, minus: names of branches. mask: where it acts, see `emag.maths.masks`; None is everywhere.
+    Args:
+        scale: any finite number, below 0 pushes away; or a schedule with its scale named. It multiplies the
+            difference, so here 0 is off. A schedule that is off at 1 adds the plain difference there. One that
+            measures predictions measures "cond" and "uncond".
+        plus: name of the branch to go towards, as in `Compose`.
+        minus: name of the branch to go away from.
+        mask: where it acts, m, see `emag.maths.masks`; None is everywhere.
+
+    >>> import emag
+    >>> emag.Term(-1.5, "prompt:a hat").minus
+    'uncond'
     """
 
     scale: Scale
@@ -50,13 +58,24 @@ class Term(FiniteFields):
 
 @dataclass(frozen=True)
 class Compose(Rule):
-    """Composed conditions, arXiv 2206.01714 in its general form: base + sum_j w_j m_j (plus_j - minus_j).
+    """Composed conditions: a base, and weighted differences between any named branches.
 
-    Branches go by name: "cond" is the running prediction, "uncond" the unconditional one, any other a condition given as
-    emag.guide(..., conditions={name: ...}), or "prompt:a text". Each of those costs one conditional evaluation a step,
-    shared by all terms that name it, and none on steps where its weights add up to 0; nor is "uncond" evaluated there.
-    Linear: the same in every space. `emag.methods.combining.compositional` builds the published ones. Raises `BadValue`
-    without a term.
+    The general form of several papers, base + sum_j w_j m_j (plus_j - minus_j): join prompts, negate one, or guide
+    each region of the image by its own. `emag.methods.combining.compositional` builds the published ones.
+
+    Branches go by name: "cond" is the running prediction, "uncond" the unconditional one, any other a condition given
+    as emag.guide(..., conditions={name: ...}), or "prompt:a text". Each of those costs one conditional evaluation a
+    step, shared by all terms that name it, and none on steps where its weights add up to 0; nor is "uncond" evaluated
+    there. Linear: the same in every space. Raises `BadValue` without a term.
+
+    Args:
+        base: name of the branch that the differences are added to.
+        terms: a tuple of `Term`, at least one.
+
+    >>> import emag
+    >>> rule = emag.Compose("uncond", (emag.Term(7.5, "cond"), emag.Term(-1.5, "prompt:a hat")))
+    >>> len(rule.weak)  # one evaluation a step beside the usual two
+    1
     """
 
     base: str = UNCOND

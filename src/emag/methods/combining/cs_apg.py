@@ -14,13 +14,28 @@ from ...schedules import Scale, check_scale, known, weight
 
 @dataclass(frozen=True)
 class CSAPG(Rule):
-    """Context-style guidance, arXiv 2510.07546, projected: p + (w_t - 1) A(p - e) + (w_c - 1) A(e - u).
+    """Context-style guidance, projected: one push for the text and one for the context, each as in APG.
 
-    e is the prediction under `context`: the context without the text (a name given as emag.guide(..., conditions=...), or
-    "prompt:a text"). A(D) as in APG, with a momentum of its own for each of the two: m <- D + momentum m, capped at
-    norm_threshold (0 is no cap), split along p; orthogonal + eta parallel. In the network's own space (a velocity where
-    published). scale: w_t, at least 0, or a schedule; context_scale: w_c, at least 0; 1 is off for both. In the plain form,
-    `conditions.cs_cfg`, the context is off at 0: w_c there is this one less 1. Defaults as the authors publish them.
+    p has the context and the text. e is the prediction under `context`: the context without the text. u has neither.
+    Then the result is p + (w_t - 1) A(p - e) + (w_c - 1) A(e - u).
+
+    A(D) is as in APG, with a momentum of its own for each of the two: m <- D + momentum m, capped at norm_threshold,
+    split along p; orthogonal + eta parallel. In the network's own space (a velocity where published). Defaults as the
+    authors publish them. In the plain form, `emag.methods.combining.compositional.cs_cfg`, the context is off at 0:
+    w_c there is this one less 1.
+
+    Args:
+        scale: w_t, for the text, at least 0, or a schedule; 1 is off.
+        context_scale: w_c, for the context, at least 0; 1 is off.
+        context: the condition with the context and without the text: a name given as emag.guide(..., conditions=...),
+            or "prompt:a text".
+        eta: share of the part along p that is kept, any finite number: 0 as published, 1 no projection.
+        norm_threshold: cap on |m|, at least 0; 0 is no cap.
+        momentum: decay of the running sum m, in (-1, 1); 0 is off.
+
+    >>> import emag
+    >>> emag.CSAPG(5.0, context="prompt:in the style of Monet").context_scale
+    4.0
     """
 
     scale: Scale | None = 5.0

@@ -15,15 +15,25 @@ from .fdg import check_band
 
 @dataclass(frozen=True)
 class FACFG(Rule):
-    """Frequency-aware guidance of FreCaS, arXiv 2410.18410: p + (low - 1) L(D) + (high - 1) (D - L(D)), D = p - u.
+    """Frequency-aware guidance of FreCaS: push harder on the detail that a higher resolution adds.
 
-    L is D brought to the size of the previous stage and back (bilinear, corners not aligned, no antialias), each frame by
-    itself. For the later stages of a run in rising resolutions; the first stage takes plain CFG.
+    For the later stages of a run in rising resolutions; the first stage takes plain CFG. The push is D = p - u, p the
+    running prediction and u the unconditional one. L(D) is D brought to the size of the previous stage and back
+    (bilinear, corners not aligned, no antialias), each frame by itself. L(D) and the rest, D - L(D), have a scale
+    each.
 
-    high, low: w of the band that the stage adds and of what was there before, at least 0 or a schedule with its scale; 1 is
-    off. 35 and 7.5 are the authors' for SDXL (SD3 has the same high; 45 on SD2.1 at 1024). previous: sides of the previous
-    stage's latents as a fraction in (0, 1] of this one's. size: the same as (height, width), (1, length) for audio; None
-    takes `previous`.
+    Args:
+        high: w of the band that the stage adds, at least 0, or a schedule with its scale; 1 is off. 35 is the
+            authors' for SDXL and SD3; 45 on SD2.1 at 1024.
+        low: w of what was there before, at least 0, or a schedule with its scale; 1 is off. 7.5 is the authors' for
+            SDXL.
+        previous: sides of the previous stage's latents as a fraction in (0, 1] of this one's.
+        size: the previous stage's latents as (height, width), (1, length) for audio, in place of `previous`; None
+            takes that.
+
+    >>> import emag
+    >>> emag.FACFG(high=35.0, low=7.5, size=(64, 64)).equation
+    'p + (low - 1) L(D) + (high - 1) (D - L(D))'
     """
 
     high: Scale = 35.0

@@ -15,16 +15,25 @@ from ...schedules import Scale, Schedule, check_scale, known, weight
 
 @dataclass(frozen=True)
 class FDG(Rule):
-    """Frequency-decoupled guidance, arXiv 2506.19713: p + sum over bands of (w_k - 1) (orthogonal_k + eta_k parallel_k).
+    """Frequency-decoupled guidance: a scale of its own for fine detail and for coarse structure.
 
-    The bands are those of a Laplacian pyramid over height and width, of each frame in a video, over the length in audio; the
-    two parts of D = p - u in a band are taken against p's own band, per sample, in x0. Linear in D at parallel 1, and then
-    the same in every space.
+    The bands are those of a Laplacian pyramid over height and width, of each frame in a video, over the length in
+    audio. In each band k the push D = p - u, p the running prediction and u the unconditional one, is split into its
+    part parallel to p's own band and the orthogonal rest, per sample, in x0. Linear in D at parallel 1, and then the
+    same in every space.
 
-    scales: w of each band, finest first, each a number of at least 0 or a schedule with its scale (an interval in units of
-    progress gives a band a start and a stop); 1 is off. (10, 5) is the paper's for SDXL, untested elsewhere. parallel: eta,
-    in [0, 1], one value or one per band. diffusers by default adds w_k times the push to u where this adds w_k - 1 times to
-    p, as published: the two differ by (1 - eta_k) times the parallel part.
+    diffusers by default adds w_k times the push to u where this adds w_k - 1 times to p, as published: the two differ
+    by (1 - eta_k) times the parallel part.
+
+    Args:
+        scales: w of each band, finest first, each a number of at least 0, or a schedule with its scale (an interval
+            in units of progress gives a band a start and a stop); 1 is off. (10, 5) is the paper's for SDXL, untested
+            elsewhere.
+        parallel: eta, the share of the parallel part that is kept, in [0, 1], one value or one per band.
+
+    >>> import emag
+    >>> emag.FDG((10.0, 5.0), parallel=0.5).parallel
+    (0.5,)
     """
 
     scales: tuple[Scale, ...] | tuple[float, ...] = (10.0, 5.0)

@@ -18,13 +18,25 @@ MINUS = ("base null", "base", "own null")
 
 @dataclass(frozen=True)
 class HMCFG(Rule):
-    """Hybrid-model guidance, in the style of arXiv 2511.03156: b(null) + w_b (b(c_b) - b(null)) + w_p (p - q).
+    """Hybrid-model guidance: a push of a base network beside that of the pipeline's personalised one.
 
-    b is the base network, p the running prediction of the pipeline's personalised one. scale: w_p, at least 0, or a
-    schedule; base_scale: w_b, any finite number. 1 and 0 (with q = b(null)) is off. model: the base, a name from
-    emag.guide(..., models=...), or "lora:0". text: c_b, "cond" or by name (a prompt without the personal word). minus: q,
-    "base null", "base" (b under c_b) or "own null" (the pipeline's unconditional prediction). null: of the base, "uncond" or
-    by name. The paper's expression, scales and schedule are unconfirmed: this is the general form, 3 an untested default.
+    In the style of the paper: b(null) + w_b (b(c_b) - b(null)) + w_p (p - q). b is the base network, p the running
+    prediction of the pipeline's personalised one. The paper's expression, scales and schedule are unconfirmed: this
+    is the general form.
+
+    Args:
+        scale: w_p, at least 0, or a schedule. With base_scale 0 and minus "base null", 1 is off.
+        base_scale: w_b, any finite number; 0 leaves the base's guidance out. 3 is an untested default.
+        model: the base, a name from emag.guide(..., models=...), or "lora:0", the pipeline's network without its
+            LoRA.
+        text: c_b, the base's condition: "cond" or a condition by name (a prompt without the personal word).
+        minus: q. "base null": b(null). "base": b under c_b. "own null": the pipeline's unconditional prediction.
+        null: the base's condition without a prompt: "uncond" or a condition by name.
+
+    >>> import emag
+    >>> rule = emag.HMCFG(2.0, model="lora:0", text="prompt:a photo of a dog")
+    >>> [branch.condition or "uncond" for branch in rule.weak]  # what the base evaluates
+    ['uncond', 'prompt:a photo of a dog']
     """
 
     scale: Scale | None = None

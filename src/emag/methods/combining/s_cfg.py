@@ -18,21 +18,31 @@ TIE = 1e-4  # relative margin below which two maps are equal
 
 @dataclass(frozen=True)
 class SCFG(Rule):
-    """Semantic-aware guidance, arXiv 2404.05384: u + w R D with D = p - u and a rate R at each place of the image.
+    """Semantic-aware guidance: a push of the same strength on every semantic region of the image.
 
-    A region is where one text token has the largest map (`token_maps`, conditional rows), each map divided by its mean over
-    the image first. The foreground is where all tokens but `bos` together have a larger one than `bos` (unconditional rows;
-    where their tokens tell none, as an empty prompt's, the conditional ones). R = (mean |D| on the foreground) / (mean |D|
-    on the region), |D| over channels; then clipped to [low, high] and w R to `limit`, and blurred. R does not depend on the
-    prediction space.
+    The result is u + w R D with D = p - u, p the running prediction, u the unconditional one, and a rate R at each
+    place of the image. A region is where one text token has the largest map (`token_maps`, conditional rows), each
+    map divided by its mean over the image first. The foreground is where all tokens but `bos` together have a larger
+    one than `bos` (unconditional rows; where their tokens tell none, as an empty prompt's, the conditional ones). R =
+    (mean |D| on the foreground) / (mean |D| on the region), |D| over channels; then clipped to [low, high] and w R to
+    `limit`, and blurred. R does not depend on the prediction space.
 
-    For networks whose attention holds text tokens (SD3, Flux); elsewhere `Unsupported` is raised. Maps are taken on at most
-    16x16 cells. The published code computes (S + 3 S^2) / 4 where the text has four powers of the self-attention S, and
-    blurs with a standard deviation of 0.71 where the text has 0.5; this is the text's form.
+    For networks whose attention holds text tokens (SD3, Flux); elsewhere `Unsupported` is raised. Maps are taken on
+    at most 16x16 cells. The published code computes (S + 3 S^2) / 4 where the text has four powers of the
+    self-attention S, and blurs with a standard deviation of 0.71 where the text has 0.5; this is the text's form.
 
-    scale: w, at least 0, or a schedule; 1 is off. layers: blocks whose attention is read; None takes the middle ones
-    (untested default). bos: position of the start token among the text tokens, the first on SD3; Flux's T5 has none, and its
-    first token stands in (untested). low, high, limit: 0.8, 3 and 15, as published for SD1.5.
+    Args:
+        scale: w, at least 0, or a schedule; 1 is off. None takes the model's default.
+        layers: blocks whose attention is read, by number; None takes the middle ones (untested default).
+        bos: position of the start token among the text tokens, the first on SD3. Flux's T5 has none, and its first
+            token stands in (untested).
+        low: least R, at least 0; 0.8 as published for SD1.5.
+        high: largest R, at least `low`; 3 as published for SD1.5.
+        limit: largest w R, above 0; 15 as published for SD1.5.
+
+    >>> import emag
+    >>> emag.SCFG(7.5, layers=(11, 12)).cost
+    'none; reads the attention maps of some blocks, at the price of their fused attention'
     """
 
     scale: Scale | None = None
@@ -87,6 +97,7 @@ class SCFG(Rule):
         rate = self._rate(shift.norm(dim=1), step.seen[self.observer])
         strength = weight(self.scale, branches, step, state, rate) * rate
         strength = blur(strength.clamp(max=self.limit), GAUSSIAN)
+        # u + w R D with u = p - D
         return (wide + pack((strength[:, None] - 1) * shift, step)).to(pred.dtype)
 
     def _rate(self, size: torch.Tensor, seen: Watcher) -> torch.Tensor:

@@ -16,17 +16,29 @@ Range = tuple[float, ...]
 
 @dataclass(frozen=True)
 class CFGCache(Saver):
-    """CFG-Cache of FasterCache, arXiv 2410.19355: on spared steps u = c + a_L d_L + a_H d_H.
+    """CFG-Cache of FasterCache: guess most of the later unconditional predictions from a kept difference.
 
-    d_L and d_H are the parts of u - c in low and in high spatial frequencies (per frame), kept from the step evaluated
-    last. In the network's own space: not the same in all spaces.
+    On spared steps u = c + a_L d_L + a_H d_H. d_L and d_H are the parts of u - c in low and in high spatial
+    frequencies (per frame), kept from the step evaluated last. In the network's own space: not the same in all
+    spaces. Needs about half as many unconditional evaluations.
 
-    every: below the time `below` (a fraction of the training schedule, 1 is noise) u is evaluated on every so many steps
-    only; 1 is off. low, high: factors a_L and a_H, each where the time lies inside low_range and high_range, 1 outside.
-    compounding: multiply the kept parts again on each spared step, as the authors' code does; False multiplies what was
-    evaluated. radius: of the disk of low frequencies, as a share of the shorter side. Defaults: diffusers', which follow the
-    authors' Latte script (there: low = 1.1 in the first 90 % of the steps, then high = 1.1); CogVideoX: low_range=(0.2, 1),
-    high_range=(-1, 0.4); Mochi: low=1.15. Needs about half as many unconditional evaluations.
+    Defaults: diffusers', which follow the authors' Latte script (there: low = 1.1 in the first 90 % of the steps,
+    then high = 1.1); CogVideoX: low_range=(0.2, 1), high_range=(-1, 0.4); Mochi: low=1.15.
+
+    Args:
+        every: below the time `below`, u is evaluated on every so many steps only, at least 1; 1 is off.
+        below: a time, as a fraction of the training schedule; 1 is noise.
+        low: factor a_L, at least 0, where the time lies inside low_range; 1 outside.
+        high: factor a_H, at least 0, where the time lies inside high_range; 1 outside.
+        low_range: two times, the lower first, both excluded.
+        high_range: two times, the lower first, both excluded.
+        compounding: multiply the kept parts again on each spared step, as the authors' code does; False multiplies
+            what was evaluated.
+        radius: of the disk of low frequencies, as a share of the shorter side, at least 0.
+
+    >>> import emag
+    >>> emag.CFGCache(every=5).cost
+    'spares the unconditional evaluation on most of the later steps'
     """
 
     every: int = 5

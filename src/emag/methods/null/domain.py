@@ -7,10 +7,19 @@ from ..common.other_null import OtherNull
 
 @dataclass(frozen=True)
 class Domain(OtherNull):
-    """Domain guidance, arXiv 2504.01521: q(null) + w (p - q(null)), the pipeline's network tuned on a domain, q pretrained.
+    """Domain guidance: the pretrained network gives the unconditional prediction of one tuned on a domain.
 
-    model: the pretrained network. null: "uncond", or a label of the pretraining by name (which of the two the paper
-    means is unconfirmed). The scale is that of what combines; the paper's is unconfirmed. See `OtherNull`.
+    What combines then gives q(null) + w (p - q(null)), p of the pipeline's network, tuned on a domain, and q
+    pretrained. The scale is that of what combines; the paper's is unconfirmed. Name it before the null rules that
+    rewrite u.
+
+    Args:
+        model: the pretrained network, a name from emag.guide(..., models={name: network}).
+        null: "uncond", or a label of the pretraining by name (which of the two the paper means is unconfirmed).
+
+    >>> import emag
+    >>> emag.Domain().model  # emag.guide(pipe, emag.Domain(), emag.CFG(4.0), models={"pretrained": network})
+    'pretrained'
     """
 
     model: str = "pretrained"

@@ -16,19 +16,31 @@ EARLY = ("uncond", "cond")
 
 @dataclass(frozen=True)
 class ERG(NullBranch):
-    """Entropy rectifying guidance, arXiv 2504.13987: the weak prediction takes the place of the unconditional one.
+    """Entropy rectifying guidance: a prediction at another attention temperature in place of the unconditional one.
 
-    Whatever combines (the host's CFG, CFG, APG) then gives weak + w (cond - weak), with no unconditional evaluation. In the
-    weak branch the attention of image queries is Q <- Q - gamma (Q - alpha softmax(tau S) V), `steps` times; text rows stay.
-    This is the image side of the paper. text: its text side, the name of a condition that was encoded at another temperature
-    (`emag.hosts.weak_text.weak_text` makes it); the weak prediction is then made under it at every step, and the image side
-    joins at the kick-off. None: the conditional rows' own condition.
+    Whatever combines (the host's CFG, CFG, APG) then gives weak + w (cond - weak), with no unconditional evaluation.
+    In the weak branch the attention of image queries is Q <- Q - gamma (Q - alpha softmax(tau S) V), `steps` times;
+    text rows stay. This is the image side of the paper; `text` is its text side.
 
-    tau: at least 0, factor on the logits, 1 is none and 0 uniform attention. alpha, gamma: weight and step size, at least
-    0. kickoff in [0, 1]: share of the run before it acts. early: until then u is evaluated ("uncond": plain CFG), or
-    is the conditional prediction ("cond": no guidance, the formula without its text side), as it always is on a network
-    without unconditional rows. layers: None takes the model's. tau, kickoff and blocks are those of EMAG's baseline on
-    DiT; the paper's own per model are unconfirmed, and so is what that baseline does before the kick-off.
+    tau, kickoff and blocks are those of EMAG's baseline on DiT; the paper's own per model are unconfirmed, and so is
+    what that baseline does before the kick-off. `ERGPush` pushes away from the same weak branch beside CFG.
+
+    Args:
+        layers: blocks at another temperature, by number; None takes the model's, "auto" the middle block.
+        tau: factor on the logits, at least 0; 1 is none and 0 uniform attention.
+        kickoff: share of the run before it acts, in [0, 1]; 0 acts from the start, 1 never.
+        early: until the kick-off u is evaluated ("uncond": plain CFG), or is the conditional prediction ("cond": no
+            guidance, the formula without its text side), as it always is on a network without unconditional rows.
+        alpha: weight of the attention's output, at least 0.
+        gamma: step size, at least 0.
+        steps: how often, at least 1.
+        text: name of a condition that was encoded at another temperature (`emag.hosts.weak_text.weak_text` makes it).
+            The weak prediction is then made under it at every step, and the image side joins at the kick-off. None:
+            the conditional rows' own condition.
+
+    >>> import emag
+    >>> emag.ERG(tau=0.01, kickoff=0.2).equation
+    'u <- weak, from the kick-off on'
     """
 
     layers: tuple[int, ...] | None = None

@@ -65,13 +65,24 @@ def noise_like(y: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ICG(NullBranch):
-    """Independent condition guidance, arXiv 2407.02687: u <- e(y^), with a condition y^ independent of x.
+    """Independent condition guidance: the prediction under a condition unrelated to the image stands for u.
 
-    form: "gaussian", noise with the mean and standard deviation of each condition tensor, per sample; "label", a random
-    class label, on class-conditional networks; "given", the named `conditions` ("prompt:a text", or as in
-    emag.guide(..., conditions=...)), a new one each step, in turn. redraw: False keeps y^ for the whole run (the first of
-    `conditions`); unconfirmed, drawing anew at each step is an untested default. classes: how many labels there are.
-    Works on guidance-distilled networks too, under a rule that combines. Masks of the text and image prompts stay.
+    u <- e(y^), with a condition y^ independent of x. So the network needs no null condition: it works on
+    guidance-distilled ones too, under a rule that combines. Masks of the text and image prompts stay.
+
+    Args:
+        form: "gaussian": y^ is noise with the mean and standard deviation of each condition tensor, per sample.
+            "label": a random class label, on class-conditional networks. "given": the named `conditions`, a new one
+            each step, in turn.
+        conditions: names for the form "given", "prompt:a text" or as in emag.guide(..., conditions=...); empty in
+            other forms.
+        redraw: draw y^ anew at each step, an untested default, as the paper's way is unconfirmed. False keeps y^ for
+            the whole run (the first of `conditions`).
+        classes: how many labels there are, at least 1.
+
+    >>> import emag
+    >>> emag.ICG("given", ("prompt:a photo", "prompt:a drawing")).form
+    'given'
     """
 
     form: str = "gaussian"

@@ -17,16 +17,26 @@ Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class LinearAG(Saver):
-    """LinearAG, arXiv 2312.12487: on some steps u is a linear combination of c and of the latest pairs (c, u), in x0.
+    """Linear adaptive guidance: on some steps u is a linear combination of what was evaluated before.
 
-    u_t = k_0 c_t + sum_j (k_(2j-1) c_(t-j) + k_(2j) u_(t-j)), j = 1 .. pairs; a u that was replaced itself counts as it
-    was given.
+    It spares the unconditional evaluation there: u_t = k_0 c_t + sum_j (k_(2j-1) c_(t-j) + k_(2j) u_(t-j)), j = 1 ..
+    pairs, in x0. A u that was replaced itself counts as it was given. `emag.methods.null.linear_ag_fit.fit` finds
+    coefficients for a model. Regressors, steps and coefficients of the paper are unconfirmed: all defaults are
+    untested ones. Raises `BadValue` for a run that is not of `count` steps.
 
-    coefficients: k_0, k_1, ..., either 2 pairs + 1 numbers for all steps, or so many for each of `steps` in turn. The
-    default (1, -1, 1) keeps the difference u - c of the step before. steps: indices of the replaced steps, of a run of
-    `count` steps (None: any); where none are given, those before the share `until` of the run that are no multiple of
-    `every`. `fit` finds coefficients for a model. Regressors, steps and coefficients of the paper are unconfirmed: all
-    defaults are untested ones. Raises `BadValue` for a run that is not of `count` steps.
+    Args:
+        coefficients: k_0, k_1, ..., either 2 pairs + 1 numbers for all steps, or so many for each of `steps` in turn.
+            The default (1, -1, 1) keeps the difference u - c of the step before.
+        pairs: how many of the latest pairs (c, u) are used, at least 1.
+        steps: indices of the replaced steps, all after the first `pairs`. Where none are given: those before the
+            share `until` of the run that are no multiple of `every`.
+        count: number of steps of the run that `steps` and `coefficients` are for; None is any.
+        until: share of the run, in [0, 1], where `steps` is empty.
+        every: of so many steps one is evaluated, at least 1, where `steps` is empty; 1 is off.
+
+    >>> import emag
+    >>> emag.LinearAG().coefficients, emag.LinearAG(every=1).neutral
+    ((1.0, -1.0, 1.0), True)
     """
 
     coefficients: tuple[float, ...] = (1.0, -1.0, 1.0)

@@ -13,7 +13,7 @@ from .linear_ag import LinearAG, Pair, regressors
 
 @dataclass(frozen=True)
 class Record(Rule):
-    """Keeps (c, u) of every step in `runs`, one list per run, as x0 on the CPU, and changes nothing.
+    """A recorder: keeps (c, u) of every step of every run, and changes nothing.
 
     For `fit`:
 
@@ -23,8 +23,12 @@ class Record(Rule):
         rule = fit(seen.runs)
         Path("linear_ag.json").write_text(json.dumps(emag.records.recipe.to_data([rule])))
 
-    and from then on `with emag.guide(pipe, *emag.records.recipe.read("linear_ag.json"), emag.CFG(4.0))`, on 28 steps. What
-    it holds is no plain data: it belongs in no recipe. Raises `BadValue` on a step without an unconditional prediction.
+    From then on say `with emag.guide(pipe, *emag.records.recipe.read("linear_ag.json"), emag.CFG(4.0))`, on 28 steps.
+    What it holds is no plain data: it belongs in no recipe. Raises `BadValue` on a step without an unconditional
+    prediction.
+
+    Args:
+        runs: what was kept, one list of pairs (c, u) per run, as x0 on the CPU.
     """
 
     runs: list[list[Pair]] = field(default_factory=list, repr=False, compare=False)

@@ -16,16 +16,23 @@ RESIDUALS = ("self", "onetime", "full")
 
 @dataclass(frozen=True)
 class RCFG(Saver):
-    """Residual CFG of StreamDiffusion, arXiv 2312.12491: u = delta r, r = (x - alpha x0*) / sigma, in epsilon.
+    """Residual CFG of StreamDiffusion: a fixed clean image in place of the unconditional network.
 
-    r is the noise left in x if the image were x0*, which stays fixed for the run. (From one level to the next that is the
-    paper's recursion of the residual noise, for a sampler that denoises all the way and noises anew.)
+    u = delta r, r = (x - alpha x0*) / sigma, in epsilon. r is the noise left in x if the image were x0*, which stays
+    fixed for the run. (From one level to the next that is the paper's recursion of the residual noise, for a sampler
+    that denoises all the way and noises anew.) The authors' scale is 1.2.
 
-    residual: "onetime": x0* is what the first unconditional prediction says, one evaluation; "self": x0* = 0, so that on
-    the first step of text to image r is the initial noise itself, none; "full": the unconditional prediction itself, which
-    is off. Image to image in the paper takes the input image for x0*, which a rule does not see: use "onetime". delta:
-    finite, at least 0; the authors' default is 1. Where alpha is 0 there is no delta: epsilon tells nothing there. Their
-    scale is 1.2.
+    Args:
+        residual: where x0* comes from. "self": x0* = 0, so that on the first step of text to image r is the initial
+            noise itself; no evaluation. "onetime": x0* is what the first unconditional prediction says, one
+            evaluation. "full": the unconditional prediction itself, which is off. Image to image in the paper takes
+            the input image for x0*, which a rule does not see: use "onetime".
+        delta: factor on r, finite, at least 0; the authors' default is 1. Where alpha is 0 there is no delta: epsilon
+            tells nothing there.
+
+    >>> import emag
+    >>> emag.RCFG("onetime").cost, emag.RCFG("full").neutral
+    ('spares all unconditional evaluations, or all but one', True)
     """
 
     residual: str = "self"
@@ -71,5 +78,6 @@ def residual(clean: torch.Tensor, step: Step, delta: float = 1.0) -> torch.Tenso
     plain = from_x0(clean, step.x, step.alpha, step.sigma, step.space)
     if delta == 1 or (step.alpha == 0 and step.space != "epsilon"):
         return plain
+    # delta r is r + (delta - 1) r in epsilon, and a difference goes to another space by a factor
     noise = from_x0(clean, step.x, step.alpha, step.sigma, "epsilon")
     return plain + (delta - 1) * difference_scale(step.alpha, step.sigma, "epsilon", step.space) * noise

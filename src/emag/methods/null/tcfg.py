@@ -11,10 +11,15 @@ from ...maths.vectors import per_sample
 
 @dataclass(frozen=True)
 class TCFG(Rule):
-    """Tangential damping classifier-free guidance, arXiv 2503.18137: u keeps only its part along what c and u share.
+    """Tangential damping CFG: u keeps only its part along what the two predictions share.
 
-    With v the leading right-singular vector of the two rows [c; u], per sample: u <- <u, v> v. It changes the unconditional
-    prediction and combines nothing: whatever does (the host's CFG, CFG, APG) sees the new u. Has no parameter.
+    With v the leading right-singular vector of the two rows [c; u], per sample: u <- <u, v> v. It changes the
+    unconditional prediction and combines nothing: whatever does (the host's CFG, CFG, APG) sees the new u. Has no
+    parameter.
+
+    >>> import emag
+    >>> emag.TCFG().kind  # emag.guide(pipe, emag.TCFG(), emag.CFG(4.0))
+    'null'
     """
 
     name = "tcfg"

@@ -15,11 +15,20 @@ Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class UnGuide(TwoModels):
-    """UnGuide, arXiv 2508.05755: w e_full + (1 - w) e_unlearned, both guided with the same scale.
+    """UnGuide: mix a network with its unlearned version, by a weight that depends on the prompt.
 
-    scale: w, the weight of the pipeline's own network, finite, or a schedule of time; 1 is off. Published: -1 for prompts
-    that name what was unlearned, 2 for all others; `unguide_weight` finds out which. Where the unlearned network is the
-    pipeline's own (its LoRA loaded, model "lora:0"), give 1 - w. model, null: see `RLG`.
+    w e_full + (1 - w) e_unlearned, both guided with the same scale. Name it before the rule that combines.
+    `emag.methods.null.unguide.unguide_weight` finds the weight for a prompt.
+
+    Args:
+        scale: w, the weight of the pipeline's own network, finite, or a schedule of time; 1 is off. Published: -1 for
+            prompts that name what was unlearned, 2 for all others. Where the unlearned network is the pipeline's own
+            (its LoRA loaded, model "lora:0"), give 1 - w.
+
+    >>> import emag
+    >>> rule = emag.UnGuide(-1.0, model="unlearned")  # emag.guide(pipe, rule, models={"unlearned": network})
+    >>> rule.kind
+    'null'
     """
 
     name = "unguide"
