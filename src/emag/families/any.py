@@ -25,7 +25,7 @@ FAMILY = Family(
             "apg": Default({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
                            "untested default: DiT's scale and momentum, diffusers' threshold"),
             "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 1.0},
-                            "the paper's for Stable Diffusion 2.1, with CFG at 9, as quoted; psi of all ports but ComfyUI's"),
+                            "the paper's for Stable Diffusion 2.1 at CFG 9, as quoted; psi of all ports but ComfyUI's"),
             "ag": Default({"threshold": 0.999}, "a third party on SDXL at CFG 7, where 18 of 50 steps evaluate both"),
         },
     },

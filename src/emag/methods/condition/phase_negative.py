@@ -11,14 +11,21 @@ from ...errors import BadValue
 
 @dataclass(frozen=True)
 class PhaseNegative(Rule):
-    """The phase-aware negative of EchoMimicV3, arXiv 2507.03905: y_null <- scale y_null in the steps 0 to `steps`.
+    """Phase-aware negative of EchoMimicV3: a louder negative prompt in the first steps.
 
-    The condition tensors of the unconditional rows, the negative prompt's, are multiplied; whatever combines sees what comes
-    of it. With its text and audio scales: `conditions.phase_negative`.
+    y_null <- scale y_null in the steps 0 to `steps`. The condition tensors of the unconditional rows, the negative prompt's,
+    are multiplied; whatever combines sees what comes of it. Its text and audio scales are a rule of their own:
+    `emag.methods.combining.compositional.phase_negative`.
 
-    scale: finite; 1 is off. steps: the last step that is scaled, from 0. Defaults: the authors' preview (1.5 and 2).
-    accumulate: multiply again at each of these steps and never undo it, as their code does (1.5, 2.25, 3.375, then 3.375 to
-    the end); that the factor is meant for the first steps alone, as here by default, is unconfirmed.
+    Args:
+        scale: factor of the negative condition, finite; 1 is off. 1.5 is the authors' preview.
+        steps: the last step that is scaled, counted from 0. 2 is the authors' preview.
+        accumulate: multiply again at each of these steps and never undo it, as their code does (1.5, 2.25, 3.375, then 3.375
+            to the end). That the factor is meant for the first steps alone, as here by default, is unconfirmed.
+
+    >>> import emag
+    >>> [emag.PhaseNegative(1.5, steps=1).factor(index) for index in range(3)]
+    [1.5, 1.5, 1.0]
     """
 
     scale: float = 1.5
