@@ -56,6 +56,6 @@ FAMILY = Family(
     examples=(
         Example("Sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "SanaPipeline", "sana",
                 "guidance_scale=4.5",
-                rule='emag.methods.METHODS["slg"](1.5)', note=_LINEAR),
+                rule='emag.SLG(1.5)', note=_LINEAR),
     ),
 )
