@@ -214,7 +214,9 @@ def test_texts_in_tables_sheets_and_records_are_shown(run, tmp_path):
         assert not ORDERS.search(text + error) and "[red] frog [/b]" in text + error
 
 
-def test_version_and_suggestions(run):
+def test_version_and_suggestions(run, tmp_path):
+    (tmp_path / "s.yaml").write_text("classes: all\nimages: 2\nout: a\nrecipes: {cfg: {guidance_scale: {grid: [1, 2]}}}\n"
+                                     "sweep: {method: grid, select: acuracy, objectives: [acuracy]}\n")
     assert run("--version")[1].startswith("emag ")
     for words, says in ((("generat", "frog"), "did you mean generate?"), (("plan", "-g", "emga=1"), "did you mean emag?"),
                         (("plan", "--recipe", "emag+agp"), "did you mean emag+apg?"),
@@ -224,7 +226,7 @@ def test_version_and_suggestions(run):
                         (("plan", "-g", "cfg=intervall:3"), "did you mean interval?"),
                         (("compare", "a frog", "-c", "pgc=1"), "did you mean pcg?"),
                         (("reproduce", "emag-tabel2"), "did you mean emag-table2?"),
-                        (("metrics", "nowhere", "--metrics", "acuracy"), "did you mean accuracy?"),
+                        (("sweep", "s.yaml"), "did you mean accuracy?"),
                         (("doctor", "-m", "tiny", "emga"), "did you mean emag?")):
         code, _, error = run(*words)
         assert refused(code, error) and says in error, error

@@ -217,7 +217,7 @@ def test_one_image_under_its_own_name(run, tmp_path):
 
 
 def test_prompts_from_everywhere(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("a photo of a frog\n\na photo of a cat\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a photo of a frog\n\na photo of a cat\n")))
     code, text, _ = run("generate", SHIP, "-p", "a photo of a dog", "--prompts", "-", "-n", 2, "--json")
     assert code == 0 and [name.split("/")[-1].split("_")[0] for name in json.loads(text)["images"]] == [
         f"a-photo-of-a-{name}" for name in ("ship", "dog", "frog", "cat")]

@@ -36,7 +36,7 @@ PAGES = ("architecture", "emag", "adding-a-method", "adding-a-model", "index", "
 def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
-    assert all((PACKAGE / name).is_file() or (ROOT / name).is_file() or list(PACKAGE.glob(f"*/{name}")) for name in named)
+    assert all((PACKAGE / name).is_file() or (ROOT / name).is_file() or list(PACKAGE.rglob(name)) for name in named)
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
         name, _, heading = link.partition("#")
         target = (ROOT / page).parent / name

@@ -1,6 +1,7 @@
 """The effect matrix: every method on every small network acts exactly where it is said to, and else says why not."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -111,3 +112,21 @@ def test_the_calibrate_command(run, tmp_path):  # noqa: F811
     assert (tmp_path / "pag-tiny.png").stat().st_size > 5000
     code, _, error = run("calibrate", "cfg=2", "-n", 4, "-o", tmp_path)
     assert code == 2 and "nothing to calibrate" in error
+
+
+def test_tables_of_all_methods_fit_in_80_columns_with_whole_names(run, monkeypatch):  # noqa: F811
+    from emag.lab.doctor import coverage
+    from emag.lab.doctor.finding import Finding
+
+    networks = ["SD3Transformer2DModel", "HunyuanVideo15Transformer3DModel", "LTX2VideoTransformer3DModel"]
+    methods = [column.label for column in coverage.METHODS]
+    found = [Finding(method, network, "unsupported" if at == 3 else "works", 0.5, 1.2,
+                     "a reason of some length " * 6 * (at == 3))
+             for network in networks for at, method in enumerate(methods)]
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(coverage, "coverage", lambda methods: iter(found))
+    monkeypatch.setattr("emag.lab.cli.doctor.matrix", lambda: iter(found))
+    for words in (("doctor", "--matrix"), ("doctor",)):
+        code, text, _ = run(*words)
+        assert code == 0 and max(map(len, text.splitlines())) <= 80
+        assert all(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in (*networks, *methods))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....errors import BadValue
 from ....methods.common.values import checked, hints_of
+from ....near import choices
 from ..metrics.table import METRICS
 from ..recipes import read_recipe
 from ..spec import RunSpec, parse, yaml_of
@@ -39,8 +40,8 @@ class Options:
         known = [name for name, metric in METRICS.items() if metric.higher is not None]
         unknown = [name for name in (*self.objectives, self.select) if name not in known]
         if unknown or not self.objectives:
-            raise BadValue(f"sweep objectives and select are metrics of which more or less is better: "
-                           f"{', '.join(known)}; not {', '.join(unknown) or 'none'}")
+            raise BadValue(f"sweep objectives and select are metrics of which more or less is better, not "
+                           f"{', '.join(dict.fromkeys(unknown)) or 'none'}; {choices(''.join(unknown[:1]), known)}")
         if self.method != "grid" and not (self.trials and self.trials > 0):
             raise BadValue(f"sweep method {self.method} needs trials, the number of trials of each recipe")
 
