@@ -60,7 +60,8 @@ def replaced(variant: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, im
     rows, keys = weights[:, :, image], list(range(k.shape[2]))
     rows[..., {"map": keys, "image": keys[image], "text": text}[variant]] = new.double()
     rows[..., text] *= text_scale
-    if renorm == "row":
+    whole = variant == "map" and text_scale == 1  # full rows are used as they are, whatever their sum in 16 bits
+    if renorm == "row" and not whole:
         rows = rows / rows.sum(-1, keepdim=True)
     if renorm == "text":
         left = 1 - rows[..., image].sum(-1, keepdim=True)

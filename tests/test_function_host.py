@@ -114,9 +114,9 @@ def test_what_cannot_work_is_refused(make, kind, words):
 @pytest.mark.parametrize("corrector", CORRECTORS.values(), ids=CORRECTORS)
 def test_a_pipeline_refuses_correctors_and_says_where_they_work(corrector):
     made = object.__new__(corrector)
-    with pytest.raises(Unsupported, match=r"samplers\.sample"), emag.guide(sd3(), made):
+    with pytest.raises(Unsupported, match=r"emag\.sample"), emag.guide(sd3(), made):
         pass
-    with pytest.raises(BadValue, match=r"samplers\.sample"):
+    with pytest.raises(BadValue, match=r"emag\.sample"):
         guided(made)
 
 

@@ -79,7 +79,7 @@ def guided(pipe, *rules, backbone=None, **more):
 # The pipeline's images, from a loop of one's own
 
 
-@pytest.mark.parametrize("label", [label for label in COLUMNS if label not in ALONE])
+@pytest.mark.parametrize("label", [label for label in COLUMNS if label not in (*ALONE, "tpg")])
 def test_a_loop_makes_what_the_pipeline_makes(label):
     rules, pipe = rules_of(label), sd3()
     with emag.guide(pipe, *rules, conditions=_other(CASES["sd3"])) as run:

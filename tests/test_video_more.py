@@ -251,7 +251,7 @@ def test_guiders_that_do_more_are_refused(guider, reason):
 def test_the_scale_of_a_guider_is_no_argument():
     pipe = hunyuan_video_15()
     with pytest.raises(emag.BadValue, match="scale in its guider"):
-        arguments(pipe, [Job("a", 0, None)], DrawSettings(scale=3.0))
+        arguments(pipe, [Job("a", "", 0)], DrawSettings(scale=3.0))
     GUIDER.run(pipe)
     assert _host_evaluations(pipe, {}) == 2 * STEPS * 4
     _, run = made(GUIDER, EMAG())

@@ -1,5 +1,7 @@
 """Perturbed attention: dense maps, diffusers where it is right, the smallest call where it is not, and the whole network."""
 
+import inspect
+
 import diffusers
 import pytest
 import torch
@@ -188,10 +190,11 @@ def recorded(case, rule):
     """Arguments and answers of all network calls in a run of two steps without CFG, all of as many rows."""
     pipe, seen = case.pipe(), []
     original = pipe.transformer.forward
+    signature = inspect.signature(original)
 
-    def forward(**kwargs):
-        answer = original(**kwargs)
-        seen.append((kwargs, answer[0].clone()))
+    def forward(*args, **kwargs):
+        answer = original(*args, **kwargs)
+        seen.append((dict(signature.bind(*args, **kwargs).arguments), answer[0].clone()))
         return answer
 
     pipe.transformer.__dict__["forward"] = forward

@@ -87,6 +87,8 @@ def _full(method: dict[str, Any]) -> None:
     out.print(styled(f"{method['name']}  {method['paper']}"))
     out.print(method["equation"])
     out.print(f"\n{flowing(method['about'])}\n")
+    told = [f"{name}: {method['fields'][name]}" for name in method["parameters"] if name in method["fields"]]
+    out.print(flowing("\n\n".join(told)) + "\n" if told else "")
     out.print(f"defaults: {values(method['parameters'])}")
     for models, row in _grouped(method["defaults"]):
         out.print(f"- on {', '.join(models)}: {values(row['values'])} ({row['source']})")
