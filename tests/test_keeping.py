@@ -23,7 +23,7 @@ FAST = ("-n", 2, "-g", "emag=0,window=progress:0:0:1")
 def drawn(monkeypatch):
     """Seeds of every batch that is drawn."""
     made, sample = [], sampling.draw_images
-    monkeypatch.setattr("emag.lab.cli.generate.sample", lambda pipe, call, numbers, *more: (
+    monkeypatch.setattr(sampling, "draw_images", lambda pipe, call, numbers, *more: (
         made.append(list(numbers)) or sample(pipe, call, numbers, *more)))
     return made
 
