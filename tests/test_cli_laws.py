@@ -7,6 +7,8 @@ import json
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -84,6 +86,21 @@ def test_help_has_examples_and_fits_in_80_columns(run, commands, name):
     for part in (commands[name].help, *(param.help or "" for param in commands[name].params)):
         assert part.replace("\\[", "[").split()[0] in flat
     assert "emag[ray]" in flat or "emag[ray]" not in (commands[name].epilog + str([p.help for p in commands[name].params]))
+
+
+def test_help_loads_nothing_heavy():
+    """The help of all, that of each command, the version and the names of the package: none of them waits for torch."""
+    code = ("import sys, emag\n"
+            "from emag.lab.cli.app import SECTIONS, app\n"
+            "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'}\n"
+            "assert 'guide' in dir(emag) and not heavy & set(sys.modules), 'emag'\n"
+            "names = [name for names in SECTIONS.values() for name in names]\n"
+            "for words in (['--help'], ['--version'], *([name, '--help'] for name in names)):\n"
+            "    app(words, standalone_mode=False)\n"
+            "    assert not heavy & set(sys.modules), words\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Examples:") == len(NAMES)
 
 
 @ALL

@@ -71,10 +71,10 @@ def test_a_heading_says_what_its_numbers_are_of(run):
 
 def test_sheets_name_prompt_seeds_model_and_scale(run, monkeypatch):
     seen = []
-    monkeypatch.setattr("emag.lab.cli.compare.sheet", lambda *given: seen.append(given) or sheet(*given))
     monkeypatch.setattr(every.showcase, "columns", lambda: [Column.parse("pag: pag=1.5")])
     monkeypatch.setattr("emag.lab.cli.weakness.SWEEPS", {"emag beta": ("emag=0,beta={}", ("0.3", "1"))})
     monkeypatch.setattr("emag.lab.cli.weakness.sheet", lambda *given: seen.append(given) or sheet(*given))
+    monkeypatch.setattr("emag.lab.draw.sheets.sheet", lambda *given: seen.append(given) or sheet(*given))
     assert run("compare", SHIP, "--all", "-s", "8-9", "-n", 4, "--scale", 3)[0] == 0
     assert run("compare", SHIP, "a photo of a frog", "-c", "host", "-s", "11", "-n", 4)[0] == 0
     (_, heads, names, title, _), (*_, swept, _), (_, _, labels, two, _) = seen
@@ -247,7 +247,7 @@ def test_many_columns_say_how_long_they_take(run, monkeypatch):
     def drawn(pipe, column, *more):
         return Outcome(column, (Image.new("RGB", (8, 8)),), ({"rules": [], "row": 0},), (), 1, 30.0, Plain(1, True, 2.5, 4))
 
-    monkeypatch.setattr("emag.lab.cli.compare.run", drawn)
+    monkeypatch.setattr("emag.lab.draw.columns.run", drawn)
     code, _, error = run("compare", SHIP, *["-c", "host"] * 43, "-s", "8")
     assert code == 0 and "43 guidances of 1 image(s) each: about 20 min" in error
     assert "guidances of" not in run("compare", SHIP, *["-c", "host"] * 4, "-s", "8")[2]

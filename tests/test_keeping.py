@@ -23,7 +23,7 @@ FAST = ("-n", 2, "-g", "emag=0,window=progress:0:0:1")
 def drawn(monkeypatch):
     """Seeds of every batch that is drawn."""
     made, sample = [], sampling.draw_images
-    monkeypatch.setattr("emag.lab.cli.generate.sample", lambda pipe, call, numbers, *more: (
+    monkeypatch.setattr(sampling, "draw_images", lambda pipe, call, numbers, *more: (
         made.append(list(numbers)) or sample(pipe, call, numbers, *more)))
     return made
 
@@ -38,11 +38,12 @@ def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):  # noqa: F811
     (tmp_path / "out" / cut).write_bytes(before[cut][:200])
     drawn.clear()
     code, text, _ = run(*command)
-    assert code == 0 and len(drawn) == 2 and "6 image(s)" in text and "2 of them from before" in text
+    assert code == 0 and len(drawn) == 2 and "6 image(s)" in text
+    assert "2 of them from before" in " ".join(text.split())
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert after.pop(f"{cut[:-4]}-2.png") == before[cut] and after.pop(cut) == before.pop(cut)[:200] and after == before
     drawn.clear()
-    assert "6 of them from before" in run(*command)[1] and not drawn
+    assert "6 of them from before" in " ".join(run(*command)[1].split()) and not drawn
 
 
 def test_what_differs_is_drawn_anew(run, drawn, tmp_path):  # noqa: F811

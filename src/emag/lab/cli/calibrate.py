@@ -9,8 +9,6 @@ from rich.table import Table
 
 from ...errors import BadValue
 from ...files import whole
-from ..doctor.calibrate import BANDS, Reach, entry, measure
-from ..draw.sampling import DrawSettings, Job, arguments, jobs
 from . import common as shared
 from .common import command, file_in, lines, out
 from .common import table as folded
@@ -31,6 +29,9 @@ def calibrate(
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
 ) -> None:
     """Measure how far each block's weak prediction moves, and in which frequency band; plot it and write a table entry."""
+    from ..doctor.calibrate import entry, measure
+    from ..draw.sampling import DrawSettings, jobs
+
     given = [*([weak] if weak else []), *guidance]
     rules = shared.rules_of(given or ([] if recipe else ["pag=1.5"]), recipe)
     if len(rules) != 1:
@@ -58,8 +59,10 @@ def calibrate(
               f"for {made['model']} in emag's table of defaults (CONTRIBUTING.md)")
 
 
-def _call(pipe: Any, work: list[Job], settings: DrawSettings) -> Any:
+def _call(pipe: Any, work: list[Any], settings: Any) -> Any:
     import torch
+
+    from ..draw.sampling import arguments
 
     def call(pipe: Any) -> None:
         generators = [torch.Generator().manual_seed(job.seed) for job in work]
@@ -71,7 +74,9 @@ def _call(pipe: Any, work: list[Job], settings: DrawSettings) -> Any:
     return call
 
 
-def _table(reach: list[Reach]) -> Table:
+def _table(reach: list[Any]) -> Table:
+    from ..doctor.calibrate import BANDS
+
     table = folded("block", "effect", "|cond - weak| / |cond|", *BANDS)
     top = max(one.effect for one in reach)
     for one in reach:
@@ -80,8 +85,10 @@ def _table(reach: list[Reach]) -> Table:
     return table
 
 
-def _plotted(reach: list[Reach], name: str, path: Path) -> str:
+def _plotted(reach: list[Any], name: str, path: Path) -> str:
     """Draw the table, where matplotlib is installed; what to say about it."""
+    from ..doctor.calibrate import BANDS
+
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator

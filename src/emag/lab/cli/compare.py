@@ -7,14 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import BadValue
-from ...records.png import write
 from ...shown import shortened
-from ..draw import showcase
-from ..draw.columns import Column, Outcome, rehearse, run
-from ..draw.sampling import DrawSettings, Job, jobs
-from ..draw.sheets import sheet
 from . import common as shared
-from . import every, weakness
 from .bars import duration
 from .common import command, file_in, lines, out
 from .screen import say
@@ -50,6 +44,11 @@ def compare(
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""
+    from ..draw.columns import Column
+    from ..draw.sampling import DrawSettings
+    from ..draw.showcase import SKIPPED
+    from . import every, weakness
+
     usual = every.columns() if all_rules or everything else []
     chosen = [Column.parse(text) for text in (*columns, *(WEAKNESS if weak else ()))]
     chosen += [Column(recipe, shared.rules_of([], recipe))] if recipe else []
@@ -72,23 +71,27 @@ def compare(
     out.print(every.table(shown, every.base_of(shown)))
     if everything:
         out.print(weakness.sweep_table(outcomes[len(chosen) + len(alone):], every.base_of(shown)))
-    for name, reason in {**skipped, **showcase.SKIPPED}.items() if usual else ():
+    for name, reason in {**skipped, **SKIPPED}.items() if usual else ():
         out.print(f"{name}: not drawn, {reason}")
     for sheet_path in written:
         out.print(sheet_path)
 
 
 def _jobs(given: list[str], file: Path | None, negative: list[str] | None, negatives_file: Path | None,
-          seeds: str) -> list[Job]:
+          seeds: str) -> list[Any]:
+    from ..draw.sampling import jobs
+
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     return jobs(lines(given, file, "prompt"), negatives, shared.seeds_of(seeds))
 
 
-def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: DrawSettings, batch_size: int) -> list[Outcome]:
+def drawn(pipe: Any, columns: Sequence[Any], work: list[Any], settings: Any, batch_size: int) -> list[Any]:
     """The outcome of every column, behind a progress bar; for many of them it is said early how long they take."""
+    from ..draw.columns import rehearse, run
+
     for column in columns:  # what one of them cannot do is told before any is drawn
         rehearse(pipe, column, work[0], settings)
-    outcomes: list[Outcome] = []
+    outcomes: list[Any] = []
     calls = -(-len(work) // batch_size)
     with shared.progress(len(columns) * calls, "comparing") as (on_step, finished):
         for column in columns:
@@ -100,7 +103,7 @@ def drawn(pipe: Any, columns: Sequence[Column], work: list[Job], settings: DrawS
     return outcomes
 
 
-def titled(model: str, work: Sequence[Job], outcome: Outcome) -> str:
+def titled(model: str, work: Sequence[Any], outcome: Any) -> str:
     """What a sheet is of: prompts, model, the pipeline's own scale, steps."""
     prompts = list(dict.fromkeys(job.prompt for job in work))
     said = f'"{shortened(prompts[0], 80)}"' if len(prompts) == 1 else f"{len(prompts)} prompts"
@@ -109,9 +112,13 @@ def titled(model: str, work: Sequence[Job], outcome: Outcome) -> str:
     return ", ".join([said, shortened(model, 60), *known, *([f"{plain.steps} steps"] if plain else [])])
 
 
-def _write(outcomes: list[Outcome], shown: list[Outcome], alone: dict[str, Column], work: list[Job], path: Path, title: str,
+def _write(outcomes: list[Any], shown: list[Any], alone: dict[str, Any], work: list[Any], path: Path, title: str,
            cell: int, everything: bool, all_rules: bool) -> list[Path]:
     """The sheets of a comparison."""
+    from ...records.png import write
+    from ..draw.sheets import sheet
+    from . import every, weakness
+
     if not everything:
         return [draw(shown, work, path, title, cell, across=not all_rules)]
     base = every.base_of(shown)
@@ -128,14 +135,17 @@ def _write(outcomes: list[Outcome], shown: list[Outcome], alone: dict[str, Colum
             write(weakness.sweep_sheet(sweeps, base, cell, title), beside, record)]
 
 
-def names_of(work: Sequence[Job]) -> list[str]:
+def names_of(work: Sequence[Any]) -> list[str]:
     """A short name of each image: its prompt, where there are several, and its seed."""
     several = len({job.prompt for job in work}) > 1
     return [(f"{shortened(job.prompt, 28) or '(empty)'} " if several else "") + f"seed {job.seed}" for job in work]
 
 
-def draw(outcomes: list[Outcome], work: list[Job], path: Path, title: str, cell: int, across: bool = True) -> Path:
+def draw(outcomes: list[Any], work: list[Any], path: Path, title: str, cell: int, across: bool = True) -> Path:
     """Write the sheet of some outcomes, guidances across or down; it carries the records of all its images."""
+    from ...records.png import write
+    from ..draw.sheets import sheet
+
     names, labels = [outcome.column.label for outcome in outcomes], names_of(work)
     images = [list(outcome.images) for outcome in outcomes]
     if across:

@@ -8,25 +8,21 @@ import typer
 from rich.table import Table
 
 from ...errors import BadValue
-from ...models.tiny import GUIDANCE_SCALE
-from ..draw.columns import Column, Outcome
-from ..draw.sampling import DrawSettings, jobs
 from . import common as shared
 from .common import check_out, command, out
 from .common import table as folded
 from .compare import draw, drawn
-from .every import is_host
 
 STEPS = 28
 COLUMNS = (
-    Column("no guidance", scale=1.0),
-    Column("CFG"),
-    Column.parse("EMAG query: emag"),
-    Column.parse("EMAG map: emag,variant=map"),
-    Column.parse("EMAG + APG: emag apg"),
-    Column.parse("EMAG + CADS: cads emag"),
-    Column.parse("weak query: emag=0"),
-    Column.parse("weak map: emag=0,variant=map"),
+    "no guidance: none",
+    "CFG: host",
+    "EMAG query: emag",
+    "EMAG map: emag,variant=map",
+    "EMAG + APG: emag apg",
+    "EMAG + CADS: cads emag",
+    "weak query: emag=0",
+    "weak map: emag=0,variant=map",
 )
 
 
@@ -39,13 +35,17 @@ def demo(
     as_json: shared.Json = False,
 ) -> None:
     """Sheets of the same seeds under no guidance, CFG, EMAG and its combinations, and of the weak branch alone."""
+    from ...models.tiny import GUIDANCE_SCALE
+    from ..draw.columns import Column
+    from ..draw.sampling import DrawSettings, jobs
+
     check_out(folder)
     names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
     if not names:
         raise BadValue("name at least one class, e.g. --classes ship,frog")
     work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
     pipe = shared.open_pipeline("tiny")
-    outcomes = drawn(pipe, COLUMNS, work, DrawSettings(STEPS), len(numbers))
+    outcomes = drawn(pipe, [Column.parse(text) for text in COLUMNS], work, DrawSettings(STEPS), len(numbers))
     for i, name in enumerate(names):
         part = slice(i * len(numbers), (i + 1) * len(numbers))
         draw([_part(outcome, part) for outcome in outcomes], work[part], folder / f"{name}.png",
@@ -57,18 +57,20 @@ def demo(
     out.print(f"{len(names)} sheets in {folder}: {', '.join(f'{name}.png' for name in names)}")
 
 
-def _part(outcome: Outcome, part: slice) -> Outcome:
+def _part(outcome: Any, part: slice) -> Any:
     return replace(outcome, images=outcome.images[part], records=outcome.records[part])
 
 
-def _rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:
+    from .every import is_host
+
     base = next(outcome.evaluations for outcome in outcomes if is_host(outcome.column))
     return [{"label": one.column.label, "evaluations": one.evaluations, "over": one.evaluations / base - 1,
              "picks": picks(one), "effect": sum(s.effect for s in one.stats) / len(one.stats) if one.stats else 0.0}
             for one in outcomes]
 
 
-def _table(outcomes: list[Outcome]) -> Table:
+def _table(outcomes: list[Any]) -> Table:
     table = folded("guidance", "block evaluations", "over CFG", "picks (block: times)", "effect")
     for row in _rows(outcomes):
         table.add_row(row["label"], str(row["evaluations"]), f"{row['over']:+.1%}", row["picks"],
@@ -76,7 +78,7 @@ def _table(outcomes: list[Outcome]) -> Table:
     return table
 
 
-def picks(outcome: Outcome) -> str:
+def picks(outcome: Any) -> str:
     """How often each block was picked, over all images and steps."""
     chosen = [block for stats in outcome.stats for row in stats.picks if row for block in row]
     return ", ".join(f"{block}: {chosen.count(block)}" for block in sorted(set(chosen)))

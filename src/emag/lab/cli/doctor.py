@@ -4,19 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ...errors import BadValue
-from ...hosts.lookup import host_of
 from ...near import choices
 from ...shown import visible
-from ..doctor.diagnose import diagnose, matrix, tried
-from ..doctor.finding import Finding
-from ..draw.sampling import DrawSettings, Job, arguments, jobs
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded
@@ -37,6 +31,8 @@ def doctor(
     markdown: Annotated[bool, typer.Option("--markdown", help="With --matrix: the page docs/coverage.md.")] = False,
 ) -> None:
     """Try every method: does it act, what does it cost, and if not, why not."""
+    from ..doctor.diagnose import matrix, tried
+
     if every:
         _matrix(methods or [], as_json, markdown)
         return
@@ -74,7 +70,7 @@ def _matrix(methods: list[str], as_json: bool, markdown: bool) -> None:
             out.print(Text.assemble(styled(where), f": {visible(reason)}"))
 
 
-def _networks(found: list[Finding]) -> Table:
+def _networks(found: list[Any]) -> Table:
     """A row for each network: its methods by what became of them."""
     from ..doctor import page
 
@@ -89,13 +85,22 @@ def _networks(found: list[Finding]) -> Table:
     return table
 
 
-def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | None) -> list[Job]:
+def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | None) -> list[Any]:
     """What each method is tried on, in one batch."""
+    from ..draw.sampling import jobs
+
     texts = shared.lines(prompts or [], file, "prompt") if prompts or file else ["a photo of a ship"]
     return jobs(texts, negative or [], [8])
 
 
-def _model(model: str, work: list[Job], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
+def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
+    import numpy as np
+    import torch
+
+    from ...hosts.lookup import host_of
+    from ..doctor.diagnose import diagnose, tried
+    from ..draw.sampling import DrawSettings, arguments
+
     pipe = shared.open_pipeline(model, device, dtype, offload)
     call = arguments(pipe, work, DrawSettings(steps))
 
@@ -106,14 +111,14 @@ def _model(model: str, work: list[Job], steps: int, device: str | None, dtype: s
     return diagnose(pipe, run, host_of(pipe).name, tried())
 
 
-def _watched(source: Iterator[Finding]) -> Iterator[Finding]:
+def _watched(source: Iterator[Any]) -> Iterator[Any]:
     with err.status(styled("trying", "")) as status:
         for finding in source:
             status.update(styled(f"tried {finding.method} on {finding.backbone}", ""))
             yield finding
 
 
-def _grid(found: list[Finding]) -> Table:
+def _grid(found: list[Any]) -> Table:
     """A row for each method: its effect on each small network, or why there is none."""
     table = folded("method", "network: effect")
     for method in dict.fromkeys(finding.method for finding in found):
@@ -122,18 +127,18 @@ def _grid(found: list[Finding]) -> Table:
     return table
 
 
-def _cell(finding: Finding) -> str:
+def _cell(finding: Any) -> str:
     return f"{finding.effect:.2g}" if finding.status == "works" else MARKS[finding.status]
 
 
-def _reasons(found: list[Finding]) -> None:
+def _reasons(found: list[Any]) -> None:
     out.print("\nnumbers: |image - plain| / |plain| on small random networks; only that it is above zero means something\n")
     for reason in dict.fromkeys(finding.reason for finding in found if finding.reason):
         where = [f"{finding.method} on {finding.backbone}" for finding in found if finding.reason == reason]
         out.print(Text.assemble(styled(", ".join(where)), f": {visible(reason)}"))
 
 
-def _list(found: list[Finding]) -> Table:
+def _list(found: list[Any]) -> Table:
     table = folded("method", "works", "effect", "x blocks", "why not")
     for finding in found:
         works = finding.status == "works"

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import BadValue
-from ...records.png import save, saved, write
-from ..draw.sampling import DrawSettings, arguments, batches, draw_images, foreseen, jobs
 from . import common as shared
 from .common import command, err, lines, out
 from .outputs import file_or_folder
@@ -32,6 +30,9 @@ def generate(
 
     Killed, the same command goes on: images that are there, whole and with the same recipe, are not made again.
     """
+    from ...records.png import save, write
+    from ..draw.sampling import DrawSettings, arguments, batches, draw_images, foreseen, jobs
+
     texts = lines([*(prompts or []), *(more_prompts or [])], prompts_file, "prompt")
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
@@ -65,6 +66,8 @@ def generate(
 
 def earlier(folder: Path, record: dict[str, Any], count: int) -> list[Path]:
     """The images of a call, where an earlier command left all of them in a folder, whole and with this very record."""
+    from ...records.png import saved
+
     if record["unrecorded"] or not folder.is_dir():
         return []
     found = [saved(folder, {**record, "row": row}) for row in range(count)]

@@ -5,10 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import BadValue
-from ...families import BACKBONES, HOSTS
 from ...near import nearest
-from ..pages import models as supported
-from ..pages.catalogue import KINDS, catalogue, markdown, recipe_rows, values
 from . import common as shared
 from .app import flowing
 from .common import command, out
@@ -22,10 +19,12 @@ def models(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md.")] = False,
 ) -> None:
     """List the embedded models, the supported pipelines and the supported networks."""
+    from ...families import BACKBONES, HOSTS
     from ...hosts.load import MODELS
+    from ..pages.models import markdown
 
     if as_markdown:
-        print(supported.markdown(), end="")
+        print(markdown(), end="")
         return
     found = {"embedded": dict(MODELS), "pipelines": list(HOSTS), "networks": list(BACKBONES)}
     if as_json:
@@ -47,6 +46,8 @@ def methods(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> None:
     """List the methods by kind, or show some in full: parameters, defaults by model and their source, paper and equation."""
+    from ..pages.catalogue import catalogue, markdown
+
     if as_markdown:
         print(markdown(), end="")
         return
@@ -66,6 +67,8 @@ def methods(
 
 
 def _overview(found: list[dict[str, Any]]) -> None:
+    from ..pages.catalogue import KINDS, recipe_rows, values
+
     for kind, title in KINDS.items():
         table = folded("name", "formula (paper); parameters")
         for method in found:
@@ -84,6 +87,8 @@ def _overview(found: list[dict[str, Any]]) -> None:
 
 
 def _full(method: dict[str, Any]) -> None:
+    from ..pages.catalogue import values
+
     out.print(styled(f"{method['name']}  {method['paper']}"))
     out.print(method["equation"])
     out.print(f"\n{flowing(method['about'])}\n")

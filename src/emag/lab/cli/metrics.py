@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 
 from ...errors import BadValue
+from ...files import check_folder
 from ...near import choices
-from ...records.png import check_folder
 from . import common as shared
 from .common import command, err, out
 from .common import table as folded

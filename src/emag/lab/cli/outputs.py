@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...errors import BadValue
-from ...records.png import check_folder
+from ...files import check_folder
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".html", ".htm", ".md", ".json", ".jsonl", ".npz",
                      ".yaml", ".yml", ".csv", ".tsv", ".txt", ".pdf", ".svg", ".parquet"))

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .. import forecast
 from . import common as shared
 from .common import command, out
 from .common import table as folded
@@ -29,8 +28,10 @@ def plan(
     as_json: shared.Json = False,
 ) -> None:
     """Print block evaluations, extra memory, the window and the weight the first map keeps, before a run."""
+    from ..forecast import forecast
+
     rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
-    found = forecast.forecast(model, rules, steps, height, width, images, text, uncond)
+    found = forecast(model, rules, steps, height, width, images, text, uncond)
     if as_json:
         shared.show_json(found)
         return

@@ -4,14 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 
-from ...core import Rule
 from ...errors import BadValue
-from ...records import png as images
-from ..draw import remake
-from ..draw.sampling import draw_images
-from ..pages.catalogue import values
 from . import common as shared
 from .common import command, out, table
 from .outputs import file_or_folder
@@ -23,6 +17,8 @@ Png = Annotated[Path, typer.Argument(help="A PNG written by emag.")]
 @command("emag show out/some.png", "emag show out/some.png --json", kept="nothing is kept or changed")
 def show(image: Png, as_json: shared.Json = False) -> None:
     """Print the record in a PNG: model, rules, prompts, seeds, row and versions."""
+    from ...records import png as images
+
     record = images.read_record(image)
     if as_json:
         shared.show_json(record)
@@ -36,6 +32,8 @@ def show(image: Png, as_json: shared.Json = False) -> None:
 
 def described(record: dict[str, Any]) -> list[tuple[str, str]]:
     """A record in words, a line for each thing that a person asks of it; the image's own prompt and seed first."""
+    from ..pages.catalogue import values
+
     call, row, model = dict(record.get("call", {})), record["row"], record["model"] or {}
     own = [(name, _own(call.pop(name), row)) for name in ("prompt", "class_labels", "negative_prompt") if name in call]
     seeds, rules = record.get("seeds"), record["rules"]
@@ -64,6 +62,9 @@ def again(
 
     The record remembers the whole batch the image was made in; that batch is run again, and its row written.
     """
+    from ...records import png as images
+    from ..draw import remake
+
     record, there = images.read_with_image(image)
     try:
         rules = remake.check(record)
@@ -84,9 +85,13 @@ def again(
     raise typer.Exit(0 if same else 1)
 
 
-def _drawn(record: dict[str, Any], rules: tuple[Rule, ...], device: str | None,
-           offload: str | None) -> tuple[Image.Image, dict[str, Any]]:
+def _drawn(record: dict[str, Any], rules: tuple[Any, ...], device: str | None,
+           offload: str | None) -> tuple[Any, dict[str, Any]]:
     """The image of a record once more, and the record that it gets now."""
+    from ...records.png import picture
+    from ..draw import remake
+    from ..draw.sampling import draw_images
+
     source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora")}
     pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
     remake.fit(pipe, record)
@@ -94,10 +99,12 @@ def _drawn(record: dict[str, Any], rules: tuple[Rule, ...], device: str | None,
         made, run = draw_images(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))
     if record["row"] >= len(made):
         raise BadValue(f"the record names row {record['row']}, and {len(made)} image(s) were made")
-    return images.picture(made[record["row"]]), {**(run.record or {}), "row": record["row"]}
+    return picture(made[record["row"]]), {**(run.record or {}), "row": record["row"]}
 
 
 def _differing(record: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    from ..draw import remake
+
     return [*remake.differences(record, now), *remake.older(record)]
 
 
@@ -114,10 +121,14 @@ def _own(value: Any, row: int) -> str:
 
 
 def _rule(rule: dict[str, dict[str, Any]]) -> str:
+    from ..pages.catalogue import values
+
     return "; ".join(f"{name}: {values(given)}" if given else name for name, given in rule.items())
 
 
 def _plain(value: Any) -> str:
+    from ..pages.catalogue import values
+
     if isinstance(value, dict):
         return values(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ...records.png import check_folder
+from ...files import check_folder
 from . import common as shared
 from .bars import images_bar
 from .common import command, out
