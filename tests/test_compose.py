@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import pytest
@@ -27,11 +27,13 @@ from emag.rules.conditions import (
     hg_v,
     instruct_g2i,
     instruct_pix2pix,
+    late_negative,
     mask_cfg,
     phase_negative,
     sync_cfg,
 )
 from emag.rules.cs_apg import CSAPG
+from emag.rules.phase_negative import PhaseNegative
 from emag.rules.rescale import Rescale
 from emag.schedules import Constant, Interval, Schedule
 from emag.schedules.noise import NoisePower
@@ -221,7 +223,7 @@ def test_bad_values(bad, says):
 @pytest.mark.parametrize("rule", [
     compositional({COND: 4.0, "a": -2.0, "prompt:a red hat": Constant(3.0)}), instruct_pix2pix(), instruct_g2i(("a", "b")),
     cs_cfg(), mask_cfg({"a": "box:0:0:0.5:1", "b": "rest:box:0:0:0.5:1"}), ds_cfg(), sync_cfg(), hg_v(), hg_f("a"),
-    hg_t({"a": 0.5, COND: 1.5}), phase_negative("prompt:blurry", 5.0), fcfg(("a",), {"b": 0.7}), CSAPG(),
+    hg_t({"a": 0.5, COND: 1.5}), late_negative("prompt:blurry", 5.0), fcfg(("a",), {"b": 0.7}), CSAPG(),
     CSAPG(Interval(3.0), 2.0),
 ], ids=lambda rule: getattr(rule, "name", ""))
 def test_recipes_hold_terms(rule):
@@ -393,7 +395,7 @@ def test_history_guidance():
 
 
 @pytest.mark.parametrize("rule", [hg_v(4.0), hg_f("a", 4.0), hg_t({"a": 0.3, "b": 2.0}), instruct_g2i(("a", "b")),
-                                  phase_negative("a")], ids=str)
+                                  late_negative("a")], ids=str)
 def test_merged_weights_sum_to_one(rule):
     """Shifting every prediction by one tensor shifts the result by it."""
     values, shift = made(), tensors(42, 1)[0].double()
@@ -401,16 +403,56 @@ def test_merged_weights_sum_to_one(rule):
 
 
 def test_a_negative_prompt_acts_in_its_phase_only():
-    rule, values = phase_negative("a", 4.0, 0.25, 0.75), made()
+    rule, values = late_negative("a", 4.0, 0.25, 0.75), made()
     for i in range(8):
         step = at_step(x=values[COND], index=i)
         weak = "a" if 2 <= i < 6 else UNCOND
         assert asked(rule, step) == {weak}
         close(guided(rule, values, step), cfg(values, 4.0, weak))
         assert needs_null((rule,), step, [{}]) == (weak == UNCOND)
-    assert guided(phase_negative("a", 1.0), values) is values[COND]
-    own = phase_negative(UNCOND, 4.0, 0.25, 0.75, null="prompt:")
+    assert guided(late_negative("a", 1.0), values) is values[COND]
+    own = late_negative(UNCOND, 4.0, 0.25, 0.75, null="prompt:")
     assert [asked(own, at_step(index=i)) for i in (0, 2, 6)] == [{"prompt:"}, {UNCOND}, {"prompt:"}]
+
+
+def test_a_phase_aware_negative_is_louder_in_the_first_steps():
+    """EchoMimicV3: u of the negative prompt times 1.5 in the steps 0 to 2; then three branches with two scales."""
+    loud, mix = phase_negative("a")
+    values, text = made(), {"states": tensors(5, 1)[0]}
+    close(guided(mix, values), values[UNCOND] + 4 * (values["a"] - values[UNCOND]) + 2.9 * (values[COND] - values["a"]))
+    close(guided(phase_negative("a", 3.0, 3.0, 1.0)[1], values), cfg(values, 3.0))
+    for accumulate, factors in ((False, [1.5, 1.5, 1.5, 1, 1]), (True, [1.5, 2.25, 3.375, 3.375, 3.375])):
+        rule = replace(loud, accumulate=accumulate)
+        for i, factor in enumerate(factors):
+            assert rule.condition(text, at_step(index=i)) is text
+            null = rule.condition(text, at_step(index=i, branch=UNCOND))
+            assert torch.equal(null["states"], text["states"] * factor) and (null is text) == (factor == 1)
+    assert phase_negative(factor=1.0)[0].neutral and not loud.neutral
+    for wrong in ({"scale": math.inf}, {"scale": "2"}, {"steps": -1}, {"steps": 1.5}):
+        with pytest.raises(BadValue, match=f"phase-negative {next(iter(wrong))}"):
+            PhaseNegative(**wrong)
+
+
+@pytest.mark.parametrize("name", ["sd3", "true-cfg"])
+def test_a_phase_aware_negative_at_work(name):
+    """As a run with a negative prompt whose embeddings are louder, while all its steps are scaled."""
+    case, pipe = CASES[name], CASES[name].pipe()
+    loud = {key: 1.5 * value for key, value in case.call((8, 9)).items()
+            if key.startswith("negative") and isinstance(value, torch.Tensor) and value.is_floating_point()}
+    for last, same in ((1, True), (0, False)):
+        with emag.guide(pipe, PhaseNegative(1.5, last)):
+            found = case.run(pipe, num_inference_steps=2)
+        there, plain = (case.run(pipe, num_inference_steps=2, **more) for more in (loud, {}))
+        far = [(found - other).abs().max() / plain.abs().max() for other in (there, plain)]
+        assert (far[0] < 1e-3) == same and far[1] > 2e-3
+
+
+def test_a_phase_aware_negative_needs_a_negative():
+    pipe = CASES["flux"].pipe()
+    with pytest.raises(BadValue, match="phase-negative is about the unconditional"), emag.guide(pipe, PhaseNegative()):
+        CASES["flux"].run(pipe)
+    with pytest.raises(BadValue, match="phase-negative is about the unconditional prediction"):
+        emag.guided(lambda x, t, c: x * c, PhaseNegative(), path=(1.0, 0.0), conditions={"cond": torch.ones(1, 2)})
 
 
 def test_groups_of_attributes():
@@ -426,7 +468,7 @@ IS_CFG = {
     "mask": mask_cfg({COND: "box:0:0:1:1"}, 3.0),
     "history": hg_v(3.0), "history, not noised": hg_f(COND, 3.0), "groups": fcfg({COND: 3.0}), "sync": sync_cfg(UNCOND, 3.0),
     "ds": ds_cfg(peak=3.0, low=3.0, power=0.0), "graph": instruct_g2i({COND: 1.5}, 3.0), "context": cs_cfg(UNCOND, 3.0, 2.0),
-    "phase": phase_negative(UNCOND, 3.0, 0.3, 0.8)}
+    "phase": late_negative(UNCOND, 3.0, 0.3, 0.8)}
 
 
 @pytest.mark.parametrize("name", IS_CFG)
@@ -485,7 +527,7 @@ def run(case, rules, conditions=None, masks=None, **more):
 @pytest.mark.parametrize(("rule", "rows"), [
     (compositional({COND: 3.0, "a": 2.0, "b": -1.0}), [4] * 8), (Compose(COND, (Term(2.0, "a", "b"),)), [3] * 8),
     (instruct_pix2pix("a", 3.0, 3.0), [2] * 8), (instruct_pix2pix("a", 1.0, 1.0), [1] * 8),
-    (phase_negative("a", 4.0, 0.25, 0.75), [2] * 8),
+    (late_negative("a", 4.0, 0.25, 0.75), [2] * 8),
     (Compose("a", (Term(Interval(3.0, 0.25, 0.5, "progress"), COND, "a"),)), [1, 1, 2, 2, 1, 1, 1, 1]),
     (CSAPG(3.0, 2.0, "a"), [3] * 8)], ids=["three", "two", "merged", "off", "phase", "interval", "projected"])
 def test_one_evaluation_for_each_condition_that_weighs(case, rule, rows):

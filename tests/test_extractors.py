@@ -2,8 +2,8 @@
 
 import io
 import json
-import multiprocessing
 import sys
+import threading
 import types
 import zipfile
 from dataclasses import replace
@@ -497,8 +497,7 @@ def test_a_distance_of_too_few_images_says_so(tmp_path, caplog, few, said):
 def test_results_of_two_commands_at_once_are_all_kept(run):
     """One command waits while another is between reading and writing, as in two windows."""
     one = measure.Result("cfg", "contrast", 1.0, 0.5, 1.5, 24, "a", None)
-    writers = [multiprocessing.get_context("fork").Process(target=stored.add, args=(run, [replace(one, recipe=name)]))
-               for name in ("emag", "pag")]
+    writers = [threading.Thread(target=stored.add, args=(run, [replace(one, recipe=name)])) for name in ("emag", "pag")]
     with run.storage.lock(stored.LOCK):
         for writer in writers:
             writer.start()

@@ -8,6 +8,7 @@ import torch
 
 import emag
 from emag import recipe
+from emag.catalogue import catalogue
 from emag.combinations import RECIPES, Recipe
 from emag.errors import BadValue
 from emag.schedules import CFGpp, Interval
@@ -88,3 +89,18 @@ def test_a_recipe_is_built_when_asked():
     lost = Recipe(({"lost": {}},), "arXiv 0000.00000")
     with pytest.raises(BadValue, match="no method 'lost'"):
         lost.rules  # noqa: B018
+
+
+SAID = re.compile(r"authors|publish|untested|unconfirmed|diffusers|port\b|paper|customary|their code|EMAG's|see `", re.I)
+
+
+def numbers(method):
+    """Its parameters that are numbers, but for 0, 1 and -1, which switch things off or are exact."""
+    values = method["parameters"].values()
+    return [value for value in values if isinstance(value, (int, float, list)) and value not in (0, 1, -1)]
+
+
+@pytest.mark.parametrize("method", filter(numbers, catalogue()), ids=lambda method: method["name"])
+def test_a_number_says_where_it_comes_from(method):
+    assert SAID.search(method["about"])
+    assert all(len(row["source"]) > 5 for row in method["defaults"])

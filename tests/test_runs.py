@@ -214,7 +214,7 @@ def test_what_the_index_holds(finished, pipe):
     assert not verify(finished)
     assert finished.missing() == {"cfg": [], "pag": []}
     assert finished.recipe_of("pag").rules[0].scale == 1.5
-    with pytest.raises(BadValue, match=r"no recipe 'apg'; .*there are cfg, pag"):
+    with pytest.raises(BadValue, match=r"no recipe 'apg'; .*cfg, pag"):
         finished.index("apg")
 
 

@@ -10,6 +10,7 @@ from diffusers.hooks.faster_cache import FasterCacheDenoiserHook
 
 import emag
 from emag import recipe
+from emag.defaults import resolve
 from emag.errors import BadValue
 from emag.guidance import COND, UNCOND, Step, combine, needs_null, with_null
 from emag.predictions import convert
@@ -133,6 +134,14 @@ def test_ag_in_epsilon_decides_nothing_at_pure_noise():
     """There a flow's epsilon is x for every branch."""
     noise = [Step(i, (1.0, 0.5), (0.0, 0.5), 1.0, "flow", tensors(1, 1)[0].double(), Streams([])) for i in range(2)]
     assert walk((AG(0.99, "epsilon"), emag.CFG(3.0)), noise, pairs(2))[2] == [0, 1]
+
+
+def test_the_default_threshold_is_the_models():
+    for model, threshold in (("tiny", 0.9998), ("SD3Transformer2DModel", 0.999), ("a plain function", 0.999)):
+        assert resolve(AG(), (model,), 24).threshold == threshold
+    assert not AG().neutral
+    with pytest.raises(BadValue, match="default threshold for x0 alone"):
+        AG(on="epsilon")
 
 
 # LinearAG (M23)

@@ -44,7 +44,7 @@ def _floats(value: Any) -> Iterable[float]:
 
 
 def _fits(value: Any, kinds: tuple[Any, ...]) -> bool:
-    if value is None or (value == "auto" and tuple[int, ...] in kinds):
+    if value is None or (isinstance(value, str) and tuple[int, ...] in kinds):  # "auto", or a rule says what its layers are
         return True
     if isinstance(value, Real):  # one number for a tuple of them: some rules take that, the others say what they want
         return True

@@ -105,6 +105,7 @@ class Rule(FiniteFields):
     kind: ClassVar[Kind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
+    of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
 
     @property

@@ -29,6 +29,7 @@ from .rules.hybrid import HMCFG
 from .rules.linear_ag import LinearAG
 from .rules.negative import Negative
 from .rules.other_null import Domain, Personalization, Priors
+from .rules.phase_negative import PhaseNegative
 from .rules.rescale import Rescale
 from .rules.residual import RCFG
 from .rules.semantic import SCFG
@@ -40,7 +41,7 @@ from .rules.zero_init import ZeroInit
 from .rules.zero_star import ZeroStar
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
-    CADS,
+    CADS, PhaseNegative,
     NAG, VSF, PLADIS,
     EMAG, PAG,
     SLG, STG, S2, TPG, SAG,

@@ -12,6 +12,8 @@ ENTRIES: Defaults = {
         "vsf": Entry({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
         "pladis": Entry({"cross": True}, "published for cross-attention, on Stable Diffusion and SDXL"),
         "emag": Entry({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
+        "apg": Entry({"scale": 10.0, "norm_threshold": 7.5, "momentum": -0.75},
+                     "the paper's for Stable Diffusion 2.1, as quoted; for SDXL 15, 15 and -0.5"),
         "cfg": Entry({"scale": 7.5}, "diffusers StableDiffusionPipeline; SDXL's is 5"),
     },
 }

@@ -6,7 +6,8 @@ ENTRIES: Defaults = {
     "WanTransformer3DModel": {
         "stg": Entry({"scale": 2.0, "layers": (2 / 30,)}, "the authors' s 1, block 2; of 30 (1.3B) is unconfirmed"),
         "pladis": Entry({"cross": True}, "published for cross-attention"),
-        "nag": Entry({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
+        "nag": Entry({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True},
+                     "the authors' ComfyUI workflow for Wan, with CFG 8; for 4 steps 11, 0.5, 0.75 and tau 3.5"),
         "vsf": Entry({"flip": 1.8, "offset": 0.2, "cross": True}, "the authors' Wan-1.3B: s 1.7 to 1.9, bias -0.2"),
         "emag": Entry({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
         "cfg": Entry({"scale": 5.0}, "diffusers WanPipeline"),
@@ -39,7 +40,7 @@ ENTRIES: Defaults = {
     },
     "WanVACETransformer3DModel": {
         "pladis": Entry({"cross": True}, "published for cross-attention"),
-        "nag": Entry({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
+        "nag": Entry({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
         "vsf": Entry({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
         "emag": Entry({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
         "cfg": Entry({"scale": 5.0}, "diffusers WanVACEPipeline"),
@@ -50,6 +51,7 @@ ENTRIES: Defaults = {
     },
     "HunyuanVideoTransformer3DModel": {
         "stg": Entry({"scale": 2.0, "layers": (2 / 60,)}, "the authors' s 1, block 2 of 60"),
+        "nag": Entry({"scale": 9.0, "alpha": 0.12, "sigma_end": 0.9}, "the authors' ComfyUI workflow for HunyuanVideo"),
         "emag": Entry({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),
         "cfg": Entry({"scale": 6.0}, "untested default"),
     },

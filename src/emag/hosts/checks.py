@@ -177,7 +177,7 @@ def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, An
     if after and guides and host.scale is not None:
         raise BadValue(f"{after} works on the combined prediction, and here the pipeline combines: name a combining rule "
                        f"before it, e.g. cfg={arguments[host.scale] + 1 - host.off:g}")
-    null = next((rule.name for rule in rules if rule.kind == "null"), None)
+    null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
     if null and not guides:
         raise BadValue(f"{null} is about the unconditional prediction, and this call has none: {_way_out(host)}")
 

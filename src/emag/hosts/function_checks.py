@@ -33,7 +33,7 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: T
     if reader:
         raise BadValue(f"{reader} with these settings reads the unconditional prediction: give conditions={{'cond': ..., "
                        "'uncond': ...}")
-    null = next((rule.name for rule in rules if rule.kind == "null"), None)
+    null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
     if null and not combining:
         raise BadValue(f"{null} is about the unconditional prediction, which nothing reads here: add a combining rule, e.g. "
                        "CFG(4.0)")

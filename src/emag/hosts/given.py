@@ -61,7 +61,7 @@ class Given:
 
     def _other(self, name: str, pipe: Any, network: Network) -> Callable[..., Any]:
         if name in self.models:
-            return self.models[name]
+            return _by_name(self.models[name], network)
         if name.startswith(LOAD):
             return second(pipe, network.module, name)
         raise BadValue(f"a rule names the model {name!r}, which was not given: say emag.guide(..., models="
@@ -74,6 +74,13 @@ class Given:
             return name.removeprefix(PROMPT)
         raise BadValue(f"a rule names the condition {name!r}, which was not given: say emag.guide(..., conditions="
                        f"{{{name!r}: 'a prompt'}}), or name it 'prompt:a prompt' in the rule")
+
+
+def _by_name(other: Callable[..., Any], network: Network) -> Callable[..., Any]:
+    """A further network, called as the pipeline's own; a function in its place gets all arguments by name."""
+    if isinstance(other, torch.nn.Module):
+        return other
+    return lambda *args, **kwargs: other(**network.signature.bind(*args, **kwargs).arguments)
 
 
 @torch.no_grad()

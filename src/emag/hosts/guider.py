@@ -65,7 +65,7 @@ class EmagGuider(Guider):
         self._batches = None
         if self.num_conditions == 2 and not any(map(_two, values)):
             reader = unfed(self.rules, Trajectory.even(28))
-            raise BadValue(f"{reader} reads conditional and unconditional predictions, but this call has no "
+            raise BadValue(f"{reader} combines or measures conditional and unconditional predictions, but this call has no "
                            "unconditional rows: give the pipeline a negative prompt, or its embeddings")
         self._batches = self.num_conditions
         return self._input_predictions[:self._batches]

@@ -99,7 +99,7 @@ class Inside(Outside):
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
         def make(forward: Forward, call: Arguments) -> None:
             rows = Rows.all_uncond(call.total) if null else Rows.all_cond(call.total)
-            lookers = [] if null or self._looked else list(self.course.states.items())
+            lookers = [] if null or self._looked or self._unproven else list(self.course.states.items())
             self._looked |= not null
             answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null), lookers)
             if self._unproven:

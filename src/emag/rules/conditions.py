@@ -1,4 +1,4 @@
-"""The published ways to guide by several conditions, each as a `Compose`.
+"""The published ways to guide by several conditions, each as a `Compose` (EchoMimicV3's with a rule before it).
 
 Conditions are named: "cond" is the pipeline's own prompt, "uncond" its negative or empty one, any other name is given as
 emag.guide(..., conditions={name: ...}) or written out as "prompt:a text". Scales are numbers, or schedules with their scale
@@ -13,6 +13,7 @@ from ..guidance import COND, UNCOND
 from ..schedules import Interval, Scale
 from ..schedules.noise import NoisePower
 from .compose import Compose, Term
+from .phase_negative import PhaseNegative
 
 Weights = Mapping[str, Scale]
 
@@ -108,13 +109,24 @@ def hg_t(histories: Weights, null: str = UNCOND) -> Compose:
     return compositional(histories, null)
 
 
-def phase_negative(negative: str, scale: float = 4.0, low: float = 0.2, high: float = 1.0, unit: str = "progress",
+def phase_negative(text: str = "text", text_scale: Scale = 4.0, audio_scale: Scale = 2.9, factor: float = 1.5,
+                   steps: int = 2) -> tuple[PhaseNegative, Compose]:
+    """EchoMimicV3, arXiv 2507.03905: u + w_t (e(T) - u) + w_a (p - e(T)), u of a negative prompt scaled early on.
+
+    p has the text and the audio, u the negative prompt and no audio. text: condition with the text and no audio. steps:
+    the last step scaled by `factor`, see `PhaseNegative`. Equal scales and factor 1 are CFG. Defaults: the authors' preview;
+    their app takes 4.5 and 2.5, their page 3 to 6 and 1.8 to 2. Both rules are needed: emag.guide(pipe, *phase_negative()).
+    """
+    return PhaseNegative(factor, steps), Compose(UNCOND, (Term(text_scale, text, UNCOND), Term(audio_scale, COND, text)))
+
+
+def late_negative(negative: str, scale: float = 4.0, low: float = 0.2, high: float = 1.0, unit: str = "progress",
                    null: str = UNCOND) -> Compose:
     """A negative prompt for a phase of the run: w p + (1 - w) e(negative) there, and CFG, w p + (1 - w) u, elsewhere.
 
     arXiv 2406.02965 finds that a negative prompt acts late, and given too early brings out what it forbids. low, high,
     unit: as in `Interval`; the default, from a fifth of the run on, and the scale are untested. Off at 1. Costs no
-    evaluation more than CFG. For the pipeline's own negative prompt say phase_negative("uncond", null="prompt:").
+    evaluation more than CFG. For the pipeline's own negative prompt say late_negative("uncond", null="prompt:").
     """
     inside = Interval(scale, low, high, unit)  # 1 outside
     return Compose(COND, (Term(inside, COND, negative), Term(-1.0, COND, negative),

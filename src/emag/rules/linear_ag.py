@@ -49,8 +49,9 @@ class LinearAG(Saver):
         if not all(map(math.isfinite, self.coefficients)) or len(self.coefficients) not in self._lengths:
             raise BadValue(f"linear-ag needs {' or '.join(map(str, self._lengths))} finite coefficients (2 pairs + 1, or as "
                            f"many for each of the steps), got {self.coefficients}")
-        if len(set(self.steps)) != len(self.steps) or any(step < self.pairs for step in self.steps):
-            raise BadValue(f"linear-ag steps must differ and come after the first {self.pairs}, got {self.steps}")
+        if len(set(self.steps)) != len(self.steps) or not all(type(at) is int and at >= self.pairs for at in self.steps):
+            raise BadValue(f"linear-ag steps must be whole numbers that differ and come after the first {self.pairs}, got "
+                           f"{self.steps}")
 
     @property
     def _lengths(self) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ class FKC(Weighted):
     """Classifier-free guidance that reaches p^(1 - w) p(.|c)^w, arXiv 2503.02819: da = (g^2 / 2) w (w - 1) |s_c - s_u|^2 dt.
 
     scale: w, at least 0; 1 (conditional) and 0 (unconditional) leave all weights equal. 1.5 is an untested default.
-    Further fields: see `Weighted`.
+    threshold: resample a prompt's images where they are worth at most this share of their number; 0.5 is customary, the
+    authors' code resamples at every step (1). Further fields: see `emag.samplers.weighted.Weighted`.
     """
 
     scale: float = 1.5
@@ -35,8 +36,8 @@ class FKC(Weighted):
 class FKCProduct(Weighted):
     """The product of the densities of several branches, arXiv 2503.02819: da = g^2 sum over pairs s_b s_b' dt (VE).
 
-    branches: names of at least two branches that the model's call evaluates, such as several conditions or networks.
-    Further fields: see `Weighted`.
+    branches: at least two of "cond", "uncond", and other conditions by name, or written out as "prompt:a text". Further
+    fields: see `FKC`.
     """
 
     branches: tuple[str, ...]
@@ -59,7 +60,7 @@ class FKCAnneal(Weighted):
     """The annealed density p^b of one branch, arXiv 2503.02819: da = (g^2 / 2) b (b - 1) |s|^2 dt (VE).
 
     power: b, an inverse temperature above 0; 1 is off, above 1 sharpens. 2 is an untested default. branch: its name.
-    Further fields: see `Weighted`.
+    Further fields: see `FKC`.
     """
 
     power: float = 2.0

@@ -19,8 +19,8 @@ Past = list[tuple[int, torch.Tensor]]
 class UniPC(Solver):
     """Unified predictor-corrector, arXiv 2302.04867: x0 predictions, B2(h) = e^h - 1, lower orders at both ends.
 
-    order: p, 1 to 3. The predictor is of order p, the corrector of order p + 1. What correctors did to x since the last
-    step is kept on top of the solver's own correction.
+    order: p, 1 to 3; 2 as in diffusers. The predictor is of order p, the corrector of order p + 1. What correctors did to x
+    since the last step is kept on top of the solver's own correction.
     """
 
     order: int = 2
