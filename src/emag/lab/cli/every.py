@@ -62,7 +62,7 @@ def table(outcomes: Sequence[Outcome], base: Outcome) -> Table:
     made = folded("guidance", "recipe", "block evaluations", f"x {own}", "seconds", f"% from {name}")
     made.columns[0].no_wrap, made.columns[0].min_width = False, 12
     for row in rows(outcomes, base):
-        made.add_row(row["label"], row["recipe"], str(row["evaluations"]),
+        made.add_row(row["label"].replace(",", ", "), row["recipe"], str(row["evaluations"]),
                      "" if row["times"] is None else f"{row['times']:.2f}", f"{row['seconds']:.1f}",
                      "identical" if row["percent"] == 0 else f"{row['percent']:.1f}")
     return made

@@ -30,7 +30,8 @@ def name_points(axes: Any, values: np.ndarray, names: Sequence[str], colours: Se
     taken = [np.array([x - 5, y - 5, x + 5, y + 5]) for x, y in drawn]
     near = {i: np.sort(np.linalg.norm(at[inside] - at[i], axis=1))[:3].sum() for i in inside}
     for i in sorted(inside, key=lambda i: near[i]):
-        boxes = [_box(at[i], place, _width(names[i])) for place in PLACES]
+        width = _width(names[i])
+        boxes = [_box(at[i], place, width) for place in PLACES]
         costs = [sum(_overlap(box, other) for other in taken) + 10 * (_area(box) - _overlap(box, frame)) + 0.05 * rank
                  for rank, box in enumerate(boxes)]
         best = int(np.argmin(costs))
