@@ -42,8 +42,8 @@ class Found:
 class View:
     """Images [n, 64, 64, 3] in [0, 1], their backgrounds [n, 3], what was found, and the rendering of that so far.
 
-    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn: whether
-    it belongs to an object without a shape, or to the shape that came nearest.
+    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn:
+    whether it belongs to an object without a shape, or to the shape that came nearest.
     """
 
     images: np.ndarray
