@@ -163,6 +163,17 @@ def test_prompts_not_of_the_world_are_refused():
         judge(np.zeros((1, 64, 64, 3)), ["a red dog"])
 
 
+@pytest.mark.parametrize("images", [np.zeros((1, 32, 32, 3)), np.zeros((2, 64, 64, 3)), np.full((1, 64, 64, 3), np.nan),
+                                    np.zeros((1, 3, 64, 64))])
+def test_images_that_cannot_be_judged_are_refused(images):
+    with pytest.raises(BadValue, match=r"the judge reads finite images \[1, 64, 64, 3\]"):
+        judge(images, ["a red circle"])
+
+
+def test_no_images_no_verdicts():
+    assert judge(np.zeros((0, 64, 64, 3)), []) == []
+
+
 def test_a_row_of_numbers():
     row = verdict(made(RED, BLUE), PAIR).row()
     assert row["right"] == 1 and set(PARTS) < set(row) and all(isinstance(value, float) for value in row.values())

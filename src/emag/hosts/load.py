@@ -22,9 +22,10 @@ from . import hub
 from .extras import require
 from .lookup import denoisers, host_of
 
-MODELS = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
-          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
-"""Embedded models and what they are."""
+_WHAT = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
+         "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
+MODELS = {name: what for name, what in _WHAT.items() if (WEIGHTS / name).is_dir()}
+"""Embedded models and what they are. One whose weights are not in the package is not offered."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 INDEX = "model_index.json"

@@ -42,8 +42,8 @@ class Found:
 class View:
     """Images [n, 64, 64, 3] in [0, 1], their backgrounds [n, 3], what was found, and the rendering of that so far.
 
-    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn: if
-    it belongs to an object without a shape, or to the shape that came nearest.
+    covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn:
+    whether it belongs to an object without a shape, or to the shape that came nearest.
     """
 
     images: np.ndarray
@@ -137,10 +137,13 @@ def _fit(view: View, rows: Sequence[Region], later: Sequence[np.ndarray], side: 
     weight *= np.minimum(1, strength / 0.02)
     shapes, places = fit.fit(cover, weight, corner.astype(np.float32), box)
     for k, image in enumerate(images):
-        found = _put(view, image, shapes[k], places[k], rgb[k], weight[k], corner[k], np.sqrt(strength[k]))
-        if found.shape is None:
-            view.torn[image] |= rows[k].mask
-        view.found[image].append(found)
+        alpha = _draw(view, image, shapes[k], places[k], rgb[k])
+        x, y = corner[k]
+        inner = np.s_[y:y + side, x:x + side]
+        misfit = _misfit(seen[k] - view.rendered[image][inner], contrast[k], weight[k], alpha[inner])
+        if misfit > CLEAR:
+            view.torn[image] |= rows[k].mask | (alpha > 0.5)
+        view.found[image].append(_found(shapes[k], places[k], rgb[k], misfit))
 
 
 def _colour(image: np.ndarray, region: Region) -> np.ndarray:
@@ -151,26 +154,28 @@ def _colour(image: np.ndarray, region: Region) -> np.ndarray:
     return np.median(image[a:b, c:d][core if core.sum() >= 6 else mask], 0)
 
 
-def _put(view: View, image: int, shape: int, place: np.ndarray, rgb: np.ndarray, weight: np.ndarray, corner: np.ndarray,
-         contrast: np.ndarray) -> Found:
-    """Draw an object of the world over the rendering of an image; returns what it is."""
-    named, away = (value[0] for value in regions.nearest_colour(rgb[None]))
-    colour = np.clip(rgb, COLOUR_TABLE[named] - COLOUR_JITTER, COLOUR_TABLE[named] + COLOUR_JITTER)
+def _draw(view: View, image: int, shape: int, place: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Lay an object, in the nearest colour that the world has, over the rendering of an image; its coverage [64, 64]."""
+    middle = COLOUR_TABLE[regions.nearest_colour(rgb[None])[0][0]]
+    colour = np.clip(rgb, middle - COLOUR_JITTER, middle + COLOUR_JITTER)
     along = np.arange(SIZE) + 0.5
-    away_from = distance(shape, along[None] - place[0], along[:, None] - place[1], place[2]).astype(np.float32)
-    alpha = np.clip(0.5 - away_from, 0, 1)
-    view.outline[image] = np.minimum(view.outline[image], np.abs(away_from))
+    away = distance(shape, along[None] - place[0], along[:, None] - place[1], place[2]).astype(np.float32)
+    alpha = np.clip(0.5 - away, 0, 1)
+    view.outline[image] = np.minimum(view.outline[image], np.abs(away))
     view.covered[image] = np.maximum(view.covered[image], alpha)
-    drawn = view.rendered[image]
-    drawn += alpha[..., None] * (colour - drawn)
-    (x, y), side = corner, len(weight)
-    inner = np.s_[y:y + side, x:x + side]
-    counts = weight * (ndimage.maximum_filter(alpha[inner], 5) > 0.5)
-    rest = np.square(view.images[image][inner] - drawn[inner]).sum(-1) * counts
-    scale = float((contrast**2 * counts).sum())
-    misfit = float(np.sqrt(rest.sum() / max(scale, 1e-6)))
-    if misfit > CLEAR:
-        view.torn[image] |= alpha > 0.5
+    view.rendered[image] += alpha[..., None] * (colour - view.rendered[image])
+    return alpha
+
+
+def _misfit(rest: np.ndarray, contrast: np.ndarray, weight: np.ndarray, alpha: np.ndarray) -> float:
+    """RMS of what the rendering leaves on an object and two pixels around it, over its contrast to what is below."""
+    counts = weight * (ndimage.maximum_filter(alpha, 5) > 0.5)
+    left, whole = ((np.square(part).sum(-1) * counts).sum() for part in (rest, contrast))
+    return float(np.sqrt(left / max(whole, 1e-6)))
+
+
+def _found(shape: int, place: np.ndarray, rgb: np.ndarray, misfit: float) -> Found:
+    named, away = (value[0] for value in regions.nearest_colour(rgb[None]))
     return Found(SHAPES[shape] if misfit <= CLEAR else None, COLOURS[named] if away <= OFF else None,
                  _three(place), _three(rgb), misfit)
 

@@ -6,9 +6,10 @@ from itertools import permutations
 
 import numpy as np
 
+from ...errors import BadValue
 from .prompts import read
 from .regions import nearest_grey
-from .scene import BACKGROUNDS, RADIUS_MEAN, Kind, Request
+from .scene import BACKGROUNDS, RADIUS_MEAN, SIZE, Kind, Request
 from .see import Found, View, see
 
 SIDE, RATIO = 3.0, 1.1
@@ -69,9 +70,12 @@ class Verdict:
 def judge(images: np.ndarray, prompts: Sequence[str]) -> list[Verdict]:
     """Verdicts of images [n, 64, 64, 3], uint8 or in [0, 1], each with its prompt. A row does not depend on the others.
 
-    Raises `BadValue` for a prompt that is not of this world.
+    Raises `BadValue` for a prompt that is not of this world, and for images of another size or that are no numbers.
     """
     requests = [read(prompt) for prompt in prompts]
+    if images.shape != (len(requests), SIZE, SIZE, 3) or not np.isfinite(images).all():
+        raise BadValue(f"the judge reads finite images [{len(requests)}, {SIZE}, {SIZE}, 3], one for each prompt, got "
+                       f"{list(images.shape)}")
     view = see(images)
     parts = _residuals(view)
     greys = nearest_grey(view.background)
