@@ -356,12 +356,11 @@ ACTING = {"pag": C["pag"](1.5, layers=(1,)), "slg": C["slg"](1.5, layers=(3,)), 
 def test_methods_act_as_planned_or_say_why_not(case, name):
     pipe = case.pipe()
     plain, rows = case.run(pipe), counted(pipe)
-    guided = emag.guide(pipe, ACTING[name], models={"guide": case.pipe(seed=1).transformer})
     if case.name == "z-image" and name in ("icg", "cads"):
-        with pytest.raises(emag.Unsupported, match="list of texts"), guided:
+        with pytest.raises(emag.Unsupported, match="list of texts"), emag.guide(pipe, ACTING[name]):
             case.run(pipe)
         return
-    with guided as run:
+    with emag.guide(pipe, ACTING[name], models={"guide": case.pipe(seed=1).transformer}) as run:
         made = case.run(pipe)
     assert made.isfinite().all() and far(made, plain) > 1e-4
     other = 4 * len(run.stats.effects) if name == "autoguidance" else 0

@@ -307,7 +307,8 @@ HELD = Window.index(8, 3, 4, hold=True)
     ("apg", (EMAG("dit", window=HELD, compat="dit-doubled"), emag.APG(4.0, 0.0, 5.0, -0.5, channels=3))),
     ("cfg", (emag.CFG(1.5, channels=3), EMAG("dit", scale=1 + EMAG_SCALE, window=HELD, compat="dit-cfg")))])
 def test_the_authors_doubled_dit_paths(combination, rules):
-    stats, made = agrees(doubled(combination), "dit", rules)
+    # APG's step is made in x0: at the last step 1 / sigma makes 1e-2 of the rounding that all others have
+    stats, made = agrees(doubled(combination), "dit", rules, atol=1e-2 if combination == "apg" else 5e-4)
     assert [None if p is None else list(p) for p in stats.picks] == made.picks
     assert stats.evaluations == stats.planned == 10 * 4 * 4
     frozen = made.picks[6:]  # after the stop, at r = 4

@@ -69,7 +69,7 @@ def test_a_rule_of_somebody_else_is_checked_as_well():
     from dataclasses import dataclass
 
     @dataclass(frozen=True)
-    class Mine(emag.core.guidance.Rule):
+    class Mine(emag.Rule):
         size: float = 1.0
         name = "mine"
 

@@ -128,7 +128,7 @@ def test_bad_calls_end_before_the_network_runs(pipe, arguments, says, monkeypatc
         pipe(**arguments)
 
 
-def test_its_plan_knows_its_sizes():
+def test_its_plan_knows_its_sizes(pipe):
     found = forecast("shapes", [emag.EMAG()], 8)
     assert (found["image_tokens"], found["text_tokens"], found["blocks"]) == (64, 12, 6)
     assert forecast("shapes", [], 8, 32, 64)["image_tokens"] == 32 and forecast("tiny", [], 8)["text_tokens"] == 8

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
-from ..families import BACKBONES, Backbone, Stack
+from ..families import BACKBONES, Backbone, Stack, unknown
 from .block import Block, block
 
 # classes that call a network with the arguments they get, and where they keep it
@@ -200,7 +200,7 @@ def backbone_of(module: torch.nn.Module) -> Backbone:
     if inside:
         raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
                           f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
-    raise Unsupported(f"{type(module).__name__} is not a supported network; supported are {', '.join(BACKBONES)}")
+    raise Unsupported(unknown(type(module).__name__, "network", BACKBONES))
 
 
 def compiled(module: torch.nn.Module) -> bool:

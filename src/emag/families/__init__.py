@@ -1,10 +1,11 @@
 """The model families: one file each, found by being here. `register` adds one from outside."""
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from ..errors import BadValue
+from ..near import nearest
 from .records import Backbone, Default, Example, Family, Host, Stack
 
 BACKBONES: dict[str, Backbone] = {}
@@ -17,7 +18,7 @@ EXAMPLES: list[Example] = []
 """Pretrained models, for docs and tests."""
 
 __all__ = ["BACKBONES", "DEFAULTS", "EXAMPLES", "HOSTS", "Backbone", "Default", "Example", "Family", "Host", "Stack",
-           "register"]
+           "register", "unknown"]
 
 
 def register(family: Family) -> None:
@@ -34,6 +35,13 @@ def register(family: Family) -> None:
     HOSTS.update({entry.name: entry for entry in family.pipelines})
     DEFAULTS.update(family.defaults)
     EXAMPLES.extend(family.examples)
+
+
+def unknown(name: str, what: str, known: Iterable[str]) -> str:
+    """What to say of a class that is in no family: the nearest name that is known, and the way out."""
+    near = nearest(name, known)
+    return (f"{name} is not a supported {what}" + (f" (did you mean {near}?)" if near else "")
+            + "; `emag models` lists those that are, and emag.register adds one of your own (docs/adding-a-model.md)")
 
 
 for _found in pkgutil.iter_modules(__path__):

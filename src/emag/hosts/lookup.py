@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
-from ..families import HOSTS, Host
+from ..families import HOSTS, Host, unknown
 from . import versions
 
 
@@ -20,7 +20,7 @@ def host_of(pipe: Any) -> Host:
     if hasattr(pipe, "guider"):
         raise Unsupported(f"{type(pipe).__name__} takes its guidance from a guider: say emag.hosts.guider.EmagGuider(rules)"
                           ".attach(pipe)")
-    raise Unsupported(f"{type(pipe).__name__} is not a supported pipeline; supported are {', '.join(HOSTS)}")
+    raise Unsupported(unknown(type(pipe).__name__, "pipeline", HOSTS))
 
 
 def _distilled(host: Host, pipe: Any) -> bool:
