@@ -16,7 +16,7 @@ import torch
 
 from ..backbones.block import Block
 from ..backbones.read import Network
-from ..errors import Busy
+from ..errors import Busy, Unsupported
 from ..perturbations.state import Tokens
 from .taps import Taps
 from .undo import Undo, patch
@@ -50,7 +50,8 @@ class Blocks:
         """Put the wrappers in, until `undo` closes."""
         for module, name, original, wrapper in self._wrappers:
             if getattr(module, name) != original:
-                raise RuntimeError("the network's blocks changed since the guidance was attached")
+                raise Unsupported(f"a block of this {self.network.backbone.name} has another forward than when its run began: "
+                                  "put caches and wrappers on before the run, or take them off")
             patch(undo, module, name, wrapper)
 
     def fits(self, network: Network) -> bool:
