@@ -109,7 +109,7 @@ ROWS = (
     Row("rectified", (CFG(Rectified(4.0)),), (CFG(Rectified(1.0)),)),
     Row("beta-cfg", (CFG(BetaCFG(7.5)),), (CFG(BetaCFG(1.0, 1.0, 1.0, gamma=0.0)),)),
     Row("mambo-g", (CFG(MAMBOG(5.0, 1.0)),), (CFG(MAMBOG(1.0)),), raw=True),
-    Row("cfg++", (CFG(CFGpp(0.6)),)),
-    Row("annealing", (CFG(Annealing(0.4, written())),)),
+    Row("cfg++", (CFG(CFGpp(0.6)),), only=("sd3", "dit", "true-cfg")),
+    Row("annealing", (CFG(Annealing(0.4, written())),), only=("sd3", "dit", "true-cfg")),
     Row("noise-power", (CFG(NoisePower(3.0, 1.5)),), (CFG(NoisePower(1.0, 0.0)),)),
 )

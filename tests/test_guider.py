@@ -24,7 +24,7 @@ from emag.engine.lock import hold
 from emag.engine.undo import undone
 from emag.hosts.guider import EmagGuider, WithWeak
 from emag.methods.weak.pag import PAG
-from emag.schedules import Interval
+from emag.schedules import CFGpp, Interval
 from modular import EXPERTS, MODULAR, rewound
 from spy import attribute, changes, snapshot
 
@@ -205,6 +205,19 @@ def test_cfg_stays_on_to_the_end_of_a_second_order_run():
     got = wan.run(wan.pipe(pipe, guider), inputs)
     assert len(got) == 15 and near(got, want)
     assert guider.stats.steps == run.stats.steps == 15
+
+
+def test_a_scale_for_first_order_samplers_is_refused_on_another():
+    wan, guider = MODULAR["wan"], EmagGuider(emag.CFG(CFGpp(0.6)))
+    for scheduler in (None, FlowMatchHeunDiscreteScheduler()):
+        pipe = wan.case.pipe()
+        pipe.scheduler = scheduler or pipe.scheduler
+        _, inputs = wan.standard(pipe)
+        if scheduler is None:
+            wan.run(wan.pipe(pipe, guider), inputs)
+        else:
+            with pytest.raises(emag.Unsupported, match="FlowMatchHeunDiscreteScheduler here is of a higher order"):
+                wan.run(wan.pipe(pipe, guider), inputs)
 
 
 def test_rows_do_not_see_each_other():

@@ -34,8 +34,9 @@ class Weighted(Corrector):
     particles: particles per group of consecutive samples, which must share their condition; None takes all samples of a
     condition. threshold: resample groups whose effective sample size is at most this share of it; 0.5 is customary, 1
     resamples at every step (as the authors do, which leaves near copies of few), 0 never, and the weights are kept.
-    spread: that of `ReverseSDE`. centre, clamp, floor: the authors' image code subtracts the group's mean from da, clamps it
-    to [-1, 1], and weights from below at 1e-6; off by default, as the last two bias the result.
+    spread: that of `ReverseSDE`, 1 for data of unit variance; less leaves less grain, and weighs harder. centre, clamp,
+    floor: the authors' image code subtracts the group's mean from da, clamps it to [-1, 1], and weights from below at 1e-6;
+    off by default, as the last two bias the result.
     """
 
     particles: int | None = None
@@ -79,7 +80,8 @@ class Weighted(Corrector):
             adds = "adds other noise" if solver.stochastic else "adds none"
             raise Unsupported(f"{self.name} needs a solver that adds noise of its own kind, and {solver.name} {adds}; use "
                               "ReverseSDE")
-        found = replace(solver, powers=self.powers) if solver.powers is None else solver
+        found = replace(solver, powers=solver.powers or self.powers,
+                        spread=self.spread if solver.spread is None else solver.spread)
         if found != self.solver:
             raise Unsupported(f"{self.name} weighs the steps of {self.solver}, not of {solver}: leave its powers out, and "
                               "give both one spread")
