@@ -351,7 +351,8 @@ def test_fkc_off_is_the_plain_sde_bit_for_bit():
         streams = Streams([digest(row) for row in points()])
         model.noise = twin.noise = lambda name, like, streams=streams: streams.normal(name, like)
         fkc = FKC(scale)
-        assert torch.equal(sample(model, points(), fkc, solver=fkc.solver), sample(twin, points(), solver=ReverseSDE()))
+        assert torch.equal(sample(model, points(), fkc, solver=fkc.solver),
+                           sample(twin, points(), solver=ReverseSDE(spread=1.0)))
 
 
 def test_fkc_follows_a_model_that_is_guided_itself():

@@ -11,7 +11,7 @@ from emag.lab.draw.columns import Column
 from emag.lab.draw.columns import run as draw_column
 from emag.lab.draw.sampling import DrawSettings, jobs
 from emag.methods import METHODS
-from emag.samplers import FKC, PCG, FKCAnneal, FKCProduct, Path, Reflection, ReverseSDE, sample
+from emag.samplers import FKC, PCG, FKCAnneal, FKCProduct, Path, RectifiedCFGpp, Reflection, ReverseSDE, sample
 
 FROG, TRUCK = "a photo of a frog", "a photo of a truck"
 
@@ -62,7 +62,7 @@ def test_a_product_of_named_conditions(pipe):
         made = FKCProduct(branches=("cond", name))
         return draw(pipe, parts=[made], solver=made.solver, **more)
 
-    plain = draw(pipe, solver=ReverseSDE())
+    plain = draw(pipe, solver=ReverseSDE(spread=1.0))
     found = product("truck", conditions={"truck": TRUCK})
     assert np.abs(found - plain).max() > 8 and found.std((1, 2, 3)).min() > 5
     assert np.array_equal(found, product(f"prompt:{TRUCK}"))
@@ -73,7 +73,7 @@ def test_a_product_of_named_conditions(pipe):
 
 
 def test_annealing_from_pure_noise(pipe):
-    plain = draw(pipe, solver=ReverseSDE())
+    plain = draw(pipe, solver=ReverseSDE(spread=1.0))
     for power, same in ((1.0, True), (2.0, False)):
         anneal = FKCAnneal(power)
         assert np.array_equal(draw(pipe, parts=[anneal], solver=anneal.solver), plain) == same
@@ -127,6 +127,14 @@ def test_weak_branches_are_those_of_the_pipeline(pipe):
     ours, theirs = (draw_column(pipe, Column.parse(f"emag=2 cfg=2.5 {more}"), work, settings, 1) for more in ("euler", ""))
     assert np.abs(pixels(ours.images) - pixels(theirs.images)).max() <= 1
     assert ours.evaluations == theirs.evaluations
+
+
+def test_a_solver_that_guides_takes_no_cfg_beside_it(pipe, caplog):
+    with pytest.raises(BadValue, match=r"rectified-cfg\+\+ guides by its own scale, and cfg would guide once more"):
+        draw(pipe, emag.CFG(2.0), solver=RectifiedCFGpp(), steps=2)
+    work, column = jobs([FROG], [], [1]), Column.parse("rectified-cfg++=3")
+    with_scale, without = (draw_column(pipe, column, work, Settings(2, scale), 1) for scale in (4.0, None))
+    assert np.array_equal(pixels(with_scale.images), pixels(without.images)) and "is not used" in caplog.text
 
 
 def test_particles_and_weak_branches_are_refused_before_the_network(pipe):

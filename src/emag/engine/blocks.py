@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..core import Tokens
-from ..errors import Busy
+from ..errors import Busy, Unsupported
 from .block import Block
 from .network import Network
 from .taps import Taps
@@ -50,7 +50,8 @@ class Blocks:
         """Put the wrappers in, until `undo` closes."""
         for module, name, original, wrapper in self._wrappers:
             if getattr(module, name) != original:
-                raise RuntimeError("the network's blocks changed since the guidance was attached")
+                raise Unsupported(f"a block of this {self.network.backbone.name} has another forward than when its run began: "
+                                  "put caches and wrappers on before the run, or take them off")
             patch(undo, module, name, wrapper)
 
     def fits(self, network: Network) -> bool:

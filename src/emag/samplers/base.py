@@ -48,6 +48,7 @@ class Solver(FiniteFields):
     kind: ClassVar[str] = "solver"
     cost: ClassVar[str] = "none"  # evaluations per step beyond the model's own
     stochastic: ClassVar[bool] = False  # True where the step adds noise
+    guides: ClassVar[bool] = False  # True where the step guides by a scale of its own, and no rule may combine beside it
     first_order: ClassVar[bool] = False  # True where the step is alpha' x0 + sigma' epsilon of one prediction
 
     def __init_subclass__(cls, **more: Any) -> None:

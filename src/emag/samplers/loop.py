@@ -63,4 +63,7 @@ def check(model: GuidedModel, correctors: Sequence[Corrector], solver: Solver) -
         if corrector.joint and corrector is not correctors[-1]:
             raise BadValue(f"{corrector.name} weighs the step itself: name {correctors[-1].name} before it")
     solver.check(model)
+    twice = next((rule.name for rule in getattr(model, "rules", ()) if rule.kind == "combining"), None)
+    if solver.guides and twice:
+        raise BadValue(f"{solver.name} guides by its own scale, and {twice} would guide once more: keep one of the two")
     check_solver(getattr(model, "rules", ()), solver)

@@ -15,8 +15,8 @@ class RectifiedCFGpp(Solver):
     """Rectified-CFG++, for flows: an Euler step along u + a (c~ - u~), guidance measured half a step ahead.
 
     u is the model's prediction at x; c~ and u~ are its conditional and unconditional ones half a step ahead, at x +
-    (dt / 2) u; a = (scale - 1) (1 - sigma)^power (Alg. 1 of the paper). Leave CFG out of the model's rules, or it is
-    applied twice; weak rules go together. Raises `Unsupported` outside flow space or without "uncond".
+    (dt / 2) u; a = (scale - 1) (1 - sigma)^power (Alg. 1 of the paper). A combining rule beside it would guide twice, and is
+    refused; weak rules go together. Raises `Unsupported` outside flow space or without "uncond".
 
     Defaults from the authors' page (lambda_max 3.5, gamma 1.5); their SD3 code has lambda_max 4.5, power 0 and a full
     step.
@@ -39,6 +39,7 @@ class RectifiedCFGpp(Solver):
     paper = "arXiv 2510.07631"
     equation = "x + dt (u + (w - 1) (1 - sigma)^g (c~ - u~))"
     cost = "2 evaluations where the weight is not 0"
+    guides = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.scale < float("inf"):

@@ -77,7 +77,8 @@ class ReverseSDE(Solver):
             model's own prediction; sum b must be above 0. A branch is "cond", "uncond" or another condition of the
             model's. None follows the model's own.
         spread: variance of the data per element, at least 0, for which that noise is exact: 1 is what latents are
-            scaled to, and the larger noise of DDPM (arXiv 2006.11239, 3.2); 0, data of one point, is its smaller one.
+            scaled to, and the larger noise of DDPM (arXiv 2006.11239, 3.2); 0, data of one point, is its smaller one,
+            which leaves less grain. None is 0, and beside a corrector that weighs the steps, the corrector's.
 
     >>> import emag
     >>> emag.ReverseSDE().stochastic, emag.ReverseSDE((("cond", 1.0), ("prompt:a cat", 1.0))).conditions
@@ -85,7 +86,7 @@ class ReverseSDE(Solver):
     """
 
     powers: Powers | None = None
-    spread: float = 1.0
+    spread: float | None = None
 
     name = "reverse-sde"
     paper = "arXiv 2011.13456"
@@ -95,7 +96,7 @@ class ReverseSDE(Solver):
     def __post_init__(self) -> None:
         if self.powers is not None and not sum(b for _, b in self.powers) > 0:
             raise BadValue(f"reverse-sde powers must sum to more than 0, got {self.powers}")
-        if not 0 <= self.spread < math.inf:
+        if self.spread is not None and not 0 <= self.spread < math.inf:
             raise BadValue(f"reverse-sde spread is a variance of at least 0, got {self.spread}")
 
     @property
@@ -112,7 +113,7 @@ class ReverseSDE(Solver):
         total = 1.0
         if self.powers is not None:
             pred, total = average(model.latest, self.powers), surplus([b for _, b in self.powers]) + 1
-        move = kernel(model.path, i, total, self.spread)
+        move = kernel(model.path, i, total, self.spread or 0.0)
         x = move.keep * x + move.pull * to_x0(pred, x, *model.path.at(i), model.space)
         return x + move.noise * model.noise(f"{self.name}/{i}", x).to(x) if move.noise else x
 

@@ -41,7 +41,8 @@ class Weighted(Corrector):
         threshold: resample groups whose effective sample size is at most this share of it, in [0, 1]; 0.5 is
             customary, 1 resamples at every step (as the authors do, which leaves near copies of few), 0 never, and
             the weights are kept.
-        spread: that of `ReverseSDE`, a variance of at least 0.
+        spread: that of `ReverseSDE`, a variance of at least 0, 1 for data of unit variance; less leaves less grain, and
+            weighs harder.
         centre: subtract the group's mean from da.
         clamp: clamp da to [-clamp, clamp], above 0 (1 in the authors' code); None does not.
         floor: least weight, in [0, 1); 1e-6 in the authors' code, 0 is none.
@@ -88,7 +89,8 @@ class Weighted(Corrector):
             adds = "adds other noise" if solver.stochastic else "adds none"
             raise Unsupported(f"{self.name} needs a solver that adds noise of its own kind, and {solver.name} {adds}; use "
                               "ReverseSDE")
-        found = replace(solver, powers=self.powers) if solver.powers is None else solver
+        found = replace(solver, powers=solver.powers or self.powers,
+                        spread=self.spread if solver.spread is None else solver.spread)
         if found != self.solver:
             raise Unsupported(f"{self.name} weighs the steps of {self.solver}, not of {solver}: leave its powers out, and "
                               "give both one spread")

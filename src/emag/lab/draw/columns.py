@@ -1,6 +1,7 @@
 """Columns of a comparison: one guidance each, in short form, run over the same prompts and seeds."""
 
 import inspect
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from ...records import recipe
 from ...records.ranges import warn_of_clipped, warn_of_scales
 from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
 from .sampling import DrawSettings, Job, Progress, arguments, batches, draw_images
+
+log = logging.getLogger("emag")
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,11 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetti
     if settings.more:
         raise BadValue(f"our own loop takes no pipeline arguments: leave out {', '.join(settings.more)}")
     rules = column.rules
-    if settings.scale is not None and settings.scale != 1 and all(rule.kind != "combining" for rule in rules):
-        rules = (*rules, CFG(settings.scale))
+    if settings.scale not in (None, 1) and all(rule.kind != "combining" for rule in rules):
+        if column.solver is not None and column.solver.guides:
+            log.warning("emag: %s guides by its own scale; the scale of %s is not used", column.solver.name, settings.scale)
+        else:
+            rules = (*rules, CFG(settings.scale))
     loop = own_loop.Loop(rules, column.correctors, column.solver, settings.steps, settings.height, settings.width,
                          rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]

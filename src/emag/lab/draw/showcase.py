@@ -19,6 +19,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
     "fkc-anneal": "fkc-anneal reverse-sde",
     "fkc-product": "fkc-product,branches=cond+prompt:deer reverse-sde",
+    "rectified-cfg++": "rectified-cfg++",
     "compose": (compositional({COND: 2.0, OTHER: 1.5}),),
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
