@@ -133,7 +133,7 @@ def test_a_solver_that_guides_takes_no_cfg_beside_it(pipe, caplog):
     with pytest.raises(BadValue, match=r"rectified-cfg\+\+ guides by its own scale, and cfg would guide once more"):
         draw(pipe, emag.CFG(2.0), solver=RectifiedCFGpp(), steps=2)
     work, column = jobs([FROG], [], [1]), Column.parse("rectified-cfg++=3")
-    with_scale, without = (draw_column(pipe, column, work, Settings(2, scale), 1) for scale in (4.0, None))
+    with_scale, without = (draw_column(pipe, column, work, DrawSettings(2, scale), 1) for scale in (4.0, None))
     assert np.array_equal(pixels(with_scale.images), pixels(without.images)) and "is not used" in caplog.text
 
 

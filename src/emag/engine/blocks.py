@@ -50,8 +50,8 @@ class Blocks:
         """Put the wrappers in, until `undo` closes."""
         for module, name, original, wrapper in self._wrappers:
             if getattr(module, name) != original:
-                raise Unsupported(f"a block of this {self.network.backbone.name} has another forward than when its run began: "
-                                  "put caches and wrappers on before the run, or take them off")
+                raise Unsupported(f"a block of this {self.network.backbone.name} has another forward than when its run "
+                                  "began: put caches and wrappers on before the run, or take them off")
             patch(undo, module, name, wrapper)
 
     def fits(self, network: Network) -> bool:
