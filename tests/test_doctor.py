@@ -125,7 +125,7 @@ def test_tables_of_all_methods_fit_in_80_columns_with_whole_names(run, monkeypat
              for network in networks for at, method in enumerate(methods)]
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(coverage, "coverage", lambda methods: iter(found))
-    monkeypatch.setattr("emag.lab.cli.doctor.matrix", lambda: iter(found))
+    monkeypatch.setattr("emag.lab.doctor.diagnose.matrix", lambda: iter(found))
     for words in (("doctor", "--matrix"), ("doctor",)):
         code, text, _ = run(*words)
         assert code == 0 and max(map(len, text.splitlines())) <= 80
