@@ -259,7 +259,8 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path):
     words = [sys.executable, "-m", "emag", "generate", SHIP, "-s", "0-4000", "-b", "1", "-n", "4",
              "-o", str(tmp_path / "out")]
     command = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's & ignores it
     try:
         while not list((tmp_path / "out").glob("*.png")):
             assert command.poll() is None

@@ -306,7 +306,7 @@ def test_a_combining_rule_needs_unconditional_rows(plain):
     """Where none are given, this loop would hand both calls the same condition, unseen by diffusers' guiders."""
     pipe, inputs = plain
     modular = SD3.pipe(pipe, EmagGuider(CFG))
-    with pytest.raises(emag.BadValue, match=r"cfg reads conditional and unconditional .* negative prompt"):
+    with pytest.raises(emag.BadValue, match=r"cfg combines or measures conditional and unconditional .* negative prompt"):
         SD3.run(modular, {name: value for name, value in inputs.items() if "negative" not in name})
     assert EmagGuider(CFG).num_conditions == 2 and EmagGuider(EMAG(1.5)).num_conditions == 1
 
