@@ -105,3 +105,10 @@ def test_more_rows_on_the_way_are_out_of_turn():
     with emag.guide(pipe, METHODS["pag"](2.0, (1,))), pytest.raises(emag.EmagError, match="callback changes guidance_scale"):
         pipe(**sd3_call((8,), guidance_scale=1.0, callback_on_step_end=wider,
                         callback_on_step_end_tensor_inputs=["latents", *TEXTS]))
+
+
+@pytest.mark.parametrize("name", ["sd3", "chroma"])
+def test_branches_that_give_what_nobody_reads_are_not_evaluated(name):
+    halves = [made(name, METHODS["icg"](), ratio=ratio)[1].stats.evaluations for ratio in (0.5, (STEPS - 1) / STEPS)]
+    depth = made(name, METHODS["icg"]())[1].stats.depth
+    assert halves[1] - halves[0] == depth  # the callback acts after its step: one more step with the branch
