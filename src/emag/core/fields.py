@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from ..errors import BadValue
+from .docs import completed
 
 NUMBERS = (float, int, bool)
 
@@ -20,6 +21,11 @@ class FiniteFields:
     """
 
     scalar: ClassVar[bool] = True  # a value for one field of a rule; False for what has a meaning of its own in a list
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if getattr(cls, "name", "") and cls.__dict__.get("__doc__"):  # of a method: with what its bases explain
+            cls.__doc__ = completed(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made: Any = cls

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from .branch import Perturbation
-from .docs import completed
 from .fields import FiniteFields
 from .schedule import Schedule
 from .step import Branches, Scene, Step
@@ -36,11 +35,6 @@ class Rule(FiniteFields):
     of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
     space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if cls.name and cls.__dict__.get("__doc__"):
-            cls.__doc__ = completed(cls)
 
     @property
     def neutral(self) -> bool:

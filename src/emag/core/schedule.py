@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import BadValue
-from .docs import completed
 from .fields import FiniteFields
 from .step import Branches, Step
 
@@ -28,11 +27,6 @@ class Schedule(FiniteFields):
     equation: ClassVar[str] = ""
     kind: ClassVar[str] = "schedule"
     cost: ClassVar[str] = "none; a step at scale 1 needs no unconditional or weak evaluation"
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if cls.name and cls.__dict__.get("__doc__"):
-            cls.__doc__ = completed(cls)
 
     @property
     def first_order(self) -> bool:

@@ -1,9 +1,11 @@
 """The methods by name. Adding one: a file in the room of its kind, a line here, its name in `emag/__init__.pyi`."""
 
-from difflib import get_close_matches
+from collections.abc import Mapping
+from typing import Any
 
 from ..core import Rule
 from ..errors import BadValue
+from ..near import choices
 from .after.dynamic_threshold import DynamicThreshold
 from .after.rescale import Rescale
 from .after.zero_init import ZeroInit
@@ -66,13 +68,11 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
 )}
 
 
-def method(name: str) -> type[Rule]:
+def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
     """The rule of that name, as recipes and the command line spell it: `emag.method("pag")(2.0)`.
 
-    Raises `BadValue` where there is none, with the nearest names.
+    registry: where to look, by default among the rules. Raises `BadValue` where there is none, with the nearest name.
     """
-    if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=3)
-        raise BadValue(f"there is no method {name!r}; " + (f"did you mean {', '.join(near)}?" if near else
-                       f"there are {', '.join(METHODS)}"))
-    return METHODS[name]
+    if name not in registry:
+        raise BadValue(f"there is no method {name!r}; {choices(name, registry)}")
+    return registry[name]

@@ -13,9 +13,8 @@ from typing import Any
 from ..core import Rule
 from ..errors import BadValue
 from ..files import parsed
-from ..methods import METHODS
+from ..methods import METHODS, method
 from ..methods.common.values import from_text, hints_of, make_value, refuse_odd, to_plain
-from ..near import choices
 
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
@@ -69,10 +68,3 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
         pairs.append((key, value))
     refuse_odd(name, [key for key, _ in pairs], kind)
     return kind(**{key: from_text(key, value, hints[key]) for key, value in pairs})
-
-
-def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
-    """The rule of a name. Raises `BadValue` where there is none."""
-    if name not in registry:
-        raise BadValue(f"there is no method {name!r}; {choices(name, registry)}")
-    return registry[name]

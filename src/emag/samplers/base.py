@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..core import COND, UNCOND, FiniteFields
-from ..core.docs import completed
 from ..errors import Unsupported
 from .path import Path
 
@@ -51,11 +50,6 @@ class Solver(FiniteFields):
     guides: ClassVar[bool] = False  # True where the step guides by a scale of its own, and no rule may combine beside it
     first_order: ClassVar[bool] = False  # True where the step is alpha' x0 + sigma' epsilon of one prediction
 
-    def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if cls.name and cls.__dict__.get("__doc__"):
-            cls.__doc__ = completed(cls)
-
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions whose clean predictions it reads in `Model.latest`."""
@@ -79,11 +73,6 @@ class Corrector(FiniteFields):
     kind: ClassVar[str] = "corrector"
     cost: ClassVar[str] = "none"  # evaluations per step
     joint: ClassVar[bool] = False  # True where samples of one condition are drawn together, and depend on each other
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if cls.name and cls.__dict__.get("__doc__"):
-            cls.__doc__ = completed(cls)
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import BadValue
+from ...methods import method
 from ...methods.common.values import checked, make_value
 from ...records import recipe
 from ...records.named import recipes
@@ -72,7 +73,7 @@ def _sampler(item: Any) -> Any:
     if not isinstance(item, dict) or len(item) != 1:
         raise BadValue(f"a sampler is a one-key mapping such as {{pcg: {{}}}}, got {item!r}")
     [(name, values)] = item.items()
-    return make_value(name, recipe.method(name, SAMPLERS), values)
+    return make_value(name, method(name, SAMPLERS), values)
 
 
 def _joined(name: str, column: Column, scale: float | None, parts: list[Any]) -> Column:

@@ -46,11 +46,6 @@ def fit(cover: np.ndarray, weight: np.ndarray, corner: np.ndarray, box: np.ndarr
     return shapes, best
 
 
-def refine(shape: int, place: np.ndarray, cover: np.ndarray, weight: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Centre and radius [m, 3] of objects of a known shape, from a place nearby."""
-    return _descend(shape, place, cover, weight, corner, REFINE)[0]
-
-
 def _descend(shape: int, place: np.ndarray, cover: np.ndarray, weight: np.ndarray, corner: np.ndarray,
              edges: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     x, y = _grid(cover, corner)
