@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.combined import Combined, combined
+from emag.engine.answer import Combined, combined
 from emag.families import HOSTS
 from emag.hosts.guider import EmagGuider
 from emag.methods import METHODS

@@ -1,7 +1,16 @@
 """The algebra: steps, rules, branches, strengths and how they combine. It knows nothing of networks, images or hosts."""
 
 from .branch import Conditioned, OnLayers, Perturbation
-from .combine import States, combine, needs_null, reads_null, with_null
+from .combine import (
+    States,
+    combine,
+    evaluates_null,
+    needed_branches,
+    needs_null,
+    reads_null,
+    weak_branches,
+    with_null,
+)
 from .fields import FiniteFields, check_finite
 from .rule import AUTO, Kind, Rule
 from .schedule import Scale, Schedule, at_time, check_scale, check_timed, known, label, weight
@@ -33,10 +42,13 @@ __all__ = [
            "check_scale",
            "check_timed",
            "combine",
+           "evaluates_null",
            "known",
            "label",
+           "needed_branches",
            "needs_null",
            "reads_null",
+           "weak_branches",
            "weight",
            "with_null",
 ]

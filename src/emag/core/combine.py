@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..maths.predictions import convert, difference_scale
+from .branch import Perturbation
 from .rule import Rule
 from .step import UNCOND, Branches, Step
 
@@ -23,6 +24,34 @@ def needs_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
     """True where UNCOND must be evaluated at `step`: it is read, and no rule gives it."""
     pairs = zip(rules, states, strict=True)
     return reads_null(rules, step) and not any(rule.spares_null(step, state) for rule, state in pairs)
+
+
+def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
+    """The further branches of all rules, each once, in order."""
+    return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
+
+
+def needed_branches(rules: Sequence[Rule], step: Step, states: States) -> tuple[Perturbation, ...]:
+    """Further branches of one step, each once; those that give UNCOND only where it is read.
+
+    Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
+    """
+    read = reads_null(rules, step)
+    asked = (_asked(rule, read, step, state) for rule, state in zip(rules, states, strict=True))
+    return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
+
+
+def _asked(rule: Rule, read: bool, step: Step, state: dict[str, Any]) -> tuple[Perturbation, ...]:
+    branches = rule.branches(step) if read or rule.kind != "null" else rule.unread(step)
+    return () if branches and rule.spares_weak(step, state) else branches
+
+
+def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
+    """True where the clean pass of `step` holds the unconditional rows: UNCOND is needed, or a branch uses those rows."""
+    branches = weak_branches(rules)
+    needs = needs_null(rules, step, states)
+    seen = any(branch.sees_null for branch in branches) and reads_null(rules, step)
+    return needs or seen or any(branch.needs_uncond for branch in branches)
 
 
 def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: States) -> Branches:

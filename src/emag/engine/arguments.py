@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
-from . import form
+from ..families import Backbone
+from .answer import Answer
 from .network import Network
 
 Change = Callable[[Any], Any]
@@ -18,9 +19,11 @@ OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Arguments:
-    """One call of a network, its values in our form (see `form`). `per_row`, `shared`: extra attention arguments declared to
-    have batch rows, or none. positional: names of the arguments that the host gives by their place, in order; further: those
-    behind them that have no name."""
+    """One call of a network, its values in our form: x_t one tensor with channels after the rows, all tensors rows first.
+
+    per_row, shared: extra attention arguments declared to have batch rows, or none. positional: names of the arguments that
+    the host gives by their place, in order; further: those behind them that have no name.
+    """
 
     network: Network
     values: dict[str, Any]
@@ -39,16 +42,16 @@ class Arguments:
             if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:  # a forward(x, t, **more) has their own names for them
                 values |= bound[name]
         placed = [name for name, parameter in kinds.items() if parameter.kind in PLACED][:len(args)]
-        return cls(network, form.to_ours(values, network.backbone), per_row, shared, tuple(placed), args[len(placed):])
+        return cls(network, _to_ours(values, network.backbone), per_row, shared, tuple(placed), args[len(placed):])
 
-    def evaluated(self, forward: Callable[..., Any]) -> Any:
-        """What `forward` answers to this call, in our form. It gets by place and by name what the host gives so."""
+    def evaluated(self, forward: Callable[..., Any]) -> Answer:
+        """What `forward` answers to this call. It gets by place and by name what the host gives so."""
         backbone = self.network.backbone
         # a U-Net takes what it adds from its list of residuals out of that list
         values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
-        named = form.to_hosts(values, backbone)
+        named = _to_hosts(values, backbone)
         placed = [named.pop(name) for name in self.positional]
-        return form.answer_to_ours(forward(*placed, *self.further, **named), backbone)
+        return Answer.of(forward(*placed, *self.further, **named), self.network.latents(self.sample), backbone)
 
     @property
     def sample(self) -> torch.Tensor:
@@ -154,3 +157,22 @@ class Arguments:
                 raise Unsupported(f"cannot tell whether the attention argument {name!r} has one entry per batch row: say "
                                   f"emag.guide(..., per_row=({name!r},)) or shared=({name!r},)")
         return {n: self._changed(n, v, change) if n in declared else v for n, v in kwargs.items()}
+
+
+def _to_ours(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
+    """The host's arguments in our form."""
+    rows_first = {name: values[name].movedim(dim, 0) for name, dim in backbone.row_dims if values.get(name) is not None}
+    x = values[backbone.sample]
+    if backbone.sample in backbone.lists:
+        x = torch.stack(list(x)).squeeze(2)
+    elif backbone.channel_dim != 1:  # else the very tensor: hosts that make two calls are told by it
+        x = x.movedim(backbone.channel_dim, 1)
+    return {**values, **rows_first, backbone.sample: x}
+
+
+def _to_hosts(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
+    """The inverse of `_to_ours`."""
+    moved = {name: values[name].movedim(0, dim) for name, dim in backbone.row_dims if values.get(name) is not None}
+    x = values[backbone.sample]
+    x = list(x.unsqueeze(2)) if backbone.sample in backbone.lists else x.movedim(1, backbone.channel_dim)
+    return {**values, **moved, backbone.sample: x}

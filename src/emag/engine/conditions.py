@@ -1,4 +1,4 @@
-"""Condition rules at work: on the condition arguments of a call, and on the outputs of condition modules."""
+"""Conditions of a call: rules at work on its condition arguments and behind condition modules; another one in its place."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,3 +62,35 @@ def _with_rows(value: torch.Tensor, rows: slice, new: torch.Tensor) -> torch.Ten
     value = value.clone()
     value[rows] = new
     return value
+
+
+def conditioned(call: Arguments, given: dict[str, Any]) -> Arguments:
+    """The same call under another condition: the network's arguments, of one row or one for each of the call's."""
+    rowed = _rowed(given, call)
+    condition = {name: _expanded(value, call.total) if name in rowed else value for name, value in given.items()}
+    return call.conditioned(condition)
+
+
+def differs(call: Arguments, other: Arguments, given: dict[str, Any]) -> bool:
+    """True where the condition `given` made `call` another one than `other`. Waits for the device."""
+    return any(_differ(call.value(name), other.value(name)) for name in _rowed(given, call))
+
+
+def _rowed(given: dict[str, Any], call: Arguments) -> list[str]:
+    """Names of what has rows; positions, which have none, follow from the text."""
+    return [name for name in given if name.partition(".")[0] in call.network.backbone.per_row]
+
+
+def _expanded(value: Any, rows: int) -> Any:
+    """A condition tensor of one row, for `rows` of them."""
+    if isinstance(value, list) and len(value) == 1:
+        return value * rows
+    return value.expand(rows, *value.shape[1:]) if isinstance(value, torch.Tensor) and value.shape[0] == 1 else value
+
+
+def _differ(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) != len(b) or any(map(_differ, a, b))
+    if b is None and isinstance(a, torch.Tensor):
+        return not bool((a == 1).all())  # a mask of ones says what none does
+    return not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.shape == b.shape and bool((a == b).all()))

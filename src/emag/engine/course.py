@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, Scene, State, Step
+from ..core import Perturbation, Rule, Scene, State, Step, weak_branches
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
 from ..maths.streams import Streams
-from . import output
+from ..maths.vectors import relative_distance
 from .arguments import Arguments
 from .network import Network
-from .plan import Plan, check_spaces, plan, unfed, weak_branches
+from .plan import Plan, check_spaces, plan, unfed
 from .trajectory import Trajectory
 from .view import Ahead
 
@@ -114,7 +114,7 @@ class Course:
         if self.states:
             self.introduce(self.tokens)
 
-    def held(self, branches: Sequence[Perturbation]) -> list[tuple[Perturbation, State]]:
+    def with_states(self, branches: Sequence[Perturbation]) -> list[tuple[Perturbation, State]]:
         """Branches with their states."""
         return [(branch, self.states[branch]) for branch in branches]
 
@@ -132,11 +132,12 @@ class Course:
 
     def take_down(self, weak: Mapping[Perturbation, torch.Tensor], cond: torch.Tensor) -> None:
         """Note how far the weak predictions of this step are from the clean one."""
-        self.effects.append(output.distance(weak, cond) if weak else None)
-        for branch, prediction in weak.items():
+        distances = {branch: relative_distance(prediction, cond) for branch, prediction in weak.items()}
+        self.effects.append(torch.stack(list(distances.values())).amax(0) if weak else None)
+        for branch, distance in distances.items():
             state = self.states[branch]
             if not state.proves and branch.condition is None:
-                state.note((output.distance({branch: prediction}, cond) > SAME).any())
+                state.note((distance > SAME).any())
 
     def check_effect(self) -> None:
         """After a run that went to its end: raise `NoEffect` where a branch changed nothing."""

@@ -9,10 +9,10 @@ import torch
 
 from ..core import Perturbation, Rows, State
 from ..errors import NoEffect, Unsupported
-from . import output
+from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
-from .conditions import Conditions
+from .conditions import Conditions, conditioned, differs
 from .handlers import Group, changing, looking, perturbing, strengthening, watching
 from .network import Network
 from .packed import Packing
@@ -28,26 +28,40 @@ X = "hidden_states"  # what states call x_t
 
 
 @dataclass(frozen=True)
-class Place:
-    """One step's calls: what the clean pass evaluated and its rows, and the host's own, with both branches or one."""
+class Call:
+    """One call of a network. forward: the network's own. rows: where the branches sit in it."""
 
-    call: Arguments
+    forward: Forward
+    arguments: Arguments
     rows: Rows
-    host_call: Arguments
-    host_rows: Rows
+
+    def conditional(self) -> "Call":
+        """The same call for its conditional rows alone."""
+        part = self.arguments.rows(self.rows.cond)
+        return replace(self, arguments=part, rows=Rows.all_cond(part.total))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of one step that weak passes are made from: the host's, with both branches or one, and that of the clean
+    pass, under the condition rules and perhaps without the unconditional rows."""
+
+    host: Call
+    clean: Call
 
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
-        """The call of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
+        """Arguments of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
+        host, clean = self.host, self.clean
         if branch.all_rows:
-            own = self.rows.uncond if branch.takes_uncond else self.rows.cond
+            own = clean.rows.uncond if branch.takes_uncond else clean.rows.cond
             assert own is not None
-            return self.call, None, own
-        if branch.condition is not None and not branch.null:
-            return self.host_call.rows(self.host_rows.cond), self.rows.cond, slice(None)
+            return clean.arguments, None, own
         if branch.null:
-            assert self.host_rows.uncond is not None
-            return self.host_call.rows(self.host_rows.uncond), self.rows.cond, slice(None)
-        return self.call.rows(self.rows.cond), self.rows.cond, slice(None)
+            assert host.rows.uncond is not None
+            return host.arguments.rows(host.rows.uncond), clean.rows.cond, slice(None)
+        if branch.condition is not None:
+            return host.arguments.rows(host.rows.cond), clean.rows.cond, slice(None)
+        return clean.arguments.rows(clean.rows.cond), clean.rows.cond, slice(None)
 
 
 class Passes:
@@ -70,18 +84,19 @@ class Passes:
             self._reached[network.module] = Reached(network)
         self._reached[network.module].install(undo)
 
-    def other(self, forward: Forward, call: Arguments) -> Any:
+    def other(self, call: Call) -> Answer:
         """An evaluation that is the host's own business; it is not counted."""
-        return self._pass(forward, call, Pass(taps=strengthening(self.strong, {}, Rows.all_cond(call.total))))
+        return self._pass(call.forward, call.arguments, Pass(taps=strengthening(self.strong, {}, call.rows)))
 
-    def clean(self, forward: Forward, call: Arguments, rows: Rows, watchers: Group, lookers: Group = ()) -> Any:
+    def clean(self, call: Call, watchers: Group, lookers: Group = ()) -> Answer:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
-        self._count(call, self.depth)
+        arguments, rows = call.arguments, call.rows
+        self._count(arguments, self.depth)
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
         now = Pass(taps=taps, looks=looks)
         reached = self._reached.get(self.blocks.network.module)
         with reached.clean() if reached else nullcontext():
-            return undone(lambda undo: self._pass(self._looked_at(forward, call.total, lookers, undo), call, now))
+            return undone(lambda undo: self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now))
 
     def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:
         """`forward`, with the time embedders' outputs shown to the branches that will change them."""
@@ -97,19 +112,19 @@ class Passes:
             self.times.change = look
         return forward
 
-    def unchanged(self, forward: Forward, call: Arguments, block: int) -> Any:
+    def unchanged(self, call: Call, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
-        return self._pass(forward, call, Pass(block + 1, taps=strengthening(self.strong, {}, Rows.all_cond(call.total))))
+        return self._pass(call.forward, call.arguments, Pass(block + 1, taps=strengthening(self.strong, {}, call.rows)))
 
-    def weak(self, forward: Forward, at: Place, group: Group, channels: int | None) -> list[torch.Tensor]:
+    def weak(self, calls: Calls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
         branch, times = group[0][0], len(group)
         for _, state in group:
             state.choose()
-        call, part, own = at.of(branch)
+        call, part, own = calls.of(branch)
         total = call.total * times
         alone = Rows.all_uncond(total) if branch.null else Rows.all_cond(total)
-        rows = at.rows if branch.all_rows else alone
+        rows = calls.clean.rows if branch.all_rows else alone
         call = self._prepared(call.repeated(times), rows, group)
         self.conditions.rows = rows
         self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
@@ -121,10 +136,10 @@ class Passes:
         reached = self._reached.get(self.blocks.network.module) if branch.model is None else None
         changed = {at for b, _ in group for at in b.changes}
         with reached.weak(max(mode - 1, 0), changed) if reached else nullcontext():
-            answer = undone(lambda undo: self._pass(self._forward(forward, group, undo), call, now))
+            answer = undone(lambda undo: self._pass(self._forward(calls.clean.forward, group, undo), call, now))
         if branch.model is None:
             self._check_reached(group, *before)
-        return [output.branch(one, own, channels) for one in output.sample_of(answer).chunk(times)]
+        return [part.prediction(own) for part in answer.parts(times)]
 
     def _prepared(self, call: Arguments, rows: Rows, group: Group) -> Arguments:
         """The arguments of a weak pass: another condition, or what the branch's state makes of them."""
@@ -133,12 +148,9 @@ class Passes:
             call = self.conditions.on(call, rows)
         if branch.condition is not None:
             given = self.extras.given(branch.condition)
-            rowed = [key for key in given if key.partition(".")[0] in call.network.backbone.per_row]
-            other = {key: expanded(value, call.total) if key in rowed else value for key, value in given.items()}
-            new = call.conditioned(other)
+            new = conditioned(call, given)
             if state.differed is None:  # conditions stay what they are over a run: the device is asked once
-                # positions, which have no rows, follow from the text
-                state.note(torch.tensor(any(_differ(new.value(key), call.value(key)) for key in rowed)))
+                state.note(torch.tensor(differs(new, call, given)))
             call = self.conditions.on(new, rows)
         network, sample = call.network, call.network.backbone.sample
         values = {**call.values, **call.condition(), X: network.latents(call.sample)}
@@ -176,7 +188,7 @@ class Passes:
     def _count(self, call: Arguments, blocks: int, skipped: int = 0) -> None:
         self.evaluations += call.total // self.images * blocks - skipped
 
-    def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Any:
+    def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Answer:
         network = call.network
         if any(block.merged for block in network.blocks):
             now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
@@ -211,18 +223,3 @@ def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
         alone = is_whole(branch, state) or branch.all_rows or branch.changes
         found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
     return list(found.values())
-
-
-def expanded(value: Any, rows: int) -> Any:
-    """A condition tensor of one row, for `rows` of them."""
-    if isinstance(value, list) and len(value) == 1:
-        return value * rows
-    return value.expand(rows, *value.shape[1:]) if isinstance(value, torch.Tensor) and value.shape[0] == 1 else value
-
-
-def _differ(a: Any, b: Any) -> bool:
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) != len(b) or any(map(_differ, a, b))
-    if b is None and isinstance(a, torch.Tensor):
-        return not bool((a == 1).all())  # a mask of ones says what none does
-    return not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.shape == b.shape and bool((a == b).all()))

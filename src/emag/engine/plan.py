@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, States, Step, needs_null, reads_null
+from ..core import Perturbation, Rule, evaluates_null, needed_branches, reads_null, weak_branches
 from ..maths.predictions import convert, difference_scale
 from ..methods.common.null_branch import NullBranch
 from ..schedules import Schedule
@@ -54,11 +54,6 @@ class Plan:
         return (self.host_rows if branch.all_rows else 1) * (self.depth - branch.entry) - branch.skipped
 
 
-def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
-    """The further branches of all rules, each once, in order."""
-    return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
-
-
 def departs(rules: Sequence[Rule]) -> bool:
     """True where the network is evaluated otherwise than the host evaluates it: further passes, or rows left out."""
     further = any(not (branch.observes or branch.strong) for branch in weak_branches(rules))
@@ -74,14 +69,14 @@ def _scheduled(value: Any) -> bool:
 
 def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False) -> Plan:
     """Plan a run along `trajectory`; paired: no rows are spared. Raises `BadValue` where a branch would never be used."""
-    branches = weak_branches(rules)
-    for branch in branches:
+    for branch in weak_branches(rules):
         branch.check(trajectory.sigmas)
     fresh: list[dict] = [{} for _ in rules]
     places = trajectory.places()
-    both = [uncond and (paired or evaluates_null(rules, branches, step, fresh)) for step in places]
-    return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1,
-                tuple(needed(rules, step, fresh) for step in places), any(reads_null(rules, step) for step in places))
+    both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]
+    further = tuple(needed_branches(rules, step, fresh) for step in places)
+    return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1, further,
+                any(reads_null(rules, step) for step in places))
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:
@@ -101,25 +96,3 @@ def check_spaces(rules: Sequence[Rule], trajectory: Trajectory) -> None:
         for space in {rule.space for rule in rules} - {None, step.space}:
             convert(nothing, nothing, step.alpha, step.sigma, step.space, str(space))
             difference_scale(step.alpha, step.sigma, str(space), step.space)
-
-
-def needed(rules: Sequence[Rule], step: Step, states: States) -> tuple[Perturbation, ...]:
-    """Further branches of one step, each once; those that give UNCOND only where it is read.
-
-    Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
-    """
-    read = reads_null(rules, step)
-    asked = (_asked(rule, read, step, state) for rule, state in zip(rules, states, strict=True))
-    return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
-
-
-def _asked(rule: Rule, read: bool, step: Step, state: dict) -> tuple[Perturbation, ...]:
-    branches = rule.branches(step) if read or rule.kind != "null" else rule.unread(step)
-    return () if branches and rule.spares_weak(step, state) else branches
-
-
-def evaluates_null(rules: Sequence[Rule], branches: Sequence[Perturbation], step: Step, states: States) -> bool:
-    """True where the clean pass of `step` holds the unconditional rows: UNCOND is needed, or a branch uses those rows."""
-    needs = needs_null(rules, step, states)
-    seen = any(branch.sees_null for branch in branches) and reads_null(rules, step)
-    return needs or seen or any(branch.needs_uncond for branch in branches)

@@ -1,38 +1,46 @@
-"""One run: every network call of one call of the host, from the clean pass to the prediction handed back."""
+"""One run: every call of a network by its host, from what comes in to what goes back. `Run.evaluate` tells the story."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Perturbation, Rows, Rule, State, Step
+from ..core import COND, UNCOND, Branches, Perturbation, Rule, weak_branches
 from ..errors import Busy
-from . import form, output
+from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
-from .combined import combined
 from .conditions import Conditions
 from .course import Course
 from .finite import Finite
+from .handlers import Group
 from .network import Network
-from .passes import Passes, Place, groups
-from .plan import departs, evaluates_null, needed, weak_branches
-from .present import Present
+from .passes import Call, Calls, Forward, Passes, groups
+from .plan import departs
+from .step_rules import StepRules
 from .undo import Undo
-from .view import CallKind, View
+from .view import View
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One step's branches, and the answer they came in. spared: the unconditional evaluation was not made."""
+class Result:
+    """What the host is to read in its conditional and in its unconditional rows, fp32; None leaves what was evaluated."""
 
-    answer: Any
-    branches: Mapping[Any, torch.Tensor]
-    step: Step
-    channels: int | None
-    spared: bool
+    cond: torch.Tensor | None
+    null: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """The first of two answers of a step, which the host has already. result: of a step that needs no second evaluation."""
+
+    answer: Answer
+    branches: Branches
+    result: Result | None = None
 
 
 @dataclass
@@ -62,8 +70,7 @@ class Run:
         self.finite = Finite()
         self.combines = any(rule.kind == "combining" for rule in self.rules)
         self.further = weak_branches(self.rules)
-        self._first: tuple[Evaluated, torch.Tensor] | None = None  # of two calls: what it gave, and the answer kept
-        self._lent: torch.Tensor | None = None  # the answer kept, as the host has it
+        self._held: Held | None = None
         self._references: int | None = None  # tokens of reference images behind x_t
 
     def install(self, undo: Undo) -> None:
@@ -77,36 +84,68 @@ class Run:
             if any(branch.modules == "time" for branch in self.further):
                 self.passes.times.install(blocks.network, undo)
 
-    def evaluate(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any],
-                 blocks: Blocks | None = None) -> Any:
+    def evaluate(self, forward: Forward, args: tuple, kwargs: dict[str, Any], blocks: Blocks | None = None) -> Any:
         """One call of a network by the host; `forward` is the network's own. blocks: its blocks, where there are several."""
-        if blocks is not None and blocks is not self.blocks:
-            self.blocks = self.passes.blocks = blocks
-            self.network = blocks.network
-            self.course.change(self.network)
-        handed = form.answer_to_hosts(self._evaluated(forward, args, kwargs), self.network.backbone)
-        if self._first is not None:
-            self._lent = output.sample_of(handed)
-        return output.with_sample(handed, combined(output.sample_of(handed))) if self.combines else handed
-
-    def _evaluated(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != self.thread:
-            raise Busy(f"this {self.network.backbone.name} serves a guided run in another thread; wait for it")
-        call = self._bound(args, kwargs)
-        kind = self.view.kind(call)
+        self._serve(blocks or self.blocks)
+        # what came in
+        arguments = self._bound(args, kwargs)
+        kind = self.view.kind(arguments)
+        call = Call(forward, arguments, self.view.rows(kind, arguments.total))
+        # what is evaluated and combined for it
         if kind == "other":
-            return self.passes.other(forward, self.conditions.on(call, Rows.all_cond(call.total)))
-        if kind == "uncond":
-            return self._uncond(forward, call)
-        rows = self.view.rows(kind, call.total)
-        found = self._step(forward, call, rows, kind)
-        second = kind == "cond" and self.view.uncond and not self.view.alone
-        return self._hold(found) if second else self._hand_back(found, rows)
+            answer = self.passes.other(self._conditioned(call))
+        elif kind == "uncond":
+            answer = self._second(call)
+        else:
+            answer = self._first(call, in_two=kind == "cond" and self.view.uncond and not self.view.alone)
+        # what goes back
+        return answer.for_host(self.combines)
 
     def finish(self) -> None:
         """After the host has come to its end. Raises `NotFinite`, and `NoEffect` where a branch changed nothing."""
         self.finite.finish()
         self.course.check_effect()
+
+    def _first(self, host: Call, in_two: bool) -> Answer:
+        """A call with conditional rows: a new step. in_two: the host makes a second call for the unconditional rows."""
+        self._begin(host)
+        spared = self.view.uncond and not self._evaluates_null()
+        calls = Calls(host, self._conditioned(host.conditional() if spared else host))
+        answer, branches = self._evaluated(calls)
+        if in_two and not spared:  # the host gets a copy of its own, to be overwritten when the second call comes
+            self._held = Held(answer.with_sample(answer.sample.clone()), branches)
+            return self._held.answer
+        result = self._result(branches, answer)
+        if in_two:
+            self._held = Held(answer, branches, result)
+            return answer.put((ALL, result.cond))
+        whole = answer.doubled() if len(answer.sample) < host.rows.total else answer
+        return whole.put((host.rows.cond, result.cond), (host.rows.uncond, result.null))
+
+    def _second(self, call: Call) -> Answer:
+        """A call with unconditional rows alone: made where it is needed, then combined with the one before, or rewritten."""
+        held, self._held = self._held, None
+        if held is not None and held.result is not None:
+            return held.answer.put((ALL, held.result.null))
+        answer = self.passes.clean(self._conditioned(call), self.course.watching(observers=True))
+        if held is None:
+            return answer
+        self.course.look(self.now.step)
+        null = answer.prediction(ALL)
+        self.now.check({UNCOND: null})
+        result = self._result({**held.branches, UNCOND: null}, held.answer)
+        ours = held.answer.put((ALL, result.cond))
+        held.answer.overwrite(ours)
+        return answer.with_sample(ours.sample) if self.combines else answer.put((ALL, result.null))
+
+    def _serve(self, blocks: Blocks) -> None:
+        """The network of `blocks` is called: the one that served so far, or one that takes over."""
+        if threading.get_ident() != self.thread:
+            raise Busy(f"this {self.network.backbone.name} serves a guided run in another thread; wait for it")
+        if blocks is not self.blocks:
+            self.blocks = self.passes.blocks = blocks
+            self.network = blocks.network
+            self.course.change(self.network)
 
     def _bound(self, args: tuple, kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call. How many tokens are those of reference images is read off the first one."""
@@ -115,112 +154,58 @@ class Run:
             self._references = self.network.references_in(call.values)
         return replace(call, network=replace(self.network, references=self._references)) if self._references else call
 
-    def _step(self, forward: Callable[..., Any], call: Arguments, host: Rows, kind: CallKind) -> Evaluated:
-        """A call with conditional rows: a new step, with every branch it needs."""
-        step = self.conditions.step = self.course.next(call, host.cond, self._first is not None, self.view.alone)
-        now = self._begin(step)
-        spared = self.view.uncond and (self.view.alone or not (self.network.backbone.paired or evaluates_null(
-            now.rules, self.further, step, now.states)))
-        rows = Rows.all_cond(self.course.images) if spared and kind == "both" else host
-        place = Place(self.conditions.on(call if rows is host else call.rows(host.cond), rows), rows, call, host)
-        wanted = self.course.held(needed(now.rules, step, now.states))
-        for one in (item for item in wanted if item[0].ahead):
-            self.passes.weak(forward, place, [one], None)
-        answer = self.passes.clean(forward, place.call, rows, self.course.watching(), self.course.looking())
-        sample = output.sample_of(answer)
-        channels = output.guided_channels(sample, call.network.latents(call.sample))
-        branches: dict[Any, torch.Tensor] = {COND: output.branch(sample, rows.cond, channels)}
-        if rows.uncond is not None:
-            branches[UNCOND] = output.branch(sample, rows.uncond, channels)
-        self.course.look(step)
-        held = [item for item in wanted if not item[0].ahead]
-        branches |= self._further(forward, place, held, step, channels, branches[COND])
-        now.look(branches)
-        return Evaluated(answer, branches, step, channels, spared)
+    def _conditioned(self, call: Call) -> Call:
+        """The same call under the condition rules."""
+        return replace(call, arguments=self.conditions.on(call.arguments, call.rows))
 
-    def _begin(self, step: Step) -> Present:
-        """What the first step settles, and the rules at work in this one."""
+    def _begin(self, call: Call) -> None:
+        """The step that a call begins, and the rules at work in it."""
+        step = self.course.next(call.arguments, call.rows.cond, self._held is not None, self.view.alone)
+        rules = StepRules(step, self.rules, self.course.memory, self.finite)
+        self.now = rules.alone("the pipeline") if self.view.alone else rules
+        self.now.check_input()
+        self.conditions.step = step
         self.passes.images = self.course.images
-        self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
-        now = Present(step, self.rules, self.course.memory, self.finite)
-        self.present = now.alone("the pipeline") if self.view.alone else now
-        self.finite.ask(f"{now.place}: x_t", "host", step.x)
-        return self.present
+        self.passes.strong = self.course.with_states([branch for branch in self.further if branch.strong])
 
-    def _further(self, forward: Callable[..., Any], place: Place, held: list[tuple[Perturbation, State]], step: Step,
-                 channels: int | None, cond: torch.Tensor) -> dict[Perturbation, torch.Tensor]:
+    def _evaluates_null(self) -> bool:
+        """True where the unconditional rows are evaluated in this step, in this call or in the host's second one."""
+        return not self.view.alone and (self.network.backbone.paired or self.now.evaluates_null())
+
+    def _evaluated(self, calls: Calls) -> tuple[Answer, Branches]:
+        """The answer of the clean pass, and the predictions of all branches of the step."""
+        needed = self.course.with_states(self.now.needed())
+        for item in (item for item in needed if item[0].ahead):
+            self.passes.weak(calls, [item])
+        answer = self.passes.clean(calls.clean, self.course.watching(), self.course.looking())
+        self.course.look(self.now.step)
+        rows = calls.clean.rows
+        branches: dict[Hashable, torch.Tensor] = {COND: answer.prediction(rows.cond)}
+        if rows.uncond is not None:
+            branches[UNCOND] = answer.prediction(rows.uncond)
+        branches.update(self._weak(calls, [item for item in needed if not item[0].ahead], branches[COND]))
+        self.now.check(branches)
+        return answer, branches
+
+    def _weak(self, calls: Calls, needed: Group, cond: torch.Tensor) -> dict[Perturbation, torch.Tensor]:
+        """The predictions of the weak branches, those that can share a pass in one."""
+        for _, state in needed:
+            state.predicted(self.now.step, cond)
         weak: dict[Perturbation, torch.Tensor] = {}
-        for _, state in held:
-            state.predicted(step, cond)
-        for group in groups(held):
-            made = self.passes.weak(forward, place, group, channels)
+        for group in groups(needed):
+            made = self.passes.weak(calls, group)
             weak |= {branch: state.at_step(pred) for (branch, state), pred in zip(group, made, strict=True)}
         self.course.take_down(weak, cond)
         return weak
 
-    def _hand_back(self, found: Evaluated, host: Rows) -> Any:
-        """The answer for a host that gets both branches, or its only one, at once."""
-        after, sample = self.present.with_null(found.branches), output.sample_of(found.answer)
-        pred = self._combined(after, sample)
-        new = [(host.cond, pred)]
-        if host.uncond is not None and (self.combines or after.get(UNCOND) is not found.branches.get(UNCOND)):
-            new.append((host.uncond, pred if self.combines else after[UNCOND]))
-        if len(new) == 1 and pred is found.branches[COND]:
-            return found.answer
-        whole = torch.cat([sample, sample]) if len(sample) < host.total else sample
-        return output.with_sample(found.answer, output.with_rows(whole, new, found.channels))
-
-    def _hold(self, found: Evaluated) -> Any:
-        """The answer to the first of two calls: ours where there is no second, else one to be overwritten then."""
-        sample = output.sample_of(found.answer)
-        if not found.spared:
-            self._first = found, sample.clone()
-            return output.with_sample(found.answer, self._first[1])
-        after = self.present.with_null(found.branches)
-        pred = self._combined(after, sample)
-        kept = sample if pred is after[COND] else output.with_rows(sample, [(slice(None), pred)], found.channels)
-        self._first = Evaluated(found.answer, after, found.step, found.channels, True), kept
-        return found.answer if kept is sample else output.with_sample(found.answer, kept)
-
-    def _uncond(self, forward: Callable[..., Any], call: Arguments) -> Any:
-        """The unconditional call of a host that makes two: made where it is needed, then combined or rewritten."""
-        rows, first = Rows.all_uncond(call.total), self._first
-        self._first = None
-        if first is not None and first[0].spared:
-            return self._spared(*first)
-        answer = self.passes.clean(forward, self.conditions.on(call, rows), rows, self.course.watching(observers=True))
-        if first is None:
-            return answer
-        found, kept = first
-        self.course.look(found.step)
-        null = output.branch(output.sample_of(answer), slice(None), found.channels)
-        self.present.look({UNCOND: null})
-        after = self.present.with_null({**found.branches, UNCOND: null})
-        pred = self._combined(after, kept)
-        if pred is not found.branches[COND]:
-            kept.copy_(output.with_rows(kept, [(slice(None), pred)], found.channels))
-            if self._lent is not None and self._lent is not kept:
-                for lent, row in zip(self._lent, form.answer_to_hosts(kept, self.network.backbone), strict=True):
-                    lent.copy_(row)
-        if self.combines:
-            return output.with_sample(answer, kept)
-        if after[UNCOND] is null:
-            return answer
-        new = output.with_rows(output.sample_of(answer), [(slice(None), after[UNCOND])], found.channels)
-        return output.with_sample(answer, new)
-
-    def _spared(self, found: Evaluated, kept: torch.Tensor) -> Any:
-        """The answer to an unconditional call that need not be made."""
-        if not self.combines:
-            kept = output.with_rows(kept, [(slice(None), found.branches[UNCOND])], found.channels)
-        return output.with_sample(found.answer, kept)
-
-    def _combined(self, branches: Mapping[Any, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
-        """The result of the rules, which the host gets in the dtype of `sample`."""
-        pred = self.present.result(branches)
+    def _result(self, branches: Branches, answer: Answer) -> Result:
+        """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
+        after = self.now.with_null(branches)
+        pred = self.now.result(after)
         if pred is not branches[COND]:
-            self.present.handed(pred, sample.dtype)
+            self.now.check_cast(pred, answer.sample.dtype)
         self.finite.after_step()
         if self.on_step is not None:
             self.on_step(self.course.seen, self.course.count)
-        return pred
+        null = pred if self.combines else after.get(UNCOND)
+        return Result(None if pred is branches[COND] else pred, None if null is branches.get(UNCOND) else null)

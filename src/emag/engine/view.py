@@ -45,5 +45,5 @@ class View(Ahead, Extras, Protocol):
         ...
 
     def rows(self, kind: CallKind, total: int) -> Rows:
-        """Where the branches sit in a call of `total` rows."""
+        """Where the branches sit in a call of `total` rows; what is the host's own business counts as conditional."""
         ...

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import Rule, check_finite
+from ..core import Rule, check_finite, weak_branches
 from ..engine.foreign import cache
 from ..engine.network import Network
-from ..engine.plan import departs, plan, unfed, weak_branches
+from ..engine.plan import departs, plan, unfed
 from ..engine.swaps import lora_layers
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Perturbation, Rule, Scene, Step
+from ..core import COND, UNCOND, Perturbation, Rule, Scene, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
 from ..engine.network import read_network
-from ..engine.plan import Plan, check_spaces, evaluates_null, needed, weak_branches
-from ..engine.present import Present
+from ..engine.plan import Plan, check_spaces
+from ..engine.step_rules import StepRules
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..maths.predictions import SPACES
@@ -107,13 +107,13 @@ class Function:
             self._fresh = False
             for rule in self.rules:
                 rule.fits_run(Scene(step, tuple(self.trajectory.places())))
-        present = Present(step, self.rules, self._memory, self._finite)
-        self._finite.ask(f"{present.place}: x_t", "host", step.x)
+        rules = StepRules(step, self.rules, self._memory, self._finite)
+        rules.check_input()
         branches = self.network.step(step, partial(self._branches, x, step))
-        present.look(branches)
-        self.latest = dict(present.with_null(branches))
-        prediction = present.result(self.latest)
-        present.handed(prediction, x.dtype)
+        rules.check(branches)
+        self.latest = dict(rules.with_null(branches))
+        prediction = rules.result(self.latest)
+        rules.check_cast(prediction, x.dtype)
         prediction = prediction.to(x.dtype)
         self._finite.after_step()
         if i == len(self.path) - 1:
@@ -175,8 +175,8 @@ class Function:
 
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
-        wanted = needed(self.rules, step, self._memory)
-        null = self._reads_null(step) and evaluates_null(self.rules, weak_branches(self.rules), step, self._memory)
+        wanted = needed_branches(self.rules, step, self._memory)
+        null = self._reads_null(step) and evaluates_null(self.rules, step, self._memory)
 
         def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
             name = branch.condition or (UNCOND if branch.null else COND)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Rule
+from ..core import COND, UNCOND, Rule, weak_branches
 from ..engine.network import Network
-from ..engine.plan import unfed, weak_branches
+from ..engine.plan import unfed
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..samplers.base import Corrector

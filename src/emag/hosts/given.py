@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from ..core import Rule
+from ..core import Rule, weak_branches
 from ..engine.network import Network
-from ..engine.plan import weak_branches
 from ..errors import BadValue, EmagError, Unsupported
 from ..families import Host
 from ..families.records import Tensors

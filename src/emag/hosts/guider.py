@@ -7,7 +7,7 @@ import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
 from ..core import Rule
-from ..engine.combined import combined
+from ..engine.answer import combined
 from ..engine.plan import unfed
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue

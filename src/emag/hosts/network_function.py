@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rows, Rule, State, Step
-from ..engine import output
+from ..core import Perturbation, Rows, Rule, State, Step, weak_branches
 from ..engine.arguments import Arguments
 from ..engine.blocks import blocks_of
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.network import read_network, unwrapped
-from ..engine.passes import Forward, Passes, Place
-from ..engine.plan import departs, plan, weak_branches
+from ..engine.passes import Call, Calls, Forward, Passes
+from ..engine.plan import departs, plan
 from ..engine.trajectory import Trajectory
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from ..families import Backbone
 from ..maths.streams import Streams
+from ..maths.vectors import relative_distance
 from .checks import check_hooks, check_rules
 from .function_checks import check_inside
 from .outside import Evaluate, Made, Outside
 
-Make = Callable[[Forward, Arguments], None]
+Make = Callable[[Call], None]
 
 
 class Inside(Outside):
@@ -76,7 +76,7 @@ class Inside(Outside):
         self.course.begin(streams)
         self._looked = False
         self.passes = Passes(self.blocks, Conditions(()), self)
-        self.passes.strong = self.course.held([branch for branch in self.further if branch.strong])
+        self.passes.strong = self.course.with_states([branch for branch in self.further if branch.strong])
 
     def step(self, step: Step, evaluate: Callable[[], Made]) -> Made:
         """Taps are in the network around the evaluations of one step, and not after it."""
@@ -95,13 +95,14 @@ class Inside(Outside):
         return undone(tapped)
 
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
-        def make(forward: Forward, call: Arguments) -> None:
-            rows = Rows.all_uncond(call.total) if null else Rows.all_cond(call.total)
+        def make(call: Call) -> None:
+            if null:
+                call = replace(call, rows=Rows.all_uncond(call.rows.total))
             lookers = [] if null or self._looked or self._unproven else list(self.course.states.items())
             self._looked |= not null
-            answer = self.passes.clean(forward, call, rows, self.course.watching(observers=null), lookers)
+            answer = self.passes.clean(call, self.course.watching(observers=null), lookers)
             if self._unproven:
-                self._prove_entry(forward, call, output.sample_of(answer))
+                self._prove_entry(call, answer.sample)
 
         prediction = self._through(evaluate, step, make)
         self.course.look(step)
@@ -112,17 +113,16 @@ class Inside(Outside):
         if cond is not None:
             state.predicted(step, cond)
 
-        def make(forward: Forward, call: Arguments) -> None:
-            self._check_x(call, state)
-            rows = Rows.all_cond(call.total)
-            place = Place(call, rows, call, Rows(rows.cond, rows.cond, call.total))
-            self.passes.weak(forward, place, [(branch, state)], None)
+        def make(call: Call) -> None:
+            self._check_x(call.arguments, state)
+            both = replace(call, rows=replace(call.rows, uncond=call.rows.cond))  # whichever condition: the function's own
+            self.passes.weak(Calls(both, call), [(branch, state)])
 
         prediction = state.at_step(self._through(evaluate, step, make))
         if cond is not None:
             self.course.take_down({branch: prediction}, cond)
             if branch.condition is not None and not state.proves:
-                state.note((output.distance({branch: prediction}, cond) > SAME).any())
+                state.note((relative_distance(prediction, cond) > SAME).any())
         return prediction
 
     def check(self) -> None:
@@ -142,7 +142,8 @@ class Inside(Outside):
                 answers.append(original(*args, **kwargs))
                 return answers[-1]
 
-            make(keeping, self._met(Arguments.bind(self.network, args, kwargs), step))
+            met = self._met(Arguments.bind(self.network, args, kwargs), step)
+            make(Call(keeping, met, Rows.all_cond(met.total)))
             return answers[0]
 
         def patched(undo: Undo) -> torch.Tensor:
@@ -179,19 +180,19 @@ class Inside(Outside):
                 raise Unsupported("a weak branch at another x_t needs a network that gets x_t as it is, and this denoiser "
                                   "scales or packs it")
 
-    def _prove_entry(self, forward: Forward, call: Arguments, clean: torch.Tensor) -> None:
+    def _prove_entry(self, call: Call, clean: torch.Tensor) -> None:
         """A pass resumed at a block, with nothing changed, gives the clean answer, or the entry is wrong."""
         for block in sorted(self.blocks.wanted.resume):
-            again = self._unchanged(forward, call, block)
-            if again is None or bool((output.distance({block: again.float()}, clean.float()) > SAME).any()):
+            again = self._unchanged(call, block)
+            if again is None or bool((relative_distance(again.float(), clean.float()) > SAME).any()):
                 raise Unsupported(f"the entry of {self.network.backbone.name} does not fit: resumed at block {block}, with "
                                   "nothing changed, it does not give its answer. See the streams and returns of its stacks, "
                                   "and skips, where later blocks read what earlier ones gave")
         self._unproven = False
 
-    def _unchanged(self, forward: Forward, call: Arguments, block: int) -> torch.Tensor | None:
+    def _unchanged(self, call: Call, block: int) -> torch.Tensor | None:
         """The answer resumed at `block`; None where the network cannot go on with what it is handed."""
         try:
-            return output.sample_of(self.passes.unchanged(forward, call, block))
+            return self.passes.unchanged(call, block).sample
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
             return None

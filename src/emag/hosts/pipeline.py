@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from ..core import Rule
+from ..core import Rule, weak_branches
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
 from ..engine.network import Network, read_network
-from ..engine.plan import weak_branches
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.undo import Undo, patch, undone

@@ -47,8 +47,8 @@ class PipelineView:
         return "uncond" if second else "cond"
 
     def rows(self, kind: CallKind, total: int) -> Rows:
-        if kind == "cond":
-            return Rows.all_cond(total)
+        if kind != "both":
+            return Rows.all_uncond(total) if kind == "uncond" else Rows.all_cond(total)
         first, second = slice(0, total // 2), slice(total // 2, total)
         return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
 

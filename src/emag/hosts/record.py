@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ..core import Rule
-from ..engine.plan import weak_branches
+from ..core import Rule, weak_branches
 from ..errors import BadValue
 from ..families import Host
 from ..methods.common.other_model import LOAD

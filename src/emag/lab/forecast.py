@@ -7,9 +7,9 @@ from typing import Any
 import diffusers
 import torch
 
-from ..core import Rule
+from ..core import Rule, weak_branches
 from ..engine.network import Network, read_network
-from ..engine.plan import Plan, plan, weak_branches
+from ..engine.plan import Plan, plan
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..families import BACKBONES

@@ -19,6 +19,12 @@ def project(vector: torch.Tensor, onto: torch.Tensor) -> tuple[torch.Tensor, tor
     return parallel, vector - parallel
 
 
+def relative_distance(other: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """|reference - other| / |reference| of each sample, [batch], for [batch, ...]."""
+    size = reference.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return (reference - other).flatten(1).norm(dim=1) / size
+
+
 def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`values` [batch] shaped to multiply `like` [batch, ...]."""
     return values.view(-1, *[1] * (like.ndim - 1))

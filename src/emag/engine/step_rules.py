@@ -6,14 +6,26 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Branches, Rule, Step, combine, needs_null, with_null
+from ..core import (
+    COND,
+    UNCOND,
+    Branches,
+    Perturbation,
+    Rule,
+    Step,
+    combine,
+    evaluates_null,
+    needed_branches,
+    needs_null,
+    with_null,
+)
 from ..errors import Unsupported
 from .finite import Finite
 
 
 @dataclass(frozen=True)
-class Present:
-    """One step of a run. states: the memory of each rule."""
+class StepRules:
+    """The rules at work in one step. states: the memory of each, which lasts as long as the run."""
 
     step: Step
     rules: Sequence[Rule]
@@ -25,7 +37,19 @@ class Present:
         """The step in words."""
         return f"step {self.step.index + 1} of {self.step.count}"
 
-    def look(self, branches: Branches) -> None:
+    def needed(self) -> tuple[Perturbation, ...]:
+        """Further branches of the step, each once."""
+        return needed_branches(self.rules, self.step, self.states)
+
+    def evaluates_null(self) -> bool:
+        """True where the unconditional rows are to be evaluated: UNCOND is needed, or a branch uses those rows."""
+        return evaluates_null(self.rules, self.step, self.states)
+
+    def check_input(self) -> None:
+        """Ask whether x_t is finite."""
+        self.finite.ask(f"{self.place}: x_t", "host", self.step.x)
+
+    def check(self, branches: Branches) -> None:
         """Ask whether the branches are finite, the clean ones first."""
         names: dict[Any, str] = {COND: "the network's prediction", UNCOND: "the network's unconditional prediction"}
         for name in sorted(branches, key=lambda name: name not in names):
@@ -51,12 +75,12 @@ class Present:
             pred = new
         return pred
 
-    def handed(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:
+    def check_cast(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:
         """Ask whether the result still is finite in the dtype of the host."""
         if torch.finfo(dtype).max < torch.finfo(torch.bfloat16).max:
             self._ask(f"the result of the rules, in {str(dtype).removeprefix('torch.')},", prediction.to(dtype))
 
-    def alone(self, host: str) -> "Present":
+    def alone(self, host: str) -> "StepRules":
         """The step in a run whose host has stopped evaluating unconditional rows: rules about those have nothing to do.
 
         Raises `Unsupported` for what cannot go on without them.
