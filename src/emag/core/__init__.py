@@ -15,7 +15,7 @@ from .fields import FiniteFields, check_finite
 from .rule import AUTO, Kind, Rule
 from .schedule import Scale, Schedule, at_time, check_scale, check_timed, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Branches, Scene, Step
+from .step import COND, UNCOND, Branches, Scene, Side, Step
 
 __all__ = [
            "AUTO",
@@ -33,6 +33,7 @@ __all__ = [
            "Scene",
            "Schedule",
            "Sdpa",
+           "Side",
            "State",
            "States",
            "Step",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..maths.predictions import convert, difference_scale
+from ..maths.predictions import Space, convert, difference_scale
 from .branch import Perturbation
 from .rule import Rule
 from .step import UNCOND, Branches, Step
@@ -95,19 +95,18 @@ def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]
 def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: Change) -> torch.Tensor:
     """`change` made in the rule's space, and carried back as a difference."""
     space = rule.space
-    if space in (None, step.space):
+    if space is None or space == step.space:
         return change(pred, branches, step)
-    assert space is not None
     here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)
     moved = change(here, _converted(branches, step, space), replace(step, space=space)) - here
     return pred + moved * difference_scale(step.alpha, step.sigma, space, step.space)
 
 
-def _converted(branches: Branches, step: Step, space: str | None) -> Branches:
-    if space in (None, step.space):
+def _converted(branches: Branches, step: Step, space: Space | None) -> Branches:
+    if space is None or space == step.space:
         return branches
-    return {name: convert(p, step.x, step.alpha, step.sigma, step.space, str(space)) for name, p in branches.items()}
+    return {name: convert(p, step.x, step.alpha, step.sigma, step.space, space) for name, p in branches.items()}
 
 
-def _back(pred: torch.Tensor, step: Step, space: str | None) -> torch.Tensor:
+def _back(pred: torch.Tensor, step: Step, space: Space | None) -> torch.Tensor:
     return convert(pred, step.x, step.alpha, step.sigma, space or step.space, step.space)

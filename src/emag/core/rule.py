@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..maths.predictions import Space
 from .branch import Perturbation
 from .fields import FiniteFields
 from .schedule import Schedule
@@ -34,7 +35,7 @@ class Rule(FiniteFields):
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
     of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
-    space: ClassVar[str | None] = None  # the space the rule works in; None where any affine space gives the same
+    space: ClassVar[Space | None] = None  # the space the rule works in; None where any affine space gives the same
 
     @property
     def neutral(self) -> bool:

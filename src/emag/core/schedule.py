@@ -1,7 +1,7 @@
 """A rule's strength as a value: a number, or a schedule that gives one at each step."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -25,7 +25,7 @@ class Schedule(FiniteFields):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     equation: ClassVar[str] = ""
-    kind: ClassVar[str] = "schedule"
+    kind: ClassVar[Literal["schedule"]] = "schedule"
     cost: ClassVar[str] = "none; a step at scale 1 needs no unconditional or weak evaluation"
 
     @property

@@ -2,13 +2,18 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 
+from ..maths.predictions import Space
 from ..maths.streams import Streams
 
-COND, UNCOND = "cond", "uncond"
+Side = Literal["cond", "uncond"]
+"""Whose condition it is that a prediction is made under: the prompt's, or the one to be away from."""
+
+COND: Final = "cond"
+UNCOND: Final = "uncond"
 
 Branches = Mapping[Hashable, torch.Tensor]
 """Predictions of one step by branch: COND, UNCOND (where there is one) and every further branch asked for."""
@@ -29,10 +34,10 @@ class Step:
     sigmas: tuple[float, ...]
     alphas: tuple[float, ...]
     time: float
-    space: str
+    space: Space
     x: torch.Tensor = field(repr=False)
     streams: Streams = field(repr=False)
-    branch: str = COND
+    branch: Side = COND
     end: tuple[float, float] = (1.0, 0.0)
     grid: tuple[int, ...] | None = None
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)

@@ -130,7 +130,7 @@ class Course:
         """Put what the observers saw into the step."""
         step.seen.update((branch, state.seen) for branch, state in self.states.items() if branch.observes)
 
-    def take_down(self, weak: Mapping[Perturbation, torch.Tensor], cond: torch.Tensor) -> None:
+    def take_down(self, weak: Mapping[Any, torch.Tensor], cond: torch.Tensor) -> None:
         """Note how far the weak predictions of this step are from the clean one."""
         distances = {branch: relative_distance(prediction, cond) for branch, prediction in weak.items()}
         self.effects.append(torch.stack(list(distances.values())).amax(0) if weak else None)

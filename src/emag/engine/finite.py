@@ -2,23 +2,24 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import NotFinite
 
-MENDS = {"network": "its weights are damaged, or overflow in this dtype: use bfloat16 or float32",
+Maker = Literal["network", "rule", "host"]
+MENDS: dict[Maker, str] = {"network": "its weights are damaged, or overflow in this dtype: use bfloat16 or float32",
          "rule": "what it was made from is finite: give the rule a weaker setting, or leave it out",
          "host": "the predictions before it were: look at the scheduler, callbacks and the first latents"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One tensor asked about. what: in words; whose: a key of MENDS; flag: a bool on its device."""
+    """One tensor asked about. what: in words; whose: who made it; flag: a bool on its device."""
 
     what: str
-    whose: str
+    whose: Maker
     flag: torch.Tensor
 
 
@@ -42,7 +43,7 @@ class Finite:
         self._asked: list[Asked] = []
         self._sent: deque[Sent] = deque()
 
-    def ask(self, what: str, whose: str, tensor: torch.Tensor) -> None:
+    def ask(self, what: str, whose: Maker, tensor: torch.Tensor) -> None:
         """what: the tensor in words, with its step; whose: made by the "network", a "rule" or the "host"."""
         one = Asked(what, whose, torch.isfinite(tensor).all())
         if one.flag.device.type == "cpu":

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Branches, Perturbation, Rule, weak_branches
+from ..core import COND, UNCOND, Branches, Rule, weak_branches
 from ..errors import Busy
 from .answer import Answer
 from .arguments import Arguments
@@ -183,15 +183,15 @@ class Run:
         branches: dict[Hashable, torch.Tensor] = {COND: answer.prediction(rows.cond)}
         if rows.uncond is not None:
             branches[UNCOND] = answer.prediction(rows.uncond)
-        branches.update(self._weak(calls, [item for item in needed if not item[0].ahead], branches[COND]))
+        branches |= self._weak(calls, [item for item in needed if not item[0].ahead], branches[COND])
         self.now.check(branches)
         return answer, branches
 
-    def _weak(self, calls: Calls, needed: Group, cond: torch.Tensor) -> dict[Perturbation, torch.Tensor]:
+    def _weak(self, calls: Calls, needed: Group, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of the weak branches, those that can share a pass in one."""
         for _, state in needed:
             state.predicted(self.now.step, cond)
-        weak: dict[Perturbation, torch.Tensor] = {}
+        weak: dict[Hashable, torch.Tensor] = {}
         for group in groups(needed):
             made = self.passes.weak(calls, group)
             weak |= {branch: state.at_step(pred) for (branch, state), pred in zip(group, made, strict=True)}

@@ -8,9 +8,10 @@ import torch
 
 from ..core import Step
 from ..errors import Unsupported
+from ..maths.predictions import Space
 from ..maths.streams import Streams
 
-SPACE_OF = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+SPACE_OF: dict[str, Space] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 # spacings of noise levels that lie between training timesteps, to which a scheduler rounds
 ROUNDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -32,7 +33,7 @@ class Trajectory:
     times: tuple[float, ...]
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
-    space: str
+    space: Space
     end: tuple[float, float] = (1.0, 0.0)
     takeover: int | None = None
     whole: int | None = None
@@ -82,7 +83,7 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
     return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole)
 
 
-def prediction_space(scheduler: Any) -> str:
+def prediction_space(scheduler: Any) -> Space:
     """Prediction space a scheduler expects: flow matching by class, else by its `prediction_type`."""
     if type(scheduler).__name__.startswith("FlowMatch"):
         return "flow"
@@ -92,7 +93,7 @@ def prediction_space(scheduler: Any) -> str:
     return SPACE_OF[kind]
 
 
-def _end(scheduler: Any, space: str) -> tuple[float, float]:
+def _end(scheduler: Any, space: Space) -> tuple[float, float]:
     """The level after the last step: clean, but for schedulers that stop at their first training step."""
     last = getattr(scheduler, "final_alpha_cumprod", None)
     if space == "flow" or last is None:

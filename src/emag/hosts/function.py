@@ -14,7 +14,7 @@ from ..engine.plan import Plan, check_spaces
 from ..engine.step_rules import StepRules
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
-from ..maths.predictions import SPACES
+from ..maths.predictions import SPACES, Space
 from ..maths.streams import Streams
 from ..samplers.conditioned import alike
 from ..samplers.path import Path
@@ -28,7 +28,7 @@ Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
 
 
-def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], prediction: str = "flow",
+def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], prediction: Space = "flow",
            conditions: Mapping[str, Any] | None = None, time: Callable[[float, float], float] | None = None,
            masks: Mapping[str, torch.Tensor] | None = None, grid: tuple[int, int, int] | None = None,
            backbone: Described | None = None) -> "Function":
@@ -210,7 +210,7 @@ def _sigma(alpha: float, sigma: float) -> float:
     return sigma
 
 
-def _trajectory(path: Path, space: str) -> Trajectory:
+def _trajectory(path: Path, space: Space) -> Trajectory:
     alphas, sigmas, count = path.alphas[:-1], path.sigmas[:-1], len(path)
     times = sigmas if path.fits("flow") else tuple(1 - i / count for i in range(count))
     return Trajectory(times, tuple(range(count)), times, alphas, sigmas, space, path.at(-1))

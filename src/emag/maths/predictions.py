@@ -12,10 +12,10 @@ import torch
 from ..errors import BadValue
 
 Space = Literal["epsilon", "v", "flow", "x0"]
-SPACES: tuple[str, ...] = get_args(Space)
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
-def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: str) -> torch.Tensor:
+def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
     """Clean sample implied by prediction `p` at `x`; same shape. Raises `BadValue` where alpha is 0."""
     if space == "x0":
         return p
@@ -26,7 +26,7 @@ def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: s
     return (x - sigma * p) / _nonzero(alpha, space)
 
 
-def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: str) -> torch.Tensor:
+def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
     """Inverse of `to_x0`. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
     if space == "x0":
         return x0
@@ -36,14 +36,14 @@ def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space
     return (alpha * x - x0) / sigma if space == "v" else (x - alpha * x0) / sigma
 
 
-def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source: str, target: str) -> torch.Tensor:
+def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source: Space, target: Space) -> torch.Tensor:
     """Prediction `p` at `x`, from space `source` to space `target`."""
     if source == target:
         return p
     return from_x0(to_x0(p, x, alpha, sigma, source), x, alpha, sigma, target)
 
 
-def difference_scale(alpha: float, sigma: float, source: str, target: str) -> float:
+def difference_scale(alpha: float, sigma: float, source: Space, target: Space) -> float:
     """Scalar k with D_target = k D_source. Raises `BadValue` where D_source is always 0: epsilon at alpha 0, x0 at sigma 0.
 
     With D = D_flow (or D_v): D_x0 = -sigma D and D_epsilon = alpha D.
@@ -54,7 +54,7 @@ def difference_scale(alpha: float, sigma: float, source: str, target: str) -> fl
     return unit[target] / _nonzero(unit[source], source)
 
 
-def _nonzero(value: float, space: str) -> float:
+def _nonzero(value: float, space: Space) -> float:
     if value == 0:
         raise BadValue(f"a {space} prediction cannot be converted here: alpha or sigma is 0 at this step. "
                        "Use a schedule without that end point, or a rule that needs no conversion.")

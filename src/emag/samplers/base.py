@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
 from ..core import COND, UNCOND, FiniteFields
 from ..errors import Unsupported
+from ..maths.predictions import Space
 from .path import Path
 
 
@@ -20,7 +21,7 @@ class GuidedModel(Protocol):
     @property
     def path(self) -> Path: ...
     @property
-    def space(self) -> str: ...
+    def space(self) -> Space: ...
     @property
     def latest(self) -> Mapping[Any, torch.Tensor]: ...
 
@@ -44,7 +45,7 @@ class Solver(FiniteFields):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     equation: ClassVar[str] = ""
-    kind: ClassVar[str] = "solver"
+    kind: ClassVar[Literal["solver"]] = "solver"
     cost: ClassVar[str] = "none"  # evaluations per step beyond the model's own
     stochastic: ClassVar[bool] = False  # True where the step adds noise
     guides: ClassVar[bool] = False  # True where the step guides by a scale of its own, and no rule may combine beside it
@@ -70,7 +71,7 @@ class Corrector(FiniteFields):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     equation: ClassVar[str] = ""
-    kind: ClassVar[str] = "corrector"
+    kind: ClassVar[Literal["corrector"]] = "corrector"
     cost: ClassVar[str] = "none"  # evaluations per step
     joint: ClassVar[bool] = False  # True where samples of one condition are drawn together, and depend on each other
 

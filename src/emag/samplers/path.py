@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import BadValue
+from ..maths.predictions import Space
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Path:
         """k_j / k_i for levels i < j: the share of the noise of level i that is left at level j, in [0, 1)."""
         return self.sigmas[j] * self.alphas[i] / (self.sigmas[i] * self.alphas[j])
 
-    def fits(self, space: str) -> bool:
+    def fits(self, space: Space) -> bool:
         """True where `space` makes sense on this path: flow needs alpha + sigma = 1, v alpha^2 + sigma^2 = 1."""
         power = {"flow": 1, "v": 2}.get(space)
         return power is None or all(abs(a**power + s**power - 1) < 1e-3 for a, s in zip(self.alphas, self.sigmas))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue, Unsupported
+from ..maths.predictions import Space
 from .base import Corrector, GuidedModel, guided_prediction
 from .path import Path
 from .solvers import advance
@@ -14,7 +15,7 @@ from .solvers import advance
 Denoiser = Callable[[torch.Tensor], torch.Tensor]
 
 
-def reflect(x: torch.Tensor, strong: Denoiser, weak: Denoiser, path: Path, i: int, space: str,
+def reflect(x: torch.Tensor, strong: Denoiser, weak: Denoiser, path: Path, i: int, space: Space,
             repeats: int = 1) -> torch.Tensor:
     """x at level i, taken to level i + 1 with `strong` and back with `weak`, both predicting at level i, `repeats` times.
 

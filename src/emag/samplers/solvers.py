@@ -5,19 +5,19 @@ from typing import Any
 
 import torch
 
-from ..maths.predictions import from_x0, to_x0
+from ..maths.predictions import Space, from_x0, to_x0
 from .base import GuidedModel, Solver
 from .path import Path
 
 
-def to_epsilon(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: str) -> torch.Tensor:
+def to_epsilon(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
     """Noise implied by prediction `p` at `x`; same shape. Raises `BadValue` for an x0 prediction where sigma is 0."""
     if space in ("flow", "v"):
         return (x if space == "flow" else sigma * x) + alpha * p
     return p if space == "epsilon" else from_x0(p, x, alpha, sigma, "epsilon")
 
 
-def advance(x: torch.Tensor, pred: torch.Tensor, path: Path, i: int, j: int, space: str) -> torch.Tensor:
+def advance(x: torch.Tensor, pred: torch.Tensor, path: Path, i: int, j: int, space: Space) -> torch.Tensor:
     """x at level j, from x at level i, the prediction held fixed: alpha_j x0 + sigma_j epsilon, arXiv 2010.02502 Eq. 12.
 
     j < i inverts. Exactly x + (sigma_j - sigma_i) u in flow space. Raises `BadValue` where `pred` does not tell x0 (epsilon

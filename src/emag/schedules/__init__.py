@@ -7,13 +7,12 @@ from .feedback import Feedback
 from .noise import NoisePower
 from .normed import MAMBOG, BetaCFG
 from .renoise import CFGpp
-from .window import APPLIED, OBSERVED, UNITS, Phase, Window, equal_time, k2idx
+from .window import APPLIED, OBSERVED, Phase, Window, equal_time, k2idx
 
 SCHEDULES: dict[str, type[Schedule]] = {schedule.name: schedule for schedule in (
     Constant, Interval, Curve, Rectified, NoisePower, BetaCFG, MAMBOG, CFGpp, Annealing)}
 """The schedules by name, but for Feedback, which holds a function. Adding one is one class and one entry here."""
 
-__all__ = ["APPLIED", "MAMBOG", "OBSERVED", "SCHEDULES", "UNITS", "Annealing", "BetaCFG", "CFGpp", "Constant", "Curve",
-           "Feedback", "Interval", "NoisePower", "Phase", "Rectified", "Scale", "Schedule", "Window", "at_time",
-           "check_scale", "check_timed",
-           "equal_time", "k2idx", "known", "label", "weight"]
+__all__ = ["APPLIED", "MAMBOG", "OBSERVED", "SCHEDULES", "Annealing", "BetaCFG", "CFGpp", "Constant", "Curve", "Feedback",
+           "Interval", "NoisePower", "Phase", "Rectified", "Scale", "Schedule", "Window", "at_time", "check_scale",
+           "check_timed", "equal_time", "k2idx", "known", "label", "weight"]

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from ..core import Schedule, Step
 from ..errors import BadValue
 
-INTERVAL_UNITS = ("sigma", "ratio", "progress")
-CONVENTIONS = ("y", "w")
-SHAPES: dict[str, Callable[[float, float], float]] = {
+IntervalUnit = Literal["sigma", "ratio", "progress"]
+CurveConvention = Literal["y", "w"]
+CurveShape = Literal["linear", "cosine", "sine", "lambda", "v", "power-cosine"]
+SHAPES: dict[CurveShape, Callable[[float, float], float]] = {
     "linear": lambda tau, power: 2 * tau,
     "cosine": lambda tau, power: 1 - math.cos(math.pi * tau),
     "sine": lambda tau, power: 1 + math.cos(math.pi * tau),
@@ -58,7 +60,7 @@ class Interval(Schedule):
 
     low: float = 0.19
     high: float = 1.61
-    unit: str = "ratio"
+    unit: IntervalUnit = "ratio"
 
     name = "interval"
     paper = "arXiv 2404.07724"
@@ -66,8 +68,6 @@ class Interval(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unit not in INTERVAL_UNITS:
-            raise BadValue(f"interval unit must be one of {', '.join(INTERVAL_UNITS)}, got {self.unit!r}")
         if not 0 <= self.low <= self.high:
             raise BadValue(f"interval needs 0 <= low <= high, got {self.low} and {self.high}")
 
@@ -104,11 +104,11 @@ class Curve(Schedule):
     'y'
     """
 
-    shape: str = "linear"
+    shape: CurveShape = "linear"
     falling: bool = False
     power: float = 4.0
     floor: float = 0.0
-    convention: str = "y"
+    convention: CurveConvention = "y"
 
     name = "curve"
     paper = "arXiv 2404.13040"
@@ -116,10 +116,6 @@ class Curve(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shape not in SHAPES:
-            raise BadValue(f"curve shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
-        if self.convention not in CONVENTIONS:
-            raise BadValue(f"curve convention must be y (0 is conditional) or w (0 is not), got {self.convention!r}")
         if not 0 < self.power < math.inf or not 0 <= self.floor < math.inf:
             raise BadValue(f"curve needs power > 0 and floor >= 0, got power={self.power} and floor={self.floor}")
 

@@ -9,7 +9,7 @@ from ..errors import BadValue
 
 Phase = Literal["off", "watch", "apply", "hold"]
 OBSERVED, APPLIED = ("watch", "apply"), ("apply", "hold")
-UNITS = ("published", "index", "progress", "sigma")
+WindowUnit = Literal["published", "index", "progress", "sigma"]
 
 
 def k2idx(k: float, count: int, base: int = 250) -> int:
@@ -49,13 +49,11 @@ class Window(FiniteFields):
     start: float = 250
     delta: float = 50
     stop: float = 50
-    unit: str = "published"
+    unit: WindowUnit = "published"
     base: int = 250
     hold: bool = False
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise BadValue(f"window unit {self.unit!r} is unknown; use one of {', '.join(UNITS)}")
         for name in ("start", "delta", "stop"):  # one spelling in every recipe
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.delta < 0 or self.base < 1:

@@ -1,6 +1,7 @@
 """NAG: the negative prompt at work in the attention's features, their size capped."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -12,7 +13,8 @@ from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
 from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, wide
 from ..common.negative_text import NegativePass, NegativeText
 
-NORMS = {"l1": 1, "l2": 2}
+Norm = Literal["l1", "l2"]
+NORMS: dict[Norm, int] = {"l1": 1, "l2": 2}
 LIMITS = {"tau": (1, 1e6), "alpha": (0, 1), "sigma_end": (0, 1), "eps": (1e-30, 1)}
 
 
@@ -23,7 +25,7 @@ class NormalizedAttention(Strong):
     scale: Scale
     tau: float
     alpha: float
-    norm: str
+    norm: Norm
     eps: float
     sigma_end: float
     negative: NegativePass | None = None
@@ -132,7 +134,7 @@ class NAG(Inside):
     tau: float = 2.5
     alpha: float | None = None
     sigma_end: float | None = None
-    norm: str = "l1"
+    norm: Norm = "l1"
     eps: float = 1e-6
     layers: tuple[int, ...] | None = None
     cross: bool | None = None
@@ -151,8 +153,6 @@ class NAG(Inside):
             value = getattr(self, field)
             if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
                 raise BadValue(f"nag {field} must be a number in [{low:g}, {high:g}], got {value!r}")
-        if self.norm not in NORMS:
-            raise BadValue(f"nag norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
 
     def fits_run(self, scene: Scene) -> None:
         noisy = [step for step in scene.steps if step.sigma >= (self.sigma_end or 0)]

@@ -1,6 +1,7 @@
 """PLADIS: image tokens look at the text through a sparser map than softmax gives, extrapolated."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,7 @@ from ...maths.entmax import ALPHAS, entmax
 from ...maths.streams import Streams
 from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys, wide
 
-ORIGINS = ("dense", "sparse")
+Origin = Literal["dense", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class PLADIS(Inside):
 
     lam: float = 2.0
     alpha: float = 1.5
-    origin: str = "dense"
+    origin: Origin = "dense"
     layers: tuple[int, ...] | None = None
     cross: bool | None = None
 
@@ -93,8 +94,6 @@ class PLADIS(Inside):
             raise BadValue(f"pladis lam must be a finite number (0 is off, 2 as in a port), got {self.lam!r}")
         if self.alpha not in ALPHAS:
             raise BadValue(f"pladis alpha must be 1.5 or 2, got {self.alpha!r}")
-        if self.origin not in ORIGINS:
-            raise BadValue(f"pladis origin must be one of {', '.join(ORIGINS)}, got {self.origin!r}")
 
     @property
     def weight(self) -> float:

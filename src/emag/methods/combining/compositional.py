@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from ...core import COND, UNCOND
 from ...errors import BadValue
 from ...schedules import Interval, Scale
+from ...schedules.curves import IntervalUnit
 from ...schedules.noise import NoisePower
 from ..condition.phase_negative import PhaseNegative
 from .compose import Compose, Term
@@ -120,7 +121,7 @@ def phase_negative(text: str = "text", text_scale: Scale = 4.0, audio_scale: Sca
     return PhaseNegative(factor, steps), Compose(UNCOND, (Term(text_scale, text, UNCOND), Term(audio_scale, COND, text)))
 
 
-def late_negative(negative: str, scale: float = 4.0, low: float = 0.2, high: float = 1.0, unit: str = "progress",
+def late_negative(negative: str, scale: float = 4.0, low: float = 0.2, high: float = 1.0, unit: IntervalUnit = "progress",
                    null: str = UNCOND) -> Compose:
     """A negative prompt for a phase of the run: w p + (1 - w) e(negative) there, and CFG, w p + (1 - w) u, elsewhere.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,7 +13,7 @@ from ...schedules import Scale, check_scale, known, weight
 from ..common.other_model import OtherModel, check_condition, check_network, other
 from .compose import ROUNDING
 
-MINUS = ("base null", "base", "own null")
+HMMinus = Literal["base null", "base", "own null"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HMCFG(Rule):
     base_scale: float = 3.0
     model: str = "base"
     text: str = COND
-    minus: str = "base null"
+    minus: HMMinus = "base null"
     null: str = UNCOND
 
     name = "hm-cfg"
@@ -59,8 +59,6 @@ class HMCFG(Rule):
         check_condition(self.name, "null", self.null)
         if not math.isfinite(self.base_scale):
             raise BadValue(f"hm-cfg base_scale must be a finite number (0 is off), got {self.base_scale}")
-        if self.minus not in MINUS:
-            raise BadValue(f"hm-cfg minus must be one of {', '.join(MINUS)}, got {self.minus!r}")
 
     @property
     def weak(self) -> tuple[Perturbation, ...]:

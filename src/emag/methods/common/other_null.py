@@ -7,7 +7,7 @@ import torch
 
 from ...core import COND, UNCOND, Branches, Perturbation, Step
 from ...errors import BadValue
-from ...maths.predictions import SPACES, convert
+from ...maths.predictions import Space, convert
 from .null_branch import NullBranch
 from .other_model import check_condition, check_network, other
 
@@ -27,7 +27,7 @@ class OtherNull(NullBranch):
 
     model: str = "base"
     null: str = UNCOND
-    prediction: str | None = None
+    prediction: Space | None = None
 
     cost = "none: the other network's evaluation is in the place of the unconditional one"
 
@@ -36,8 +36,6 @@ class OtherNull(NullBranch):
         check_condition(self.name, "null", self.null)
         if self.null == COND:
             raise BadValue(f"{self.name} null is 'uncond' or a name: under the conditional rows' own, use autoguidance")
-        if self.prediction is not None and self.prediction not in SPACES:
-            raise BadValue(f"{self.name} prediction must be one of {', '.join(SPACES)} or None, got {self.prediction!r}")
 
     @property
     def neutral(self) -> bool:

@@ -4,12 +4,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ...core import AUTO
+from ...core.fields import check_choice, choices_of
 from ...errors import BadValue
 from ...near import choices
 from ...schedules import SCHEDULES, Schedule, Window
+from ...schedules.window import WindowUnit
 
 Made = TypeVar("Made")
 MOST_BLOCKS = 10_000
@@ -50,6 +52,9 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 def checked(where: str, value: Any, hint: Any) -> Any:
     """`value` as a field of type `hint` takes it; data for nested values is turned into them. Raises `BadValue`."""
+    if (among := choices_of(hint)) is not None:
+        check_choice(where, value, among)
+        return value
     for kind in _kinds(hint):
         found = _fitted(where, value, kind)
         if found is not _NO:
@@ -71,6 +76,8 @@ def _fitted(where: str, value: Any, kind: Any) -> Any:
         return make_value(where, kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float):
         return float(value) if abs(value) <= sys.float_info.max else _NO
+    if get_origin(kind) is Literal:  # beside other types; which word it may be, the class knows
+        return value if isinstance(value, str) else _NO
     return value if isinstance(kind, type) and type(value) is kind else _NO
 
 
@@ -114,7 +121,7 @@ def from_text(key: str, text: str, hint: Any) -> Any:
     reason = ""
     for kind in kinds:
         try:
-            return READERS[kind](text)
+            return _reader(kind)(text)
         except BadValue as error:
             reason = f": {error}"
         except (ValueError, KeyError):
@@ -157,7 +164,7 @@ def window(text: str) -> Window:
         raise BadValue("write a window as unit:start:delta:stop, e.g. progress:0:0.2:0.8; :hold and :base=N may follow")
     base = next((int(part.removeprefix("base=")) for part in parts if part.startswith("base=")), Window.base)
     start, delta, stop = (float(n) for n in numbers)
-    return Window(start, delta, stop, unit, base, hold="hold" in parts)
+    return Window(start, delta, stop, cast(WindowUnit, unit), base, hold="hold" in parts)  # it refuses what is no unit
 
 
 def _schedule_word(text: str) -> Schedule:
@@ -174,10 +181,17 @@ READERS: dict[Any, Callable[[str], Any]] = {
 }
 
 
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """What reads a short form. Of words of which there are few, others than those are refused as the value is made."""
+    if get_origin(kind) is Literal:
+        return lambda text: {str(one): one for one in get_args(kind)}.get(text, text)
+    return READERS[kind]
+
+
 def _kinds(hint: Any) -> list[Any]:
     """The types a hint allows, readable ones in the order in which a value is tried: whole numbers before words."""
-    kinds = [hint] if get_origin(hint) is tuple else list(get_args(hint)) or [hint]
-    return sorted(kinds, key=lambda kind: kind is str)
+    kinds = [hint] if get_origin(hint) in (tuple, Literal) else list(get_args(hint)) or [hint]
+    return sorted(kinds, key=lambda kind: kind is str or get_origin(kind) is Literal)
 
 
 def type_name(hint: Any) -> str:
@@ -188,4 +202,6 @@ def type_name(hint: Any) -> str:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
+    if get_origin(kind) is Literal:
+        return NAMES[type(get_args(kind)[0])]
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

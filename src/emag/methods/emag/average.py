@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -10,6 +11,10 @@ from ...errors import Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from . import statistics, stored_map
+from .compat import Renorm, StatAgainst
+from .stored_map import MapFormat
+
+Columns = Literal["all", "image", "text"]
 
 FUSED = os.environ.get("EMAG_FUSED_MAP") == "1"  # has not been run on a GPU yet, and is therefore asked for
 
@@ -34,7 +39,7 @@ class Average:
     beta: float
     strength: float
     statistic: str
-    against: str  # "old" or "updated": the average the statistic is taken against
+    against: StatAgainst  # "old" or "updated": the average the statistic is taken against
     dtype: torch.dtype
     jitter: float
     name: str  # of the random streams
@@ -120,15 +125,15 @@ class MapAverage(Average):
 
     Args:
         columns: "all" keys, those of the "image", or those of the "text".
-        maps: how E is stored, one of `stored_map.FORMATS`.
+        maps: how E is stored, a `MapFormat`.
         renorm: see `Compat`.
         text_scale: see `Compat`.
         stored: E, or None before the first update.
     """
 
-    columns: str = "all"
-    maps: str = "auto"
-    renorm: str = "row"
+    columns: Columns = "all"
+    maps: MapFormat = "auto"
+    renorm: Renorm = "row"
     text_scale: float = 1.0
     stored: stored_map.StoredMap | None = None
 

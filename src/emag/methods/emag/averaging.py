@@ -1,6 +1,7 @@
 """What EMAG averages, of which blocks, how fast it forgets, and when the average is used."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -9,6 +10,11 @@ from ...errors import BadValue
 from ...schedules import APPLIED, Window, equal_time
 from . import stored_map
 from .compat import Compat
+from .statistics import Statistic
+from .stored_map import MapFormat
+
+Variant = Literal["query", "map", "image", "text"]
+BetaTime = Literal["step", "equal-time"]
 
 
 @dataclass(frozen=True)
@@ -18,16 +24,16 @@ class Averaging(Perturbation):
     Fields mean what they do in `EMAG`, with the model's layers and window filled in, and `compat` as switches.
     """
 
-    variant: str
+    variant: Variant
     layers: tuple[int, ...]
     beta: float
     strength: float
     window: Window
-    beta_time: str
-    statistic: str
+    beta_time: BetaTime
+    statistic: Statistic
     jitter: float
     compat: Compat
-    maps: str = "auto"
+    maps: MapFormat = "auto"
 
     @property
     def blocks(self) -> tuple[int, ...]:

@@ -1,23 +1,20 @@
 """Switches by which the authors' code paths differ from the method as we run it, and their presets."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from ...core import FiniteFields
+from ...core import FiniteFields, Side
 from ...errors import BadValue
 from ..common.values import make_value
 
-CHOICES = {
-    "accumulate_in": ("clean", "perturbed"),
-    "stat_lag": (0, 1),
-    "stat_scope": ("sample", "batch", "batch+cfg"),
-    "stat_against": ("old", "updated"),
-    "query_statistic": ("logits", "mae"),
-    "ema_dtype": ("float32", "float16", "bfloat16"),
-    "update_from": ("cond", "cond+uncond"),
-    "rows": ("cond", "all"),
-    "weak_row": ("cond", "uncond"),
-    "renorm": ("row", "text", "none"),
-}
+AveragedPass = Literal["clean", "perturbed"]
+StatScope = Literal["sample", "batch", "batch+cfg"]
+StatAgainst = Literal["old", "updated"]
+QueryStatistic = Literal["logits", "mae"]
+EmaDtype = Literal["float32", "float16", "bfloat16"]
+UpdateRows = Literal["cond", "cond+uncond"]
+Renorm = Literal["row", "text", "none"]
+Preset = Literal["clean", "sd3-official", "dit-official", "dit-doubled", "sd3-cfg", "dit-cfg"]
 
 
 @dataclass(frozen=True)
@@ -59,27 +56,24 @@ class Compat(FiniteFields):
     2
     """
 
-    accumulate_in: str = "clean"
-    stat_lag: int = 0
-    stat_scope: str = "sample"
-    stat_against: str = "old"
-    query_statistic: str = "logits"
-    ema_dtype: str = "float32"
-    update_from: str = "cond"
-    rows: str = "cond"
+    accumulate_in: AveragedPass = "clean"
+    stat_lag: Literal[0, 1] = 0
+    stat_scope: StatScope = "sample"
+    stat_against: StatAgainst = "old"
+    query_statistic: QueryStatistic = "logits"
+    ema_dtype: EmaDtype = "float32"
+    update_from: UpdateRows = "cond"
+    rows: Literal["cond", "all"] = "cond"
     resume: bool = True
     every_step: bool = False
     channels: int | None = None
-    weak_row: str = "cond"
+    weak_row: Side = "cond"
     groups: tuple[int, ...] | None = None
     spaced: bool = False
-    renorm: str = "row"
+    renorm: Renorm = "row"
     text_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise BadValue(f"compat {field} must be one of {choices}, got {getattr(self, field)!r}")
         if self.groups is not None:
             object.__setattr__(self, "groups", tuple(self.groups))
         for wrong, text in self._conflicts():
@@ -128,13 +122,13 @@ _SD3 = Compat(accumulate_in="perturbed", stat_lag=1, stat_scope="batch+cfg", que
 _DIT = Compat(stat_scope="batch", stat_against="updated", query_statistic="mae", update_from="cond+uncond", resume=False,
               every_step=True, channels=3)
 _DIT_DOUBLED = replace(_DIT, stat_scope="batch+cfg", update_from="cond", rows="all")  # beside APG, CADS and CFG
-PRESETS = {
+PRESETS: dict[Preset, Compat] = {
     "clean": Compat(), "sd3-official": _SD3, "dit-official": _DIT, "dit-doubled": _DIT_DOUBLED,
     "sd3-cfg": replace(_SD3, weak_row="uncond"), "dit-cfg": replace(_DIT_DOUBLED, weak_row="uncond"),
 }
 
 
-def compat(value: "str | dict | Compat") -> Compat:
+def compat(value: Preset | dict | Compat) -> Compat:
     """A preset by name, or switches given as data."""
     if isinstance(value, Compat):
         return value

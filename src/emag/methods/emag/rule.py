@@ -12,14 +12,12 @@ from ...maths.streams import Streams
 from ...maths.vectors import on_channels
 from ...schedules import Window
 from ..common.push import Push
-from . import statistics, stored_map
-from .averaging import Averaging
-from .compat import Compat, compat
+from .averaging import Averaging, BetaTime, Variant
+from .compat import Compat, Preset, compat
 from .idle import check_groups, check_idle
+from .statistics import Statistic
+from .stored_map import MapFormat
 from .tracker import Tracker
-
-VARIANTS = ("query", "map", "image", "text")
-BETA_TIMES = ("step", "equal-time")
 
 
 @dataclass(frozen=True)
@@ -75,16 +73,16 @@ class EMAG(Push):
     (False, True)
     """
 
-    variant: str = "query"
+    variant: Variant = "query"
     layers: tuple[int, ...] | None = None
     beta: float = 0.988
     strength: float = 1.0
     window: Window | None = None
-    beta_time: str = "step"
-    statistic: str = "auto"
+    beta_time: BetaTime = "step"
+    statistic: Statistic = "auto"
     jitter: float = 0.0
-    compat: str | Compat = "clean"
-    maps: str = "auto"
+    compat: Preset | Compat = "clean"
+    maps: MapFormat = "auto"
 
     name = "emag"
     paper = "arXiv 2512.17303"
@@ -96,10 +94,6 @@ class EMAG(Push):
         switches = compat(self.compat)
         if isinstance(self.compat, dict):
             object.__setattr__(self, "compat", switches)
-        _one_of("variant", self.variant, VARIANTS)
-        _one_of("beta_time", self.beta_time, BETA_TIMES)
-        _one_of("statistic", self.statistic, statistics.NAMES)
-        _one_of("maps", self.maps, stored_map.FORMATS)
         if self.statistic == "logits" and self.variant != "query":
             raise BadValue("emag statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
         for name, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
@@ -144,8 +138,3 @@ class EMAG(Push):
         if not weak.applies(step.index, step.sigmas) and not weak.takes_uncond:
             return pred
         return on_channels(super().apply(pred, branches, step, state), pred, weak.compat.channels)
-
-
-def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise BadValue(f"emag {field} must be one of {', '.join(choices)}, got {value!r}")

@@ -5,6 +5,7 @@ rows that the caller divides by the number of summed rows. Larger means picked f
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -37,6 +38,7 @@ def over_rows(name: str, statistic: torch.Tensor) -> torch.Tensor:
     return one.expand_as(statistic)
 
 
+OnMaps = Literal["mae", "kl", "cosine", "entropy"]
+Statistic = Literal["auto", OnMaps, "logits", "fixed"]
 ON_MAPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mae": mae, "kl": kl, "cosine": cosine, "entropy": entropy}
-NAMES = ("auto", *ON_MAPS, "logits", "fixed")

@@ -8,10 +8,11 @@ updates), and depends on head, row, column and update alone, never on the sample
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-FORMATS = ("auto", "float32", "scaled16", "scaled8")
+MapFormat = Literal["auto", "float32", "scaled16", "scaled8"]
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "scaled16": 2, "scaled8": 1}
 # frac(sqrt 7), frac(sqrt 3), frac(sqrt 2) and the golden ratio times 2^32: independent, and badly approximable by fractions
 HEAD, ROW, COLUMN, UPDATE = 0xA54FF53A, 0xBB67AE85, 0x6A09E667, 0x9E3779B9
@@ -20,7 +21,7 @@ DROPPED = 13  # mantissa bits that float32 has and float16 has not
 LEVELS = 255
 
 
-def resolve(maps: str, ema_dtype: str, device: torch.device) -> str:
+def resolve(maps: MapFormat, ema_dtype: str, device: torch.device) -> str:
     """A format with "auto" spelled out: what a preset stores, else float32 on a CPU and scaled16 elsewhere."""
     if maps != "auto":
         return maps

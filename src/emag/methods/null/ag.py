@@ -1,7 +1,7 @@
 """Adaptive guidance: no unconditional evaluation once the branches agree."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -10,7 +10,7 @@ from ...errors import BadValue
 from ...maths.predictions import convert
 from ...maths.vectors import per_sample
 
-SPACES = ("x0", "epsilon")
+AGSpace = Literal["x0", "epsilon"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AG(Rule):
     """
 
     threshold: float | None = None
-    on: str = "x0"
+    on: AGSpace = "x0"
 
     name = "ag"
     paper = "arXiv 2312.12487"
@@ -47,8 +47,6 @@ class AG(Rule):
     def __post_init__(self) -> None:
         if self.threshold is not None and not self.threshold == self.threshold:
             raise BadValue(f"ag threshold must be a number, about 0.999, got {self.threshold}")
-        if self.on not in SPACES:
-            raise BadValue(f"ag on must be one of {', '.join(SPACES)}, got {self.on!r}")
         if self.threshold is None and self.on != "x0":
             raise BadValue("ag has a default threshold for x0 alone: name one for epsilon (the paper's is 0.991, on a "
                            "latent diffusion model)")

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Conditioned, Perturbation, Step
+from ...core import COND, UNCOND, Branches, Conditioned, Perturbation, Side, Step
 from ...errors import BadValue
 from ..common.null_branch import NullBranch
 from ..common.push import layers_of
 from ..common.rectified import RectifiedAttention, check_rectified
-
-EARLY = ("uncond", "cond")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ERG(NullBranch):
     layers: tuple[int, ...] | None = None
     tau: float = 0.01
     kickoff: float = 0.2
-    early: str = "uncond"
+    early: Side = "uncond"
     alpha: float = 1.0
     gamma: float = 1.0
     steps: int = 1
@@ -63,8 +61,6 @@ class ERG(NullBranch):
         check_rectified(self.name, (self.tau, self.alpha, self.gamma), self.steps)
         if not 0 <= self.kickoff <= 1:
             raise BadValue(f"erg kickoff must lie in [0, 1] (0 acts from the start, 1 never), got {self.kickoff}")
-        if self.early not in EARLY:
-            raise BadValue(f"erg early must be one of {', '.join(EARLY)}, got {self.early!r}")
 
     @property
     def neutral(self) -> bool:

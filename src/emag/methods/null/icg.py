@@ -1,7 +1,7 @@
 """Independent condition guidance: the unconditional prediction from a condition that has nothing to do with the image."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -10,7 +10,7 @@ from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
 
-FORMS = ("gaussian", "label", "given")
+ICGForm = Literal["gaussian", "label", "given"]
 LABELS = "class_labels"
 NO_NOISE = ("this network takes its condition as class labels, or as a list of texts, not noise: say icg=label, or "
             "ICG('given', ('prompt:a text',))")
@@ -21,7 +21,7 @@ NO_LABELS = "this network takes no class labels: say icg=gaussian, or ICG('given
 class Independent(Perturbation):
     """The conditional rows under a drawn condition: noise, or one of `classes` labels."""
 
-    form: str
+    form: ICGForm
     redraw: bool
     classes: int
 
@@ -85,7 +85,7 @@ class ICG(NullBranch):
     'given'
     """
 
-    form: str = "gaussian"
+    form: ICGForm = "gaussian"
     conditions: tuple[str, ...] = ()
     redraw: bool = True
     classes: int = 1000
@@ -95,8 +95,6 @@ class ICG(NullBranch):
     equation = "u <- e(y^), y^ independent of x"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise BadValue(f"icg form must be one of {', '.join(FORMS)}, got {self.form!r}")
         if isinstance(self.conditions, str) or not all(name and isinstance(name, str) for name in self.conditions):
             raise BadValue(f"icg conditions are names, e.g. ('prompt:a photo',), got {self.conditions!r}")
         object.__setattr__(self, "conditions", tuple(self.conditions))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from ...errors import BadValue
 from ...maths.predictions import difference_scale, from_x0, to_x0
 from ..common.saver import Saver
 
-RESIDUALS = ("self", "onetime", "full")
+Residual = Literal["self", "onetime", "full"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RCFG(Saver):
     ('spares all unconditional evaluations, or all but one', True)
     """
 
-    residual: str = "self"
+    residual: Residual = "self"
     delta: float = 1.0
 
     name = "rcfg"
@@ -44,8 +44,6 @@ class RCFG(Saver):
     cost = "spares all unconditional evaluations, or all but one"
 
     def __post_init__(self) -> None:
-        if self.residual not in RESIDUALS:
-            raise BadValue(f"rcfg residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
         if not 0 <= self.delta < math.inf:
             raise BadValue(f"rcfg delta must be finite and at least 0, got {self.delta}")
 

@@ -1,7 +1,7 @@
 """Perturbed attention: a block's self-attention map replaced by the identity, wholly or in part."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from ...maths.attention import Attention, differ
 from ...maths.streams import Streams
 from ..common.push import Push
 
-FORMS = ("image", "joint")
+PAGForm = Literal["image", "joint"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class IdentityAttention(OnLayers):
         heads: those of the queries, None for all.
     """
 
-    form: str = "image"
+    form: PAGForm = "image"
     strength: float = 1.0
     heads: tuple[int, ...] | None = None
 
@@ -101,7 +101,7 @@ class PAG(Push):
     """
 
     layers: tuple[int, ...] | None = None
-    form: str = "image"
+    form: PAGForm = "image"
     strength: float = 1.0
     heads: tuple[int, ...] | None = None
 
@@ -110,8 +110,6 @@ class PAG(Push):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise BadValue(f"pag form must be one of {', '.join(FORMS)}, got {self.form!r}")
         if not 0 <= self.strength <= 1:
             raise BadValue(f"pag strength must lie in [0, 1] (1 is the whole identity), got {self.strength}")
         if self.heads is not None:

@@ -1,14 +1,14 @@
 """STG: skipped blocks, or skipped self-attention, of video models."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...core import Perturbation
-from ...errors import BadValue
 from ..common.push import Push
 from .pag import PAG
 from .slg import SLG
 
-FORMS = ("residual", "attention")
+STGForm = Literal["residual", "attention"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,13 @@ class STG(Push):
     """
 
     layers: tuple[int, ...] | None = None
-    form: str = "residual"
+    form: STGForm = "residual"
 
     name = "stg"
     paper = "arXiv 2411.18664"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise BadValue(f"stg form must be one of {', '.join(FORMS)}, got {self.form!r}")
 
     @property
     def perturbation(self) -> Perturbation:
