@@ -28,8 +28,8 @@ def latents(pipe: Any, images: int, steps: int, *rules: emag.EMAG) -> tuple[torc
     noise = [torch.Generator().manual_seed(i) for i in range(images)]
     with emag.guide(pipe, *rules) as run:
         made = pipe(prompt=prompts, generator=noise, num_inference_steps=steps, output_type="latent").images
-    weak = sum(effect is not None for effect in run.stats.effects) if run.stats else 0
-    return made, run.stats.evaluations if run.stats else 0, weak
+    weak = sum(effect is not None for effect in run.latest.effects) if run.latest else 0
+    return made, run.latest.evaluations if run.latest else 0, weak
 
 
 def lines(pipe: Any, images: int, steps: int, scale: float, variant: str) -> Table:

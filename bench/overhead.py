@@ -68,7 +68,7 @@ def call(pipe: Any, case: Case, rules: tuple[emag.EMAG, ...]) -> int:
     """One batch of images under `rules`; block evaluations per image."""
     with emag.guide(pipe, *rules) as run:
         pipe(**case.call.arguments(case.steps))
-    return run.stats.evaluations if run.stats else case.shape.depth * case.steps * 2
+    return run.latest.evaluations if run.latest else case.shape.depth * case.steps * 2
 
 
 def lines(case: Case) -> dict[str, tuple[emag.EMAG, ...]]:

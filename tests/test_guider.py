@@ -160,7 +160,7 @@ def test_neutral_weak_rules_leave_a_stock_guider_alone(name, plain):
     alone = SD3.run(SD3.pipe(pipe, STOCK[name](guidance_scale=4.0)), inputs)
     around = WithWeak(STOCK[name](guidance_scale=4.0), EMAG(1.0))
     assert torch.equal(SD3.run(SD3.pipe(pipe, around), inputs), alone)
-    assert around.stats is None
+    assert around._serving.latest is None
 
 
 def test_neutral_rules_are_the_conditional_prediction(plain):
@@ -169,7 +169,7 @@ def test_neutral_rules_are_the_conditional_prediction(plain):
     alone = SD3.run(SD3.pipe(pipe, ClassifierFreeGuidance(1.0)), inputs)
     for guider in (EmagGuider(), EmagGuider(EMAG(1.0)), EmagGuider(EMAG(1.5), CFG, enabled=False)):
         assert torch.equal(SD3.run(SD3.pipe(pipe, guider), inputs), alone)
-        assert guider.num_conditions == 1 and guider.stats is None
+        assert guider.num_conditions == 1 and guider._serving.latest is None
     assert changes(before, snapshot(pipe), own=False) == []
 
 
@@ -325,7 +325,7 @@ def test_a_guider_serves_one_pipeline(plain):
     modular, other = SD3.pipe(pipe, guider), SD3.pipe(SD3.case.pipe(), guider)
     with pytest.raises(emag.BadValue, match="another pipeline"):
         SD3.run(modular, inputs)
-    assert guider.stats is None and other.guider is guider
+    assert guider._serving.latest is None and other.guider is guider
 
 
 def test_pipelines_that_take_no_such_guider():

@@ -106,13 +106,13 @@ def test_an_exception_in_the_loop_leaves_nothing(case, error):
             case.run(pipe)
         del pipe.scheduler.__dict__["step"]
         after_failure = case.run(pipe)
-        assert run.stats is not None
+        assert run.latest is not None
         steps.clear()
         pipe.scheduler.__dict__["step"] = step
         with pytest.raises(error, match="in flight"):
             case.run(pipe)
         del pipe.scheduler.__dict__["step"]
-        assert run.stats is None
+        assert run.latest is None
     with emag.guide(pipe, EMAG()):
         assert torch.equal(case.run(pipe), after_failure)
     assert changes(before, snapshot(pipe), own=False) == []

@@ -132,7 +132,7 @@ def test_guidance_on_two_prompts_as_in_the_readme(pipe):
     plain = draw(pipe, prompts, (0, 1), **call)
     with emag.guide(pipe, emag.EMAG(scale=1.5)) as run:
         guided = draw(pipe, prompts, (0, 1), **call)
-    assert run.stats is not None
+    assert run.latest is not None
     assert not torch.allclose(plain, guided, atol=1e-3) and (plain - guided).square().mean().sqrt() < 0.3
     assert torch.equal(plain, draw(pipe, prompts, (0, 1), **call))
 

@@ -91,7 +91,7 @@ def run(pipe: Any, line: Line, arguments: dict[str, Any]) -> Ran:
     if not line.rules:
         return Ran(_made(pipe(**arguments)))
     with kernel(line.fused), emag.guide(pipe, *line.rules) as guided:
-        return Ran(_made(pipe(**arguments)), guided.stats)
+        return Ran(_made(pipe(**arguments)), guided.latest)
 
 
 def _made(answer: Any) -> Any:

@@ -48,9 +48,12 @@ class Guider(BaseGuidance):
         return self
 
     @property
-    def stats(self) -> Stats | None:
-        """What the latest finished run did; None before one."""
-        return self._serving.stats
+    def stats(self) -> Stats:
+        """What the latest run did. Raises `BadValue` before one has come to its end, and where no rule is active."""
+        if self._serving.latest is None:
+            raise BadValue("there is no finished run to tell of yet: call the pipeline first" if self._serving.rules else
+                           "no rule is active, so the pipeline ran as it is and nothing was counted")
+        return self._serving.latest
 
     def set_state(self, step: int, num_inference_steps: int, timestep: torch.Tensor) -> None:
         super().set_state(step, num_inference_steps, timestep)

@@ -51,7 +51,7 @@ class GuiderView(PipelineView):
 
 
 class GuiderRun:
-    """The runs of one guider, one at a time. stats: of the latest that went to its end.
+    """The runs of one guider, one at a time. latest: what the latest that went to its end did.
 
     A network carries something of ours only while it evaluates a call that `prepare` announced: an exception, wherever it
     comes from, leaves nothing behind that the next step would not clear.
@@ -60,7 +60,7 @@ class GuiderRun:
     def __init__(self, rules: tuple[Rule, ...]):
         self.rules = tuple(rule for rule in rules if not rule.neutral)
         self.given = Given()
-        self.stats: Stats | None = None
+        self.latest: Stats | None = None
         self._pipe: Callable[[], Any] = lambda: None
         self._undo = Undo()
         self._blocks: dict[torch.nn.Module, Blocks] = {}
@@ -116,7 +116,7 @@ class GuiderRun:
             return
         self.forget()
         run.finish()
-        self.stats = stats(run, time.perf_counter() - self._start)
+        self.latest = stats(run, time.perf_counter() - self._start)
 
     @property
     def pipe(self) -> Any:
@@ -129,7 +129,7 @@ class GuiderRun:
 
     def _begin(self, uncond: bool) -> Run:
         """A run, everything about it checked."""
-        pipe, self.stats, self._start = self.pipe, None, time.perf_counter()
+        pipe, self.latest, self._start = self.pipe, None, time.perf_counter()
         host = GuiderHost(type(pipe).__name__, "calls-untagged", scale=None, uncond=uncond, denoiser=_network_of(pipe),
                           second="transformer_2", boundary="boundary_ratio")
         networks = [read_network(denoiser) for denoiser in denoisers(pipe, host)]

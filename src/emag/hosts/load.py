@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import diffusers
 import torch
@@ -30,12 +30,14 @@ MODELS = {name: what for name, what in _WHAT.items() if (WEIGHTS / name).is_dir(
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 INDEX = "model_index.json"
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-OFFLOADS = (None, "model", "sequential")
+DtypeName = Literal["float32", "float16", "bfloat16"]
+Offloading = Literal["model", "sequential"]
+DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OFFLOADS = (None, *get_args(Offloading))
 
 
 def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
-         dtype: str | torch.dtype | None = None, offload: str | None = None, lora: str | None = None,
+         dtype: DtypeName | torch.dtype | None = None, offload: Offloading | None = None, lora: str | None = None,
          revision: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
@@ -174,10 +176,10 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def pick_dtype(dtype: DtypeName | torch.dtype | None) -> torch.dtype | None:
     """A dtype by name or as it is; None stays None. Raises `BadValue` for others than 32 and 16 bit floats."""
-    if dtype is None or dtype in DTYPES.values():
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype in DTYPES.values()):
         return dtype
-    if dtype not in DTYPES:
+    if isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise BadValue(f"dtype must be one of {', '.join(DTYPES)}, got {str(dtype)!r}")
     return DTYPES[dtype]

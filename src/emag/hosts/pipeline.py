@@ -28,14 +28,17 @@ from .rescales import without_rescales
 
 
 class Guided(Block):
-    """Handle of a `with emag.guide(...)`: the rules, and what the latest run did."""
+    """Handle of a `with emag.guide(...)`: the rules, and what the latest run did.
+
+    latest: the same as `stats`, but None where there is nothing to tell.
+    """
 
     def __init__(self, pipe: Any, rules: tuple[Rule, ...], given: Given):
         check_free(pipe)
         self.host = host_of(pipe)
         self.rules, self.given = rules, given
         self.on_step: Callable[[int, int], None] | None = None
-        self.stats: Stats | None = None
+        self.latest: Stats | None = None
         self.record: dict[str, Any] | None = None
         self._made: Any = None  # the images of the latest call
         self._blocks: dict[torch.nn.Module, Blocks] = {}
@@ -46,10 +49,18 @@ class Guided(Block):
         super().__init__(pipe)
 
     def __str__(self) -> str:
-        if self.stats is not None:
-            return str(self.stats)
+        if self.latest is not None:
+            return str(self.latest)
         return ("emag run: none yet; call the pipeline inside the with block" if self.active else
                 "emag run: no active rule; the pipeline runs as it is")
+
+    @property
+    def stats(self) -> Stats:
+        """What the latest run did. Raises `BadValue` before one has come to its end, and where no rule is active."""
+        if self.latest is None:
+            raise BadValue("there is no finished run to tell of yet: call the pipeline inside the with block first"
+                           if self.active else "no rule is active, so the pipeline ran as it is and nothing was counted")
+        return self.latest
 
     def save(self, images: Any, folder: str) -> list[Any]:
         """Write images of the latest call, all or some or one, into `folder` as PNGs with their recipe; the paths written.
@@ -73,7 +84,7 @@ class Guided(Block):
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
         arguments = with_scale(arguments, self.host, pipe)
-        self.stats = self._made = None
+        self.latest = self._made = None
         result = self._called(original, pipe, args, kwargs, arguments)
         self._made = getattr(result, "images", result[0] if isinstance(result, tuple) else None)
         return result
@@ -97,7 +108,7 @@ class Guided(Block):
             start = time.perf_counter()
             result = original(pipe, *plain[0], **plain[1])
             run.finish()
-            self.stats = stats(run, time.perf_counter() - start)
+            self.latest = stats(run, time.perf_counter() - start)
             return result
 
         return undone(guided)

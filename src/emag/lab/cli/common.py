@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -95,7 +95,7 @@ def open_pipeline(model: str, device: str | None = None, dtype: str | None = Non
     """Load a pipeline, its own progress bar off."""
     from ...hosts.load import load
 
-    pipe = load(model, device=device, dtype=dtype, offload=offload, lora=lora, revision=revision)
+    pipe = load(model, device=device, dtype=dtype, offload=cast(Any, offload), lora=lora, revision=revision)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -52,7 +52,7 @@ def generate(
             kept = [] if file else earlier(folder, foreseen(pipe, call, numbers, rules), len(group))
             if not kept:
                 images, run = draw_images(pipe, call, numbers, rules, on_step)
-                record, stats = run.record or {}, run.stats
+                record, stats = run.record or {}, run.latest
                 written += [write(images[0], file, {**record, "row": 0})] if file else save(images, folder, record)
             written, there = [*written, *kept], there + len(kept)
             finished(done)

@@ -52,7 +52,7 @@ def _tried(pipe: Any, call: Call, backbone: str, column: Column, plain: torch.Te
     except EmagError as error:
         return Finding(column.label, backbone, "unsupported", reason=str(error))
     effect = float((made - plain).norm() / plain.norm())
-    cost = run.stats.evaluations / run.stats.clean if run.stats else 1.0
+    cost = run.latest.evaluations / run.latest.clean if run.latest else 1.0
     if effect == 0 or not made.isfinite().all():
         return Finding(column.label, backbone, "no-effect", effect, cost, "the image is the one without it")
     return Finding(column.label, backbone, "works", effect, cost)

@@ -140,7 +140,7 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetting
         return _looped(pipe, column, group, settings, batch_size, progress)
     made, guided = draw_images(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
-    stats = (guided.stats,) if guided.stats else ()
+    stats = (guided.latest,) if guided.latest else ()
     evaluations = stats[0].evaluations if stats else _host_evaluations(pipe, record["call"])
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), stats, evaluations,
                    time.perf_counter() - start)

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, PngImagePlugin
@@ -23,8 +23,8 @@ def open_model(model: Model, device: str | None = None) -> Any:
     """The pipeline of a run, on `device` or the model's own, its progress bar off."""
     from ...hosts.load import load
 
-    pipe = load(model.id, device=device or model.device, dtype=model.dtype, offload=model.offload, lora=model.lora,
-                revision=model.revision)
+    pipe = load(model.id, device=device or model.device, dtype=model.dtype, offload=cast(Any, model.offload),
+                lora=model.lora, revision=model.revision)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
