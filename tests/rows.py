@@ -7,7 +7,20 @@ import emag
 from emag.core import Rule
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
-from emag.schedules import MAMBOG, Annealing, BetaCFG, CFGpp, Curve, Interval, NoisePower, Rectified
+from emag.schedules import (
+    C2FG,
+    MAMBOG,
+    VAGS,
+    Annealing,
+    BetaCFG,
+    CFGpp,
+    Curve,
+    Interval,
+    NoisePower,
+    PowerLaw,
+    Rectified,
+    Triangle,
+)
 from heads import written
 from styles import style
 from tiny import sd3
@@ -104,6 +117,32 @@ ROWS = (
     one(C["fdg"]((2.0, Interval(1.5, 0.0, 0.7, "progress"), 3.0), (0.5, 1.0, 0.0)), C["fdg"]((1.0, 1.0), (0.5,))),
     one(C["fa-cfg"](5.0, 2.0, 0.4), C["fa-cfg"](1.0, 1.0)),
     one(C["s-cfg"](3.0, layers=(1, 2)), C["s-cfg"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    one(C["c-tag"](3.0, 0.7), C["c-tag"](1.0, 0.0)),
+    Row("c-tag-adaptive", (C["c-tag"](3.0, 0.7, True),)),
+    one(C["smc-cfg"](3.0, 2.0, 0.1), C["smc-cfg"](1.0, gain=0.0), raw=True),
+    Row("smc-cfg-soft", (C["smc-cfg"](3.0, 0.05, 0.3, 2, True, True),), raw=True),
+    one(C["fresca"](2.0, 0.8, 1.6, 1), C["fresca"](1.0, 1.0, 1.0)),
+    one(C["mahiro"](3.0), C["mahiro"](1.0)),
+    one(C["adg"](4.0), C["adg"](1.0)),
+    one(C["pmc-cfg"](4.0), C["pmc-cfg"](1.0)),
+    one(C["adamag"](4.0), C["adamag"](1.0, 1.0, 0.0)),
+    one(C["tonemap"](4.0)),
+    one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
+    one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
+    one(C["renorm"](0.9), None, CFG(3.0), raw=True),
+    one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),
+    one(C["ep-cfg"](0.3, 0.7), None, CFG(3.0)),
+    one(C["momentum"](0.5, start=1.0, stop=0.0), C["momentum"](0.0), CFG(3.0)),
+    Row("momentum-normalised", (CFG(3.0), C["momentum"](0.5, normalise=True)),),
+    one(C["higs"](1.75), C["higs"](0.0), CFG(3.0)),
+    one(C["sg-prev"](2.0, 1.0), C["sg-prev"](0.0), CFG(3.0), raw=True),
+    one(C["tag"](1.3), C["tag"](1.0), CFG(3.0)),
+    one(C["tsr"](0.7), C["tsr"](1.0), CFG(3.0)),
+    one(C["epsilon-scaling"](1.2), C["epsilon-scaling"](1.0), CFG(3.0)),
+    Row("c2fg", (CFG(C2FG(3.0, 0.5)),), (CFG(C2FG(1.0, 0.0)),)),
+    Row("triangle", (CFG(Triangle(3.0)),), (CFG(Triangle(1.0)),)),
+    Row("power-law", (CFG(PowerLaw(3.0)),), (CFG(PowerLaw(1.0)),)),
+    Row("vags", (CFG(VAGS(3.0)),), (CFG(VAGS(1.0, 0.0)),)),
     Row("interval", (CFG(Interval(3.0, 0.5, 5.0)),), (CFG(Interval(3.0, 0.0, 0.0)),)),
     Row("curve", (CFG(Curve(2.0, "cosine")),), (CFG(Curve(1.0)),)),
     Row("rectified", (CFG(Rectified(4.0)),), (CFG(Rectified(1.0)),)),
