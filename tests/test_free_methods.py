@@ -4,12 +4,17 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import emag
 from emag.core import COND, UNCOND, combine, with_null
 from emag.errors import BadValue
+from emag.maths.attention import Attention
 from emag.maths.cosines import dct, inverse_dct
 from emag.maths.predictions import convert
+from emag.methods.attention.gag import BoundedSparse, bounded
+from emag.methods.attention.taca import LouderText
+from emag.methods.weak.pag import uniform
 from reference import at_step
 from reference import tensors as made_up
 
@@ -267,6 +272,53 @@ def test_sizes_are_those_of_the_condition():
     close(size(guided((emag.CFG(9.0), emag.EPCFG(0.0, 1.0)), cond, uncond)), size(cond))
     held = guided((emag.CFG(9.0), emag.CFGNorm()), cond, uncond).norm(dim=1)
     assert (held <= cond.norm(dim=1) * (1 + 1e-9)).all()
+
+
+# inside the attention, and beside a negative prompt
+
+
+def attention(text=2, image=3):
+    q, k, v = tensors(20, 3, 1, 2, text + image, 4)
+    return Attention(q, k, v, slice(text, text + image))
+
+
+def test_gag_without_a_step_is_the_sparse_map_and_unbounded_pladis():
+    dense, shift = tensors(21, 2, 1, 2, 3, 4)
+    spec = lambda *more: BoundedSparse((0,), False, *more, 1.5)  # noqa: E731
+    close(bounded(dense, shift, spec(0.0, 0.0, 15.0)), dense + shift)
+    close(bounded(dense, shift, spec(0.7, 1.0, 1e9)), dense + 1.7 * shift)
+    step = bounded(dense, shift, spec(1.0, 0.5, 0.1)) - (dense + shift)
+    assert (step.norm(dim=-1) <= 0.1 + 1e-9).all()
+    along = bounded(dense, shift, spec(1.0, 0.0, 1e9)) - (dense + shift)
+    close(torch.cosine_similarity(along, dense + shift, dim=-1).abs(), torch.ones(1, 2, 3, dtype=torch.float64))
+
+
+def test_taca_multiplies_the_logits_of_image_and_text():
+    call = attention()
+    state = LouderText((0,), False, 1.7, 0.5).start((1.0, 0.5), None)
+    sdpa = lambda q: F.scaled_dot_product_attention(q, call.k, call.v)  # noqa: E731
+    state.begin(0)
+    made = state.strengthen(0, call, sdpa, None)
+    logits = call.q @ call.k.mT / 2
+    logits[:, :, 2:, :2] *= 1.7
+    close(made, logits.softmax(-1) @ call.v)
+    state.begin(1)
+    close(state.strengthen(0, call, sdpa, None), sdpa(call.q))
+
+
+def test_uniform_attention_is_the_mean_value_and_text_stays():
+    call = attention()
+    live = F.scaled_dot_product_attention(call.q, call.k, call.v)
+    made = uniform(call, live)
+    close(made[:, :, 2:], call.v.mean(2, keepdim=True).expand(-1, -1, 3, -1))
+    assert torch.equal(made[:, :, :2], live[:, :, :2])
+
+
+def test_perp_neg_takes_away_only_what_the_prompt_does_not_say():
+    rule, step = emag.PerpNeg(3.0, "prompt:x", 0.5), step_at(row(0, 0))
+    made = lambda n: rule.apply(row(2, 0), {UNCOND: row(0, 0), COND: row(2, 0), rule.weak[0]: n}, step, {})  # noqa: E731
+    close(made(row(5, 0)), row(6, 0))
+    close(made(row(5, 4)), row(6, -6))
 
 
 # scales

@@ -55,8 +55,10 @@ from .methods.after.tsr import TSR as TSR
 from .methods.after.zero_init import ZeroInit as ZeroInit
 
 # inside the attention
+from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
 from .methods.attention.pladis import PLADIS as PLADIS
+from .methods.attention.taca import TACA as TACA
 from .methods.attention.vsf import VSF as VSF
 
 # combining
@@ -74,6 +76,7 @@ from .methods.combining.fdg import FDG as FDG
 from .methods.combining.fresca import FreSca as FreSca
 from .methods.combining.hm_cfg import HMCFG as HMCFG
 from .methods.combining.mahiro import MaHiRo as MaHiRo
+from .methods.combining.perp_neg import PerpNeg as PerpNeg
 from .methods.combining.s_cfg import SCFG as SCFG
 from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
 from .methods.combining.smc import SMCCFG as SMCCFG

@@ -16,8 +16,10 @@ from .after.sg_prev import SGPrev
 from .after.tag import TAG
 from .after.tsr import TSR
 from .after.zero_init import ZeroInit
+from .attention.gag import GAG
 from .attention.nag import NAG
 from .attention.pladis import PLADIS
+from .attention.taca import TACA
 from .attention.vsf import VSF
 from .combining.apg import APG
 from .combining.bounded import ADG, PMCCFG, AdaMaG
@@ -30,6 +32,7 @@ from .combining.fdg import FDG
 from .combining.fresca import FreSca
 from .combining.hm_cfg import HMCFG
 from .combining.mahiro import MaHiRo
+from .combining.perp_neg import PerpNeg
 from .combining.s_cfg import SCFG
 from .combining.skimmed import SkimmedCFG
 from .combining.smc import SMCCFG
@@ -68,7 +71,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, VSF, PLADIS,
+    NAG, VSF, PLADIS, GAG, TACA,
     EMAG, PAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
@@ -79,7 +82,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CFG, APG,
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
-    CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
+    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
     OEC,
     Rescale, DynamicThreshold, ZeroInit,
     Renorm, CFGNorm, EPCFG,
