@@ -56,9 +56,9 @@ def first_steps(share: float, count: int) -> int:
 class TACA(Inside):
     """TACA: image tokens look more at the text in the first steps, where the picture is laid out.
 
-    In joint attention (SD3, Flux) few text keys stand against many image keys. Here the logits of image queries and text keys are
-    multiplied by a factor before the softmax, on all rows, in all passes. It is a factor and not an offset: logits
-    below 0 go down. The published gains are with a LoRA trained for it; what it gives alone is unconfirmed.
+    In joint attention (SD3, Flux) few text keys stand against many image keys. Here the logits of image queries and
+    text keys are multiplied by a factor before the softmax, on all rows, in all passes. It is a factor and not an
+    offset: logits below 0 go down. The published gains are with a LoRA trained for it; what it gives alone is unconfirmed.
 
     Args:
         factor: gamma, at least 0; 1 is off, 1.2 published.
