@@ -42,24 +42,45 @@ from .methods import method as method
 
 # after combining
 from .methods.after.dynamic_threshold import DynamicThreshold as DynamicThreshold
+from .methods.after.epsilon_scaling import EpsilonScaling as EpsilonScaling
+from .methods.after.higs import HiGS as HiGS
+from .methods.after.momentum import Momentum as Momentum
+from .methods.after.renorm import EPCFG as EPCFG
+from .methods.after.renorm import CFGNorm as CFGNorm
+from .methods.after.renorm import Renorm as Renorm
 from .methods.after.rescale import Rescale as Rescale
+from .methods.after.sg_prev import SGPrev as SGPrev
+from .methods.after.tag import TAG as TAG
+from .methods.after.tsr import TSR as TSR
 from .methods.after.zero_init import ZeroInit as ZeroInit
 
 # inside the attention
+from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
 from .methods.attention.pladis import PLADIS as PLADIS
+from .methods.attention.taca import TACA as TACA
 from .methods.attention.vsf import VSF as VSF
 
 # combining
 from .methods.combining.apg import APG as APG
+from .methods.combining.bounded import ADG as ADG
+from .methods.combining.bounded import PMCCFG as PMCCFG
+from .methods.combining.bounded import AdaMaG as AdaMaG
+from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
 from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
 from .methods.combining.fdg import FDG as FDG
+from .methods.combining.fresca import FreSca as FreSca
 from .methods.combining.hm_cfg import HMCFG as HMCFG
+from .methods.combining.mahiro import MaHiRo as MaHiRo
+from .methods.combining.perp_neg import PerpNeg as PerpNeg
 from .methods.combining.s_cfg import SCFG as SCFG
+from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
+from .methods.combining.smc import SMCCFG as SMCCFG
+from .methods.combining.tonemap import Tonemap as Tonemap
 
 # condition rules
 from .methods.condition.cads import CADS as CADS
@@ -75,6 +96,7 @@ from .methods.null.domain import Domain as Domain
 from .methods.null.erg import ERG as ERG
 from .methods.null.icg import ICG as ICG
 from .methods.null.linear_ag import LinearAG as LinearAG
+from .methods.null.oec import OEC as OEC
 from .methods.null.personalization import Personalization as Personalization
 from .methods.null.priors import Priors as Priors
 from .methods.null.rcfg import RCFG as RCFG
@@ -147,7 +169,13 @@ from .samplers import (
 
 # a scale over the steps; when a rule acts
 from .schedules import (
+    C2FG as C2FG,
+)
+from .schedules import (
     MAMBOG as MAMBOG,
+)
+from .schedules import (
+    VAGS as VAGS,
 )
 from .schedules import (
     Annealing as Annealing,
@@ -174,10 +202,16 @@ from .schedules import (
     NoisePower as NoisePower,
 )
 from .schedules import (
+    PowerLaw as PowerLaw,
+)
+from .schedules import (
     Rectified as Rectified,
 )
 from .schedules import (
     Schedule as Schedule,
+)
+from .schedules import (
+    Triangle as Triangle,
 )
 from .schedules import (
     Window as Window,

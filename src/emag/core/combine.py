@@ -81,9 +81,10 @@ Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
 
 def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]) -> Branches:
     if UNCOND not in branches:
-        there = _converted(branches, step, rule.space)
-        new = rule.new_null(there, replace(step, space=rule.space or step.space), state)
-        return branches if new is None else {**branches, UNCOND: _back(new, step, rule.space)}
+        space = rule.space_at(step)
+        there = _converted(branches, step, space)
+        new = rule.new_null(there, replace(step, space=space or step.space), state)
+        return branches if new is None else {**branches, UNCOND: _back(new, step, space)}
 
     def change(null: torch.Tensor, there: Branches, at: Step) -> torch.Tensor:
         new = rule.new_null(there, at, state)
@@ -94,7 +95,7 @@ def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]
 
 def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: Change) -> torch.Tensor:
     """`change` made in the rule's space, and carried back as a difference."""
-    space = rule.space
+    space = rule.space_at(step)
     if space is None or space == step.space:
         return change(pred, branches, step)
     here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)

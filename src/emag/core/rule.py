@@ -35,12 +35,18 @@ class Rule(FiniteFields):
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
     of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
-    space: ClassVar[Space | None] = None  # the space the rule works in; None where any affine space gives the same
+    # The space the rule works in; None where any affine space gives the same. "path" is flow on a flow model's path and
+    # epsilon elsewhere: what is compared with its own past lives there.
+    space: ClassVar[Space | Literal["path"] | None] = None
 
     @property
     def neutral(self) -> bool:
         """True where the parameters switch the rule off; it is then left out of the run altogether."""
         return False
+
+    def space_at(self, step: Step) -> Space | None:
+        """`space` at `step`, with "path" resolved."""
+        return step.path_space if self.space == "path" else self.space
 
     def automatic_layers(self, depth: int) -> tuple[int, ...]:
         """Blocks of a network of `depth` for a rule with `layers`, where neither the user nor a default names any."""

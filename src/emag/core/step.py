@@ -62,6 +62,17 @@ class Step:
         return self.sigma / self.alpha if self.alpha else float("inf")
 
     @property
+    def flow_time(self) -> float:
+        """sigma / (alpha + sigma): the time of a flow model at this noise level, 1 at pure noise."""
+        return self.sigma / (self.alpha + self.sigma)
+
+    @property
+    def path_space(self) -> Space:
+        """Where the sampler's path is straight: "flow" if alpha = 1 - sigma at all steps, else "epsilon"."""
+        straight = all(abs(alpha + sigma - 1) < 1e-4 for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
+        return "flow" if straight else "epsilon"
+
+    @property
     def next(self) -> tuple[float, float]:
         """(alpha, sigma) that the sampler goes to."""
         after = self.index + 1

@@ -93,6 +93,7 @@ def check_spaces(rules: Sequence[Rule], trajectory: Trajectory) -> None:
     """Raise `BadValue` where a rule works in a space that cannot be reached at some step (alpha or sigma is 0 there)."""
     nothing = torch.zeros(())
     for step in trajectory.places():
-        for space in {rule.space for rule in rules if rule.space is not None} - {step.space}:
-            convert(nothing, nothing, step.alpha, step.sigma, step.space, space)
-            difference_scale(step.alpha, step.sigma, space, step.space)
+        for space in {rule.space_at(step) for rule in rules} - {step.space}:
+            if space is not None:
+                convert(nothing, nothing, step.alpha, step.sigma, step.space, space)
+                difference_scale(step.alpha, step.sigma, space, step.space)

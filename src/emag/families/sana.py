@@ -48,6 +48,7 @@ FAMILY = Family(
             "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
+            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},
                             "none works: linear attention has no map"),
             "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline"),

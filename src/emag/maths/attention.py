@@ -63,16 +63,22 @@ class Attention:
         logits = (q * scale) @ _heads(self.k, q.shape[1]).float().transpose(-1, -2)
         return torch.softmax(self._masked(logits, chunk), dim=-1)
 
-    def image_output(self, seen: torch.Tensor) -> torch.Tensor:
-        """Attention output of the image queries where they see only `seen` [image tokens, S] bool of the keys."""
+    def image_output(self, seen: torch.Tensor | None, queries: torch.Tensor | None = None) -> torch.Tensor:
+        """Attention output of the image queries where they see only `seen` [image tokens, S] bool of the keys; None is all.
+
+        `queries` [B, H, image tokens, d] stands in for the image rows of q where given.
+        """
         heads = self.q.shape[1]
         k, v = (_heads(x, heads).to(self.q.dtype) for x in (self.k, self.v))
-        return F.scaled_dot_product_attention(self.image_queries(), k, v, attn_mask=self._image_mask(seen), scale=self.scale)
+        queries = self.image_queries() if queries is None else queries
+        return F.scaled_dot_product_attention(queries, k, v, attn_mask=self._image_mask(seen), scale=self.scale)
 
-    def _image_mask(self, seen: torch.Tensor) -> torch.Tensor:
+    def _image_mask(self, seen: torch.Tensor | None) -> torch.Tensor | None:
         if self.mask is None:
             return seen
         mask = self.mask[..., self.image, :] if self.mask.shape[-2] > 1 else self.mask
+        if seen is None:
+            return mask
         return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, float("-inf"))
 
     def key_size(self) -> torch.Tensor:

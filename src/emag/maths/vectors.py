@@ -38,3 +38,23 @@ def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float | torch.T
 def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> torch.Tensor:
     """`new` on the first `channels` channels (dimension 1), `old` on the others."""
     return new if channels is None else torch.cat([new[:, :channels], old[:, channels:]], dim=1)
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner product of each sample, shaped to multiply it [batch, 1, ...]."""
+    return per_sample((a * b).flatten(1).sum(1), a)
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of each sample, shaped to multiply it [batch, 1, ...]."""
+    return per_sample(x.flatten(1).norm(dim=1), x)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine of the angle between samples, [batch, 1, ...]; 0 where one of them is 0."""
+    return divided(dot(a, b), norm(a) * norm(b))
+
+
+def divided(above: torch.Tensor, below: torch.Tensor, otherwise: float = 0.0) -> torch.Tensor:
+    """above / below, and `otherwise` where `below` is 0."""
+    return torch.where(below != 0, above / torch.where(below != 0, below, 1.0), otherwise)

@@ -7,19 +7,36 @@ from ..core import Rule
 from ..errors import BadValue
 from ..near import choices
 from .after.dynamic_threshold import DynamicThreshold
+from .after.epsilon_scaling import EpsilonScaling
+from .after.higs import HiGS
+from .after.momentum import Momentum
+from .after.renorm import EPCFG, CFGNorm, Renorm
 from .after.rescale import Rescale
+from .after.sg_prev import SGPrev
+from .after.tag import TAG
+from .after.tsr import TSR
 from .after.zero_init import ZeroInit
+from .attention.gag import GAG
 from .attention.nag import NAG
 from .attention.pladis import PLADIS
+from .attention.taca import TACA
 from .attention.vsf import VSF
 from .combining.apg import APG
+from .combining.bounded import ADG, PMCCFG, AdaMaG
+from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
 from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
 from .combining.fdg import FDG
+from .combining.fresca import FreSca
 from .combining.hm_cfg import HMCFG
+from .combining.mahiro import MaHiRo
+from .combining.perp_neg import PerpNeg
 from .combining.s_cfg import SCFG
+from .combining.skimmed import SkimmedCFG
+from .combining.smc import SMCCFG
+from .combining.tonemap import Tonemap
 from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
 from .emag.rule import EMAG
@@ -29,6 +46,7 @@ from .null.domain import Domain
 from .null.erg import ERG
 from .null.icg import ICG
 from .null.linear_ag import LinearAG
+from .null.oec import OEC
 from .null.personalization import Personalization
 from .null.priors import Priors
 from .null.rcfg import RCFG
@@ -53,7 +71,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, VSF, PLADIS,
+    NAG, VSF, PLADIS, GAG, TACA,
     EMAG, PAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
@@ -64,7 +82,11 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CFG, APG,
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
+    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
+    OEC,
     Rescale, DynamicThreshold, ZeroInit,
+    Renorm, CFGNorm, EPCFG,
+    Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
 )}
 
 

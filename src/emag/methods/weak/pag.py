@@ -11,7 +11,7 @@ from ...maths.attention import Attention, differ
 from ...maths.streams import Streams
 from ..common.push import Push
 
-PAGForm = Literal["image", "joint"]
+PAGForm = Literal["image", "joint", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class IdentityAttention(OnLayers):
 
     Args:
         layers: blocks, by number.
-        form: "image" or "joint", see `PAG`.
+        form: "image", "joint" or "uniform", see `PAG`.
         strength: share of the identity in the map, 0 to 1.
         heads: those of the queries, None for all.
     """
@@ -44,7 +44,7 @@ class IdentityState(State):
 
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live = sdpa(call.q)
-        out = joint(call) if self.spec.form == "joint" else image(call, live)
+        out = TARGETS[self.spec.form](call, live)
         if self.spec.strength < 1:
             out = live.lerp(out, self.spec.strength)  # outputs are linear in the map: this blends the maps
         if self.spec.heads is not None:
@@ -53,7 +53,7 @@ class IdentityState(State):
         return out
 
 
-def joint(call: Attention) -> torch.Tensor:
+def joint(call: Attention, live: torch.Tensor) -> torch.Tensor:
     """O = V for every token. Heads of k and v are repeated to those of q."""
     return call.values().to(call.q.dtype)
 
@@ -66,6 +66,16 @@ def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
     out = live.clone()
     out[:, :, call.image] = call.image_output(seen).to(live.dtype)
     return out
+
+
+def uniform(call: Attention, live: torch.Tensor) -> torch.Tensor:
+    """Each image query sees all keys that a mask leaves it alike; text rows stay live."""
+    out = live.clone()
+    out[:, :, call.image] = call.image_output(None, torch.zeros_like(call.image_queries())).to(live.dtype)
+    return out
+
+
+TARGETS = {"image": image, "joint": joint, "uniform": uniform}
 
 
 def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
@@ -92,6 +102,7 @@ class PAG(Push):
         layers: blocks to perturb, by number; None is the model's default, "auto" the middle block.
         form: "image": each image query sees its own key and all text keys, text rows stay as they are. "joint": O = V for
             all tokens, text included, which is the attention form of STG. Without text in the attention the two are one.
+            "uniform": each image query sees all keys alike, the other end of the same paper's soft maps.
         strength: share of the identity in the map, 0 (off) to 1 (PAG). Between: SoftPAG, arXiv 2506.10978 (unconfirmed).
         heads: only these heads of every listed block, as in HeadHunter (same paper); None is all.
 

@@ -1,0 +1,15 @@
+"""What methods remember from one step to the next."""
+
+from typing import Any
+
+from ...core import Step
+
+
+def moves_on(step: Step, state: dict[str, Any]) -> bool:
+    """True the first time a noise level is seen in a run: then, and only then, a method updates what it remembers.
+
+    A solver of second order evaluates some levels twice. The second time a method acts with what it has.
+    """
+    new = state.get("level") != step.index
+    state["level"] = step.index
+    return new
