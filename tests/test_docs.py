@@ -28,7 +28,7 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert names["pipe"].__class__.__name__ == "TinyPipeline"
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
 def anchors(text):

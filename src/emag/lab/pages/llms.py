@@ -6,8 +6,8 @@ from .public import GROUPS, grouped, line_of
 
 HEAD = """# emag
 
-> Better images from pretrained diffusion and flow models at sampling time, without training: EMAG (arXiv 2512.17303) and the other
-> training-free guidance methods of the field, on one engine, for diffusers pipelines and for sampling loops of one's own.
+> Better images from pretrained diffusion and flow models at sampling time, without training: EMAG (arXiv 2512.17303) and the
+> other training-free guidance methods of the field, on one engine, for diffusers pipelines and for own sampling loops.
 
 ```python
 import emag
@@ -19,10 +19,10 @@ print(run)  # evaluations of the network, picks, size of the effect
 ```
 
 - A scale of 1 is off: `weak + w (cond - weak)`. Useful values of a weak branch beside CFG are 1.25 to 2.
-- A guidance is an ordered list of rules. At most one of them combines (`CFG`, `APG`, ...); without one the pipeline's CFG does.
+- A guidance is an ordered list of rules. At most one of them combines (`CFG`, `APG`, ...); else the pipeline's CFG does.
 - What cannot work is refused by one line, as `emag.BadValue` or `emag.Unsupported`; what had no effect is `emag.NoEffect`.
 - Strengths are numbers or schedules: `emag.CFG(emag.Interval(4.0, low=0.2, high=0.8))`.
-- In a shell: `emag generate "a ship" -g emag=1.5 -o out`, `emag compare "a ship" -c host -c emag=1.5`, `emag methods`, `emag doctor`.
+- In a shell: `emag generate "a ship" -g emag=1.5 -o out`, `emag compare "a ship" -c host -c emag=1.5`, `emag methods`.
 """
 
 DOCS = {

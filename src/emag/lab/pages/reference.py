@@ -25,5 +25,9 @@ def index(names: dict[str, list[str]]) -> str:
 
 def page(title: str, names: list[str]) -> str:
     """The names of one group: classes and functions are places that mkdocstrings fills, plain values stand here."""
-    entries = [[f"## `emag.{name}` {{#emag.{name}}}", "", VALUES[name]] if name in VALUES else [f"::: emag.{name}"] for name in names]
+    entries = [_value(name) if name in VALUES else [f"::: emag.{name}"] for name in names]
     return "\n".join([f"# {title}", "", MADE, *(line for entry in entries for line in ("", *entry))]) + "\n"
+
+
+def _value(name: str) -> list[str]:
+    return [f"## `emag.{name}` {{#emag.{name}}}", "", VALUES[name]]
