@@ -6,7 +6,7 @@ TRITON := 3.9.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-kernel test-oldest lint types layers pages site bench results clean
+.PHONY: demo test test-long test-kernel test-oldest lint types layers pages tutorials site bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -48,6 +48,11 @@ layers: $(STAMP)
 # docs/coverage.md `emag doctor --matrix --markdown > docs/coverage.md` (minutes), docs/results.md `make results` (hours)
 pages: $(STAMP)
 	$(BIN)/python -m emag.lab.pages docs
+
+# what the tutorials print and draw, made again; a test holds it against a run
+tutorials: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False docs/tutorials/*.ipynb
 
 # docs/ as a site in out/site; a broken link or a page that nothing leads to ends it
 site: $(STAMP)
