@@ -88,6 +88,13 @@ def test_every_public_name_is_told_in_one_line():
         assert line.endswith(".") and line.count("\n") == 0 and len(line) < 220, (name, line)
 
 
+def test_llms_txt_leads_to_pages_that_are_there():
+    text = (DOCS / "llms.txt").read_text()
+    links = re.findall(r"^- \[([^]]+)\]\(\1\): ", text, re.M)
+    assert len(links) > 20 and all((DOCS / link).is_file() for link in links)
+    assert text.startswith("# emag\n\n> ") and len(re.search(r"```python\n(.*?)```", text, re.S)[1].splitlines()) <= 7
+
+
 def test_every_page_is_in_the_menu():
     text = (DOCS.parent / "mkdocs.yml").read_text()
     menu = re.findall(r"[\w/-]+\.(?:md|ipynb)", text[text.index("nav:"):])
