@@ -1,6 +1,7 @@
 """The docs say what is so."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,26 @@ def test_commands_in_the_readme_parse():
         assert isinstance(recipe.parse(short), emag.Rule)
 
 
+def commands():
+    """Every command line of emag in a block of README and docs, a line or a part of one behind a semicolon."""
+    for page in PAGES:
+        for block in re.findall(r"```\n(.*?)```|((?:^    emag .*\n)+)", (ROOT / page).read_text(), re.S | re.M):
+            for line in "".join(block).splitlines():
+                found = [part.strip() for part in line.split(" ; ") if part.strip().startswith("emag ")]
+                yield from (pytest.param(part, id=f"{page}: {part[:50]}") for part in found)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_lines_have_the_options_they_name(line):
+    from typer.main import get_command
+
+    from emag.lab.cli.app import app
+
+    _, name, *arguments = shlex.split(line, comments=True)
+    if not name.startswith("-"):
+        get_command(app).get_command(None, name).make_context(name, arguments)
+
+
 def test_adding_a_rule_is_as_the_page_says(capsys):
     """The page's code runs, and its rule obeys the laws."""
     import test_properties as laws
@@ -115,6 +136,13 @@ def test_adding_a_model_is_as_the_page_says(capsys):
     assert "emag run" in capsys.readouterr().out
 
 
+def test_the_house_is_drawn_as_its_layers_are_held():
+    drawing = re.search(r"```text\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.S)[1]
+    drawn = re.findall(r"^(\w+) {2,}", drawing, re.M)
+    layers = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M)[1]
+    assert drawn == re.findall(r'"emag\.(\w+)"', layers)
+
+
 def test_tests_named_in_the_docs_exist():
     for page in (ROOT / "docs").rglob("*.md"):
         named = re.findall(r"`(tests/[a-z_]+\.py)`", page.read_text())
@@ -136,6 +164,8 @@ def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
     (tmp_path / "prompts.tsv").write_text("Prompt\tCategory\na frog\tanimals\n")
     spec = parse(run, beside=tmp_path)
     assert [one.label for one in spec.recipes] == ["cfg", "emag", "apg", "named"] and spec.prompts[0].category == "animals"
+    howto = (ROOT / "docs" / "how-to" / "evaluation.md").read_text()
+    parse(yaml.safe_load(re.search(r"```yaml\n(.*?)```", howto, re.S)[1]), beside=tmp_path)
     assert Options(**{**sweep["sweep"], "objectives": tuple(sweep["sweep"]["objectives"])}).trials == 4
 
 
