@@ -6,7 +6,7 @@ TRITON := 3.9.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-kernel test-oldest lint types layers bench results clean
+.PHONY: demo test test-long test-kernel test-oldest lint types layers pages tutorials site bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -43,6 +43,20 @@ types: $(STAMP)
 # who may import whom: the layers and the absence of cycles, declared in pyproject.toml
 layers: $(STAMP)
 	$(BIN)/lint-imports --no-cache
+
+# every generated page of docs/ (methods, models, reference, llms.txt) from the code. Measured pages have commands of their own:
+# docs/coverage.md `emag doctor --matrix --markdown > docs/coverage.md` (minutes), docs/results.md `make results` (hours)
+pages: $(STAMP)
+	$(BIN)/python -m emag.lab.pages docs
+
+# what the tutorials print and draw, made again; a test holds it against a run
+tutorials: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False docs/tutorials/*.ipynb
+
+# docs/ as a site in out/site; a broken link or a page that nothing leads to ends it
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py

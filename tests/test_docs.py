@@ -1,6 +1,7 @@
 """The docs say what is so."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 import emag
-from emag.families import BACKBONES, DEFAULTS, HOSTS
+from emag.families import BACKBONES, DEFAULTS
 from emag.hosts.defaults import blocks_at
 from emag.methods import METHODS
 from emag.records import recipe
@@ -28,11 +29,17 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert names["pipe"].__class__.__name__ == "TinyPipeline"
 
 
-PAGES = ("architecture", "emag", "adding-a-method", "adding-a-model", "index", "quickstart", "which-method", "diffusers",
-         "methods", "evaluate", "modular", "gpu", "worlds")
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)])
+def anchors(text):
+    """What the headings of a page can be linked by; a name that mkdocstrings fills in is one."""
+    headings = [re.sub(r"[^\w\s-]", "", line).strip().lower() for line in re.findall(r"^#+ (.+)$", text, re.M)]
+    given = {"".join(pair) for pair in re.findall(r"^::: (.+)$|{#(.+)}$", text, re.M)}
+    return {re.sub(r"[-\s]+", "-", heading) for heading in headings} | given
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:src/emag/)?((?!tests/)[a-z_]+(?:/[a-z_]+)*\.py)`", text))
@@ -41,16 +48,7 @@ def test_named_files_exist(page):
         name, _, heading = link.partition("#")
         target = (ROOT / page).parent / name
         assert target.exists(), link
-        assert not heading or f"# {heading.replace('-', ' ')}\n" in target.read_text().lower(), link
-
-
-def test_the_page_of_models_is_up_to_date():
-    """After a change: emag models --markdown > docs/models.md"""
-    from emag.lab.pages.models import markdown
-
-    text = (ROOT / "docs" / "models.md").read_text()
-    assert text == markdown() and all(name in text for name in HOSTS)
-    assert "docs/models.md" in (ROOT / "README.md").read_text()
+        assert not heading or heading in anchors(target.read_text()), link
 
 
 def test_the_table_of_defaults_is_complete():
@@ -74,6 +72,26 @@ def test_commands_in_the_readme_parse():
     text = (ROOT / "README.md").read_text()
     for short in re.findall(r"-g (\S+)", text):
         assert isinstance(recipe.parse(short), emag.Rule)
+
+
+def commands():
+    """Every command line of emag in a block of README and docs, a line or a part of one behind a semicolon."""
+    for page in PAGES:
+        for block in re.findall(r"```\n(.*?)```|((?:^    emag .*\n)+)", (ROOT / page).read_text(), re.S | re.M):
+            for line in "".join(block).splitlines():
+                found = [part.strip() for part in line.split(" ; ") if part.strip().startswith("emag ")]
+                yield from (pytest.param(part, id=f"{page}: {part[:50]}") for part in found)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_lines_have_the_options_they_name(line):
+    from typer.main import get_command
+
+    from emag.lab.cli.app import app
+
+    _, name, *arguments = shlex.split(line, comments=True)
+    if not name.startswith("-"):
+        get_command(app).get_command(None, name).make_context(name, arguments)
 
 
 def test_adding_a_rule_is_as_the_page_says(capsys):
@@ -118,15 +136,15 @@ def test_adding_a_model_is_as_the_page_says(capsys):
     assert "emag run" in capsys.readouterr().out
 
 
-def test_the_page_of_methods_is_up_to_date():
-    """After a change: emag methods --markdown > docs/methods.md"""
-    from emag.lab.pages.catalogue import markdown
-
-    assert (ROOT / "docs" / "methods.md").read_text() == markdown()
+def test_the_house_is_drawn_as_its_layers_are_held():
+    drawing = re.search(r"```text\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.S)[1]
+    drawn = re.findall(r"^(\w+) {2,}", drawing, re.M)
+    layers = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M)[1]
+    assert drawn == re.findall(r'"emag\.(\w+)"', layers)
 
 
 def test_tests_named_in_the_docs_exist():
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         named = re.findall(r"`(tests/[a-z_]+\.py)`", page.read_text())
         assert all((ROOT / name).is_file() for name in named), page
 
@@ -146,6 +164,8 @@ def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
     (tmp_path / "prompts.tsv").write_text("Prompt\tCategory\na frog\tanimals\n")
     spec = parse(run, beside=tmp_path)
     assert [one.label for one in spec.recipes] == ["cfg", "emag", "apg", "named"] and spec.prompts[0].category == "animals"
+    howto = (ROOT / "docs" / "how-to" / "evaluation.md").read_text()
+    parse(yaml.safe_load(re.search(r"```yaml\n(.*?)```", howto, re.S)[1]), beside=tmp_path)
     assert Options(**{**sweep["sweep"], "objectives": tuple(sweep["sweep"]["objectives"])}).trials == 4
 
 

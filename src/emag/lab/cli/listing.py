@@ -14,18 +14,11 @@ from .screen import styled
 
 
 @command("emag models", "emag models --json", kept="nothing is kept or changed")
-def models(
-    as_json: shared.Json = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md.")] = False,
-) -> None:
+def models(as_json: shared.Json = False) -> None:
     """List the embedded models, the supported pipelines and the supported networks."""
     from ...families import BACKBONES, HOSTS
     from ...hosts.load import MODELS
-    from ..pages.models import markdown
 
-    if as_markdown:
-        print(markdown(), end="")
-        return
     found = {"embedded": dict(MODELS), "pipelines": list(HOSTS), "networks": list(BACKBONES)}
     if as_json:
         shared.show_json(found)
@@ -43,14 +36,10 @@ def methods(
     names: Annotated[list[str] | None, typer.Argument(autocompletion=shared.method_names,
                                                       help="Show these in full; none lists all.")] = None,
     as_json: shared.Json = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> None:
     """List the methods by kind, or show some in full: parameters, defaults by model and their source, paper and equation."""
-    from ..pages.catalogue import catalogue, markdown
+    from ..pages.catalogue import catalogue
 
-    if as_markdown:
-        print(markdown(), end="")
-        return
     found = [method for method in catalogue() if not names or method["name"] in names]
     missing = next((name for name in names or [] if name not in {method["name"] for method in found}), None)
     if missing is not None:
@@ -87,7 +76,7 @@ def _overview(found: list[dict[str, Any]]) -> None:
 
 
 def _full(method: dict[str, Any]) -> None:
-    from ..pages.catalogue import values
+    from ..pages.catalogue import grouped, values
 
     out.print(styled(f"{method['name']}  {method['paper']}"))
     out.print(method["equation"])
@@ -95,19 +84,6 @@ def _full(method: dict[str, Any]) -> None:
     told = [f"{name}: {method['fields'][name]}" for name in method["parameters"] if name in method["fields"]]
     out.print(flowing("\n\n".join(told)) + "\n" if told else "")
     out.print(f"defaults: {values(method['parameters'])}")
-    for models, row in _grouped(method["defaults"]):
+    for models, row in grouped(method["defaults"]):
         out.print(f"- on {', '.join(models)}: {values(row['values'])} ({row['source']})")
     out.print("")
-
-
-def _grouped(rows: list[dict[str, Any]]) -> list[tuple[list[str], dict[str, Any]]]:
-    """Rows of the table of defaults, models that have the same together."""
-    found: list[tuple[list[str], dict[str, Any]]] = []
-    for row in rows:
-        same = next((models for models, other in found
-                     if (other["values"], other["source"]) == (row["values"], row["source"])), None)
-        if same is None:
-            found.append(([row["model"]], row))
-        else:
-            same.append(row["model"])
-    return found
