@@ -98,8 +98,8 @@ class Backbone:
     """Arguments with one tensor for each row; x_t among them: it, and the answer, are lists of one frame each."""
     row_dims: tuple[tuple[str, int], ...] = ()
     """Arguments whose batch is another dimension than the first, and which; conditions are given with rows first."""
-    text_ids: tuple[int, int | None] | None = None
-    """Width of `txt_ids`, and its column that numbers the text tokens, None where all are 0. Undeclared, a condition given
+    text_ids: tuple[int, tuple[int, ...]] | None = None
+    """Width of `txt_ids`, and its columns that number the text tokens, () where all are 0. Undeclared, a condition given
     as tensors must bring them."""
     optional: tuple[str, ...] = ("*.experts", "*.processor")
     """Submodules (fnmatch patterns) that some passes of a run go without: experts that no token is sent to, the keys of a
