@@ -14,7 +14,7 @@ from emag.engine.combined import Combined, combined
 from emag.families import HOSTS
 from emag.hosts.guider import EmagGuider
 from emag.methods import METHODS
-from emag.testing.every import every
+from emag.testing.cases import every
 from modular import MODULAR
 from spy import scheduler_steps
 

@@ -11,7 +11,7 @@ import emag
 from emag.engine import lock
 from emag.engine.undo import Undo, patch, undone
 from emag.schedules import Interval
-from emag.testing.every import every
+from emag.testing.cases import every
 from interrupts import PACKAGE, Interrupter
 from spy import changes, snapshot
 from tiny import CASES

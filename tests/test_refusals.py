@@ -15,7 +15,7 @@ from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
 from emag.records.recipe import read_recipe
 from emag.schedules import MAMBOG, Annealing, BetaCFG, Constant, Curve, Interval, NoisePower
-from emag.testing.every import every
+from emag.testing.cases import every
 from spy import attribute, denoiser_of, network_outputs, scheduler_steps
 from tiny import CASES
 

@@ -19,7 +19,7 @@ from emag.methods.weak.pag import IdentityAttention
 from emag.methods.weak.seg import SmoothedQueries
 from emag.methods.weak.slg import Skipped
 from emag.methods.weak.tpg import Shuffled
-from emag.testing.every import every
+from emag.testing.cases import every
 from tiny import awaken, noise
 
 STEPS = 5

@@ -14,7 +14,7 @@ from ...core import Rule
 from ...engine.network import Network, read_network
 from ...families import HOSTS
 from ...hosts.lookup import host_of
-from ...testing.every import every
+from ...testing.cases import every
 from ...testing.small import Case, noise
 from ..draw.columns import Column
 from ..draw.showcase import OTHER, columns
