@@ -1,4 +1,4 @@
-"""The table of trials: one per rule, schedule and saver, at settings where it acts. tests/test_properties.py runs it."""
+"""The table of trials: one per rule, schedule and saver, at settings where it acts. test_properties.py runs it."""
 
 from typing import Any
 

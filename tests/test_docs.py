@@ -101,7 +101,7 @@ def test_the_page_of_methods_is_up_to_date():
 
 def test_tests_named_in_the_docs_exist():
     for page in (ROOT / "docs").glob("*.md"):
-        named = re.findall(r"`(tests/[a-z_]+\.py)`", page.read_text())
+        named = re.findall(r"`(tests/[a-z_/]+\.py)`", page.read_text())
         assert all((ROOT / name).is_file() for name in named), page
 
 
