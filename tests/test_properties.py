@@ -1,4 +1,4 @@
-"""The laws of `emag.testing`, held against every rule, schedule and saver of tests/rows.py; and that they have teeth."""
+"""The laws of `emag.testing`, held against every rule, schedule and saver of rows.py; and that they have teeth."""
 
 from dataclasses import replace
 
