@@ -3,6 +3,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
+# what the oldest diffusers is tried on: networks, the engine around them, pipelines
+ON_OLDEST := $(wildcard tests/families tests/engine tests/hosts tests/core/test_properties.py)
+# each worker begins with a stretch of neighbours, which share what they have made, and takes over from the other at the end
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+BOTH := -n 2 --dist worksteal
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
@@ -12,23 +17,23 @@ demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) $(BOTH)
 
 # faults of evaluation runs, random guidances and interrupts on every pipeline: minutes each
 test-long: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 
 # the Triton kernel, in Triton's interpreter; without a GPU torch brings no Triton
 test-kernel: $(STAMP) $(VENV)/triton/.$(TRITON)
-	PYTHONPATH=$(VENV)/triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fused_map.py
+	PYTHONPATH=$(VENV)/triton $(PYTEST) tests/test_fused_map.py
 
 $(VENV)/triton/.$(TRITON): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/triton triton==$(TRITON)
 	touch $@
 
-# the same tests on the oldest diffusers that pyproject.toml allows
+# what touches diffusers, on the oldest one that pyproject.toml allows
 test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
-	PYTHONPATH=$(VENV)/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	PYTHONPATH=$(VENV)/oldest $(PYTEST) $(BOTH) $(ON_OLDEST)
 
 $(VENV)/oldest/.$(OLDEST): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)

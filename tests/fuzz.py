@@ -22,7 +22,7 @@ from emag.lab.doctor.coverage import _other_text, every
 from emag.methods import METHODS
 from emag.methods.combining.compose import Term
 from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, NoisePower, Rectified
-from spy import HOOKS
+from emag.testing.outside import HOOKS
 
 CASES = every()
 AFTER = ("never differed", "is the one the images are made with", "predicts what the pipeline's own does")

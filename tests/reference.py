@@ -13,6 +13,7 @@ from emag.core import COND, UNCOND, Step
 from emag.maths.predictions import convert
 from emag.maths.streams import Streams
 from emag.methods.emag.tracker import Tracker
+from emag.testing.laws.made_up import SPACES as SPACES
 from tiny import CASES, Case
 
 VARIANTS = ("query", "map", "image")
@@ -203,9 +204,6 @@ def freeze(pipe: Any) -> Any:
 def space_of(path: str) -> tuple[float, float]:
     """alpha and sigma of a point of a variance preserving or of a linear path."""
     return {"vp": (0.8, 0.6), "flow": (0.35, 0.65)}[path]
-
-
-SPACES = {"vp": ("epsilon", "v", "x0"), "flow": ("epsilon", "flow", "x0")}
 
 
 def tensors(seed: int, count: int, *shape: int) -> list[torch.Tensor]:

@@ -1,10 +1,8 @@
-"""The property table: one row per rule, schedule and saver, at settings where it acts. tests/test_properties.py runs it."""
+"""The table of trials: one per rule, schedule and saver, at settings where it acts. test_properties.py runs it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import emag
-from emag.core import Rule
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
 from emag.schedules import (
@@ -21,40 +19,13 @@ from emag.schedules import (
     Rectified,
     Triangle,
 )
+from emag.testing import Trial
+from emag.testing import trial as one
 from heads import written
 from styles import style
 from tiny import sd3
 
 WINDOW = emag.Window.progress(0, 0.2, 0.9)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One rule in a guidance that shows it.
-
-    rules: the guidance, the rule last. neutral: the same guidance with the rule switched off, None where leaving it out is
-    the only way. raw: works on the network's own output, so spaces differ. sees: needs more than predictions (weak branches,
-    conditions, maps), so only the pipeline tests apply. guess: decides from the predictions, so a plan is an upper bound.
-    only: cases of tests/tiny.py it can run on, () for all with unconditional rows. more: further arguments of `emag.guide`.
-    """
-
-    name: str
-    rules: tuple[Rule, ...]
-    neutral: tuple[Rule, ...] | None = None
-    raw: bool = False
-    sees: bool = False
-    guess: bool = False
-    only: tuple[str, ...] = ()
-    more: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def combines(self) -> bool:
-        return any(rule.kind == "combining" for rule in self.rules)
-
-
-def one(rule: Rule, neutral: Rule | None = None, *before: Rule, **more: Any) -> Row:
-    """The row of a rule; `before` comes before it in the guidance."""
-    return Row(rule.name, (*before, rule), None if neutral is None else (*before, neutral), **more)
 
 
 C = METHODS
@@ -75,7 +46,7 @@ ROWS = (
     one(C["spg"](2.0, style(), (1, 2)), C["spg"](1.0, style(), (1, 2)), sees=True, only=("sd3", "dit", "pixart")),
     one(emag.EMAG(1.5, layers=(1, 2), window=WINDOW), emag.EMAG(1.0, layers=(1, 2), window=WINDOW), sees=True),
     one(C["pag"](2.0, (1, 2)), C["pag"](1.0, (1, 2)), sees=True),
-    Row("pag-soft", (C["pag"](2.0, (1, 2), "joint", 0.6, (1,)),), (C["pag"](2.0, (1, 2), strength=0.0),), sees=True),
+    Trial("pag-soft", (C["pag"](2.0, (1, 2), "joint", 0.6, (1,)),), (C["pag"](2.0, (1, 2), strength=0.0),), sees=True),
     one(C["seg"](2.0, (1, 2), 1.0), C["seg"](2.0, (1, 2), 0.0), sees=True),
     one(C["erg"]((1, 2), kickoff=0.3), C["erg"]((1, 2), kickoff=1.0), sees=True),
     one(C["erg-push"](2.0, (1, 2), 0.1), C["erg-push"](1.0, (1, 2)), sees=True),
@@ -83,16 +54,16 @@ ROWS = (
     one(C["slg"](2.0, (1, 2)), C["slg"](1.0, (1, 2)), sees=True),
     one(C["stg"](2.0, (1, 2)), C["stg"](1.0, (1, 2)), sees=True),
     one(C["s2"](2.0, 0.4), C["s2"](2.0, 0.0), sees=True),
-    Row("s2-per-sample", (C["s2"](2.0, 0.4, (1, 2, 3), per_sample=True),), sees=True),
+    Trial("s2-per-sample", (C["s2"](2.0, 0.4, (1, 2, 3), per_sample=True),), sees=True),
     one(C["tpg"](1.2, (1, 2)), C["tpg"](1.0, (1, 2)), sees=True, only=("true-cfg",)),
     one(C["sag"](1.5, (1, 2)), C["sag"](1.0, (1, 2)), sees=True),
     one(C["tsg"](2.0), C["tsg"](1.0), sees=True),
     one(C["negative"](2.0, "prompt:281"), C["negative"](1.0), sees=True, only=("dit",)),
     one(C["autoguidance"](2.0), C["autoguidance"](1.0), **OTHER),
-    Row("sine", (C["sine"](0.7, source="cond"),), (C["sine"](1.0),), **OTHER),
+    Trial("sine", (C["sine"](0.7, source="cond"),), (C["sine"](1.0),), **OTHER),
     one(C["icg"](), sees=True, only=("sd3", "pixart", "true-cfg")),
-    Row("icg-label", (C["icg"]("label", redraw=False),), sees=True, only=("dit",)),
-    Row("icg-given", (C["icg"]("given", ("prompt:281", "prompt:7")),), sees=True, only=("dit",)),
+    Trial("icg-label", (C["icg"]("label", redraw=False),), sees=True, only=("dit",)),
+    Trial("icg-given", (C["icg"]("given", ("prompt:281", "prompt:7")),), sees=True, only=("dit",)),
     one(C["domain"](), **OTHER),
     one(C["priors"](), **OTHER),
     one(C["personalization"]("base"), **OTHER),
@@ -103,7 +74,7 @@ ROWS = (
     one(emag.APG(4.0, 0.2, 3.0, -0.5), emag.APG(1.0, 0.2, 3.0, -0.5)),
     one(Compose("uncond", (Term(3.0, "cond"), Term(-1.5, "cond", mask="box:0:0:0.5:1*bump:0.3:0.5:0.4"))),
         Compose("uncond", (Term(1.0, "cond"),))),
-    Row("compose-conditions", (Compose("uncond", (Term(1.5, "prompt:281"), Term(3.0, "cond", "prompt:281"))),), sees=True,
+    Trial("compose-conditions", (Compose("uncond", (Term(1.5, "prompt:281"), Term(3.0, "cond", "prompt:281"))),), sees=True,
         only=("dit",)),
     one(C["cs-apg"](3.0, 2.0, "prompt:281"), C["cs-apg"](1.0, 1.0, "prompt:281"), sees=True, only=("dit",)),
     one(C["tcfg"](), raw=True),
@@ -111,7 +82,7 @@ ROWS = (
     one(C["linear-ag"](until=0.7), C["linear-ag"](until=0.0)),
     one(C["cfg-cache"](every=3, below=0.8, radius=0.4), C["cfg-cache"](every=1), raw=True),
     one(C["rcfg"]("onetime", 0.9), C["rcfg"]("full")),
-    Row("rcfg-self", (C["rcfg"](),)),
+    Trial("rcfg-self", (C["rcfg"](),)),
     one(C["rescale"](0.7), C["rescale"](0.0), CFG(3.0), raw=True),
     one(C["zero-star"]()),
     one(C["zero-init"](2), C["zero-init"](0), CFG(3.0)),
@@ -120,11 +91,11 @@ ROWS = (
     one(C["fa-cfg"](5.0, 2.0, 0.4), C["fa-cfg"](1.0, 1.0)),
     one(C["s-cfg"](3.0, layers=(1, 2)), C["s-cfg"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
     one(C["perp-neg"](3.0, "prompt:281"), C["perp-neg"](1.0, "prompt:281", 0.0), sees=True, only=("dit",)),
-    Row("pag-uniform", (C["pag"](2.0, (1, 2), "uniform"),), sees=True),
+    Trial("pag-uniform", (C["pag"](2.0, (1, 2), "uniform"),), sees=True),
     one(C["c-tag"](3.0, 0.7), C["c-tag"](1.0, 0.0)),
-    Row("c-tag-adaptive", (C["c-tag"](3.0, 0.7, True),)),
+    Trial("c-tag-adaptive", (C["c-tag"](3.0, 0.7, True),)),
     one(C["smc-cfg"](3.0, 2.0, 0.1), C["smc-cfg"](1.0, gain=0.0), raw=True),
-    Row("smc-cfg-soft", (C["smc-cfg"](3.0, 0.05, 0.3, 2, True, True),), raw=True),
+    Trial("smc-cfg-soft", (C["smc-cfg"](3.0, 0.05, 0.3, 2, True, True),), raw=True),
     one(C["fresca"](2.0, 0.8, 1.6, 1), C["fresca"](1.0, 1.0, 1.0)),
     one(C["mahiro"](3.0), C["mahiro"](1.0)),
     one(C["adg"](4.0), C["adg"](1.0)),
@@ -137,22 +108,22 @@ ROWS = (
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),
     one(C["ep-cfg"](0.3, 0.7), None, CFG(3.0)),
     one(C["momentum"](0.5, start=1.0, stop=0.0), C["momentum"](0.0), CFG(3.0)),
-    Row("momentum-normalised", (CFG(3.0), C["momentum"](0.5, normalise=True)),),
+    Trial("momentum-normalised", (CFG(3.0), C["momentum"](0.5, normalise=True)),),
     one(C["higs"](1.75), C["higs"](0.0), CFG(3.0)),
     one(C["sg-prev"](2.0, 1.0), C["sg-prev"](0.0), CFG(3.0), raw=True),
     one(C["tag"](1.3), C["tag"](1.0), CFG(3.0)),
     one(C["tsr"](0.7), C["tsr"](1.0), CFG(3.0)),
     one(C["epsilon-scaling"](1.2), C["epsilon-scaling"](1.0), CFG(3.0)),
-    Row("c2fg", (CFG(C2FG(3.0, 0.5)),), (CFG(C2FG(1.0, 0.0)),)),
-    Row("triangle", (CFG(Triangle(3.0)),), (CFG(Triangle(1.0)),)),
-    Row("power-law", (CFG(PowerLaw(3.0)),), (CFG(PowerLaw(1.0)),)),
-    Row("vags", (CFG(VAGS(3.0)),), (CFG(VAGS(1.0, 0.0)),)),
-    Row("interval", (CFG(Interval(3.0, 0.5, 5.0)),), (CFG(Interval(3.0, 0.0, 0.0)),)),
-    Row("curve", (CFG(Curve(2.0, "cosine")),), (CFG(Curve(1.0)),)),
-    Row("rectified", (CFG(Rectified(4.0)),), (CFG(Rectified(1.0)),)),
-    Row("beta-cfg", (CFG(BetaCFG(7.5)),), (CFG(BetaCFG(1.0, 1.0, 1.0, gamma=0.0)),)),
-    Row("mambo-g", (CFG(MAMBOG(5.0, 1.0)),), (CFG(MAMBOG(1.0)),), raw=True),
-    Row("cfg++", (CFG(CFGpp(0.6)),), only=("sd3", "dit", "true-cfg")),
-    Row("annealing", (CFG(Annealing(0.4, written())),), only=("sd3", "dit", "true-cfg")),
-    Row("noise-power", (CFG(NoisePower(3.0, 1.5)),), (CFG(NoisePower(1.0, 0.0)),)),
+    Trial("c2fg", (CFG(C2FG(3.0, 0.5)),), (CFG(C2FG(1.0, 0.0)),)),
+    Trial("triangle", (CFG(Triangle(3.0)),), (CFG(Triangle(1.0)),)),
+    Trial("power-law", (CFG(PowerLaw(3.0)),), (CFG(PowerLaw(1.0)),)),
+    Trial("vags", (CFG(VAGS(3.0)),), (CFG(VAGS(1.0, 0.0)),)),
+    Trial("interval", (CFG(Interval(3.0, 0.5, 5.0)),), (CFG(Interval(3.0, 0.0, 0.0)),)),
+    Trial("curve", (CFG(Curve(2.0, "cosine")),), (CFG(Curve(1.0)),)),
+    Trial("rectified", (CFG(Rectified(4.0)),), (CFG(Rectified(1.0)),)),
+    Trial("beta-cfg", (CFG(BetaCFG(7.5)),), (CFG(BetaCFG(1.0, 1.0, 1.0, gamma=0.0)),)),
+    Trial("mambo-g", (CFG(MAMBOG(5.0, 1.0)),), (CFG(MAMBOG(1.0)),), raw=True),
+    Trial("cfg++", (CFG(CFGpp(0.6)),), only=("sd3", "dit", "true-cfg")),
+    Trial("annealing", (CFG(Annealing(0.4, written())),), only=("sd3", "dit", "true-cfg")),
+    Trial("noise-power", (CFG(NoisePower(3.0, 1.5)),), (CFG(NoisePower(1.0, 0.0)),)),
 )

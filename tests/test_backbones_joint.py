@@ -12,11 +12,14 @@ from emag.lab.forecast import image_tokens, text_tokens
 from emag.maths.layout import pack, unpack
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
-from emag.testing.small_joint import MORE
+from emag.testing.small_joint import MORE as JOINT
+from emag.testing.small_longcat import MORE as LONGCAT
+from emag.testing.small_longcat import written
 from spy import Counter, blocks_of, changes, network_outputs, scheduler_steps, snapshot
 from tiny import TEXT, noise
 
 close = torch.testing.assert_close
+MORE = JOINT | {"longcat": LONGCAT["longcat"]}
 SCALE, WINDOW = 4.0, emag.Window.progress(0, 0.2, 0.9)
 
 
@@ -155,7 +158,7 @@ def test_half_precision(case):
     assert run.stats.effect > 0
 
 
-@cases("qwen", "chroma", "flux2", "klein")
+@cases("qwen", "chroma", "flux2", "klein", "longcat")
 def test_sequences_of_patches_are_read_as_images(case):
     """`layout.unpack` at the grid that the network's arguments tell is what the pipeline does with its latents."""
     pipe, grids = case.pipe(), []
@@ -169,14 +172,14 @@ def test_sequences_of_patches_are_read_as_images(case):
         patch.setattr(Network, "grid", grid)
         case.run(pipe, height=8, width=12)
     assert set(grids) == {((4, 6, 2), 24)}
-    x = noise(3, 2, 24, 16)
+    x = noise(3, 2, 24, pipe.transformer.config.in_channels)
     step = SimpleNamespace(grid=(4, 6, 2))
     assert torch.equal(unpack(x, step), unpacked(pipe, case.name, x)) and torch.equal(pack(unpack(x, step), step), x)
 
 
 def unpacked(pipe, name, x):
-    if name in ("qwen", "chroma"):
-        return pipe._unpack_latents(x, 8, 12, 1).reshape(2, 4, 8, 12)
+    if name in ("qwen", "chroma", "longcat"):
+        return pipe._unpack_latents(x, 8, 12, 1).reshape(2, -1, 8, 12)
     return pipe._unpatchify_latents(x.permute(0, 2, 1).reshape(2, 16, 4, 6))
 
 
@@ -197,6 +200,8 @@ def traced(case, pipe, *rules, **call):
 def by_host(case, pred, null):
     """How the pipeline itself combines."""
     made = null + SCALE * (pred - null)
+    if case.name == "longcat":
+        return made * (pred.norm(dim=-1, keepdim=True) / (made.norm(dim=-1, keepdim=True) + 1e-8)).clamp(max=1.0)
     if case.name != "qwen":
         return made
     return made * (pred.norm(dim=-1, keepdim=True) / made.norm(dim=-1, keepdim=True))
@@ -370,7 +375,8 @@ def test_a_condition_may_have_another_length(case):
 def test_a_condition_that_is_the_prompt_has_no_effect(case):
     pipe = case.pipe()
     call = {name: torch.ones_like(value) if "mask" in name else value for name, value in case.call((8,)).items()}
-    given = {"negative": {"encoder_hidden_states": call["prompt_embeds"]}}
+    states = written(call["prompt"]) if case.name == "longcat" else call["prompt_embeds"]
+    given = {"negative": {"encoder_hidden_states": states}}
     with pytest.raises(emag.NoEffect, match="the images are made with"):
         with emag.guide(pipe, C["negative"](1.5), conditions=given):
             pipe(**call)
@@ -390,13 +396,22 @@ ENCODER = {"qwen": "_get_qwen_prompt_embeds", "chroma": "_get_t5_prompt_embeds",
            "flux2": "_get_mistral_3_small_prompt_embeds", "klein": "_get_qwen3_prompt_embeds", "cogview4": "_get_glm_embeds"}
 
 
-@cases()
+@cases(*JOINT)
 def test_prompts_are_encoded_by_the_pipeline(case):
     pipe, made = case.pipe(), []
     found, mask = noise(70, 1, 3, 12), torch.tensor([[1.0, 1.0, 0.0]])
     answer = (found, mask) if case.name in MASK else found
     vars(pipe)[ENCODER[case.name]] = lambda *args, **kwargs: answer
     for negative, given in (("prompt:a text", {}), ("negative", {"negative": masked(case, found, mask)})):
+        with emag.guide(pipe, C["negative"](1.5, negative=negative), conditions=given):
+            made.append(case.run(pipe))
+    assert torch.equal(*made)
+
+
+def test_a_further_prompt_of_longcat_is_its_tensors():
+    """Its small pipeline has a stand-in for its encoder: a number stands for a text."""
+    case, pipe, made = MORE["longcat"], MORE["longcat"].pipe(), []
+    for negative, given in (("prompt:70", {}), ("negative", {"negative": {"encoder_hidden_states": written(["70"])}})):
         with emag.guide(pipe, C["negative"](1.5, negative=negative), conditions=given):
             made.append(case.run(pipe))
     assert torch.equal(*made)

@@ -14,15 +14,15 @@ from emag.engine.answer import Combined, combined
 from emag.families import HOSTS
 from emag.hosts.guider import EmagGuider
 from emag.methods import METHODS
-from emag.testing import small_control, small_edits, small_joint, small_ragged, small_separate, small_unet, small_video
+from emag.testing.cases import every
 from modular import MODULAR
 from spy import scheduler_steps
 
-MODULES = (small_control, small_edits, small_joint, small_ragged, small_separate, small_unet, small_video)
-MORE = {name: case for module in MODULES for name, case in module.MORE.items()}
+MORE = every()
 # pipelines that rescale what they combined, always or where they are asked to; the scheduler gets a velocity
 RESCALING = {"qwen": {}, "qwen-img2img": {}, "qwen-edit": {}, "qwen-edit-plus": {}, "qwen-control": {},
-             "qwen-layered": {"cfg_normalize": True}, "lumina2": {"cfg_normalization": True},
+             "qwen-layered": {"cfg_normalize": True}, "longcat": {"enable_cfg_renorm": True},
+             "lumina2": {"cfg_normalization": True},
              "ltx": {"guidance_rescale": 0.7}, "z-image": {"cfg_normalization": True}}
 ZERO = METHODS["zero-init"](2)
 
@@ -47,7 +47,7 @@ def test_a_modular_step_without_velocity_stays_one(name):
 @pytest.mark.parametrize(("name", "more"), [
     ("sd", {"guidance_rescale": 0.7}), ("sdxl", {"guidance_rescale": 0.7}), ("sdxl-img2img", {"guidance_rescale": 0.7}),
     ("hunyuan", {"guidance_rescale": 0.7}), ("ltx", {"guidance_rescale": 0.7}), ("lumina2", {"cfg_normalization": True}),
-    ("qwen-layered", {"cfg_normalize": True})])
+    ("qwen-layered", {"cfg_normalize": True}), ("longcat", {"enable_cfg_renorm": True})])
 def test_a_rescale_is_left_out_to_the_bit_and_that_is_said(name, more, caplog):
     case, off = MORE[name], {key: type(value)(0) for key, value in more.items()}
     with caplog.at_level(logging.WARNING, "emag"):
@@ -64,7 +64,7 @@ def test_a_rescale_is_left_out_to_the_bit_and_that_is_said(name, more, caplog):
 @pytest.mark.parametrize("name", [name for name in HOSTS if hasattr(diffusers, name)])
 def test_every_argument_that_rescales_is_declared(name):
     host, arguments = HOSTS[name], inspect.signature(getattr(diffusers, name).__call__).parameters
-    found = {one for one in arguments if "rescale" in one or "normali" in one}
+    found = {one for one in arguments if "rescale" in one or "normali" in one or one.endswith("renorm")}
     if name.startswith("LTX2"):  # rescales x0, in fp32, and its sound by the same argument
         found -= {"guidance_rescale", "audio_guidance_rescale"}
     assert found == {one for one, *_ in (*host.rescales, *host.combined)}

@@ -13,12 +13,17 @@ from emag.families import BACKBONES, Backbone
 from emag.lab.doctor.coverage import networks
 from emag.methods import METHODS
 from emag.testing.small_joint import MORE as JOINT
+from emag.testing.small_longcat import MORE as LONGCAT
 from spy import denoiser_of
 from tiny import CASES, noise, sd3
 
 # Positions of text tokens
 
-TEXTS = {"flux": (CASES["flux"], 3), "chroma": (JOINT["chroma"], 3), "klein": (JOINT["klein"], 4)}
+TEXTS = {"flux": (CASES["flux"], 3), "chroma": (JOINT["chroma"], 3), "klein": (JOINT["klein"], 4),
+         "longcat": (LONGCAT["longcat"], 3)}
+
+NUMBERED = {"klein": [3], "longcat": [1, 2]}
+"""Columns that number the text's tokens, as the pipelines fill them."""
 
 
 def negative(case, **condition):
@@ -31,8 +36,7 @@ def negative(case, **condition):
 def test_positions_of_text_are_declared_or_asked_for(name, monkeypatch):
     case, width = TEXTS[name]
     other, ids = noise(1, 1, 5, 12), torch.zeros(5, width)
-    if width == 4:
-        ids[:, 3] = torch.arange(5)
+    ids[:, NUMBERED.get(name, [])] = torch.arange(5.0)[:, None]
     given, declared = negative(case, encoder_hidden_states=other, txt_ids=ids), negative(case, encoder_hidden_states=other)
     assert torch.equal(given, declared)
     own = type(case.pipe().transformer).__name__

@@ -18,7 +18,7 @@ NAMES = {path: path.relative_to(ROOT).with_suffix("").as_posix() for path in PAG
 
 ELSEWHERE = {
     "README": "test_docs.py",
-    "docs/adding-a-method": "test_docs.py", "docs/adding-a-model": "test_docs.py",
+    "docs/adding-a-method": "test_docs.py", "docs/adding-a-model": "test_strangers_model.py",
     "docs/models": "test_snippets.py",
     "docs/worlds": "test_world_judge.py",
 }

@@ -22,15 +22,16 @@ from emag.methods import METHODS as C
 from emag.methods.attention.nag import NormalizedAttention
 from emag.methods.common.token_maps import Cells, token_maps
 from emag.methods.emag.compat import Compat
-from emag.testing import small_control, small_edits
+from emag.testing import small_control, small_edits, small_longcat
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 from test_backbones_separate import in_dtype, rows_evaluated, size_of
 from tiny import TEXT, noise
 
-REFERENCES = small_edits.MORE
+REFERENCES = small_edits.MORE | {"longcat-edit": small_longcat.MORE["longcat-edit"]}
 MORE = REFERENCES | small_control.MORE
 SCALE, WINDOW = 4.0, emag.Window.progress(0, 0.2, 0.9)
-KINDS = ("qwen-edit-2511", "qwen-layered", "kontext-cfg", "klein-edit")  # where the network, or its sequence, is another
+KINDS = ("qwen-edit-2511", "qwen-layered", "kontext-cfg", "klein-edit",
+         "longcat-edit")  # where the network, or its sequence, is another
 
 
 def cases(names=tuple(MORE), uncond=None):
@@ -101,7 +102,7 @@ def test_an_image_is_the_same_alone(case):
 
 def blocks():
     """Every block where the sequence, or what is added to it, is another; one where only the pipeline is."""
-    depths = {"qwen-edit-2511": 4, "kontext": 5, "klein-edit": 5, "qwen-control": 4, "hunyuan-control": 6}
+    depths = {"qwen-edit-2511": 4, "kontext": 5, "klein-edit": 5, "longcat-edit": 5, "qwen-control": 4, "hunyuan-control": 6}
     return [pytest.param(MORE[name], block, id=f"{name}-{block}") for name, depth in depths.items() for block in range(depth)
             ] + [pytest.param(case, 2, id=f"{case.name}-2") for case in MORE.values()
                  if case.name not in (*depths, "sana-control")]
@@ -183,7 +184,8 @@ def test_cfg_at_1_is_the_pipeline_without_guidance(case):
 PLACES = {"qwen-edit": ((2, 3, 2), 6, 12), "qwen-edit-2511": ((2, 3, 2), 6, 12), "qwen-edit-plus": ((2, 3, 2), 6, 10 + 16),
           "qwen-edit-inpaint": ((3, 4, 2), 12, 12), "qwen-layered": ((2, 2, 2, 2), 8, 4), "kontext": ((4, 4, 2), 16, 8),
           "kontext-cfg": ((4, 4, 2), 16, 8), "kontext-inpaint": ((2, 4, 2), 8, 8), "flux2-edit": ((4, 4, 2), 16, 32 + 16),
-          "klein-edit": ((4, 4, 2), 16, 32 + 16), "klein-inpaint": ((4, 4, 2), 16, 16)}
+          "klein-edit": ((4, 4, 2), 16, 32 + 16), "klein-inpaint": ((4, 4, 2), 16, 16),
+          "longcat-edit": ((2, 8, 2), 16, 16)}
 """Grid of the image in the making, its tokens, and those of its reference images."""
 
 
@@ -268,11 +270,12 @@ def apart(out, references):
     return {"text": text, "image": pictures[:, :-references], "references": pictures[:, -references:]}
 
 
-@pytest.mark.parametrize(("name", "block"), [("qwen-edit", 1), ("kontext", 1), ("klein-edit", 1), ("klein-edit", 4)])
+@pytest.mark.parametrize(("name", "block"), [("qwen-edit", 1), ("kontext", 1), ("klein-edit", 1), ("klein-edit", 4),
+                                              ("longcat-edit", 1), ("longcat-edit", 4)])
 def test_only_tokens_of_the_image_in_the_making_are_shuffled(name, block):
     case, seen = MORE[name], []
     pipe, (_, tokens, _) = case.pipe(), PLACES[name]
-    text = TEXT if (name, block) == ("klein-edit", 4) else 0
+    text = TEXT if name == "klein-edit" and block == 4 else 0
     module = read_network(pipe.transformer).blocks[block].module
     module.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True)
     with emag.guide(pipe, C["tpg"](1.5, layers=(block,))):
@@ -342,7 +345,7 @@ def test_a_changed_x_t_leaves_the_references_as_they_are(monkeypatch):
     assert inputs == []
 
 
-@cases(("qwen-edit-2511", "klein-edit"))
+@cases(("qwen-edit-2511", "klein-edit", "longcat-edit"))
 def test_a_further_condition_is_evaluated_as_the_pipeline_does(case):
     """The negative prompt once more, as a condition: the unconditional prediction of the pipeline."""
     pipe = case.pipe()
@@ -425,7 +428,7 @@ def test_nag_keeps_the_references_beside_its_negative_text():
 # what cannot work
 
 
-@cases([name for name in REFERENCES if name.startswith("qwen-edit")])
+@cases([name for name in REFERENCES if name.startswith(("qwen-edit", "longcat"))])
 def test_texts_that_go_with_a_picture_are_refused(case):
     pipe = case.pipe()
     before = snapshot(pipe)
@@ -441,7 +444,7 @@ def test_cached_references_are_refused():
         case.run(pipe, image=[object()])
 
 
-NETWORKS = ("SD3", "Flux", "Flux2", "QwenImage", "Chroma", "PixArt", "Sana", "AuraFlow", "CogView4", "DiT")
+NETWORKS = ("SD3", "Flux", "Flux2", "QwenImage", "Chroma", "LongCatImage", "PixArt", "Sana", "AuraFlow", "CogView4", "DiT")
 OUTSIDE = {  # a batch of three that they combine on their own
     "HunyuanDiTPAGPipeline", "PixArtSigmaPAGPipeline", "SanaPAGPipeline", "StableDiffusion3PAGPipeline",
     "StableDiffusion3PAGImg2ImgPipeline",

@@ -17,7 +17,8 @@ PADDED = {"SD3Transformer2DModel": ("StableDiffusion3Pipeline", 1, 77),  # CLIP'
           "CogVideoXTransformer3DModel": ("CogVideoXPipeline", 1, 0), "MochiTransformer3DModel": ("MochiPipeline", 1, 0),
           "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", 1, 0)}
 """Pipelines that pad the text: the length they pad to by default, how often it stands there, and what stands beside it."""
-OTHERS = {"QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128, "ZImageTransformer2DModel": 128,
+OTHERS = {"LongCatImageTransformer2DModel": 512,  # padded to its limit
+          "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128, "ZImageTransformer2DModel": 128,
           "Krea2Transformer2DModel": 512, "HunyuanVideo15Transformer3DModel": 1000 + 256 + 729}  # words, glyphs, an image
 
 

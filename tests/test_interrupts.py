@@ -10,8 +10,8 @@ from torch.overrides import _get_current_function_mode_stack
 import emag
 from emag.engine import lock
 from emag.engine.undo import Undo, patch, undone
-from emag.lab.doctor.coverage import every
 from emag.schedules import Interval
+from emag.testing.cases import every
 from interrupts import PACKAGE, Interrupter
 from spy import changes, snapshot
 from tiny import CASES

@@ -1,4 +1,4 @@
-"""The laws that every rule, schedule and saver obeys, over the table of tests/rows.py."""
+"""The laws of `emag.testing`, held against every rule, schedule and saver of rows.py; and that they have teeth."""
 
 from dataclasses import replace
 
@@ -6,63 +6,17 @@ import pytest
 import torch
 
 import emag
-from emag.core import COND, UNCOND, combine, with_null
-from emag.maths.predictions import convert
-from emag.maths.streams import Streams
 from emag.methods import METHODS
-from emag.records import recipe
 from emag.schedules import SCHEDULES, Schedule
-from reference import SPACES, at_step, tensors
+from emag.testing import LAWS, LawBroken, check, checks, trial
 from rows import ROWS
-from spy import Counter, attention_of
-from tiny import CASES
 
-close = torch.testing.assert_close
-COUNT = 6
-ALGEBRA = [row for row in ROWS if not row.sees]
-PIPES = ("sd3", "dit", "pixart", "true-cfg")
-RUNS = [(row, case) for row in ROWS for case in row.only or PIPES]
+CHECKS = [law for row in ROWS for law in checks(row)]
 
 
-def named(rows):
-    return pytest.mark.parametrize("row", rows, ids=[row.name for row in rows])
-
-
-on_pipes = pytest.mark.parametrize(("row", "case"), RUNS, ids=[f"{row.name}-{case}" for row, case in RUNS])
-
-
-def levels(path):
-    """Noise levels of a short run: sigmas and alphas, noisiest first."""
-    sigmas = tuple(0.95 - 0.15 * i for i in range(COUNT))
-    return sigmas, tuple((1 - s**2) ** 0.5 if path == "vp" else 1 - s for s in sigmas)
-
-
-def run(rules, path="vp", space="epsilon", rows=slice(None), change=lambda i, p: p, dtype=torch.float64, told="x0"):
-    """The predictions of a run over made-up branches, the same in every space."""
-    sigmas, alphas = levels(path)
-    states, made = [{} for _ in rules], []
-    first = tensors(99, 1, 3, 4, 6, 6)[0][rows]
-    for i in range(COUNT):
-        x, cond, uncond = (t[rows].to(dtype) for t in tensors(i, 3, 3, 4, 6, 6))
-        branches = change(i, {COND: cond, UNCOND: 0.5 * cond + uncond})
-        step = at_step(path, space, x, index=i, sigmas=sigmas, alphas=alphas, time=sigmas[i], streams=Streams.of(first))
-        at = (x, alphas[i], sigmas[i])
-        branches = {name: convert(p, *at, told, space) for name, p in branches.items()}
-        after = with_null(rules, branches, step, states)
-        pred = combine(rules, after[COND], after, step, states)
-        made.append(convert(torch.stack([pred, after[UNCOND]]), *(torch.stack([x, x]), *at[1:]), space, told))
-    return torch.stack(made)
-
-
-def resolved(rules):
-    """Rules with nothing left to fill in: the table names every parameter that has no default."""
-    assert all(getattr(rule, "scale", 0) is not None for rule in rules)
-    return rules
-
-
-@named(ROWS)
-def test_every_row_survives_a_recipe(row):
-    assert recipe.from_data(recipe.to_data(row.rules)) == row.rules
+@pytest.mark.parametrize("law", CHECKS, ids=str)
+def test_law(law):
+    law()
 
 
 def test_the_table_is_complete():
@@ -73,114 +27,86 @@ def test_the_table_is_complete():
     assert schedules | {"constant"} == set(SCHEDULES)
 
 
-@named([row for row in ALGEBRA if row.neutral is not None])
-def test_neutral_parameters_change_nothing(row):
-    plain = run(())
-    active = [rule for rule in row.neutral if not rule.neutral]
-    before = row.rules[:-1]
-    assert torch.equal(run(active), run(before) if before else plain)
+def test_every_law_is_held_and_says_what_it_is():
+    assert {law.law for law in CHECKS} == set(LAWS)
+    assert len({law.name for law in LAWS}) == len(LAWS) and all(law.text.endswith(".") for law in LAWS)
 
 
-@named(ALGEBRA)
-def test_it_acts(row):
-    before = row.rules[:-1]
-    assert not torch.allclose(run(row.rules), run(before), atol=1e-3)
+def test_the_table_leaves_nothing_to_fill_in():
+    """Defaults of a model would make a rule another one on each pipeline."""
+    assert all(getattr(rule, "scale", 0) is not None for row in ROWS for rule in row.rules)
 
 
-@named([row for row in ALGEBRA if not row.raw])
-def test_all_spaces_give_one_result(row):
-    for path, spaces in SPACES.items():
-        known = run(row.rules, path, "x0")
-        for space in spaces:
-            close(run(row.rules, path, space), known, atol=1e-8, rtol=1e-8)
+# teeth: a rule that breaks one law is told by that law
 
 
-@named(ALGEBRA)
-def test_rows_do_not_see_each_other(row):
-    both = run(row.rules)
-    for i in range(3):
-        close(run(row.rules, rows=slice(i, i + 1)), both[:, :, i:i + 1], atol=1e-9, rtol=1e-9)
+class Mixing(emag.CFG):
+    def apply(self, pred, branches, step, state):
+        return super().apply(pred, branches, step, state) + (self.scale - 1) * pred.mean()
 
 
-DEGENERATE = {
-    "equal": lambda i, p: {COND: p[COND], UNCOND: p[COND].clone()},
-    "zero": lambda i, p: {name: torch.zeros_like(t) for name, t in p.items()},
-    "zero cond": lambda i, p: {COND: torch.zeros_like(p[COND]), UNCOND: p[UNCOND]},
-    "zero uncond": lambda i, p: {COND: p[COND], UNCOND: torch.zeros_like(p[UNCOND])},
-}
+class Idle(emag.CFG):
+    def apply(self, pred, branches, step, state):
+        return pred
 
 
-@named(ALGEBRA)
-@pytest.mark.parametrize("kind", DEGENERATE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_degenerate_input_stays_finite(row, kind, dtype):
-    for space in ("epsilon", "x0"):
-        made = run(row.rules, space=space, change=DEGENERATE[kind], dtype=dtype, told=space)
-        assert made.isfinite().all() and made.dtype == dtype
+class Shifted(emag.CFG):
+    """What it adds means another thing in each space."""
+
+    def apply(self, pred, branches, step, state):
+        return super().apply(pred, branches, step, state) + (self.scale - 1)
 
 
-# in pipelines
+class Overflowing(emag.CFG):
+    """Divides by a difference that may be 0."""
+
+    def apply(self, pred, branches, step, state):
+        difference = pred - branches["uncond"]
+        return pred + (self.scale - 1) * difference / difference.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
 
 
-def images(case, rules, row=None, **more):
-    """Latents that a pipeline makes under `rules`, the finished run, and blocks evaluated as counted from outside."""
-    pipe = CASES[case].pipe()
-    counter = Counter(pipe.transformer, attention_of(case))
-    with emag.guide(pipe, *rules, **dict(row.more if row else ())) as handle:
-        made = CASES[case].run(pipe, **more)
-    return made, handle.stats, sum(counter.blocks.values())
+class Hoarding(emag.CFG):
+    """Keeps its state on the class."""
+
+    kept: list = []
+
+    def apply(self, pred, branches, step, state):
+        self.kept.append(1)
+        return super().apply(pred, branches, step, state) * (1 + 1e-3 * len(self.kept))
 
 
-@on_pipes
-def test_evaluations_are_as_planned_and_as_counted_outside(row, case):
-    made, stats, counted = images(case, row.rules, row)
-    assert made.isfinite().all()
-    assert row.more or stats.evaluations == counted // 2  # a second network's blocks are not among those counted
-    assert stats.evaluations <= stats.planned if row.guess else stats.evaluations == stats.planned
+class Drawing(emag.CFG):
+    """Takes random numbers from torch's generator."""
+
+    def apply(self, pred, branches, step, state):
+        torch.rand(1)
+        return super().apply(pred, branches, step, state)
 
 
-@on_pipes
-def test_a_second_run_starts_anew(row, case):
-    pipe = CASES[case].pipe()
-    with emag.guide(pipe, *row.rules, **dict(row.more)):
-        first, second = CASES[case].run(pipe), CASES[case].run(pipe)
-    assert torch.equal(first, second)
+class Clipped(emag.CFG):
+    """At scale 1 no identity."""
+
+    def apply(self, pred, branches, step, state):
+        return super().apply(pred, branches, step, state).clamp(-0.1, 0.1)
 
 
-@on_pipes
-def test_an_image_is_the_same_alone(row, case):
-    together, *_ = images(case, row.rules, row, seeds=(8, 9))
-    alone, *_ = images(case, row.rules, row, seeds=(9,))
-    close(together[1:], alone, atol=2e-4 * max(1.0, float(alone.abs().max())), rtol=1e-4)
+BROKEN = {Mixing: "rows_do_not_see_each_other", Idle: "it_acts", Shifted: "all_spaces_give_one_result",
+          Overflowing: "stays_finite", Clipped: "neutral_parameters_change_nothing", Drawing: "a_seed_is_its_samples_own"}
 
 
-@on_pipes
-def test_the_image_changes(row, case):
-    plain, *_ = images(case, row.rules[:-1])
-    made, *_ = images(case, row.rules, row)
-    assert not torch.allclose(made, plain, atol=1e-3)
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda cls: cls.__name__)
+def test_a_broken_rule_is_told_by_its_law(broken):
+    subject = replace(trial(broken(3.0), broken(1.0), only=("sd3",)), raw=broken is Overflowing)
+    held = [law for law in checks(subject) if law.law.name != "a_recipe_gives_it_back"]  # its name is another class's
+    with pytest.raises(LawBroken, match=rf"breaks the law {BROKEN[broken]}.*Found: "):
+        [law() for law in held]
 
 
-NEUTRAL = [(row, case) for row, case in RUNS if row.neutral is not None]
+def test_a_rule_that_remembers_is_told_by_its_law():
+    broken = [law for law in checks(Hoarding(3.0), only=("sd3",)) if law.law.name == "a_second_run_starts_anew"]
+    with pytest.raises(LawBroken, match="keeps anything from one run to the next"):
+        broken[0]()
 
 
-@pytest.mark.parametrize(("row", "case"), NEUTRAL, ids=[f"{row.name}-{case}" for row, case in NEUTRAL])
-def test_neutral_is_the_plain_pipeline_bit_for_bit(row, case):
-    """A combining rule at scale 1 is the pipeline with its own guidance off; any other is the guidance without it."""
-    alone = row.neutral[-1].kind == "combining" and len(row.neutral) == 1
-    plain = CASES[case].run(CASES[case].pipe(), **({CASES[case].scale: 1.0} if alone else {}))
-    if len(row.neutral) > 1:
-        plain, *_ = images(case, row.neutral[:-1])
-    made, *_ = images(case, row.neutral, row)
-    assert torch.equal(made, plain)
-
-
-def test_a_row_that_is_not_told_apart_would_be_seen():
-    """The laws have teeth: a rule that mixes the batch, and one that keeps its state, break them."""
-
-    class Mixing(emag.CFG):
-        def apply(self, pred, branches, step, state):
-            return super().apply(pred, branches, step, state) + pred.mean()
-
-    assert not torch.allclose(run((Mixing(3.0),))[:, :, :1], run((Mixing(3.0),), rows=slice(0, 1)), atol=1e-6)
-    assert replace(ROWS[0], name="other") != ROWS[0]
+def test_a_sound_rule_passes():
+    check(emag.CFG(3.0), emag.CFG(1.0), only=("sd3",))

@@ -7,11 +7,11 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
 import emag
-from emag.lab.doctor.coverage import every
 from emag.lab.draw import remake
 from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images, foreseen, jobs
 from emag.records import fingerprint
 from emag.records.record import checked, images_of
+from emag.testing.cases import every
 from tiny import CASES, dit, dit_call, sd3, sd3_call
 
 

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 import emag
 from emag.errors import BadValue, EmagError, NoEffect
-from emag.lab.doctor.coverage import every
 from emag.lab.draw.columns import Column, rehearse
 from emag.lab.draw.sampling import DrawSettings, Job
 from emag.lab.evaluate.spec import parse, read_spec
@@ -16,6 +15,7 @@ from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
 from emag.records.recipe import read_recipe
 from emag.schedules import MAMBOG, Annealing, BetaCFG, Constant, Curve, Interval, NoisePower
+from emag.testing.cases import every
 from spy import attribute, denoiser_of, network_outputs, scheduler_steps
 from tiny import CASES
 

@@ -9,7 +9,7 @@ import torch
 import emag
 from emag.families import BACKBONES, EXAMPLES, HOSTS
 from emag.hosts.lookup import denoisers, host_of
-from emag.lab.doctor.coverage import every
+from emag.testing.cases import every
 
 CASES = every()
 

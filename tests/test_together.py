@@ -12,7 +12,6 @@ import emag
 from emag.engine import blocks
 from emag.engine.network import read_network
 from emag.hosts.lookup import denoisers, host_of
-from emag.lab.doctor.coverage import every
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
 from emag.methods.emag.rule import EMAttention
@@ -20,6 +19,7 @@ from emag.methods.weak.pag import IdentityAttention
 from emag.methods.weak.seg import SmoothedQueries
 from emag.methods.weak.slg import Skipped
 from emag.methods.weak.tpg import Shuffled
+from emag.testing.cases import every
 from tiny import awaken, noise
 
 STEPS = 5

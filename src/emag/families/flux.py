@@ -22,7 +22,7 @@ FAMILY = Family(
                      "controlnet_block_samples", "controlnet_single_block_samples"),
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
-            time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, None),
+            time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, ()),
             time_modules=("time_text_embed.timestep_embedder",),
             encode=encode, usual_text=512,
         ),

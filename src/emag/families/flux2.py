@@ -22,7 +22,7 @@ FAMILY = Family(
                     Stack("single_transformer_blocks", "attn", *MERGED, ("text", "image"))),
             per_row=("hidden_states", "encoder_hidden_states", "timestep", "guidance"),
             condition=("encoder_hidden_states",), kwargs="joint_attention_kwargs",
-            time_scale=1000.0, grid_ids="img_ids", grid_at=(1, 2), references=True, text_ids=(4, 3),
+            time_scale=1000.0, grid_ids="img_ids", grid_at=(1, 2), references=True, text_ids=(4, (3,)),
             time_modules=("time_guidance_embed.timestep_embedder",),
             encode=encode, usual_text=512,
         ),

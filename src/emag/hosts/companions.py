@@ -15,8 +15,7 @@ def _ids(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
                        "give them with the condition, {'encoder_hidden_states': ..., 'txt_ids': ...}")
     width, numbered = backbone.text_ids
     ids = torch.zeros(states.shape[1], width)
-    if numbered is not None:
-        ids[:, numbered] = torch.arange(states.shape[1])
+    ids[:, list(numbered)] = torch.arange(states.shape[1], dtype=ids.dtype)[:, None]
     return ids
 
 

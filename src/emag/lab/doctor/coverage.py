@@ -12,19 +12,9 @@ from diffusers.utils import logging as diffusers_logging
 
 from ...core import Rule
 from ...engine.network import Network, read_network
+from ...families import HOSTS
 from ...hosts.lookup import host_of
-from ...testing import (
-    small,
-    small_control,
-    small_edits,
-    small_joint,
-    small_ragged,
-    small_separate,
-    small_unet,
-    small_video,
-    small_video_more,
-    small_wan,
-)
+from ...testing.cases import every
 from ...testing.small import Case, noise
 from ..draw.columns import Column
 from ..draw.showcase import OTHER, columns
@@ -32,27 +22,22 @@ from . import stock
 from .diagnose import diagnose
 from .finding import Finding
 
-MODULES = (small, small_joint, small_ragged, small_separate, small_unet, small_video, small_wan, small_video_more,
-           small_edits, small_control)
-
 _COLUMNS = {column.label: column for column in columns(("weak", "attention"))}
 _MAP = Column.parse("emag map: emag=1.5,variant=map")
 METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.items() if label != "negative"))
 """Weak branches and changes of attention; "negative" does not look into the network, so it works wherever CFG does."""
 
 
-def every() -> dict[str, Case]:
-    """Every small pipeline, by its name."""
-    registers = (getattr(module, kind, {}) for module in MODULES for kind in ("CASES", "MORE"))
-    return {name: case for register in registers for name, case in register.items()}
-
-
 def networks() -> dict[str, Case]:
-    """One case for each network class, the first that has it."""
+    """One case for each network class: the plainest (of the shortest name) of the pipeline that its family names first."""
     found: dict[str, Case] = {}
-    for case in every().values():
-        found.setdefault(_network(case.pipe()).backbone.name, case)
+    for pipe, case in sorted(((case.pipe(), case) for case in every().values()), key=lambda made: _place(*made)):
+        found.setdefault(_network(pipe).backbone.name, case)
     return found
+
+
+def _place(pipe: Any, case: Case) -> tuple[int, int]:
+    return list(HOSTS).index(host_of(pipe).name), len(case.name)
 
 
 def coverage(methods: Sequence[str] = (), names: Sequence[str] = ()) -> Iterator[Finding]:

@@ -1,0 +1,82 @@
+"""One pipeline class: how it calls its network, and how it combines the answers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """One pipeline class: how it calls its network and how it combines the answers."""
+
+    name: str
+    """The class."""
+    layout: Layout
+    """Rows of its network call under CFG: one doubled call [negative, positive] or [positive, negative]; "calls", two calls
+    tagged by `cache_context`; "calls-untagged", two calls with the same x_t, conditional first."""
+    scale: str | None = "guidance_scale"
+    """The argument that switches CFG on above `off`; None where it never evaluates unconditional rows."""
+    off: float = 1.0
+    """1, or 0 where the host combines cond + scale (cond - uncond)."""
+    strength: str | None = None
+    """The argument that leaves out the first part of the steps."""
+    floored: bool = False
+    """The steps that `strength` leaves are rounded down, not up."""
+    negative: tuple[tuple[str, ...], ...] = ()
+    """Sets of arguments of which one must be given as well for CFG."""
+    third_call: str | None = None
+    """Network argument that marks a call of the host's own guidance, let through uncounted."""
+    third_asked: str | None = None
+    """The pipeline argument that asks for the third call."""
+    prompt: str = "prompt"
+    """The argument that holds the condition."""
+    negative_prompt: str | None = "negative_prompt"
+    """The argument that holds the unconditional one."""
+    sized: bool = True
+    """It takes height and width."""
+    denoiser: str = "transformer"
+    """The component that is the network."""
+    distilled: str | None = None
+    """The entry of the pipeline's or its network's configuration that, where set, leaves CFG out."""
+    second: str | None = None
+    """The component that, where it is there, is a second denoiser."""
+    boundary: str | None = None
+    """The entry of the configuration that says, as a share of the training steps, below which timestep `second` serves."""
+    guider: str | None = None
+    """The component that combines, and has the scale."""
+    scales: tuple[str, ...] = ()
+    """Further arguments that switch CFG on, for what else the network makes."""
+    own: tuple[tuple[str, float], ...] = ()
+    """Arguments of guidance of its own that makes further calls, and where each is off; other values are refused."""
+    pictured: bool = False
+    """Prompts are encoded together with a picture."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Arguments that cannot be served, and why."""
+    only: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
+    """Arguments that can be served with some values alone where CFG is on, and why."""
+    combined: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
+    """The same where we combine."""
+    rescales: tuple[tuple[str, Any], ...] = ()
+    """Arguments by which it rescales what it combined, and where each is off; off they are where we combine."""
+
+    def guides(self, arguments: dict[str, Any]) -> bool:
+        """True where a call with these arguments evaluates unconditional rows."""
+        if self.scale is None or not any((arguments.get(name) or 0) > self.off for name in (self.scale, *self.scales)):
+            return False
+        return not self.negative or any(
+            all(arguments.get(name) is not None for name in names) for names in self.negative)
+
+    @property
+    def doubled(self) -> bool:
+        """True where both branches come in one call."""
+        return not self.layout.startswith("calls")
+
+    def steps(self, arguments: dict[str, Any]) -> int | None:
+        """Steps of a call with these arguments, before its scheduler is asked; None where they do not tell."""
+        count = arguments.get("num_inference_steps")
+        strength = arguments.get(self.strength or "")
+        if not count or strength is None:
+            return count
+        left = min(count * strength, count)
+        return int(left) if self.floored else count - int(max(count - left, 0))

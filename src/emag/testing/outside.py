@@ -1,0 +1,79 @@
+"""A pipeline looked at from outside: its whole state before and after, and what its blocks evaluate."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..engine.network import read_network
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+         "_parameters", "_buffers", "_modules", "_backward_hooks")
+CALLS = ("scheduler.", "pipe.")
+
+
+def denoiser_of(pipe: Any) -> Any:
+    """A pipeline's network."""
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def snapshot(pipe: Any) -> dict[str, Any]:
+    """Every module's `__dict__` and hooks, every processor's, the scheduler's and the pipeline's own."""
+    state: dict[str, Any] = {"class": type(pipe), "scheduler class": type(pipe.scheduler)}
+    state |= {f"pipe.{k}": v for k, v in vars(pipe).items()}
+    state |= {f"scheduler.{k}": v for k, v in vars(pipe.scheduler).items()}
+    for part, whole in (("transformer", denoiser_of(pipe)), ("vae", pipe.vae)):
+        for name, module in whole.named_modules():
+            state |= _module(f"{part}.{name}", module)
+    return state
+
+
+def _module(name: str, module: torch.nn.Module) -> dict[str, Any]:
+    state = {f"{name} class": type(module)}
+    state |= {f"{name}.{key}": value for key, value in vars(module).items()}
+    state |= {f"{name}.{held}[{key}]": v for held in HOOKS for key, v in getattr(module, held).items()}
+    processor: Any = getattr(module, "processor", None)
+    if processor is not None:
+        state |= {f"{name}.processor.{key}": value for key, value in vars(processor).items()}
+    return state
+
+
+def changes(before: dict[str, Any], after: dict[str, Any], own: bool = True) -> list[str]:
+    """Names of what differs: objects by identity, except the plain values that every call of a pipeline sets anew.
+
+    `own` False leaves out the values that a scheduler and a pipeline keep from their latest call.
+    """
+    gone = sorted(before.keys() ^ after.keys())
+    kept = [key for key in before.keys() & after.keys() if own or not key.startswith(CALLS)]
+    return gone + [key for key in kept if not _same(key, before[key], after[key])]
+
+
+def _same(key: str, before: Any, after: Any) -> bool:
+    if before is after:
+        return True
+    if not key.startswith(CALLS):
+        return isinstance(before, (int, float, str)) and before == after
+    if isinstance(before, torch.Tensor):
+        return isinstance(after, torch.Tensor) and torch.equal(before, after)
+    if isinstance(before, list):
+        return len(before) == len(after) and all(_same(key, a, b) for a, b in zip(before, after))
+    return type(before) is type(after) and not isinstance(before, torch.nn.Module) and bool(before == after)
+
+
+@contextmanager
+def counted(pipe: Any) -> Iterator[Callable[[], int]]:
+    """Rows that the blocks of a pipeline's network evaluate while the block lasts, by forward hooks of their own."""
+    rows: list[int] = []
+
+    def count(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        rows.append(len(hidden))
+
+    handles = [block.module.register_forward_hook(count, with_kwargs=True)
+               for block in read_network(denoiser_of(pipe)).blocks]
+    try:
+        yield lambda: sum(rows)
+    finally:
+        for handle in handles:
+            handle.remove()
