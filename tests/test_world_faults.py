@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
-from test_world_judge import made, scenes, verdict
 
 from emag.lab.draw.judged import GREEN, LINES, RED, Cell, Heading, _words, judged_sheet
 from emag.worlds.shapes import render, to_bytes
 from emag.worlds.shapes.faults import faults
 from emag.worlds.shapes.verdict import judge
+from test_world_judge import made, scenes, verdict
 
 RING, SQUARE, HELD = ("red", "ring", 16, 20, 8), ("blue", "square", 46, 44, 8), ("yellow", "circle", 46, 20, 6)
 
