@@ -16,10 +16,10 @@ from emag.lab.evaluate.recipes import read_recipe
 from emag.lab.evaluate.results import as_json, picture, verdict
 from emag.lab.evaluate.results.as_json import from_data, to_json
 from emag.lab.evaluate.results.collect import collect, short
+from emag.lab.evaluate.results.index import index
 from emag.lab.evaluate.results.numbers import Metric, Results, Row
 from emag.lab.evaluate.results.page import markdown
 from emag.lab.evaluate.results.verdict import Verdict
-from emag.lab.evaluate.results.index import index
 from emag.lab.evaluate.results.write import results_of, write
 from emag.lab.evaluate.spec import parse
 from emag.lab.evaluate.sweep.search import sweep as search
