@@ -11,7 +11,11 @@ BOTH := -n 2 --dist worksteal
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-kernel test-oldest lint types layers pages tutorials site bench results clean
+SHAPES := out/results-shapes
+IMAGES := 300
+WORKERS := 2
+
+.PHONY: demo test test-long test-kernel test-oldest lint types layers pages tutorials site bench results results-shapes results-weaker clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -66,7 +70,7 @@ site: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
 
-# docs/results.md from nothing: hours on two cores. Ended at any moment, it goes on where it was.
+# docs/results/tiny.md from nothing: hours on two cores. Ended at any moment, it goes on where it was.
 results: $(STAMP) $(RESULTS)/test.npz
 	$(BIN)/emag sweep bench/results_sweep.yaml --best $(RESULTS)/best.yaml
 	sed 's/^images: .*/images: 5000/' $(RESULTS)/best.yaml > $(RESULTS)/run.yaml
@@ -76,7 +80,33 @@ results: $(STAMP) $(RESULTS)/test.npz
 	$(MEASURE) --recipe apg --recipe emag+apg --against apg
 	$(MEASURE) --recipe cads --recipe emag+cads --against cads
 	$(MEASURE) --recipe none --recipe emag-alone --recipe pag-alone --recipe seg-alone --against none
-	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results.md --again "make results"
+	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results/tiny.md --index docs/results.md \
+		--again "make results"
+
+# docs/results/shapes.md from nothing, with the judge of the world: IMAGES of each recipe, a sixth of them in the sweep.
+# KEPT=FOLDER, a checkpoint kept on the way (emag.lab.train --keep), adds autoguidance. Ended at any moment, it goes on.
+results-shapes: $(STAMP)
+	mkdir -p $(SHAPES)
+	sed 's|^  # kept: autoguidance|  $(if $(KEPT),,# )autoguidance|; s|KEPT|$(KEPT)|' bench/shapes_sweep.yaml > $(SHAPES)/sweep.yaml
+	OMP_NUM_THREADS=1 $(BIN)/emag sweep $(SHAPES)/sweep.yaml --images $$(( $(IMAGES) / 6 )) --workers $(WORKERS) \
+		--best $(SHAPES)/best.yaml
+	sed 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/best.yaml > bench/shapes.yaml
+	OMP_NUM_THREADS=1 $(BIN)/emag run bench/shapes.yaml --out $(SHAPES)/run --workers $(WORKERS)
+	$(BIN)/emag metrics $(SHAPES)/run --against cfg --against cfg-34 --against cfg-42 --against none --against emag \
+		--against apg --against cads
+	$(BIN)/emag results $(SHAPES)/run $(SHAPES)/sweep --out docs/results/shapes.md --index docs/results.md \
+		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
+
+# the same few recipes on a checkpoint that was kept on the way: make results-weaker KEPT=FOLDER NAME=a-tenth
+results-weaker: $(STAMP)
+	mkdir -p $(SHAPES)
+	sed 's|id: [^,]*|id: $(KEPT)|' bench/shapes_weaker.yaml > $(SHAPES)/$(NAME).yaml
+	OMP_NUM_THREADS=1 $(BIN)/emag sweep $(SHAPES)/$(NAME).yaml --out $(SHAPES)/$(NAME)-sweep --workers $(WORKERS) \
+		--images $$(( $(IMAGES) / 6 )) --best $(SHAPES)/$(NAME)-best.yaml
+	sed -i 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/$(NAME)-best.yaml
+	OMP_NUM_THREADS=1 $(BIN)/emag run $(SHAPES)/$(NAME)-best.yaml --out $(SHAPES)/$(NAME) --workers $(WORKERS)
+	$(BIN)/emag metrics $(SHAPES)/$(NAME) --against cfg --against cfg-34 --against none
+	$(BIN)/emag results $(SHAPES)/$(NAME) $(SHAPES)/$(NAME)-sweep --out docs/results/shapes-$(NAME).md --index docs/results.md
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet

@@ -37,7 +37,7 @@ SPEC = {"model": "tiny", "classes": ["frog", "ship"], "images": 4, "steps": 2, "
         "recipes": {"cfg": {"guidance_scale": 2.5}, "pag": {"rules": [{"pag": {"scale": 1.5}}]}}}
 SWEEP = {**SPEC, "recipes": {"cfg": {"guidance_scale": {"grid": [1, 2.5]}}},
          "sweep": {"trials": 2, "objectives": ["random-fd", "accuracy"], "select": "accuracy", "reference": "known.npz"}}
-RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "tiny.json"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "open_model", lambda model, device=None: pipe)
         run = running.run(parse(SPEC), str(root / "run"))
-    stored.add(run, measure.measure(run, measure.plan(["random-diversity", "contrast"]), against="cfg"))
+    stored.add(run, measure.measure(run, measure.plan(["random-diversity", "contrast"]), against=["cfg"]))
     for number in range(3):
         votes.append(run.storage, "ann", Vote(number, "cfg", "pag", "left"))
     (root / "spec.yaml").write_text(yaml.safe_dump(SPEC))

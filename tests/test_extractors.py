@@ -374,7 +374,7 @@ def test_a_run_measures_as_the_statistics_do(run, known):
 
 def test_paired_differences_of_recipes(run, known):
     plan = measure.plan(["contrast", "random-fd", "random-kid"], known)
-    found = measure.measure(run, plan, against="cfg")
+    found = measure.measure(run, plan, against=["cfg"])
     minus = {one.metric: one for one in found if one.against == "cfg"}
     value = {(one.recipe, one.metric): one for one in found if one.against is None}
     assert minus.keys() == {"contrast", "random-fd"} and {one.recipe for one in minus.values()} == {"emag"}
@@ -382,10 +382,10 @@ def test_paired_differences_of_recipes(run, known):
     close(one.value, value["emag", "contrast"].value - value["cfg", "contrast"].value)
     assert one.high < 0 and one.high - one.low < value["cfg", "contrast"].high - value["cfg", "contrast"].low
     with pytest.raises(BadValue, match="none of the recipes"):
-        measure.measure(run, plan, against="apg")
+        measure.measure(run, plan, against=["apg"])
     run.stored["emag"] = run.stored["emag"][:20]
     with pytest.raises(BadValue, match="different images"):
-        measure.measure(run, plan, against="cfg")
+        measure.measure(run, plan, against=["cfg"])
 
 
 def test_versions_are_not_mixed(run, known, tmp_path):

@@ -15,7 +15,7 @@ from emag.lab.evaluate.labels import name_points
 from emag.lab.evaluate.results import picture
 from emag.lab.evaluate.sweep.outcome import draw
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "tiny.json"
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from emag.lab.evaluate import run as running
 from emag.lab.evaluate.folder import RunFolder
 from emag.lab.evaluate.metrics.bootstrap import Estimate
 from emag.lab.evaluate.recipes import read_recipe
-from emag.lab.evaluate.results import numbers, picture, verdict
+from emag.lab.evaluate.results import as_json, picture, verdict
+from emag.lab.evaluate.results.as_json import from_data, to_json
 from emag.lab.evaluate.results.collect import collect, short
-from emag.lab.evaluate.results.numbers import Metric, Results, Row, from_data, to_json
+from emag.lab.evaluate.results.index import index
+from emag.lab.evaluate.results.numbers import Metric, Results, Row
 from emag.lab.evaluate.results.page import markdown
 from emag.lab.evaluate.results.verdict import Verdict
 from emag.lab.evaluate.results.write import results_of, write
@@ -92,7 +94,7 @@ def test_others_are_held_against_what_is_not_the_base():
 
 def test_a_difference_over_other_images_than_the_values_does_not_count():
     old = replace(KNOWN["better"], minus={"cfg": estimates(-1, 0.1, 0.1, 0, n=3000)})
-    assert set(verdict.differences(RESULTS, old, "cfg")) == {"recall"}
+    assert set(RESULTS.differences(old, "cfg")) == {"recall"}
 
 
 def test_what_has_fewer_images_is_named_and_compared_with_nothing():
@@ -155,18 +157,20 @@ def test_results_round_trip():
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(BadValue, match=r"a\.json holds no results of format 1"):
-        numbers.read(tmp_path / "a.json")
+        as_json.read(tmp_path / "a.json")
     with pytest.raises(BadValue, match="cannot read"):
-        numbers.read(tmp_path / "b.json")
+        as_json.read(tmp_path / "b.json")
 
 
-def test_the_stored_page_follows_from_its_numbers(tmp_path):
-    page = ROOT / "docs" / "results.md"
-    if not page.with_suffix(".json").exists():
-        pytest.skip("no page is stored yet")
-    write(results_of([str(page.with_suffix(".json"))]), tmp_path / "results.md")
-    for name in ("results.md", "results.json"):
-        assert (tmp_path / name).read_text() == (page.parent / name).read_text()
+@pytest.mark.parametrize("numbers", sorted((ROOT / "docs" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_the_stored_pages_follow_from_their_numbers(numbers, tmp_path):
+    write(results_of([str(numbers)]), tmp_path / f"{numbers.stem}.md")
+    for ending in (".md", ".json"):
+        assert (tmp_path / numbers.name).with_suffix(ending).read_text() == numbers.with_suffix(ending).read_text()
+
+
+def test_the_list_of_pages_follows_from_them():
+    assert index(ROOT / "docs" / "results") == (ROOT / "docs" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("data", [{"guidance_scale": 2.5}, {}, {"guidance_scale": 2, "rules": "emag+apg"},
@@ -203,7 +207,7 @@ def test_the_command_makes_the_page_from_folders_and_again_from_its_numbers(run,
     assert run("metrics", folders / "run", "--metrics", "accuracy,saturation,contrast", "--against", "cfg")[0] == 0
     code, text, error = run("results", folders / "run", folders / "sweep", "-o", page, "--again", "make results")
     assert code == 0 and "page.json" in text, error
-    made = numbers.read(folders / "page.json")
+    made = as_json.read(folders / "page.json")
     stored = json.loads((folders / "run" / "metrics.json").read_text())
     for one in stored:
         held = next(row for row in made.rows if row.name == one["recipe"])

@@ -1,4 +1,4 @@
-"""`emag demo`: the embedded model under every guidance, a sheet per class."""
+"""`emag demo`: the embedded models under every guidance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,35 +26,66 @@ COLUMNS = (
 )
 
 
-@command("emag demo", "emag demo --classes frog,truck -o out/demo",
+@command("emag demo", "emag demo -m tiny --classes frog,truck -o out/demo",
          kept="sheets that are finished are kept in {folder}; the same command starts again")
 def demo(
     folder: shared.Out = Path("out/demo"),
-    classes: Annotated[str, typer.Option(help="Classes, separated by commas.")] = "ship,automobile,horse,airplane",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="shapes or tiny; default: both.")] = None,
+    classes: Annotated[str, typer.Option(help="Classes of tiny, separated by commas.")] = "ship,automobile,horse,airplane",
     seeds: shared.Seeds = "8-11", cell: Annotated[int, typer.Option(min=16, help="Pixels per image.")] = 128,
     as_json: shared.Json = False,
 ) -> None:
-    """Sheets of the same seeds under no guidance, CFG, EMAG and its combinations, and of the weak branch alone."""
+    """Sheets of the embedded models under no guidance, CFG, EMAG and its combinations, and of the weak branch alone.
+
+    Those of shapes, drawn with the first seed, say of each image whether it is right and what is wrong. Those of tiny show
+    natural pictures, one sheet a class.
+    """
+    from .demo_shapes import draw_sheet
+
+    check_out(folder)
+    names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
+    models = _models(model)
+    if not names:
+        raise BadValue("name at least one class, e.g. --classes ship,frog")
+    made: dict[str, list[Any]] = {}
+    if "shapes" in models:
+        made["shapes"] = draw_sheet(folder / "shapes.png", numbers[0], STEPS, cell)
+    if "tiny" in models:
+        made["tiny"] = _natural(folder, names, numbers, cell)
+    sheets = [*(["shapes.png"] if "shapes" in made else []), *(f"{name}.png" for name in names if "tiny" in made)]
+    if as_json:
+        shared.show_json({"sheets": [str(folder / name) for name in sheets],
+                          "columns": {name: _rows(outcomes) for name, outcomes in made.items()}})
+        return
+    for name, outcomes in made.items():
+        out.print(_table(name, outcomes))
+    out.print(f"{len(sheets)} sheets in {folder}: {', '.join(sheets)}")
+
+
+def _models(asked: str | None) -> list[str]:
+    """The embedded models to show. Raises `BadValue` for another, or one whose weights are not here."""
+    from ...hosts.load import MODELS
+
+    known = [name for name in ("shapes", "tiny") if name in MODELS]
+    if asked is not None and asked not in known:
+        raise BadValue(f"emag demo shows {' or '.join(known)}, got --model {asked!r}; for others: emag compare")
+    return known if asked is None else [asked]
+
+
+def _natural(folder: Path, names: list[str], seeds: list[int], cell: int) -> list[Any]:
+    """A sheet for each class of tiny; the outcomes of all of them."""
     from ...models.tiny import GUIDANCE_SCALE
     from ..draw.columns import Column
     from ..draw.sampling import DrawSettings, jobs
 
-    check_out(folder)
-    names, numbers = [name.strip() for name in classes.split(",") if name.strip()], shared.seeds_of(seeds)
-    if not names:
-        raise BadValue("name at least one class, e.g. --classes ship,frog")
-    work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], numbers)
+    work = jobs([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names], [], seeds)
     pipe = shared.open_pipeline("tiny")
-    outcomes = drawn(pipe, [Column.parse(text) for text in COLUMNS], work, DrawSettings(STEPS), len(numbers))
+    outcomes = drawn(pipe, [Column.parse(text) for text in COLUMNS], work, DrawSettings(STEPS), len(seeds))
     for i, name in enumerate(names):
-        part = slice(i * len(numbers), (i + 1) * len(numbers))
+        part = slice(i * len(seeds), (i + 1) * len(seeds))
         draw([_part(outcome, part) for outcome in outcomes], work[part], folder / f"{name}.png",
              f"tiny: {name}, CFG scale {GUIDANCE_SCALE:g}, {STEPS} steps, same seeds in every column", cell)
-    if as_json:
-        shared.show_json({"sheets": [str(folder / f"{name}.png") for name in names], "columns": _rows(outcomes)})
-        return
-    out.print(_table(outcomes))
-    out.print(f"{len(names)} sheets in {folder}: {', '.join(f'{name}.png' for name in names)}")
+    return outcomes
 
 
 def _part(outcome: Any, part: slice) -> Any:
@@ -70,8 +101,8 @@ def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:
             for one in outcomes]
 
 
-def _table(outcomes: list[Any]) -> Table:
-    table = folded("guidance", "block evaluations", "over CFG", "picks (block: times)", "effect")
+def _table(name: str, outcomes: list[Any]) -> Table:
+    table = folded(name, "block evaluations", "over CFG", "picks (block: times)", "effect")
     for row in _rows(outcomes):
         table.add_row(row["label"], str(row["evaluations"]), f"{row['over']:+.1%}", row["picks"],
                       f"{row['effect']:.3f}" if row["effect"] else "")

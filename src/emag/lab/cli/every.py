@@ -25,8 +25,8 @@ def base_of(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def is_host(column: Column) -> bool:
-    """True for the pipeline's own guidance, at the scale of the command."""
-    return not column.rules and column.scale is None and not column.own_loop
+    """True for the pipeline's own guidance, at the scale and steps of the command."""
+    return not column.rules and column.scale is None and column.steps is None and not column.own_loop
 
 
 def fitting(pipe: Any, chosen: Sequence[Column]) -> tuple[list[Column], dict[str, str]]:

@@ -19,11 +19,13 @@ from .common import table as folded
          kept="what was seen of single images stays, no metric was written; the same command goes on", needs=("eval",))
 def metrics(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, path or URL; or a folder of images.")],
-    names: Annotated[str | None, typer.Option("--metrics", help="Metrics by name; prdc, fid and pixels stand for several. "
-                                              "Default: fd,prdc,accuracy; of a plain folder fd,prdc.")] = None,
+    names: Annotated[str | None, typer.Option("--metrics", help="Metrics by name; prdc, fid, pixels and judge stand for "
+                                              "several. Default: fd,prdc,accuracy; for a world's prompts judge; of a plain "
+                                              "folder fd,prdc.")] = None,
     reference: Annotated[Path | None, typer.Option(help="npz made by `emag reference`, or of ADM or pytorch-fid.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="Measure these recipes only. Repeat.")] = None,
-    against: Annotated[str | None, typer.Option(help="Also the difference of each recipe to this one, paired.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Also the difference of each recipe to this one, paired. "
+                                                      "Repeat.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="The first images of each recipe only.")] = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours of precision, recall, density and coverage.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
@@ -40,10 +42,10 @@ def metrics(
     wanted = recipe or run.recipes()
     if run.storage is not None:
         run.storage.check()
-    usual = "fd,prdc" if run.storage is None else "fd,prdc,accuracy"
-    plan = measure.plan(_names(names or usual), known.read(reference) if reference else None, k, device)
+    plan = measure.plan(_names(names or _usual(run)), known.read(reference) if reference else None, k, device)
     with shared.progress(len(wanted), "measuring") as (_, finished):
-        results = measure.measure(run, plan, wanted, against, limit, seed, lambda done: finished(wanted.index(done) + 1))
+        results = measure.measure(run, plan, wanted, against or (), limit, seed,
+                                  lambda done: finished(wanted.index(done) + 1))
     if run.storage is not None:
         stored.add(run, results)
     if as_json:
@@ -86,6 +88,14 @@ def reference(
 
 
 ARROWS = {True: "↑", False: "↓", None: ""}
+
+
+def _usual(run: Any) -> str:
+    """What is measured where nothing is named."""
+    if run.storage is None:
+        return "fd,prdc"
+    declared = run.run["spec"].get("prompts")
+    return "judge" if isinstance(declared, dict) and "world" in declared else "fd,prdc,accuracy"
 
 
 def _names(text: str) -> list[str]:

@@ -33,7 +33,7 @@ log = logging.getLogger("emag")
 
 @dataclass(frozen=True)
 class Column:
-    """One guidance under a label. `scale` overrides the pipeline's own guidance scale.
+    """One guidance under a label. `scale` overrides the pipeline's own guidance scale, `steps` the steps of the others.
 
     correctors, solver: where there are any, our own sampling loop draws the column in the place of the pipeline.
     """
@@ -43,25 +43,31 @@ class Column:
     scale: float | None = None
     correctors: tuple[Corrector, ...] = ()
     solver: Solver | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_finite("scale", self.scale)
+        if self.steps is not None and self.steps < 1:
+            raise BadValue(f"steps must be at least 1, got {self.steps}")
 
     @classmethod
     def parse(cls, text: str) -> "Column":
-        """From "emag=1.5 apg=4" or "cfg=2 pcg"; "scale=2.5" is the pipeline's own scale, "none" is 1; "label: ..." first."""
+        """From "emag=1.5 apg=4" or "cfg=2 pcg"; "scale=2.5" is the pipeline's own scale, "none" is 1; "steps=40" more
+        steps than the others; "label: ..." first."""
         label, given, rest = text.partition(":") if _labelled(text) else ("", "", text)
         words = (rest if given else text).split()
         if not words:
             raise BadValue(f"the column {text!r} is empty; write e.g. 'emag=1.5', 'none', or 'label: scale=2 emag=1.5'")
         scale = next((1.0 if word == "none" else _number(word) for word in words
                       if word == "none" or word.startswith("scale=")), None)
-        parts = [_part(word) for word in words if word not in ("none", "host") and not word.startswith("scale=")]
+        steps = next((_whole(word) for word in words if word.startswith("steps=")), None)
+        parts = [_part(word) for word in words
+                 if word not in ("none", "host") and not word.startswith(("scale=", "steps="))]
         solvers = [part for part in parts if isinstance(part, Solver)]
         if len(solvers) > 1:
             raise BadValue(f"the column {text!r} names {len(solvers)} solvers; keep one")
         return cls(label.strip() if given else text, tuple(part for part in parts if isinstance(part, Rule)), scale,
-                   tuple(part for part in parts if isinstance(part, Corrector)), next(iter(solvers), None))
+                   tuple(part for part in parts if isinstance(part, Corrector)), next(iter(solvers), None), steps)
 
     @property
     def own_loop(self) -> bool:
@@ -106,7 +112,8 @@ class Outcome:
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: DrawSettings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
     """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
-    own = settings if column.scale is None else replace(settings, scale=column.scale)
+    own = replace(settings, **{name: value for name, value in (("scale", column.scale), ("steps", column.steps))
+                               if value is not None})
     groups = [work] if column.joint else batches(work, batch_size)
     parts = [_call(pipe, column, group, own, batch_size, progress) for group in groups]
     return Outcome(column, tuple(image for part in parts for image in part.images),
@@ -215,3 +222,10 @@ def _number(word: str) -> float:
         return float(word.partition("=")[2])
     except ValueError:
         raise BadValue(f"cannot read {word!r}; write scale=2.5") from None
+
+
+def _whole(word: str) -> int:
+    try:
+        return int(word.partition("=")[2])
+    except ValueError:
+        raise BadValue(f"cannot read {word!r}; write steps=40") from None

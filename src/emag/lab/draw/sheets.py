@@ -13,15 +13,15 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], 
           cell: int = 128) -> Image.Image:
     """A grid of images: one row per label, one column per heading; images enlarged to about `cell` pixels (nearest)."""
     font, small = ImageFont.load_default(13), ImageFont.load_default(12)
-    shown = [[_enlarged(image, cell) if image else None for image in row] for row in rows]
+    shown = [[enlarged(image, cell) if image else None for image in row] for row in rows]
     first = next(image for row in shown for image in row if image)
     width, height = first.size
-    heads = [_wrapped(text, small, width) for text in columns]
+    heads = [wrapped(text, small, width) for text in columns]
     head = max(text.count("\n") + 1 for text in heads) * 15 + PAD
     labels = [visible(text) for text in labels]
     left = max([_length(text, small) for text in labels], default=0) + 2 * PAD
     across = left + len(columns) * (width + PAD)
-    title = _wrapped(title, font, across - 2 * PAD)
+    title = wrapped(title, font, across - 2 * PAD)
     top = (18 * (title.count("\n") + 1) + PAD if title else 0) + head
     page = Image.new("RGB", (across, top + len(shown) * (height + PAD)), "white")
     draw = ImageDraw.Draw(page)
@@ -37,14 +37,14 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], 
     return page
 
 
-def _enlarged(image: Image.Image, cell: int) -> Image.Image:
+def enlarged(image: Image.Image, cell: int) -> Image.Image:
     factor = max(1, round(cell / max(image.size)))
     if max(image.size) > 2 * cell:
         return image.resize((cell, round(cell * image.height / image.width)), Image.Resampling.LANCZOS)
     return image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """A text in lines of at most `width` pixels; a longer word is cut into pieces."""
     lines = [""]
     words = (piece for word in visible(text).replace(",", ", ").split() for piece in _pieces(word, font, width))

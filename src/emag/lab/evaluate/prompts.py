@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import BadValue
 from ...methods.common.values import checked
+from ...near import choices
+from ...records.seeds import MOST
 from .prompt_file import Row, rows_of
 
 TEXTS, CATEGORIES = ("prompt", "caption", "text"), ("category", "tag")
+WORLDS = ("shapes",)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,23 @@ def of_list(texts: Sequence[Any]) -> tuple[Prompt, ...]:
 def of_classes(names: Sequence[str]) -> tuple[Prompt, ...]:
     """Prompts that are class names or numbers; a model says how it wants them asked for."""
     return tuple(Prompt(name, None, name) for name in names)
+
+
+def of_world(world: Any = None, count: Any = None, seed: int = 8) -> tuple[Prompt, ...]:
+    """`count` prompts of a world's training distribution, the kind of each as its category; `seed` decides them.
+
+    Raises `BadValue` for a world that there is not.
+    """
+    from ...worlds.shapes import draw, say
+
+    if world not in WORLDS:
+        raise BadValue(f"spec prompts: there is no world {world!r}; {choices(str(world), WORLDS)}")
+    number = checked("prompts count", count, int)
+    if not 1 <= number <= MOST:
+        raise BadValue(f"prompts count must be 1 to {MOST}, got {number}")
+    rng = np.random.default_rng([seed, WORLDS.index(world)])
+    wanted = [draw.request(rng) for _ in range(number)]
+    return tuple(Prompt(say(one), draw.plan_of(one)) for one in wanted)
 
 
 def read_prompts(file: Any = None, column: Any = None, category: Any = None, limit: Any = None,

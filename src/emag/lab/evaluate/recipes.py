@@ -1,4 +1,4 @@
-"""The recipes of a run: each a guidance scale, rules and, where our own loop draws it, a sampler."""
+"""The recipes of a run: each a guidance scale, steps, rules and, where our own loop draws it, a sampler."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ..draw.columns import Column
 from .unknown import refuse_unknown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
-KEYS = ("guidance_scale", "rules", "sampler")
+KEYS = ("guidance_scale", "steps", "rules", "sampler")
 SAMPLERS: dict[str, Any] = {**CORRECTORS, **SOLVERS}
 
 
@@ -36,19 +36,22 @@ def read_recipe(name: str, data: Any) -> Column:
     refuse_unknown(f"recipe {name}", data, KEYS)
     scale = data.get("guidance_scale")
     scale = None if scale is None else checked(f"recipe {name} guidance_scale", scale, float)
+    steps = None if data.get("steps") is None else checked(f"recipe {name} steps", data["steps"], int)
     try:
         column = _column(name, data.get("rules") or [])
         parts = [_sampler(item) for item in _items("sampler", data.get("sampler") or [])]
     except BadValue as error:
         raise BadValue(f"recipe {name}: {error}") from None
-    return _joined(name, column, scale, parts)
+    steps = _once(name, "steps", steps, column.steps)
+    return _joined(name, replace(column, steps=steps), _once(name, "guidance_scale", scale, column.scale), parts)
 
 
 def recipe_data(column: Column) -> dict[str, Any]:
     """A recipe as JSON-ready data."""
     scale = {} if column.scale is None else {"guidance_scale": column.scale}
     sampler = [*column.correctors, *([column.solver] if column.solver else [])]
-    return {**scale, "rules": recipe.to_data(column.rules),
+    steps = {} if column.steps is None else {"steps": column.steps}
+    return {**scale, **steps, "rules": recipe.to_data(column.rules),
             **({"sampler": recipe.values_of(sampler)} if sampler else {})}
 
 
@@ -76,12 +79,17 @@ def _sampler(item: Any) -> Any:
     return make_value(name, method(name, SAMPLERS), values)
 
 
+def _once(name: str, key: str, own: Any, short: Any) -> Any:
+    """What a recipe says by its key or within its short form. Raises `BadValue` where both say it."""
+    if own is not None and short is not None:
+        raise BadValue(f"recipe {name} has {key} and a {key.removeprefix('guidance_')} in its rules; keep one")
+    return short if own is None else own
+
+
 def _joined(name: str, column: Column, scale: float | None, parts: list[Any]) -> Column:
-    if scale is not None and column.scale is not None:
-        raise BadValue(f"recipe {name} has guidance_scale and a scale in its rules; keep one")
     solvers = [part for part in (column.solver, *parts) if isinstance(part, Solver)]
     if len(solvers) > 1:
         raise BadValue(f"recipe {name} names {len(solvers)} solvers; keep one")
     correctors = (*column.correctors, *(part for part in parts if not isinstance(part, Solver)))
-    return replace(column, label=name, scale=column.scale if scale is None else scale, correctors=correctors,
+    return replace(column, label=name, scale=scale, correctors=correctors,
                    solver=next(iter(solvers), None))

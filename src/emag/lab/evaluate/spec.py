@@ -13,7 +13,7 @@ from ...methods.common.values import checked, hints_of
 from ...near import choices
 from ..draw.columns import Column
 from ..draw.sampling import DrawSettings
-from .prompts import Prompt, of_classes, of_list, read_prompts
+from .prompts import Prompt, of_classes, of_list, of_world, read_prompts
 from .recipes import read_recipes, recipe_data
 from .unknown import refuse_unknown
 from .yaml_file import load
@@ -172,6 +172,9 @@ def _prompts(data: Mapping[str, Any], classes: Any, beside: Path) -> Sequence[Pr
         return () if classes == "all" else of_classes(classes)
     if not isinstance(declared, Mapping):
         return of_list(_listed("prompts", declared))
+    if "world" in declared:
+        refuse_unknown("spec prompts", declared, ("world", "count"))
+        return of_world(**declared, seed=checked("spec seed", data.get("seed", RunSpec.seed), int))
     refuse_unknown("spec prompts", declared, ("file", "column", "category", "limit"))
     return read_prompts(beside=beside, **declared)
 

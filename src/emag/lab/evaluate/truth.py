@@ -6,22 +6,19 @@ named first is looked at (or the first of several alike, from the left), one for
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from ...errors import BadValue
 from ...worlds.shapes import draw
+from ...worlds.shapes.parameters import PARAMETERS, parameters
 from ...worlds.shapes.prompts import read
-from ...worlds.shapes.regions import COLOUR_TABLE
 from ...worlds.shapes.render import render, to_bytes
-from ...worlds.shapes.scene import COLOURS
-from ...worlds.shapes.see import Found
-from ...worlds.shapes.verdict import Verdict, judge
+from ...worlds.shapes.verdict import judge
 from .metrics.frechet import distance, moments
+from .metrics.paired import holm
 from .metrics.prdc import prdc
-
-PARAMETERS = ("x", "y", "radius", "red", "green", "blue", "grey")
-"""Parameters tested: place and radius of an object in pixels, its colour less its name's, and the background."""
 
 LEAST, SWAPS, CHUNK = 20, 999, 100
 """Right images that a comparison needs, random swaps in a test, and how many of them are held at a time."""
@@ -56,33 +53,26 @@ def drawn(prompts: Sequence[str], seed: int) -> np.ndarray:
     return to_bytes(render([draw.place(read(prompt), np.random.default_rng([seed, i])) for i, prompt in enumerate(prompts)]))
 
 
-def parameters(verdicts: Sequence[Verdict]) -> np.ndarray:
-    """Parameters [n, 7] of judged images; NaN for those that are not right."""
-    return np.array([_row(one) if one.right else [np.nan] * len(PARAMETERS) for one in verdicts])
-
-
-def _row(verdict: Verdict) -> list[float]:
-    first = _first(verdict)
-    away = np.array(first.rgb) - COLOUR_TABLE[COLOURS.index(str(first.colour))]
-    return [*first.place, *away.tolist(), verdict.grey]
-
-
-def _first(verdict: Verdict) -> Found:
-    """The object named first; of several alike the one furthest to the left."""
-    found = [one for one in verdict.matched if one is not None]
-    alike = [one for one in found if (one.colour, one.shape) == (found[0].colour, found[0].shape)]
-    return min(alike, key=lambda one: one.place[0])
-
-
 def compare(images: np.ndarray, prompts: Sequence[str], seed: int = 0, k: int = 5) -> Comparison:
     """Compare images [n, 64, 64, 3] to true scenes of the same prompts; k: neighbour that precision and recall reach to.
 
     Only images that are right count: what they get wrong is the judge's to say. Raises `BadValue` with fewer than 20.
     """
-    mine, true = (parameters(judge(some, prompts)) for some in (images, drawn(prompts, seed)))
+    return compare_parameters(parameters(judge(images, prompts)), prompts, seed, k)
+
+
+@lru_cache(maxsize=4)
+def true_parameters(prompts: tuple[str, ...], seed: int) -> np.ndarray:
+    """Parameters [n, 7] of the true scenes of the prompts; kept for the next set of images."""
+    return parameters(judge(drawn(prompts, seed), prompts))
+
+
+def compare_parameters(mine: np.ndarray, prompts: Sequence[str], seed: int = 0, k: int = 5) -> Comparison:
+    """The same for images that are judged already: their parameters [n, 7], NaN for those that are not right."""
+    true = true_parameters(tuple(prompts), seed)
     both = ~np.isnan(mine[:, 0]) & ~np.isnan(true[:, 0])
     if both.sum() < LEAST:
-        raise BadValue(f"only {both.sum()} of {len(images)} images are right; a comparison with the truth needs {LEAST}")
+        raise BadValue(f"only {both.sum()} of {len(mine)} images are right; a comparison with the truth needs {LEAST}")
     mine, true = mine[both], true[both]
     tests = [swap_test(a, b, seed) for a, b in zip(mine.T, true.T)]
     corrected = holm([p for _, p in tests])
@@ -115,12 +105,3 @@ def swap_test(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
         reached += int((distances(signs) >= seen - 1e-12).sum())
         left -= count
     return seen, reached / (SWAPS + 1)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): the chance of one false alarm among all stays below the level."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate([(len(p) - rank) * p[at] for rank, at in enumerate(order)])
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(1.0, steps)
-    return corrected.tolist()

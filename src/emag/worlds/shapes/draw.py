@@ -51,6 +51,13 @@ def request(rng: np.random.Generator) -> Request:
     return Request((first, second), None if plan == "and" else plan, background)
 
 
+def plan_of(wanted: Request) -> str:
+    """The kind of prompt that a request is, one of `PLANS`."""
+    if len(set(wanted.kinds)) == 2:
+        return wanted.relation or "and"
+    return ("one", "two", "three")[len(wanted.kinds) - 1]
+
+
 def _kind(rng: np.random.Generator, sized: bool) -> Kind:
     size = str(rng.choice(list(RADII))) if sized and rng.random() < SIZED else None
     return Kind(str(rng.choice(COLOURS)), str(rng.choice(SHAPES)), size)

@@ -28,15 +28,19 @@ def say(request: Request) -> str:
     """The prompt of a request: "two red rings on black"."""
     kinds = request.kinds
     if len(set(kinds)) == 1:
-        words = [NUMBERS[len(kinds) - 1], _name(kinds[0], plural=len(kinds) > 1)]
+        words = [NUMBERS[len(kinds) - 1], _name(kinds[0], many=len(kinds) > 1)]
     else:
         words = ["a", _name(kinds[0]), request.relation or "and", "a", _name(kinds[1])]
     return " ".join(words + (["on", request.background] if request.background else []))
 
 
-def _name(kind: Kind, plural: bool = False) -> str:
-    ending = ("es" if kind.shape.endswith("s") else "s") if plural else ""
-    return " ".join(word for word in (kind.size, kind.colour, kind.shape + ending) if word)
+def _name(kind: Kind, many: bool = False) -> str:
+    return " ".join(word for word in (kind.size, kind.colour, plural(kind.shape) if many else kind.shape) if word)
+
+
+def plural(shape: str) -> str:
+    """"rings", "crosses"."""
+    return shape + ("es" if shape.endswith("s") else "s")
 
 
 def tokens(prompt: str) -> list[str]:

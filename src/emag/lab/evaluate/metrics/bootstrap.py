@@ -1,7 +1,7 @@
 """Confidence intervals: a statistic of weighted rows, computed again for rows drawn with replacement."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,19 @@ import torch
 from ....errors import BadValue
 from .frechet import Distance, Moments, moments
 from .jackknife import Jackknife, wilson
+from .paired import paired_p
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the ends of its 95 % interval, and the number of images."""
+    """A value, the ends of its 95 % interval, and the number of images. p: of a paired difference, where a test of its own
+    gives one."""
 
     value: float
     low: float
     high: float
     n: int
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Statistic:
     """of(weights [rows]) -> value, weights[i] saying how often row i counts; `draws`: resamples for an interval.
 
     biased: rows drawn twice move the value, as they do a distance. The interval is moved back. share: all of
-    the rows or none is 1 or 0.
+    the rows or none is 1 or 0. each: of a mean, the values per image, which a paired test reads.
     """
 
     of: Callable[[np.ndarray], float]
@@ -35,6 +38,7 @@ class Statistic:
     draws: int = 1000
     biased: bool = False
     share: bool = False
+    each: np.ndarray | None = None
 
     @property
     def value(self) -> float:
@@ -50,7 +54,8 @@ def mean(values: Any) -> Statistic:
     if not known.any():
         raise BadValue("no image has this value")
     filled = np.where(known, x, 0.0)
-    return Statistic(lambda w: float(w @ filled / max(w @ known, 1)), len(x), share=given.dtype == bool)
+    return Statistic(lambda w: float(w @ filled / max(w @ known, 1)), len(x), share=given.dtype == bool,
+                     each=given if given.dtype == bool else x)
 
 
 def median(values: Any) -> Statistic:
@@ -100,7 +105,8 @@ def difference(a: Statistic | Jackknife, b: Statistic | Jackknife, seed: int = 0
         return interval(a.minus(b))
     assert isinstance(a, Statistic) and isinstance(b, Statistic), "one metric has one kind of statistic"
     draws = [a.of(w) - b.of(w) for w in weights(a.rows, min(a.draws, b.draws), seed)]
-    return _estimate(a.value - b.value, np.array(draws), a)
+    p = None if a.each is None or b.each is None else paired_p(a.each, b.each)
+    return replace(_estimate(a.value - b.value, np.array(draws), a), p=p)
 
 
 def weights(rows: int, draws: int, seed: int) -> Any:

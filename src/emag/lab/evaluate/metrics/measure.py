@@ -23,7 +23,7 @@ log = logging.getLogger("emag")
 
 @dataclass(frozen=True)
 class Result:
-    """A metric of a recipe, or of recipe minus `against`, with its 95 % interval, over n images."""
+    """A metric of a recipe, or of recipe minus `against`, with its 95 % interval, over n images; p of a paired test."""
 
     recipe: str
     metric: str
@@ -34,6 +34,7 @@ class Result:
     version: str
     higher: bool | None
     against: str | None = None
+    p: float | None = None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -76,15 +77,16 @@ def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, d
     return Plan(metrics, extractors, reference, k, device)
 
 
-def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against: str | None = None, limit: int | None = None,
-            seed: int = 0, done: Callable[[str], None] = lambda what: None) -> list[Result]:
+def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against: Sequence[str] = (),
+            limit: int | None = None, seed: int = 0, done: Callable[[str], None] = lambda what: None) -> list[Result]:
     """All metrics of a plan for recipes of a `RunFolder` (None: all of them), the first `limit` images of each.
 
-    against: also each recipe minus this one, the same image numbers drawn for both. `done` hears of each recipe measured.
+    against: also each recipe minus each of these, the same image numbers drawn for both. `done` hears of each recipe.
     """
     names = list(recipes) if recipes is not None else run.recipes()
-    if against is not None and against not in names:
-        raise BadValue(f"--against {against!r} is none of the recipes measured; {choices(against, names)}")
+    for base in against:
+        if base not in names:
+            raise BadValue(f"--against {base!r} is none of the recipes measured; {choices(base, names)}")
     found: dict[str, dict[str, Statistic | Jackknife | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:
@@ -92,7 +94,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
         numbers[recipe], found[recipe] = images.columns["number"], _statistics(images, plan)
         results += [_result(recipe, metric, plan, _estimate(found[recipe][metric.name], seed)) for metric in plan.metrics]
         done(recipe)
-    return check_table(results + _differences(plan, found, numbers, against, seed))
+    return check_table(results + [one for base in against for one in _differences(plan, found, numbers, base, seed)])
 
 
 def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife | Estimate]:
@@ -124,20 +126,20 @@ def _result(recipe: str, metric: Metric, plan: Plan, found: Estimate, against: s
     if not np.isfinite([found.value, found.low, found.high]).all():
         raise BadValue(f"{metric.name} of {recipe} is {found.value}, no number: its images or the reference are damaged")
     return Result(recipe, metric.name, found.value, found.low, found.high, found.n, plan.version(metric, found.n),
-                  metric.higher, against)
+                  metric.higher, against, found.p)
 
 
 def _differences(plan: Plan, found: dict[str, dict[str, Statistic | Jackknife | Estimate]], numbers: dict[str, list[int]],
-                 against: str | None, seed: int) -> list[Result]:
+                 against: str, seed: int) -> list[Result]:
     results = []
-    for recipe in found if against is not None else ():
+    for recipe in found:
         if recipe == against:
             continue
-        if numbers[recipe] != numbers[str(against)]:
+        if numbers[recipe] != numbers[against]:
             raise BadValue(f"{recipe} and {against} have different images finished: a paired difference needs the same "
                            "numbers; give --limit, or finish the run")
         for metric in plan.metrics:
-            a, b = found[recipe][metric.name], found[str(against)][metric.name]
+            a, b = found[recipe][metric.name], found[against][metric.name]
             if not isinstance(a, Estimate) and not isinstance(b, Estimate):
                 results.append(_result(recipe, metric, plan, bootstrap.difference(a, b, seed), against))
     return results

@@ -38,6 +38,7 @@ def add(run: Any, results: Sequence[Result]) -> None:
 def _checked(one: Result) -> Result:
     texts = all(isinstance(getattr(one, name), str) for name in TEXTS) and isinstance(one.against, (str, type(None)))
     numbers = all(type(getattr(one, name)) in (int, float) and isfinite(getattr(one, name)) for name in NUMBERS)
+    numbers = numbers and (one.p is None or (type(one.p) in (int, float) and 0 <= one.p <= 1))
     if not (texts and numbers and type(one.n) is int and isinstance(one.higher, (bool, type(None)))):
         raise TypeError(one.metric)
     return one

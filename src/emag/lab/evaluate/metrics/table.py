@@ -14,6 +14,7 @@ from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
 from .diversity import diversity
 from .extractors.base import Features
+from .extractors.judged import KINDS
 from .jackknife import Jackknife
 from .prdc import Manifolds, prdc
 from .reference import Reference, real_radii
@@ -127,6 +128,27 @@ def _over(extractor: str, prefix: str) -> list[Metric]:
             Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
 
 
+def _share(name: str) -> Callable[[Sample], Statistic]:
+    """The share of images in which a thing is right, among those that were asked for it."""
+    def of(sample: Sample) -> Statistic:
+        values = sample.features[name]
+        if (values >= 0).all():
+            return bootstrap.mean(values == 1)
+        return replace(bootstrap.mean(np.where(values < 0, np.nan, values)), share=True)
+    return of
+
+
+def _judged() -> list[Metric]:
+    """What the judge of the world of shapes counts."""
+    kinds = [Metric("correct", "judge", _share("right"), True, "all of the prompt right", prompts=True),
+             *(Metric(f"correct-{name}", "judge", _share(name), True, f"{name} right, where asked for", prompts=True)
+               for name in KINDS)]
+    parts = [Metric("residual", "judge", _of("residual"), False, "dB to the nearest image of the world", prompts=True),
+             *(Metric(f"residual-{name}", "judge", _of(name), False, f"dB, {where}", prompts=True)
+               for name, where in (("edges", "on outlines"), ("flat", "inside objects"), ("ground", "on the background")))]
+    return [*kinds, Metric("extra", "judge", _of("extra"), False, "objects too many", prompts=True), *parts]
+
+
 def _median(name: str) -> Callable[[Sample], Statistic]:
     return lambda sample: bootstrap.median(sample.features[name])
 
@@ -135,7 +157,7 @@ SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     *_over("embedded", ""), Metric("accuracy", "embedded", accuracy, True, "class accuracy"),
     *_over("inception", "inception-"), *_over("dinov2", "dinov2-"), *_over("clip", "clip-"), *_over("random", "random-"),
-    Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
+    *_judged(), Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
     Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
     Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),
     Metric("clipscore", "clip", _of("score"), True, "mean score", prompts=True),
@@ -143,11 +165,12 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
       for end, of, word in (("", _of, "mean"), ("-median", _median, "median"))))}
 """Every metric by name. Without a prefix: features of the embedded classifier."""
 GROUPS = {"prdc": ("precision", "recall", "density", "coverage"), "fid": ("inception-fd",),
-          "pixels": ("saturation", "contrast", "high_frequency")}
+          "pixels": ("saturation", "contrast", "high_frequency"),
+          "judge": tuple(name for name, one in METRICS.items() if one.extractor == "judge")}
 
 
 def chosen(names: list[str]) -> list[Metric]:
-    """Metrics by name; prdc, PREFIX-prdc, fid and pixels stand for several. Raises `BadValue` for unknown names."""
+    """Metrics by name; prdc, PREFIX-prdc, fid, pixels and judge stand for several. Raises `BadValue` for unknown names."""
     full: list[str] = []
     for name in names:
         prefix, _, last = name.rpartition("-")

@@ -13,18 +13,27 @@ import numpy as np
 from ....errors import BadValue
 from ....files import parsed
 from ....methods.emag.rule import EMAG
+from ....near import choices
 from ...draw.columns import Column
 from ..folder import RunFolder
 from ..metrics import stored
 from ..metrics.bootstrap import Estimate, described, median
+from ..metrics.extractors import EXTRACTORS
+from ..metrics.features import Images, features
 from ..metrics.measure import Result, check_table
 from ..recipes import read_recipe, recipe_data
 from ..sweep.search import STORED as SWEEP
-from .numbers import Metric, Results, Row, rounded
+from ..truth import compare_parameters
+from . import changed
+from .as_json import rounded
+from .numbers import LEVEL, Metric, Question, Results, Row, World
 
 
-def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()) -> Results:
+def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = (), questions: Sequence[Question] = (),
+            changes: str | None = None) -> Results:
     """The numbers of run folders, and of a sweep's folder if it is among them.
+
+    changes: the recipe whose mended and broken images are named, of a run that the judge of a world has measured.
 
     Raises `BadValue` for what cannot stand in one table.
     """
@@ -41,8 +50,19 @@ def collect(urls: Sequence[str], against: str = "cfg", again: Sequence[str] = ()
     if doubled:
         raise BadValue(f"recipe {', '.join(doubled)} is in two of the folders; keep one of them")
     metrics = {one.metric: Metric(one.version, one.higher) for one in results}
+    _check_names(rows, questions, changes)
+    found = [changed.find(one, changes, against) for one in runs if changes is not None and changes in one.recipes()]
     return Results(against, facts, machine(runs[0]), metrics, tuple(rows), _sweep(sweeps[0], sweep) if sweep else None,
-                   tuple(again))
+                   tuple(again), tuple(questions), next(iter(found), None))
+
+
+def _check_names(rows: Sequence[Row], questions: Sequence[Question], changes: str | None) -> None:
+    """Raise `BadValue` for a recipe that is asked about and that no run has."""
+    known = [row.name for row in rows]
+    asked = [name for one in questions for pair in one.pairs for name in pair] + ([changes] if changes else [])
+    unknown = [name for name in dict.fromkeys(asked) if name not in known]
+    if unknown:
+        raise BadValue(f"there is no recipe {', '.join(unknown)} in these runs; {choices(unknown[0], known)}")
 
 
 def _swept(folder: RunFolder) -> dict[str, Any]:
@@ -74,7 +94,8 @@ def short(column: Column) -> str:
     data = recipe_data(column)
     parts = [item for key in ("rules", "sampler") for item in data.get(key, [])]
     words = [_word(name, values) for part in parts for name, values in part.items()]
-    return " ".join([*([] if column.scale is None else [f"scale={column.scale:g}"]), *words]) or "host"
+    own = [f"{name}={value:g}" for name, value in (("scale", column.scale), ("steps", column.steps)) if value is not None]
+    return " ".join([*own, *words]) or "host"
 
 
 def machine(folder: RunFolder) -> dict[str, Any]:
@@ -103,11 +124,27 @@ def _row(folder: RunFolder, name: str, results: Sequence[Result], sweep: dict[st
             minus.setdefault(one.against, {})[one.metric] = _estimate(one)
     return Row(name, short(column), any(isinstance(rule, EMAG) for rule in column.rules), len(index), folder.spec.total,
                _seconds(index, folder.spec.batch_size), _mean(index["evaluations"]),
-               {one.metric: _estimate(one) for one in own if one.against is None}, minus, *_chosen(column, sweep))
+               {one.metric: _estimate(one) for one in own if one.against is None}, minus, *_chosen(column, sweep),
+               plain=not (column.rules or column.own_loop), steps=column.steps,
+               world=_world(folder, name) if any(one.metric == "correct" for one in own) else None)
+
+
+def _world(folder: RunFolder, name: str) -> World | None:
+    """Right images against true ones; None where too few are right to tell."""
+    images = Images.of(folder, name)
+    found = features(images, EXTRACTORS["judge"]("cpu"))
+    wrong = found["right"] != 1
+    try:
+        true = compare_parameters(np.where(wrong[:, None], np.nan, found["parameters"]), images.columns["prompt"])
+    except BadValue:
+        return None
+    x, y, radius = (float(f"{one.spread:.4g}") for one in true.differences[:3])
+    numbers = (float(f"{value:.4g}") for value in (true.frechet, true.precision, true.recall))
+    return World(true.right, (x, y, radius), *numbers, tuple(one.parameter for one in true.differences if one.p < LEVEL))
 
 
 def _estimate(one: Result) -> Estimate:
-    return rounded(Estimate(one.value, one.low, one.high, one.n))
+    return rounded(Estimate(one.value, one.low, one.high, one.n, one.p))
 
 
 def _seconds(index: Any, batch_size: int) -> Estimate | None:

@@ -1,18 +1,51 @@
-"""What the results page is made of, as data: everything it says follows from one JSON file."""
+"""What the results page is made of, as data."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from math import log
 from typing import Any
 
 from ....errors import BadValue
-from ....files import parsed
 from ..metrics.bootstrap import Estimate
+from ..metrics.paired import holm, p_of_interval
 
-FORMAT = 1
+LEVEL = 0.05
+"""Of the p below which a difference is clear."""
 OVER_REFERENCE = ("recall", "coverage")
 """Older runs have intervals of these over the reference images: their n is not that of the images made."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The right images of a recipe against true scenes of their prompts. spread: of x, y and the radius over the truth's.
+    differ: parameters that differ, by an exact test with Holm's correction."""
+
+    right: int
+    spread: tuple[float, float, float]
+    frechet: float
+    precision: float
+    recall: float
+    differ: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something asked of the runs, and the pairs of recipes whose difference in these metrics answers it."""
+
+    question: str
+    pairs: tuple[tuple[str, str], ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Images whose verdict a recipe changed from what `base` has: how many it mended and broke, and the first of each."""
+
+    recipe: str
+    base: str
+    mended: int
+    broken: int
+    shown: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +54,8 @@ class Row:
 
     seconds: per image, median over batches. evaluations: of blocks, per image. values: by metric. minus: differences to
     other recipes, by their names, then by metric. best: whether a sweep chose the setting; None without a sweep.
-    tried: the settings of the sweep and their values of the metric that chose.
+    tried: the settings of the sweep and their values of the metric that chose. plain: the pipeline's own guidance alone.
+    steps: where they are the recipe's own. world: against the truth, where images were judged.
     """
 
     name: str
@@ -35,6 +69,9 @@ class Row:
     minus: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     best: bool | None = None
     tried: tuple[tuple[str, float], ...] = ()
+    plain: bool = False
+    steps: int | None = None
+    world: World | None = None
 
     @property
     def measured(self) -> int:
@@ -54,7 +91,7 @@ class Metric:
 class Results:
     """All of the page. against: the recipe that others are compared with. run, machine, sweep: facts by name.
 
-    again: the commands that make everything again.
+    again: the commands that make everything again. questions: what is to be answered. changed: verdicts that changed.
     """
 
     against: str
@@ -64,6 +101,8 @@ class Results:
     rows: tuple[Row, ...]
     sweep: dict[str, Any] | None = None
     again: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    changed: Changed | None = None
 
     def __post_init__(self) -> None:
         if self.against not in (row.name for row in self.rows) or not self.base.values:
@@ -87,6 +126,46 @@ class Results:
         return [row for row in self.rows if row.measured == self.images]
 
     @property
+    def judged(self) -> list[str]:
+        """Metrics of which more, or less, is better."""
+        return [name for name, one in self.metrics.items() if one.higher is not None]
+
+    def differences(self, row: Row, base: str) -> dict[str, Estimate]:
+        """Differences of a row to another recipe, over as many images as all else; none where they were not measured so."""
+        found = row.minus.get(base, {}) if row.measured == self.images else {}
+        counts = {name: row.values[name].n for name in found if name in row.values}
+        return {name: one for name, one in found.items() if one.n == counts.get(name)}
+
+    @cached_property
+    def corrected(self) -> dict[tuple[str, str, str], float]:
+        """p of each difference by (recipe, base, metric), corrected by Holm for the recipes held against the base."""
+        found: dict[tuple[str, str, str], float] = {}
+        for base in dict.fromkeys(base for row in self.rows for base in row.minus):
+            for metric in self.judged:
+                held = {row.name: one for row in self.rows for name, one in self.differences(row, base).items()
+                        if name == metric}
+                values = [p_of_interval(one.value, one.low, one.high) if one.p is None else one.p for one in held.values()]
+                found |= {(name, base, metric): p for name, p in zip(held, holm(values))}
+        return found
+
+    def clear(self, row: Row, base: str, metric: str) -> bool:
+        """Whether a difference is told from none: by its interval, and by its p after the correction."""
+        one = row.minus[base][metric]
+        return (one.low > 0 or one.high < 0) and self.corrected[row.name, base, metric] < LEVEL
+
+    def as_costly(self, row: Row) -> Row | None:
+        """The row of the pipeline's own guidance, by its number of steps, whose evaluations come nearest to a row's.
+
+        None for these themselves, and where none was made with other steps.
+        """
+        ladder = [one for one in self.compared if one is self.base or (one.plain and one.steps)]
+        known = {one.name: log(one.evaluations) for one in ladder if one.evaluations}
+        if len(known) < 2 or row.name in known or not row.evaluations:
+            return None
+        wanted = log(row.evaluations)
+        return min(ladder, key=lambda one: abs(known.get(one.name, 1e9) - wanted))
+
+    @property
     def left_out(self) -> list[Row]:
         """Rows with fewer images, or more: they are compared with nothing."""
         return [row for row in self.rows if row.measured != self.images]
@@ -96,67 +175,3 @@ def over_reference(results: Results) -> bool:
     """Whether there are intervals over reference images."""
     return any(one.n != results.images for row in results.compared for name, one in row.values.items()
                if name.endswith(OVER_REFERENCE))
-
-
-def to_json(results: Results) -> str:
-    """The results as JSON, a row a line."""
-    data = {"format": FORMAT, "against": results.against, "run": results.run, "machine": results.machine,
-            "metrics": {name: [one.version, one.higher] for name, one in results.metrics.items()},
-            "sweep": results.sweep, "again": results.again, "rows": [_row_data(row) for row in results.rows]}
-    lines = (f" {json.dumps(key)}: {_lines(value)}" for key, value in data.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def read(path: str | Path) -> Results:
-    """Results from a file of `to_json`. Raises `BadValue`."""
-    try:
-        return from_data(parsed(Path(path).read_bytes()))
-    except OSError as error:
-        raise BadValue(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadValue(f"{path} holds no results of format {FORMAT}: {type(error).__name__}: {str(error)[:200]}") from None
-
-
-def from_data(data: Any) -> Results:
-    """Results from what `to_json` wrote."""
-    if data["format"] != FORMAT:
-        raise ValueError(f"format {data['format']}")
-    metrics = {name: Metric(*one) for name, one in data["metrics"].items()}
-    return Results(data["against"], data["run"], data["machine"], metrics, tuple(_row(one) for one in data["rows"]),
-                   data["sweep"], tuple(data["again"]))
-
-
-def rounded(one: Estimate) -> Estimate:
-    """The estimate as it is stored: six significant digits."""
-    value, low, high = (float(f"{x:.6g}") for x in (one.value, one.low, one.high))
-    return Estimate(value, low, high, one.n)
-
-
-def _lines(value: Any) -> str:
-    """JSON, the items of a list on a line each."""
-    items = value if isinstance(value, (list, tuple)) and value else None
-    texts = [json.dumps(item, ensure_ascii=False) for item in items or [value]]
-    return texts[0] if items is None else "[\n  " + ",\n  ".join(texts) + "\n ]"
-
-
-def _row_data(row: Row) -> dict[str, Any]:
-    return {**vars(row), "seconds": _list(row.seconds), "values": _lists(row.values),
-            "minus": {base: _lists(found) for base, found in row.minus.items()}}
-
-
-def _list(one: Estimate | None) -> list[float] | None:
-    return None if one is None else [one.value, one.low, one.high, one.n]
-
-
-def _lists(found: Mapping[str, Estimate]) -> dict[str, list[float] | None]:
-    return {name: _list(one) for name, one in found.items()}
-
-
-def _row(data: Mapping[str, Any]) -> Row:
-    own = {**data, "values": _estimates(data["values"]), "tried": tuple((name, value) for name, value in data["tried"]),
-           "minus": {base: _estimates(found) for base, found in data["minus"].items()}}
-    return Row(**{**own, "seconds": data["seconds"] and Estimate(*data["seconds"])})
-
-
-def _estimates(data: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {name: Estimate(*one) for name, one in data.items()}

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from ..metrics.bootstrap import Estimate
-from .numbers import Results, over_reference
+from .numbers import Results, Row, over_reference
 from .picture import pairs
-from .verdict import about_emag, about_others, clear, code, differences, digits, judged, on_front, sentences
+from .verdict import about_emag, about_others, code, digits, on_front, sentences
+from .world_page import answers, changed, diversity, equal_cost, gains
 
-INTRO = """# Results
+INTRO = """# Results: {model}
 
 Made by `emag results` from the numbers in [{name}.json]({name}.json); no number or verdict here is written by hand.
 """
@@ -15,16 +16,21 @@ OVER_IMAGES = "Brackets are 95 % intervals, by bootstrap over images. "
 HELD = """Those of recall and coverage draw reference images and
 hold the images made, so they are too narrow to speak for other seeds. """
 INTERVALS = """Differences are paired: the same images are drawn for
-both recipes. A difference is **clear** where its interval leaves out 0. An interval speaks of one difference, not of all
-together: were there no difference anywhere, about {chance:.0f} of these {count} would still leave out 0."""
+both recipes. A difference is **clear** where its interval leaves out 0 and its p is below .05 after Holm's correction for
+all recipes that are held against the same one in the same metric: were there no difference anywhere, a column would show a
+clear one in fewer than 5 of 100 such pages. The p of shares is McNemar's exact one, that of other means a paired t-test's,
+else that of the interval."""
 COSTS = """Block evaluations are counted, not estimated. Seconds are wall-clock time, the median over batches, with its
 interval; they hold whatever else the machine did."""
 
 
 def markdown(results: Results, name: str = "results") -> str:
     """The page; its numbers and picture lie beside it under the same name."""
-    parts = [INTRO.format(name=name), facts(results), "## What comes out\n", *conclusions(results),
-             "## Quality\n", quality(results), f"## Differences to {code(results.against)}\n", gaps(results),
+    parts = [INTRO.format(name=name, model=results.run["model"]["id"]), facts(results),
+             "## What comes out\n", *conclusions(results),
+             *answers(results), "## Quality\n", quality(results),
+             f"## Differences to {code(results.against)}\n", gaps(results), *equal_cost(results),
+             *gains(results), *diversity(results), *changed(results, name),
              "## Settings and cost\n", COSTS + "\n", costs(results), *appearance(results), *fronts(results, name),
              *trials(results), *left_out(results), "## What measured it\n", versions(results), *again(results, name)]
     return "\n".join(parts).rstrip("\n") + "\n"
@@ -49,26 +55,28 @@ def facts(results: Results) -> str:
 
 def conclusions(results: Results) -> list[str]:
     """Sentences, and how far they can be trusted."""
-    count = sum(len([name for name in differences(results, row, results.against) if name in judged(results)])
+    count = sum(len([name for name in results.differences(row, results.against) if name in results.judged])
                 for row in results.compared)
     parts = {"### EMAG\n": about_emag(results), "### Others, against another recipe\n": about_others(results)}
-    said = OVER_IMAGES + (HELD if over_reference(results) else "") + INTERVALS.format(chance=0.05 * count, count=count)
+    said = OVER_IMAGES + (HELD if over_reference(results) else "") + INTERVALS
     return [*([said + "\n"] if count else []), *sentences(results), "",
             *(line for head, lines in parts.items() if lines for line in (head, *lines, ""))]
 
 
 def quality(results: Results) -> str:
     """Values with intervals."""
-    return _values(results, judged(results), [f"{name} {_arrow(results, name)}" for name in judged(results)])
+    return _values(results, results.judged, [f"{name} {_arrow(results, name)}" for name in results.judged])
 
 
 def gaps(results: Results) -> str:
     """Differences to the base; clear ones in bold, with a word."""
-    names, base = judged(results), results.against
-    found = {row.name: differences(results, row, base) for row in results.compared if row.name != base}
+    names, base = results.judged, results.against
+    found = {row.name: results.differences(row, base) for row in results.compared if row.name != base}
     names = [name for name in names if any(name in one for one in found.values())]
     places = {name: digits([one[name] for one in found.values() if name in one]) for name in names}
-    rows = ([code(row), *(_gap(results, name, one.get(name), places[name]) for name in names)] for row, one in found.items())
+    held = {row.name: row for row in results.compared}
+    rows = ([code(row), *(_gap(results, held[row], name, one.get(name), places[name]) for name in names)]
+            for row, one in found.items())
     return _table(["recipe", *(f"{name} {_arrow(results, name)}" for name in names)], rows)
 
 
@@ -87,7 +95,7 @@ def costs(results: Results) -> str:
 
 def appearance(results: Results) -> list[str]:
     """Metrics that describe."""
-    names = [name for name in results.metrics if name not in judged(results)]
+    names = [name for name in results.metrics if name not in results.judged]
     said = "No direction of these is the better one.\n"
     return ["## How the images look\n", said, _values(results, names, names)] if names else []
 
@@ -165,12 +173,12 @@ def _cell(one: Estimate | None, places: int) -> str:
     return f"{one.value:.{places}f}" + (f" [{one.low:.{places}f}, {one.high:.{places}f}]" if one.low < one.high else "")
 
 
-def _gap(results: Results, name: str, one: Estimate | None, places: int) -> str:
+def _gap(results: Results, row: Row, name: str, one: Estimate | None, places: int) -> str:
     if one is None:
         return ""
     text = f"{one.value:+.{places}f} [{one.low:+.{places}f}, {one.high:+.{places}f}]"
     better = (one.value > 0) == results.metrics[name].higher
-    return f"**{text} {'better' if better else 'worse'}**" if clear(one) else text
+    return f"**{text} {'better' if better else 'worse'}**" if results.clear(row, results.against, name) else text
 
 
 def _arrow(results: Results, name: str) -> str:

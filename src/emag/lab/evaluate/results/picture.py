@@ -9,7 +9,7 @@ from ..labels import name_points
 from .numbers import Results, Row
 from .verdict import on_front
 
-PAIRS = (("fd", "accuracy"), ("precision", "recall"))
+PAIRS = (("fd", "accuracy"), ("precision", "recall"), ("residual", "correct"))
 
 
 def pairs(results: Results) -> list[tuple[str, str]]:

@@ -12,39 +12,23 @@ from .numbers import Results, Row
 
 @dataclass(frozen=True)
 class Verdict:
-    """Metrics in which one recipe differs from another, by whether the interval of the paired difference leaves out 0."""
+    """Metrics in which one recipe differs from another, by whether the paired difference is clear (`Results.clear`)."""
 
     better: tuple[str, ...]
     worse: tuple[str, ...]
     unclear: tuple[str, ...]
 
 
-def judged(results: Results) -> list[str]:
-    """Metrics of which more, or less, is better."""
-    return [name for name in results.metrics if results.metrics[name].higher is not None]
-
-
-def clear(one: Estimate) -> bool:
-    """True where the interval leaves out 0."""
-    return one.low > 0 or one.high < 0
-
-
-def differences(results: Results, row: Row, base: str) -> dict[str, Estimate]:
-    """Differences of a row to another recipe, over as many images as all else; none where they were not measured so."""
-    found = row.minus.get(base, {}) if row.measured == results.images else {}
-    counts = {name: row.values[name].n for name in found if name in row.values}
-    return {name: one for name, one in found.items() if one.n == counts.get(name)}
-
-
 def verdict(results: Results, row: Row, base: str) -> Verdict | None:
     """How a row compares to another recipe; None where that was not measured."""
-    found = {name: one for name, one in differences(results, row, base).items() if name in judged(results)}
+    found = {name: one for name, one in results.differences(row, base).items() if name in results.judged}
     if not found:
         return None
     up = {name: (one.value > 0) == results.metrics[name].higher for name, one in found.items()}
-    return Verdict(tuple(name for name, one in found.items() if clear(one) and up[name]),
-                   tuple(name for name, one in found.items() if clear(one) and not up[name]),
-                   tuple(name for name, one in found.items() if not clear(one)))
+    clear = {name: results.clear(row, base, name) for name in found}
+    return Verdict(tuple(name for name in found if clear[name] and up[name]),
+                   tuple(name for name in found if clear[name] and not up[name]),
+                   tuple(name for name in found if not clear[name]))
 
 
 def on_front(results: Results, names: Sequence[str]) -> list[str]:
@@ -90,7 +74,7 @@ def _pairs(results: Results, pairs: Sequence[tuple[Row, str]]) -> list[str]:
 
 
 def _pair(results: Results, row: Row, base: str) -> str:
-    found, said = differences(results, row, base), verdict(results, row, base)
+    found, said = results.differences(row, base), verdict(results, row, base)
     if said is None:
         return ""
     parts = [f"{word} in {', '.join(f'{name} ({change(found[name])})' for name in names)}"

@@ -1,4 +1,4 @@
-"""Stores the page, its numbers and its picture."""
+"""Stores the page, its numbers and its pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,27 +6,54 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from ....errors import BadValue
+from ..folder import RunFolder
+from ..spec import yaml_of
 from ..storage import Storage
+from . import changed
+from .as_json import read, to_json
 from .collect import collect
-from .numbers import Results, read, to_json
+from .numbers import Question, Results
 from .page import markdown
 from .picture import pairs, png
 
 
-def results_of(sources: Sequence[str], against: str | None = None, again: Sequence[str] = ()) -> Results:
-    """Results from run folders, or from one JSON file of an earlier page. Raises `BadValue`."""
+def results_of(sources: Sequence[str], against: str | None = None, again: Sequence[str] = (),
+               questions: str | Path | None = None, changes: str | None = None) -> Results:
+    """Results from run folders, or from one JSON file of an earlier page. questions: a YAML file, see `read_questions`.
+
+    Raises `BadValue`.
+    """
     if not any(source.endswith(".json") for source in sources):
-        return collect(sources, against or "cfg", again)
-    if len(sources) > 1 or again or against:
+        asked = read_questions(questions) if questions else ()
+        return collect(sources, against or "cfg", again, asked, changes)
+    if len(sources) > 1 or again or against or questions or changes:
         raise BadValue("a JSON file of results holds the whole page: give it alone")
     return read(sources[0])
 
 
-def write(results: Results, page: Path) -> list[Path]:
-    """Write page, numbers and picture beside each other, named as the page; returns their paths. Raises `BadValue`."""
+def read_questions(path: str | Path) -> tuple[Question, ...]:
+    """Questions from a YAML list of {question: ..., pairs: [[recipe, base], ...], metrics: [...]}. Raises `BadValue`."""
+    data = yaml_of(path)
+    try:
+        return tuple(Question(str(one["question"]), tuple((str(name), str(base)) for name, base in one["pairs"]),
+                              tuple(map(str, one["metrics"]))) for one in data)
+    except (TypeError, KeyError, ValueError):
+        raise BadValue(f"{path}: questions are a list of {{question: text, pairs: [[recipe, base]], metrics: [correct]}}"
+                       ) from None
+
+
+def write(results: Results, page: Path, sources: Sequence[str] = ()) -> list[Path]:
+    """Write page, numbers and pictures beside each other, named as the page; returns their paths. Raises `BadValue`.
+
+    sources: the run folders, from which images that changed are drawn; without them that picture stays as it is.
+    """
     storage = Storage(*url_to_fs(str(page.parent)))
     made = {page.with_suffix(".json"): to_json(results).encode(), page: markdown(results, page.stem).encode()}
     made |= {page.with_suffix(".png"): png(results)} if pairs(results) else {}
+    if results.changed and any(results.changed.shown) and not any(source.endswith(".json") for source in sources):
+        held = [folder for folder in map(RunFolder, sources) if folder.exists]
+        run = next((one for one in held if results.changed.recipe in one.recipes()), None)
+        made |= {page.with_name(f"{page.stem}-changed.png"): changed.draw(run, results.changed)} if run else {}
     for path, data in made.items():
         storage.write(path.name, data)
     return list(made)

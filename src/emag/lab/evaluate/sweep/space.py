@@ -30,7 +30,7 @@ class Open:
 def opens(data: Any, path: Path = ()) -> list[Open]:
     """The open values of a recipe's data, in order. Raises `BadValue` for one that is malformed."""
     if isinstance(data, Mapping):
-        if "grid" in data or {"low", "high"} <= set(data):
+        if "grid" in data or ({"low", "high"} <= set(data) and "schedule" not in data):
             return [_open(path, data)]
         return [found for key, value in data.items() for found in opens(value, (*path, key))]
     if isinstance(data, list):
