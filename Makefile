@@ -82,4 +82,4 @@ $(STAMP): pyproject.toml constraints-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) out .cache .pytest_cache .mypy_cache .ruff_cache
