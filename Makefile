@@ -56,7 +56,7 @@ tutorials: $(STAMP)
 
 # docs/ as a site in out/site; a broken link or a page that nothing leads to ends it
 site: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
