@@ -65,7 +65,7 @@ tutorials: $(STAMP)
 
 # docs/ as a site in out/site; a broken link or a page that nothing leads to ends it
 site: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
@@ -117,4 +117,4 @@ $(STAMP): pyproject.toml constraints-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) out .cache .pytest_cache .mypy_cache .ruff_cache
