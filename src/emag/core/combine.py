@@ -76,7 +76,7 @@ def _applied(rule: Rule, state: dict[str, Any], pred: torch.Tensor, branches: Br
     return rule.apply(pred, branches, step, state)
 
 
-Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
+_Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
 
 
 def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]) -> Branches:
@@ -92,7 +92,7 @@ def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]
     return {**branches, UNCOND: _in_space(rule, branches[UNCOND], branches, step, change)}
 
 
-def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: Change) -> torch.Tensor:
+def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: _Change) -> torch.Tensor:
     """`change` made in the rule's space, and carried back as a difference."""
     space = rule.space
     if space is None or space == step.space:

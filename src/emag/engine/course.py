@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, Scene, State, Step, weak_branches
+from ..core import Perturbation, Rule, RunStart, State, Step, weak_branches
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
 from ..maths.streams import Streams
 from ..maths.vectors import relative_distance
@@ -54,7 +54,7 @@ class Course:
         self.streams.next_step()
         step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
         for rule in self.rules if self.seen == 1 else ():
-            rule.fits_run(Scene(step, tuple(self.trajectory.places()), self.tokens, call.values))
+            rule.fits_run(RunStart(step, tuple(self.trajectory.places()), self.tokens, call.values))
         for state in self.states.values():
             state.reach(step)
         return step

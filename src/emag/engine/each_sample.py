@@ -30,7 +30,7 @@ class OneByOne(Scoped):
         return self.answers[len(self.calls) - 1, None, :, :bound["query"].shape[-2]]
 
 
-def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], image: slice, length: int,
+def run_each(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], image: slice, length: int,
         handle: Handler) -> tuple[Any, int]:
     """What an attention module returns where `handle` gives its fused attention, and how many samples' calls it made.
 

@@ -193,10 +193,10 @@ def read_network(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Ne
 
 def backbone_of(module: torch.nn.Module) -> Backbone:
     """The table entry of a network's class or of one of its bases."""
-    found = known(module)
+    found = entry_of(module)
     if found is not None:
         return found
-    inside = next((name for name, part in module.named_modules() if name and known(part)), None)
+    inside = next((name for name, part in module.named_modules() if name and entry_of(part)), None)
     if inside:
         raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
                           f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
@@ -209,7 +209,7 @@ def compiled(module: torch.nn.Module) -> bool:
             or hasattr(module.forward, "_torchdynamo_orig_callable"))
 
 
-def known(module: torch.nn.Module) -> Backbone | None:
+def entry_of(module: torch.nn.Module) -> Backbone | None:
     """The table entry of a class or of one of its bases; None where there is none."""
     return next((BACKBONES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in BACKBONES), None)
 

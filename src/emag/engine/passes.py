@@ -28,26 +28,26 @@ X = "hidden_states"  # what states call x_t
 
 
 @dataclass(frozen=True)
-class Call:
+class NetworkCall:
     """One call of a network. forward: the network's own. rows: where the branches sit in it."""
 
     forward: Forward
     arguments: Arguments
     rows: Rows
 
-    def conditional(self) -> "Call":
+    def conditional(self) -> "NetworkCall":
         """The same call for its conditional rows alone."""
         part = self.arguments.rows(self.rows.cond)
         return replace(self, arguments=part, rows=Rows.all_cond(part.total))
 
 
 @dataclass(frozen=True)
-class Calls:
+class StepCalls:
     """The calls of one step that weak passes are made from: the host's, with both branches or one, and that of the clean
     pass, under the condition rules and perhaps without the unconditional rows."""
 
-    host: Call
-    clean: Call
+    host: NetworkCall
+    clean: NetworkCall
 
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """Arguments of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
@@ -84,11 +84,11 @@ class Passes:
             self._reached[network.module] = Reached(network)
         self._reached[network.module].install(undo)
 
-    def other(self, call: Call) -> Answer:
+    def other(self, call: NetworkCall) -> Answer:
         """An evaluation that is the host's own business; it is not counted."""
         return self._pass(call.forward, call.arguments, Pass(taps=strengthening(self.strong, {}, call.rows)))
 
-    def clean(self, call: Call, watchers: Group, lookers: Group = ()) -> Answer:
+    def clean(self, call: NetworkCall, watchers: Group, lookers: Group = ()) -> Answer:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         arguments, rows = call.arguments, call.rows
         self._count(arguments, self.depth)
@@ -112,11 +112,11 @@ class Passes:
             self.times.change = look
         return forward
 
-    def unchanged(self, call: Call, block: int) -> Answer:
+    def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
         return self._pass(call.forward, call.arguments, Pass(block + 1, taps=strengthening(self.strong, {}, call.rows)))
 
-    def weak(self, calls: Calls, group: Group) -> list[torch.Tensor]:
+    def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
         branch, times = group[0][0], len(group)
         for _, state in group:

@@ -78,7 +78,7 @@ class Taps:
 
         def one_by_one(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
-            out, calls = each_sample.run(original, args, kwargs, image, length, handler)
+            out, calls = each_sample.run_each(original, args, kwargs, image, length, handler)
             return out, calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
 
         def at_once(undo: Undo) -> tuple[Any, float]:

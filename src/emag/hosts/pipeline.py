@@ -16,8 +16,8 @@ from ..engine.stats import Stats, stats
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from ..samplers.base import Corrector
-from .block import Block, check_free
-from .checks import check, check_rules
+from .block import WithBlock, check_free
+from .checks import check_call, check_rules
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Condition, Given
@@ -27,7 +27,7 @@ from .pipeline_view import PipelineView
 from .rescales import without_rescales
 
 
-class Guided(Block):
+class Guided(WithBlock):
     """Handle of a `with emag.guide(...)`: the rules, and what the latest run did.
 
     latest: the same as `stats`, but None where there is nothing to tell.
@@ -94,7 +94,7 @@ class Guided(Block):
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
-        check(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
+        check_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))

@@ -6,7 +6,7 @@ import torch
 
 from ..errors import BadValue
 
-Moments = tuple[torch.Tensor, torch.Tensor]
+Gaussian = tuple[torch.Tensor, torch.Tensor]
 """Mean [d] and covariance [d, d] of a set of clean samples."""
 
 
@@ -43,7 +43,7 @@ def linear_denoiser(x: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor, sigm
     return mean + (x - mean) @ _gain(mean, cov, sigma)
 
 
-def split(x: torch.Tensor, cond: Moments, uncond: Moments, sigma: float) -> Split:
+def split(x: torch.Tensor, cond: Gaussian, uncond: Gaussian, sigma: float) -> Split:
     """CFG's direction for linear denoisers as mean shift and contrastive components, arXiv 2505.19210.
 
     D_c - D_u = (K_c - K_u)(x - mu_c) + (I - K_u)(mu_c - mu_u); the first term is split by the sign of the eigenvalues of

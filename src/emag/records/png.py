@@ -43,7 +43,7 @@ def keep(image: Image.Image, folder: Path, record: dict[str, Any]) -> Path:
     with drafted(folder) as draft:
         _put(image, draft, record)
         for path in names(folder, record):
-            if claim(draft, path) or holds(path, record, image):
+            if claim(draft, path) or has_record(path, record, image):
                 return path
     raise AssertionError  # there is no last name
 
@@ -100,7 +100,7 @@ def read_with_image(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
     if text is None:
         raise BadValue(f"{path} carries no emag record; only PNGs written by emag do")
     try:
-        return records.checked(parsed(text)), image
+        return records.checked_record(parsed(text)), image
     except ValueError as error:
         raise BadValue(f"the emag record in {path} is damaged: {error}") from None
 
@@ -128,7 +128,7 @@ def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image
         raise BadValue(f"cannot read {name} as an image: {reason}") from None
 
 
-def holds(path: Path, record: dict[str, Any], image: Image.Image | None = None) -> bool:
+def has_record(path: Path, record: dict[str, Any], image: Image.Image | None = None) -> bool:
     """True where a file is a whole PNG with this record, and with the pixels of `image` if one is given."""
     try:
         found, there = read_with_image(path)
@@ -146,7 +146,7 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 def saved(folder: Path, record: dict[str, Any]) -> Path | None:
     """The file in `folder` that a record with a row was already written to, if there is one and it is whole."""
     there = itertools.takewhile(lambda path: path.exists(), names(folder, record))
-    return next((path for path in there if holds(path, record)), None)
+    return next((path for path in there if has_record(path, record)), None)
 
 
 def names(folder: Path, record: dict[str, Any]) -> Iterator[Path]:

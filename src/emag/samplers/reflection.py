@@ -12,10 +12,10 @@ from .base import Corrector, GuidedModel, guided_prediction
 from .path import Path
 from .solvers import advance
 
-Denoiser = Callable[[torch.Tensor], torch.Tensor]
+_Denoiser = Callable[[torch.Tensor], torch.Tensor]
 
 
-def reflect(x: torch.Tensor, strong: Denoiser, weak: Denoiser, path: Path, i: int, space: Space,
+def reflect(x: torch.Tensor, strong: _Denoiser, weak: _Denoiser, path: Path, i: int, space: Space,
             repeats: int = 1) -> torch.Tensor:
     """x at level i, taken to level i + 1 with `strong` and back with `weak`, both predicting at level i, `repeats` times.
 

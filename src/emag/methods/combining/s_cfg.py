@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Rule, Scene, Step
+from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.layout import pack, unpack
 from ...maths.pyramid import blur
@@ -82,8 +82,8 @@ class SCFG(Rule):
         if not all(network.blocks[at].has_text(cross=False) for at in self.observer.blocks):
             raise Unsupported(NO_TEXT)
 
-    def fits_run(self, scene: Scene) -> None:
-        if scene.tokens and len(scene.tokens) != 2:
+    def fits_run(self, start: RunStart) -> None:
+        if start.tokens and len(start.tokens) != 2:
             raise Unsupported(NO_IMAGE)
 
     def reads_null(self, step: Step) -> bool:

@@ -84,7 +84,7 @@ class Directions:
         self.at, self.known = [at for at, _ in pairs], [direction for _, direction in pairs]
 
 
-def check(rule: Any) -> None:
+def check_carried(rule: Any) -> None:
     """Raise `BadValue` where `every` or `agree` of a rule make no sense."""
     if type(rule.every) is not int or rule.every < 1:
         raise BadValue(f"{rule.name} every must be a whole number of steps, 1 for all, got {rule.every!r}")

@@ -11,7 +11,7 @@ from ...core import COND, Rule, Step
 from ...errors import BadValue
 from ...schedules import Scale, at_time, check_timed
 
-Clock = Literal["time", "index"]
+CADSClock = Literal["time", "index"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CADS(Rule):
     tau2: float | None = None
     psi: float | None = None
     null: bool = False
-    over: Clock = "time"
+    over: CADSClock = "time"
     pooled: bool = True
 
     name = "cads"
@@ -92,7 +92,7 @@ class CADS(Rule):
         return (self.psi * rescaled + (1 - self.psi) * mixed).to(y.dtype)
 
 
-CLOCKS: dict[Clock, Callable[[Step], float]] = {"time": lambda step: step.time,
+CLOCKS: dict[CADSClock, Callable[[Step], float]] = {"time": lambda step: step.time,
                                                 "index": lambda step: 1 - step.index / step.count}
 
 

@@ -21,7 +21,7 @@ DROPPED = 13  # mantissa bits that float32 has and float16 has not
 LEVELS = 255
 
 
-def resolve(maps: MapFormat, ema_dtype: str, device: torch.device) -> str:
+def format_of(maps: MapFormat, ema_dtype: str, device: torch.device) -> str:
     """A format with "auto" spelled out: what a preset stores, else float32 on a CPU and scaled16 elsewhere."""
     if maps != "auto":
         return maps
@@ -42,7 +42,7 @@ def dither(heads: int, rows: slice, columns: int, update: int, device: torch.dev
     return (upper[0][..., None] + upper[1]).bitwise_and_(2**FINE - 1)
 
 
-def advance(held: torch.Tensor, live: torch.Tensor, beta: float) -> torch.Tensor:
+def update_stored(held: torch.Tensor, live: torch.Tensor, beta: float) -> torch.Tensor:
     """E <- beta E + (1 - beta) A in place (half-precision: multiply, then add); samples [B] where the two differed."""
     differs = (held != live.to(held.dtype)).flatten(1).any(1)
     if held.dtype == torch.float32:
@@ -73,7 +73,7 @@ class StoredMap:
 
     def take(self, rows: slice, live: torch.Tensor, beta: float) -> torch.Tensor:
         """E <- beta E + (1 - beta) A in some rows; samples [B] where A [B, H, rows, columns] was not E, rounding apart."""
-        return advance(self.codes[:, :, rows], live, beta)
+        return update_stored(self.codes[:, :, rows], live, beta)
 
     def _dither(self, rows: slice) -> torch.Tensor:
         return dither(self.codes.shape[1], rows, self.codes.shape[3], self.updates, self.codes.device)

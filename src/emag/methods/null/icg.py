@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from ...core import Conditioned, Perturbation, Scene, State, Step
+from ...core import Conditioned, Perturbation, RunStart, State, Step
 from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
@@ -110,8 +110,8 @@ class ICG(NullBranch):
         if self.form == "gaussian" and not network.backbone.condition:
             raise Unsupported(NO_NOISE)
 
-    def fits_run(self, scene: Scene) -> None:
-        if self.form == "label" and scene.arguments is not None and scene.arguments.get(LABELS) is None:
+    def fits_run(self, start: RunStart) -> None:
+        if self.form == "label" and start.arguments is not None and start.arguments.get(LABELS) is None:
             raise Unsupported(NO_LABELS)
 
     @property

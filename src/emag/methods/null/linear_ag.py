@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Scene, Step
+from ...core import COND, UNCOND, Branches, RunStart, Step
 from ...errors import BadValue
 from ..common.saver import Saver
 
@@ -76,8 +76,8 @@ class LinearAG(Saver):
     def needs(self) -> int:
         return self.pairs
 
-    def fits_run(self, scene: Scene) -> None:
-        self._check_count(scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        self._check_count(start.first)
 
     def _check_count(self, step: Step) -> None:
         if self.count not in (None, step.count):

@@ -1,4 +1,4 @@
-"""Residual CFG: a fixed clean image in the place of the unconditional network."""
+"""RCFGResidual CFG: a fixed clean image in the place of the unconditional network."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from ...errors import BadValue
 from ...maths.predictions import difference_scale, from_x0, to_x0
 from ..common.saver import Saver
 
-Residual = Literal["self", "onetime", "full"]
+RCFGResidual = Literal["self", "onetime", "full"]
 
 
 @dataclass(frozen=True)
 class RCFG(Saver):
-    """Residual CFG of StreamDiffusion: a fixed clean image in place of the unconditional network.
+    """RCFGResidual CFG of StreamDiffusion: a fixed clean image in place of the unconditional network.
 
     u = delta r, r = (x - alpha x0*) / sigma, in epsilon. r is the noise left in x if the image were x0*, which stays
     fixed for the run. (From one level to the next that is the paper's recursion of the residual noise, for a sampler
@@ -35,7 +35,7 @@ class RCFG(Saver):
     ('spares all unconditional evaluations, or all but one', True)
     """
 
-    residual: Residual = "self"
+    residual: RCFGResidual = "self"
     delta: float = 1.0
 
     name = "rcfg"

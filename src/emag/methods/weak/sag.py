@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...core import Perturbation, Rows, Scene, State, Step
+from ...core import Perturbation, Rows, RunStart, State, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.attention import Attention
 from ...maths.layout import from_planes, planes, unpack
@@ -177,10 +177,10 @@ class SAG(Push):
         if not 0 < self.sigma < math.inf:
             raise BadValue(f"sag sigma must be above 0, got {self.sigma}")
 
-    def fits_run(self, scene: Scene) -> None:
-        x = unpack(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        x = unpack(start.first.x, start.first)
         if x.ndim != 4:
-            raise Unsupported(_no_place(math.prod(scene.tokens), x.shape))
+            raise Unsupported(_no_place(math.prod(start.tokens), x.shape))
 
     @property
     def perturbation(self) -> SelfBlurred:

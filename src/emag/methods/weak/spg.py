@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ...core import UNCOND, Branches, Perturbation, Rows, Scene, Sdpa, State, Step
+from ...core import UNCOND, Branches, Perturbation, Rows, RunStart, Sdpa, State, Step
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
@@ -164,8 +164,8 @@ class SPG(Push):
         super().fits_network(network)
         read_latents(self.style)
 
-    def fits_run(self, scene: Scene) -> None:
-        _check_shape(read_latents(self.style), scene.first.x)
+    def fits_run(self, start: RunStart) -> None:
+        _check_shape(read_latents(self.style), start.first.x)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1

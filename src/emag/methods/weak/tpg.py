@@ -43,8 +43,8 @@ class ShuffledState(State):
     def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
         image = streams["hidden_states"]
         order = self.order(block, image)
-        out = run({**streams, "hidden_states": taken(image, order)})
-        return {**out, "hidden_states": taken(out["hidden_states"], order.argsort(1))} if self.spec.restore else out
+        out = run({**streams, "hidden_states": reordered(image, order)})
+        return {**out, "hidden_states": reordered(out["hidden_states"], order.argsort(1))} if self.spec.restore else out
 
     def order(self, block: int, image: torch.Tensor) -> torch.Tensor:
         """Which token comes to each place, for image tokens [batch, tokens, channels]; [batch, tokens]."""
@@ -52,7 +52,7 @@ class ShuffledState(State):
         return self.streams.normal(f"tpg/{block}", image[..., 0].float()).argsort(1)
 
 
-def taken(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def reordered(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Tokens [batch, tokens, channels] in the given order [batch, tokens]."""
     return tokens.gather(1, order[..., None].expand_as(tokens))
 
