@@ -95,7 +95,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 def read_with_image(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
     """The record in a PNG, and its picture. Raises `BadValue`."""
-    image = opened(path)
+    image = read_image(path)
     text = getattr(image, "text", {}).get(KEY)
     if text is None:
         raise BadValue(f"{path} carries no emag record; only PNGs written by emag do")
@@ -105,8 +105,8 @@ def read_with_image(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
         raise BadValue(f"the emag record in {path} is damaged: {error}") from None
 
 
-def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image:
-    """A PNG from a file, or from the bytes of the file `name`, all its pixels read.
+def read_image(source: str | Path | bytes, name: str = "the picture", formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
+    """A picture from a file, or from the bytes of the file `name`, all its pixels read.
 
     Raises `BadValue` for other formats, more than `PIXELS` pixels, and every kind of damage.
     """
@@ -116,13 +116,13 @@ def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["PNG"]) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
                 if image.width * image.height > PIXELS:
                     raise BadValue(f"it has {image.width}x{image.height} pixels, at most {PIXELS} are read")
                 image.load()
                 return image
     except Image.UnidentifiedImageError:
-        raise BadValue(f"cannot read {name} as an image: it is no PNG") from None
+        raise BadValue(f"cannot read {name} as an image: it is no {' or '.join(formats)}") from None
     except Exception as error:  # a decoder meets damage of every kind, and raises as many
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadValue(f"cannot read {name} as an image: {reason}") from None
