@@ -92,6 +92,7 @@ class Passes:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         arguments, rows = call.arguments, call.rows
         self._count(arguments, self.depth)
+# from the inside out: who watches, who changes every pass, who looks on for the first time
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
         now = Pass(taps=taps, looks=looks)
         reached = self._reached.get(self.blocks.network.module)
@@ -128,6 +129,7 @@ class Passes:
         call = self._prepared(call.repeated(times), rows, group)
         self.conditions.rows = rows
         self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
+# modes as traced code reads them: blocks before the resume point hand their streams on
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
         strong = () if branch.ahead else self.strong
         taps = strengthening(strong, perturbing(group, total // times), rows)
@@ -220,6 +222,7 @@ def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
     """Branches that can share one batched pass: nothing but attention changed, resumed at the same block."""
     found: dict[Any, list[tuple[Perturbation, State]]] = {}
     for at, (branch, state) in enumerate(needed):
+# a batched pass begins at one block for all, and changes blocks as a whole for all its rows
         alone = is_whole(branch, state) or branch.all_rows or branch.changes
         found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
     return list(found.values())

@@ -1,4 +1,4 @@
-"""RCFGResidual CFG: a fixed clean image in the place of the unconditional network."""
+"""Residual CFG: a fixed clean image in the place of the unconditional network."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RCFGResidual = Literal["self", "onetime", "full"]
 
 @dataclass(frozen=True)
 class RCFG(Saver):
-    """RCFGResidual CFG of StreamDiffusion: a fixed clean image in place of the unconditional network.
+    """Residual CFG of StreamDiffusion: a fixed clean image in place of the unconditional network.
 
     u = delta r, r = (x - alpha x0*) / sigma, in epsilon. r is the noise left in x if the image were x0*, which stays
     fixed for the run. (From one level to the next that is the paper's recursion of the residual noise, for a sampler
@@ -67,6 +67,7 @@ class RCFG(Saver):
 
     def _clean(self, branches: Branches, step: Step) -> torch.Tensor:
         if self.residual == "self":
+# x0* = 0: all of x is read as noise
             return torch.zeros_like(step.x)
         return to_x0(branches[UNCOND], step.x, step.alpha, step.sigma, step.space)
 
