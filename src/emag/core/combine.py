@@ -36,7 +36,7 @@ def needed_branches(rules: Sequence[Rule], step: Step, states: States) -> tuple[
 
     Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
     """
-# a branch that gives UNCOND is no use where nobody reads it
+    # a branch that gives UNCOND is no use where nobody reads it
     read = reads_null(rules, step)
     asked = (_asked(rule, read, step, state) for rule, state in zip(rules, states, strict=True))
     return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
@@ -51,7 +51,7 @@ def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
     """True where the clean pass of `step` holds the unconditional rows: UNCOND is needed, or a branch uses those rows."""
     branches = weak_branches(rules)
     needs = needs_null(rules, step, states)
-# rows that are evaluated for another reason are not taken away from who watches them; else they are spared
+    # rows that are evaluated for another reason are not taken away from who watches them; else they are spared
     seen = any(branch.sees_null for branch in branches) and reads_null(rules, step)
     return needs or seen or any(branch.needs_uncond for branch in branches)
 
@@ -83,7 +83,7 @@ _Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
 
 def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]) -> Branches:
     if UNCOND not in branches:
-# nothing to take a difference to: the rule gives UNCOND whole
+        # nothing to take a difference to: the rule gives UNCOND whole
         there = _converted(branches, step, rule.space)
         new = rule.new_null(there, replace(step, space=rule.space or step.space), state)
         return branches if new is None else {**branches, UNCOND: _back(new, step, rule.space)}
@@ -100,8 +100,8 @@ def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, ch
     space = rule.space
     if space is None or space == step.space:
         return change(pred, branches, step)
-# x0, epsilon, v and flow are affine in one another at one x, so a difference changes space by a scalar: the rule's own
-# rounding never touches what it leaves as it is, and where it changes nothing `moved` is exactly 0
+    # x0, epsilon, v and flow are affine in one another at one x, so a difference changes space by a scalar: the rule's own
+    # rounding never touches what it leaves as it is, and where it changes nothing `moved` is exactly 0
     here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)
     moved = change(here, _converted(branches, step, space), replace(step, space=space)) - here
     return pred + moved * difference_scale(step.alpha, step.sigma, space, step.space)

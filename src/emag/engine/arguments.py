@@ -90,7 +90,7 @@ class Arguments:
             mask = new[backbone.joint_mask]
             new[backbone.joint_mask] = torch.cat([mask, mask.new_ones(mask.shape[0], pictures)], 1)
         if backbone.joint_ids and backbone.text in new:
-# positions of text are 0 on these networks; those of the image stay what they are
+            # positions of text are 0 on these networks; those of the image stay what they are
             ids = self.values[backbone.joint_ids]
             text = ids.new_zeros(new[backbone.text].shape[1], ids.shape[1])
             new[backbone.joint_ids] = torch.cat([text, ids[-pictures:]])
@@ -105,7 +105,7 @@ class Arguments:
 
     def rows(self, rows: slice) -> "Arguments":
         """The same call for some rows. Arguments are sliced by declared name, never by the look of their shape."""
-# all rows: the very call, so that nothing is copied
+        # all rows: the very call, so that nothing is copied
         if len(range(*rows.indices(self.total))) == self.total:
             return self
         return self._each(lambda value: value if len(value) == 1 else value[rows])

@@ -40,7 +40,7 @@ def run_each(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         put_on(undo, mode)
         return original(*args, **kwargs)
 
-# first time: the module answers itself, and its calls are noted. Then all are handled at once, and given back one by one
+    # first time: the module answers itself, and its calls are noted. Then all are handled at once, and given back one by one
     read = OneByOne(length)
     out = undone(partial(under, read))
     if not read.calls:
@@ -59,7 +59,7 @@ def joined(calls: list[dict[str, Any]], image: slice, length: int) -> Attention:
 
 def live(call: Attention) -> torch.Tensor:
     """The output of a joined call, each sample computed as it was alone; of a call with another mask, as it is."""
-# each sample without its padding, as the module computed it, or sums would round differently
+    # each sample without its padding, as the module computed it, or sums would round differently
     counts = _counts(call)
     if counts is None:
         return SDPA(call.q, call.k, call.v, attn_mask=call.mask, scale=call.scale)

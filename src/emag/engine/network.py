@@ -91,7 +91,7 @@ class Network:
             own, _ = self._sizes(ids)
             return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
         tokens = values[self.backbone.sample].shape[1]  # of a text's and the image's positions, the last ones
-# distinct positions along each axis, whatever they begin with: with no gaps, their product is the number of tokens
+        # distinct positions along each axis, whatever they begin with: with no gaps, their product is the number of tokens
         places = _first(ids)[-tokens:][:tokens - self.references, list(self.backbone.grid_at)]
         sides = tuple(len(set(along)) for along in zip(*places.tolist()))
         if prod(sides) != len(places):
@@ -133,7 +133,7 @@ class Network:
         if self.references:
             x = x[:, :-self.references]
         config, dim = self._config, 2 if x.ndim == 3 else 1
-# packed: [rows, tokens, channels * patch^2], where channels of x_t come first
+        # packed: [rows, tokens, channels * patch^2], where channels of x_t come first
         area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
         channels = getattr(config, "out_channels", None) or x.shape[dim] // area
         channels *= area

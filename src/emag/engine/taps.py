@@ -88,7 +88,7 @@ class Taps:
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 
-# exactly one call was ours, or what was tapped is not what the entry says
+        # exactly one call was ours, or what was tapped is not what the entry says
         out, fired = undone(one_by_one if block.stack.each_sample else at_once)
         if fired != 1:
             raise NoEffect(_not_seen(block, module, fired, length))

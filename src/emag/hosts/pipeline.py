@@ -17,7 +17,7 @@ from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy, Unsupported
 from ..samplers.base import Corrector
 from .block import WithBlock, check_free
-from .checks import check_call, check_rules
+from .checks import check_pipeline_call, check_rules
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Condition, Given
@@ -95,7 +95,7 @@ class Guided(WithBlock):
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
-        check_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
+        check_pipeline_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))

@@ -51,7 +51,7 @@ def split(x: torch.Tensor, cond: Gaussian, uncond: Gaussian, sigma: float) -> Sp
     Raises `BadValue`.
     """
     gain_cond, gain_uncond = _gain(*cond, sigma), _gain(*uncond, sigma)
-# K_c - K_u is symmetric: its eigenvectors are directions of the data in which one class varies more, or less, than all
+    # K_c - K_u is symmetric: its eigenvectors are directions of the data in which one class varies more, or less, than all
     values, vectors = torch.linalg.eigh(gain_cond - gain_uncond)
     along, shift = (x - cond[0]) @ vectors, cond[0] - uncond[0]
     positive, negative = ((along * part) @ vectors.mT for part in (values.clamp(min=0), values.clamp(max=0)))
@@ -67,5 +67,5 @@ def _gain(mean: torch.Tensor, cov: torch.Tensor, sigma: float) -> torch.Tensor:
     if not torch.allclose(cov, cov.mT):
         raise BadValue("cov must be a symmetric matrix of finite numbers")
     gain = torch.linalg.solve(cov + sigma**2 * torch.eye(len(mean)).to(cov), cov)
-# symmetric in exact arithmetic; eigh reads one triangle only
+    # symmetric in exact arithmetic; eigh reads one triangle only
     return (gain + gain.mT) / 2

@@ -23,7 +23,7 @@ def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: S
         return x - sigma * p
     if space == "v":
         return alpha * x - sigma * p
-# epsilon: x = alpha x0 + sigma p
+    # epsilon: x = alpha x0 + sigma p
     return (x - sigma * p) / _nonzero(alpha, space)
 
 
@@ -51,7 +51,7 @@ def difference_scale(alpha: float, sigma: float, source: Space, target: Space) -
     """
     if source == target:
         return 1.0
-# dx0 = -sigma dv and depsilon = alpha dv follow from x0 = alpha x - sigma v and epsilon = sigma x + alpha v; flow likewise
+    # x0 = alpha x - sigma v and epsilon = sigma x + alpha v, so dx0 = -sigma dv and depsilon = alpha dv; flow likewise
     unit = {"x0": -sigma, "epsilon": alpha, "v": 1.0, "flow": 1.0}
     return unit[target] / _nonzero(unit[source], source)
 

@@ -17,7 +17,7 @@ def laplacian(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
     bands = []
     for _ in range(levels - 1):
         coarse = shrink(x)
-# what shrinking lost; adding it back to the grown rest gives the image again
+        # what shrinking lost; adding it back to the grown rest gives the image again
         bands.append(x - grow(coarse, x.shape[-2:]))
         x = coarse
     return [*bands, x]
@@ -47,7 +47,7 @@ def blur(x: torch.Tensor, taps: Sequence[float]) -> torch.Tensor:
     for dim in (-2, -1):
         n, reach = x.shape[dim], len(taps) // 2
         last = n - 1
-# |i| mirrors at the first pixel, last - |last - i| at the last one: reflect padding as indices
+        # |i| mirrors at the first pixel, last - |last - i| at the last one: reflect padding as indices
         at = last - (last - torch.arange(-reach, last + reach + 1, device=x.device).abs()).abs()
         wide = x.index_select(dim, at.clamp(0, last))  # sides shorter than the taps repeat what they have
         x = torch.stack([tap * wide.narrow(dim, i, n) for i, tap in enumerate(taps)]).sum(0)

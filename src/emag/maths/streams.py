@@ -52,11 +52,11 @@ class Streams:
         return self._drawn[key]
 
     def _draw(self, name: str, like: torch.Tensor) -> torch.Tensor:
-# drawn on the CPU, so that all devices see the same noise
+        # drawn on the CPU, so that all devices see the same noise
         rows = [torch.randn(like.shape[1:], generator=self._stream(i, name)) for i in range(like.shape[0])]
         return torch.stack(rows).to(like.device)
 
     def _stream(self, i: int, name: str) -> torch.Generator:
-# by the sample's own bytes, not its row: an image is the same alone and in any batch
+        # by the sample's own bytes, not its row: an image is the same alone and in any batch
         seed = hashlib.sha256(self.keys[i % len(self.source)] + f"{name}/{self.step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)

@@ -13,7 +13,7 @@ def capped(difference: torch.Tensor, radius: float) -> torch.Tensor:
 
 def project(vector: torch.Tensor, onto: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Parts of `vector` parallel and orthogonal to `onto`, per sample; a zero `onto` has no parallel part."""
-# <v, o> / <o, o> o, and the rest
+    # <v, o> / <o, o> o, and the rest
     dot, square = (vector * onto).flatten(1).sum(1), onto.square().flatten(1).sum(1)
     share = torch.where(square > 0, dot / square.clamp(min=torch.finfo(square.dtype).tiny), 0.0)
     parallel = per_sample(share, onto) * onto
@@ -33,7 +33,7 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
     """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit."""
-# lerp takes the end it is nearer to as its base, so that both ends are exact
+    # lerp takes the end it is nearer to as its base, so that both ends are exact
     return torch.lerp(weak, strong, scale)
 
 

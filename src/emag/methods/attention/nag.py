@@ -80,7 +80,7 @@ def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttentio
     """Z from Z+ and Z- [B, H, tokens, d]; norms per token over all heads, in at least fp32."""
     assert not isinstance(spec.scale, Schedule)
     plus, minus = wide(plus), wide(minus)
-# extrapolated, then no longer than tau times what it was, then blended back: features stay in the range the next layer knows
+    # extrapolated, then no longer than tau times what it was, then blended back: sizes stay what the next layer knows
     far = plus + (spec.scale - 1) * (plus - minus)
     size, limit = (torch.linalg.vector_norm(z, NORMS[spec.norm], dim=(1, 3), keepdim=True) for z in (far, plus))
     capped = far * (spec.tau * limit / size.clamp(min=spec.eps)).clamp(max=1)

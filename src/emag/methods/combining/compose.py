@@ -136,7 +136,7 @@ class Compose(Rule):
         for term, value in zip(self.terms, weights):
             shares += [(term.plus, term.mask, value), (term.minus, term.mask, -value)]
         for name, mask, value in shares:
-# what COND weighs is 1 less all others, and is the running prediction itself: it is not counted
+            # what COND weighs is 1 less all others, and is the running prediction itself: it is not counted
             if name != COND:
                 at = net.setdefault(name, {})
                 at[mask] = at.get(mask, 0.0) + value

@@ -64,7 +64,7 @@ class FACFG(Rule):
         if not self.reads_null(step):
             return pred
         wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
-# D = p - u in two bands: what the smaller stage could have shown, and what this size adds
+        # D = p - u in two bands: what the smaller stage could have shown, and what this size adds
         shift = wide - branches[UNCOND].to(wide.dtype)
         coarse = from_planes(self.coarse(planes(shift, step)), step, shift)
         low, high = (weight(scale, branches, step, state.setdefault(band, {}), wide)

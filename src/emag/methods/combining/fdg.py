@@ -68,7 +68,7 @@ class FDG(Rule):
         if not self.reads_null(step):
             return pred
         wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
-# the pyramid is linear, so bands of D can be scaled one by one and added up again
+        # the pyramid is linear, so bands of D can be scaled one by one and added up again
         ours, shift = (laplacian(planes(x, step), len(self.scales)) for x in (wide, wide - branches[UNCOND].to(wide.dtype)))
         moved = []
         for k, band in enumerate(shift):

@@ -96,7 +96,7 @@ class SCFG(Rule):
         shift = unpack(wide - branches[UNCOND].to(wide.dtype), step)
         rate = self._rate(shift.norm(dim=1), step.seen[self.observer])
         strength = weight(self.scale, branches, step, state, rate) * rate
-# regions have hard edges, guidance must not
+        # regions have hard edges, guidance must not
         strength = blur(strength.clamp(max=self.limit), GAUSSIAN)
         # u + w R D with u = p - D
         return (wide + pack((strength[:, None] - 1) * shift, step)).to(pred.dtype)
@@ -109,7 +109,7 @@ class SCFG(Rule):
         rows, columns = (at.to(size.dtype) for at in cells.members(size.shape[-2] // cells.rows, size.device))
         cond, uncond = seen.found[COND], seen.found.get(UNCOND, seen.found[COND])
         inside, own = foreground(uncond, self.bos).flatten(1), foreground(cond, self.bos).flatten(1)
-# the published foreground is that of the empty prompt's maps; where those show none, the prompt's
+        # the published foreground is that of the empty prompt's maps; where those show none, the prompt's
         inside = torch.where(inside.any(1, keepdim=True), inside, own)
         rate = rates((rows.T @ size @ columns).flatten(1), torch.outer(rows.sum(0), columns.sum(0)).flatten(),
                      regions(cond).flatten(1), inside)
@@ -140,7 +140,7 @@ def rates(total: torch.Tensor, count: torch.Tensor, labels: torch.Tensor, inside
     tiny = torch.finfo(total.dtype).tiny
     mask = inside.to(total.dtype)
     level = (total * mask).sum(1, keepdim=True) / (count * mask).sum(1, keepdim=True).clamp(min=tiny)
-# [places, places]: which places share a region, so that a matrix product sums over each region
+    # [places, places]: which places share a region, so that a matrix product sums over each region
     same = (labels[:, :, None] == labels[:, None, :]).to(total.dtype)
     mean = (same @ total[..., None] / (same @ count[:, None])).squeeze(-1)
     return torch.where((level > 0) & (mean > 0), level / mean.clamp(min=tiny), 1.0)

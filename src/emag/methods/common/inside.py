@@ -101,7 +101,7 @@ class Keys:
         if self.mask is None and other.mask is None:
             return Keys(k, v)
         masks = self.bias(), other.bias()
-# a mask may be one for all rows or heads: as many as the other has
+        # a mask may be one for all rows or heads: as many as the other has
         shape = torch.broadcast_shapes(*(mask.shape[:-1] for mask in masks))
         return Keys(k, v, torch.cat([mask.expand(*shape, mask.shape[-1]) for mask in masks], dim=-1))
 

@@ -85,11 +85,11 @@ class CADS(Rule):
     def _noised(self, y: torch.Tensor, gamma: float, scale: float, noise: torch.Tensor) -> torch.Tensor:
         assert self.psi is not None
         clean = y.float()
-# the condition diffused as x is, by shares whose squares add up to 1 (at scale 1)
+        # the condition diffused as x is, by shares whose squares add up to 1 (at scale 1)
         mixed = math.sqrt(gamma) * clean + scale * math.sqrt(1 - gamma) * noise
         mean, std = _moments(mixed)
         target_mean, target_std = _moments(clean)
-# brought back to the mean and spread of the true condition, whatever the noise made of them
+        # brought back to the mean and spread of the true condition, whatever the noise made of them
         rescaled = (mixed - mean) / std.clamp(min=1e-12) * target_std + target_mean
         return (self.psi * rescaled + (1 - self.psi) * mixed).to(y.dtype)
 

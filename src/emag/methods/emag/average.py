@@ -95,7 +95,7 @@ class QueryAverage(Average):
         assert self.value is not None
         rows = live.shape[1] * live.shape[2]
         average = self.value.float()
-# these compare rows of a map: that of the averaged queries with the live one, over the live keys
+        # these compare rows of a map: that of the averaged queries with the live one, over the live keys
         if self.statistic in ("kl", "entropy"):
             measure = statistics.ON_MAPS[self.statistic]
             parts = [measure(call.weights(c, average), call.weights(c)) for c in call.chunks()]
@@ -114,7 +114,7 @@ class QueryAverage(Average):
             rms = average.float().square().mean((1, 2, 3), keepdim=True).sqrt()
             average = average + rms * self._noise(average)
         mixed = live.float().lerp(average.float(), self.strength).to(live.dtype)
-# each sample is perturbed in its own picked block; a select on the device, for which nobody waits
+        # each sample is perturbed in its own picked block; a select on the device, for which nobody waits
         mixed = torch.where(chosen.view(-1, 1, 1, 1), mixed, live)
         q = call.q.clone()
         q[:, :, call.image] = mixed
@@ -222,7 +222,7 @@ class MapAverage(Average):
             return rows
         if self.renorm == "row":
             return rows / rows.sum(-1, keepdim=True).clamp(min=statistics.TINY)
-# the text gets what the other columns leave of 1, its own proportions kept
+        # the text gets what the other columns leave of 1, its own proportions kept
         text = rows[..., text_columns(call)]
         share = text.sum(-1, keepdim=True)
         text *= (1 - (rows.sum(-1, keepdim=True) - share)).clamp(min=0) / share.clamp(min=statistics.TINY)

@@ -80,7 +80,7 @@ class Averaging(Perturbation):
 
         beta is the published one, of an update; where the same span is meant, a step's updates share its decay.
         """
-# k updates a step with beta^(1/k) each forget as much as one with beta
+        # k updates a step with beta^(1/k) each forget as much as one with beta
         return equal_time(self.beta, count) ** (1 / self.compat.updates) if self.beta_time == "equal-time" else self.beta
 
     def first_weight(self, step: int, count: int) -> float:

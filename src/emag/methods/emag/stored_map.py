@@ -100,7 +100,7 @@ class Scaled16(StoredMap):
         down = self._cut((live * self.unit).view(torch.int32)).half()
         # between two codes E may be either; bits of positive floats are ordered as they are
         differs = (held.view(torch.int16) - down.view(torch.int16)).abs_() > 1
-# u is added to the bits that fp16 has not, which are then cut off: up where u and the share of the gap reach 1
+        # u is added to the bits that fp16 has not, which are then cut off: up where u and the share of the gap reach 1
         new = self.read(rows).lerp_(live, 1 - beta).mul_(self.unit)
         held.copy_(self._cut(new.view(torch.int32).add_(self._dither(rows) >> FINE - DROPPED)))
         return differs.flatten(1).any(1)
@@ -132,7 +132,7 @@ class Scaled8(StoredMap):
         peak.lerp_(live.amax(-1, keepdim=True), 1 - beta)
         new *= _squares(peak)
         down = new.sqrt().floor_()
-# codes are square roots, so small entries have fine steps: from n^2 to (n + 1)^2 is 2 n + 1
+        # codes are square roots, so small entries have fine steps: from n^2 to (n + 1)^2 is 2 n + 1
         up = (new - down.square()) > (2 * down + 1) * (self._dither(rows) * 2.0**-FINE)
         held.copy_((down + up).clamp_(max=LEVELS))
         return differs.flatten(1).any(1)

@@ -52,7 +52,7 @@ class Drawn(State):
         if values.get(LABELS) is None:
             raise Unsupported(NO_LABELS)
         labels: torch.Tensor = values[LABELS]
-# the sample's own stream gives normal numbers; through their distribution function they are uniform in (0, 1)
+        # the sample's own stream gives normal numbers; through their distribution function they are uniform in (0, 1)
         share = torch.special.ndtr(self.streams.normal("icg/label", labels).double())
         return {LABELS: (share * self.spec.classes).long().clamp(max=self.spec.classes - 1).to(labels.dtype)}
 

@@ -94,7 +94,7 @@ class LinearAG(Saver):
         cond, given = branches[COND], None
         if self.due(step) and len(past) == self.pairs:
             given = self._estimate(cond, past, step)
-# what was estimated is past too, for the next estimates
+        # what was estimated is past too, for the next estimates
         null = branches.get(UNCOND) if given is None else given
         if null is not None:
             past.append((cond, null))

@@ -67,7 +67,7 @@ class RCFG(Saver):
 
     def _clean(self, branches: Branches, step: Step) -> torch.Tensor:
         if self.residual == "self":
-# x0* = 0: all of x is read as noise
+            # x0* = 0: all of x is read as noise
             return torch.zeros_like(step.x)
         return to_x0(branches[UNCOND], step.x, step.alpha, step.sigma, step.space)
 

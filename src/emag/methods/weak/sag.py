@@ -72,7 +72,7 @@ class SelfBlurredState(State):
         self.step, self.cond = step, cond
         clean = to_x0(cond, step.x, step.alpha, step.sigma, step.space)
         image = planes(clean, step)
-# blurred where it is looked at most: what the network built there is missing in the weak branch
+        # blurred where it is looked at most: what the network built there is missing in the weak branch
         shift = self.mask(unpack(clean, step)).to(image.dtype) * (blur(image, self.spec.taps) - image)
         self.shift = from_planes(shift, step, clean)
         self.held = []
@@ -108,7 +108,7 @@ def received(call: Attention) -> torch.Tensor:
     total = torch.zeros((), device=call.q.device)
     for chunk in call.chunks():
         weights = call.weights(chunk)[..., call.image]
-# rows sum to 1 over the image, so that columns have mean 1 whatever share the text takes
+        # rows sum to 1 over the image, so that columns have mean 1 whatever share the text takes
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         total = total + weights.sum(2).mean(1)
     return total

@@ -56,7 +56,7 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
     wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
     planes = wide.unflatten(2, (-1, *grid[-2:]))
     down, across = (blur_kernel(n, sigma, wide) for n in grid[-2:])
-# a Gaussian blur is one along the rows and one along the columns: two small matrices
+    # a Gaussian blur is one along the rows and one along the columns: two small matrices
     return torch.einsum("ry,cx,bhfyxd->bhfrcd", down, across, planes).flatten(2, 4).to(queries.dtype)
 
 

@@ -67,7 +67,7 @@ class StyledState(State):
         new = {name: self._null(value) for name, value in values.items()
                if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(x)}
         x = x.clone()
-# in the unconditional rows stands the style at this noise level, so that its keys and values are there in each block
+        # in the unconditional rows stands the style at this noise level, so that its keys and values are there in each block
         x[self.rows.uncond] = self.noised(x[self.rows.cond])
         return new | {"hidden_states": x}
 
