@@ -51,7 +51,7 @@ def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
     """True where the clean pass of `step` holds the unconditional rows: UNCOND is needed, or a branch uses those rows."""
     branches = weak_branches(rules)
     needs = needs_null(rules, step, states)
-    # rows that are evaluated for another reason are not taken away from who watches them; else they are spared
+    # who watches the unconditional rows keeps them from being spared, but only where UNCOND is read at all
     seen = any(branch.sees_null for branch in branches) and reads_null(rules, step)
     return needs or seen or any(branch.needs_uncond for branch in branches)
 
@@ -100,8 +100,8 @@ def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, ch
     space = rule.space
     if space is None or space == step.space:
         return change(pred, branches, step)
-    # x0, epsilon, v and flow are affine in one another at one x, so a difference changes space by a scalar: the rule's own
-    # rounding never touches what it leaves as it is, and where it changes nothing `moved` is exactly 0
+    # at one x the spaces are affine in one another, so what a rule changed is carried back as a difference, times a scalar:
+    # where it changed nothing, `moved` is exactly 0
     here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)
     moved = change(here, _converted(branches, step, space), replace(step, space=space)) - here
     return pred + moved * difference_scale(step.alpha, step.sigma, space, step.space)

@@ -87,18 +87,18 @@ class Run:
     def evaluate(self, forward: Forward, args: tuple, kwargs: dict[str, Any], blocks: Blocks | None = None) -> Any:
         """One call of a network by the host; `forward` is the network's own. blocks: its blocks, where there are several."""
         self._serve(blocks or self.blocks)
-        # what came in
+        # 0 what came in; the numbers are those of "The path of one step" in docs/architecture.md
         arguments = self._bound(args, kwargs)
         kind = self.view.kind(arguments)
         call = NetworkCall(forward, arguments, self.view.rows(kind, arguments.total))
-        # what is evaluated and combined for it
+        # 1 to 7 what is evaluated and combined for it
         if kind == "other":
             answer = self.passes.other(self._conditioned(call))
         elif kind == "uncond":
             answer = self._second(call)
         else:
             answer = self._first(call, in_two=kind == "cond" and self.view.uncond and not self.view.alone)
-        # what goes back
+        # 8 what goes back
         return answer.for_host(self.combines)
 
     def finish(self) -> None:
@@ -108,14 +108,14 @@ class Run:
 
     def _first(self, host: NetworkCall, in_two: bool) -> Answer:
         """A call with conditional rows: a new step. in_two: the host makes a second call for the unconditional rows."""
-        self._begin(host)
+        self._begin(host)  # 1
         spared = self.view.uncond and not self._evaluates_null()
-        calls = StepCalls(host, self._conditioned(host.conditional() if spared else host))
-        answer, branches = self._evaluated(calls)
+        calls = StepCalls(host, self._conditioned(host.conditional() if spared else host))  # 2
+        answer, branches = self._evaluated(calls)  # 3 to 5
         if in_two and not spared:  # the host gets a copy of its own, to be overwritten when the second call comes
             self._held = Held(answer.with_sample(answer.sample.clone()), branches)
             return self._held.answer
-        result = self._result(branches, answer)
+        result = self._result(branches, answer)  # 6, 7
         if in_two:
             self._held = Held(answer, branches, result)
             return answer.put((ALL, result.cond))
