@@ -65,7 +65,7 @@ def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: Sta
 
 
 def combine(rules: Sequence[Rule], pred: torch.Tensor, branches: Branches, step: Step, states: States) -> torch.Tensor:
-    """Apply `rules` in order to `pred`, in fp32. A rule that declares a space sees everything in that space.
+    """Apply `rules` in order to `pred` [batch, ...], in fp32. A rule that declares a space sees everything in that space.
 
     The step a rule makes is carried back as a difference, so a rule that changes nothing gives `pred` bit for bit.
     """

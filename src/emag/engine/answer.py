@@ -125,7 +125,7 @@ class Combined(torch.Tensor):
 
 
 def combined(prediction: torch.Tensor | list[torch.Tensor]) -> Any:
-    """`prediction`, one tensor or one for each row, marked as our result; it shares its memory."""
+    """`prediction`, one tensor [rows, ...] or one for each row, marked as our result; it shares its memory."""
     return [_marked(one) for one in prediction] if isinstance(prediction, list) else _marked(prediction)
 
 

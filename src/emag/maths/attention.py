@@ -104,6 +104,6 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-    """Whether two attention outputs are further apart than rounding puts them: a bool tensor, on the device."""
+    """Whether two attention outputs [B, H, L, d] are further apart than rounding puts them: a bool tensor, on the device."""
     # a few units in the last place of the largest value: two kernels may sum in another order
     return (out - live).abs().amax() > 16 * torch.finfo(live.dtype).eps * live.abs().amax()

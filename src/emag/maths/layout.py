@@ -35,7 +35,7 @@ def unpack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
 
 
 def pack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
-    """Inverse of `unpack`."""
+    """Inverse of `unpack`: [batch, channels, (frames,) height, width] as a sequence [batch, tokens, channels * patch^2]."""
     if step.grid is None:
         return x
     *frames, rows, columns, patch = step.grid

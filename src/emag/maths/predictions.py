@@ -28,7 +28,7 @@ def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: S
 
 
 def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
-    """Inverse of `to_x0`. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
+    """Inverse of `to_x0`, same shape. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
     if space == "x0":
         return x0
     sigma = _nonzero(sigma, space)
@@ -38,7 +38,7 @@ def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space
 
 
 def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source: Space, target: Space) -> torch.Tensor:
-    """Prediction `p` at `x`, from space `source` to space `target`."""
+    """Prediction `p` at `x`, from space `source` to space `target`; all [batch, ...]."""
     if source == target:
         return p
     return from_x0(to_x0(p, x, alpha, sigma, source), x, alpha, sigma, target)

@@ -24,7 +24,7 @@ def laplacian(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
 
 
 def collapse(bands: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Inverse of `laplacian`."""
+    """Inverse of `laplacian`: bands, finest first, to [batch, planes, height, width]."""
     *details, x = bands
     for band in reversed(details):
         x = band + grow(x, band.shape[-2:])
@@ -32,18 +32,18 @@ def collapse(bands: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def shrink(x: torch.Tensor) -> torch.Tensor:
-    """`x` blurred, and the mean of each pair of rows and columns; an odd last one stands alone."""
+    """`x` [..., height, width] blurred, and the mean of each pair of rows and columns; an odd last one stands alone."""
     return F.avg_pool2d(blur(x, BINOMIAL), 2, ceil_mode=True)
 
 
 def grow(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """`x` at twice its size (bilinear), cropped to `size` (height, width), then blurred."""
+    """`x` [..., height, width] at twice its size (bilinear), cropped to `size` (height, width), then blurred."""
     doubled = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
     return blur(doubled[..., :size[0], :size[1]], BINOMIAL)
 
 
 def blur(x: torch.Tensor, taps: Sequence[float]) -> torch.Tensor:
-    """`x` convolved with `taps` along its last two dimensions, mirrored at the edges (edge pixel not repeated)."""
+    """`x` [..., height, width] convolved with `taps` along both sides, mirrored at the edges (edge pixel not repeated)."""
     for dim in (-2, -1):
         n, reach = x.shape[dim], len(taps) // 2
         last = n - 1

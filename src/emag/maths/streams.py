@@ -9,7 +9,7 @@ import torch
 
 
 def digest(sample: torch.Tensor) -> bytes:
-    """Hash of the bytes of one sample's first latent."""
+    """Hash of the bytes of one sample's first latent, of any shape."""
     raw = sample.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(raw).digest()
 

@@ -28,7 +28,7 @@ def sample(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: 
 
 def sampled_path(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
                on_step: Progress | None = None, states: PartStates | None = None) -> Iterator[torch.Tensor]:
-    """x at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
+    """x [batch, ...] at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
     solver = solver or Euler()
     for corrector in correctors:
         solver = corrector.drive(solver)

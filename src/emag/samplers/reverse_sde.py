@@ -119,7 +119,7 @@ class ReverseSDE(Solver):
 
 
 def average(branches: Mapping[Any, torch.Tensor], powers: Powers) -> torch.Tensor:
-    """The predictions of the branches averaged with weights b / sum b, in any space."""
+    """The predictions of the branches [batch, ...] averaged with weights b / sum b, in any space."""
     total = sum(b for _, b in powers)
     return torch.stack([b / total * p for (_, b), p in zip(powers, pick(branches, powers))]).sum(0)
 

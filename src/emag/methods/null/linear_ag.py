@@ -111,5 +111,5 @@ class LinearAG(Saver):
 
 
 def regressors(cond: torch.Tensor, past: Sequence[Pair]) -> list[torch.Tensor]:
-    """What u is made of: c, then the pairs before it, latest first."""
+    """What u is made of, each [batch, ...]: c, then the pairs before it, latest first."""
     return [cond, *(value for pair in reversed(past) for value in pair)]

@@ -32,7 +32,7 @@ class TCFG(Rule):
 
 
 def along_shared(cond: torch.Tensor, uncond: torch.Tensor) -> torch.Tensor:
-    """Part of `uncond` along the leading singular vector of the two, per sample, in fp64.
+    """Part of `uncond` [batch, ...] along the leading singular vector of the two, per sample, in fp64.
 
     With (lam, q) the leading eigenpair of the Gram matrix, v = (q0 c + q1 u) / sqrt(lam) and <u, v> v = q1 (q0 c + q1 u).
     """
