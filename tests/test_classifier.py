@@ -18,7 +18,7 @@ from emag.lab.train import classifier as train_classifier
 from emag.lab.train.classifier import ClassifierSettings, Crops
 from emag.lab.train.data import CIFAR10, Images, read
 from emag.models import classifier
-from emag.models.classifier import FOLDER, WEIGHTS, Classifier, load
+from emag.models.classifier import FOLDER, WEIGHTS, Classifier, load_classifier
 from test_extractors import pictures
 
 DATA = Path(__file__).parents[1] / "../shared/data/cifar10"
@@ -29,7 +29,7 @@ pytest.importorskip("pyarrow")
 
 @pytest.fixture(scope="module")
 def trained():
-    return load()
+    return load_classifier()
 
 
 def coloured(n=120, seed=0):
@@ -158,24 +158,24 @@ def test_the_command_writes_what_loads(folder, tmp_path):
     out = tmp_path / "out"
     done = command(out, "--data", folder, "--epochs", 1)
     assert done.exit_code == 0 and "test accuracy" in done.output, done.output
-    model, card = load(out)
+    model, card = load_classifier(out)
     test = read(str(folder / "test.parquet"), 32, 10)
     found = model.outputs(test.pixels.permute(0, 2, 3, 1).numpy()).logits.argmax(1)
     close(float((found == test.labels).float().mean()), card["test_accuracy"], atol=1e-3)
-    assert not list(out.glob("*.part")) and classifier.digest(out) != classifier.digest()
+    assert not list(out.glob("*.part")) and classifier.weights_digest(out) != classifier.weights_digest()
 
 
 def test_bad_folders(folder, tmp_path):
     missing = command(tmp_path / "out", "--data", tmp_path / "out")
     assert missing.exit_code == 2 and "no train*.parquet" in missing.output
     with pytest.raises(BadValue, match="lacks classifier"):
-        load(tmp_path)
+        load_classifier(tmp_path)
     with pytest.raises(BadValue, match="lacks classifier"):
-        classifier.digest(tmp_path)
+        classifier.weights_digest(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     (tmp_path / classifier.CARD).write_text("{}")
     with pytest.raises(BadValue, match="cannot be read"):
-        load(tmp_path)
+        load_classifier(tmp_path)
 
 
 def test_accuracy_and_distance_of_real_images(test):

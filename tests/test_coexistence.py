@@ -199,13 +199,13 @@ def test_half_precision(case, dtype, variant):
 def test_autocast(case, variant, monkeypatch):
     """The network runs in half precision, the averages do not."""
     pipe, rules, kept = case.pipe(), (EMAG(variant=variant),), set()
-    advance = stored_map.advance
+    advance = stored_map.update_stored
 
     def watched(held, live, beta):
         kept.add((live.dtype, held.dtype))
         return advance(held, live, beta)
 
-    monkeypatch.setattr(stored_map, "advance", watched)
+    monkeypatch.setattr(stored_map, "update_stored", watched)
     with torch.autocast("cpu", torch.bfloat16):
         plain = case.run(pipe)
         out, stats = guided(case, pipe, *rules)

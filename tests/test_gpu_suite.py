@@ -176,14 +176,14 @@ def test_synchronisation_is_looked_for_inside_the_network_alone(bench, monkeypat
     assert gpu_measure.synchronises(bench, line, STEPS) == {"synchronises": None}
     assert modes == ["error", "default"] * STEPS and "__call__" not in vars(type(bench.pipe.transformer))
 
-    advance = stored_map.advance
+    advance = stored_map.update_stored
 
     def wait(*args):
         if modes[-1] == "error":
             raise RuntimeError("called a synchronizing CUDA operation\nmore")
         return advance(*args)
 
-    with patch.object(stored_map, "advance", wait):
+    with patch.object(stored_map, "update_stored", wait):
         found = gpu_measure.synchronises(bench, line, STEPS)
     assert found["synchronises"] == "called a synchronizing CUDA operation" and "average.py" in found["at"][-1]
     assert modes[-1] == "default" and gpu_measure.timed(bench, line, 1, STEPS)[1]["finite"]

@@ -89,7 +89,7 @@ def test_a_picture_never_replaces_another(tmp_path):
     first, second = (images.save([picture(value)], tmp_path, RECORD)[0] for value in (1, 2))
     assert first != second and second.name == f"{first.stem}-2.png"
     assert images.save([picture(1)], tmp_path, RECORD) == [first] and images.save([picture(2)], tmp_path, RECORD) == [second]
-    assert [images.opened(path).getpixel((0, 0)) for path in (first, second)] == [(1, 1, 1), (2, 2, 2)]
+    assert [images.read_image(path).getpixel((0, 0)) for path in (first, second)] == [(1, 1, 1), (2, 2, 2)]
     first.write_bytes(first.read_bytes()[:50])
     third = images.save([picture(1)], tmp_path, RECORD)[0]
     assert third.name == f"{first.stem}-3.png" and first.stat().st_size == 50

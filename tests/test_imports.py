@@ -1,6 +1,6 @@
 """Every module of the package can be imported, so that no import names what is not there."""
 
-import importlib
+import importlib.util
 import pkgutil
 
 import pytest
@@ -15,10 +15,9 @@ MODULES = [module.name for module in pkgutil.walk_packages(emag.__path__, "emag.
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_can_be_imported(name):
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        assert error.name and error.name.partition(".")[0] == NEEDS.get(name), error
+    if importlib.util.find_spec(NEEDS.get(name, "emag")) is None:
+        pytest.skip(f"{NEEDS[name]} is not installed")
+    assert importlib.import_module(name).__name__ == name
 
 
 def test_what_needs_more_is_there():

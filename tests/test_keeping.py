@@ -158,13 +158,13 @@ def test_a_disk_that_fills_up_in_the_work_leaves_no_half_file(run, here, monkeyp
     ("", "cannot read"), (f"{2**64 - 2}-{2**64}", "64 bits"), ("1,,2", "cannot read")])
 def test_seeds_out_of_range_are_refused_at_once(text, says):
     with pytest.raises(emag.BadValue, match=says) as caught:
-        seeds.parsed(text)
+        seeds.read_seeds(text)
     assert len(str(caught.value)) < 300
 
 
 def test_seeds():
-    assert seeds.parsed("8") == [8] and seeds.parsed("8-11, 3") == [8, 9, 10, 11, 3]
-    assert seeds.parsed(str(2**64 - 1)) == [2**64 - 1] and len(seeds.parsed("0-99999")) == 100_000
+    assert seeds.read_seeds("8") == [8] and seeds.read_seeds("8-11, 3") == [8, 9, 10, 11, 3]
+    assert seeds.read_seeds(str(2**64 - 1)) == [2**64 - 1] and len(seeds.read_seeds("0-99999")) == 100_000
 
 
 def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):  # noqa: F811

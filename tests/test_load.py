@@ -131,12 +131,12 @@ def test_another_diffusers_is_refused_early(monkeypatch):
     from tiny import sd3
 
     monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "0.99.0")
-    versions.check.cache_clear()
+    versions.check_versions.cache_clear()
     with pytest.raises(Unsupported, match=r"diffusers 0.99.0 is here.*pip install 'diffusers"), emag.guide(sd3()):
         pass
     monkeypatch.undo()
-    versions.check.cache_clear()
-    versions.check()
+    versions.check_versions.cache_clear()
+    versions.check_versions()
 
 
 @pytest.fixture

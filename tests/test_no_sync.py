@@ -84,6 +84,6 @@ def test_the_test_notices(monkeypatch, rule):
 
 
 def test_the_test_notices_copies(monkeypatch):
-    monkeypatch.setattr("emag.methods.weak.seg.kernel", lambda n, sigma, like: torch.eye(n).to(like))
+    monkeypatch.setattr("emag.methods.weak.seg.blur_kernel", lambda n, sigma, like: torch.eye(n).to(like))
     with pytest.raises(AssertionError, match="copy"):
         run(monkeypatch, "sd3", METHODS["seg"](1.5))

@@ -66,10 +66,10 @@ def test_json_refuses(data):
 
 def test_unreadable_recipe_files(tmp_path):
     with pytest.raises(emag.BadValue, match="cannot read"):
-        recipe.read_recipe(tmp_path / "none.json")
+        recipe.read_rules(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(emag.BadValue, match="not valid JSON"):
-        recipe.read_recipe(tmp_path / "bad.json")
+        recipe.read_rules(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -95,7 +95,7 @@ def test_automatic_layers(make):
 def test_bombs_and_doubts_in_a_recipe_file_are_one_line(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(emag.BadValue, match="not valid JSON") as caught:
-        recipe.read_recipe(tmp_path / "a.json")
+        recipe.read_rules(tmp_path / "a.json")
     assert "\n" not in str(caught.value)
 
 

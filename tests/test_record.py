@@ -10,7 +10,7 @@ import emag
 from emag.lab.draw import remake
 from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images, foreseen, jobs
 from emag.records import fingerprint
-from emag.records.record import checked, images_of
+from emag.records.record import checked_record, images_of
 from emag.testing.cases import every
 from tiny import CASES, dit, dit_call, sd3, sd3_call
 
@@ -215,18 +215,18 @@ def test_the_record_is_known_before_the_call():
     {"state": {"networks": {}, "scheduler": {"class": 1, "config": {}}}}, {"conditions": []}, {"pipeline": []},
     {"device": 1}])
 def test_a_record_with_a_wrong_type_is_refused(damage):
-    assert checked(GOOD) == GOOD
+    assert checked_record(GOOD) == GOOD
     with pytest.raises(emag.BadValue, match=next(iter(damage))):
-        checked({**GOOD, **damage})
+        checked_record({**GOOD, **damage})
 
 
 def test_a_record_without_a_part_is_refused():
     for part in GOOD:
         with pytest.raises(emag.BadValue, match=f"lacks {part}"):
-            checked({key: value for key, value in GOOD.items() if key != part})
+            checked_record({key: value for key, value in GOOD.items() if key != part})
     for odd in ([GOOD], None, "record", 3):
         with pytest.raises(emag.BadValue, match="no object"):
-            checked(odd)
+            checked_record(odd)
 
 
 GOOD = {"model": {"model": "tiny"}, "rules": [], "call": {"prompt": "a"}, "seeds": [1], "row": 0, "unrecorded": [],

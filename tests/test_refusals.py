@@ -13,7 +13,7 @@ from emag.lab.draw.sampling import DrawSettings, Job
 from emag.lab.evaluate.spec import parse, read_spec
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term
-from emag.records.recipe import read_recipe
+from emag.records.recipe import read_rules
 from emag.schedules import MAMBOG, Annealing, BetaCFG, Constant, Curve, Interval, NoisePower
 from emag.testing.cases import every
 from spy import attribute, denoiser_of, network_outputs, scheduler_steps
@@ -183,9 +183,9 @@ def test_a_rule_or_parameter_named_twice_in_json_is_refused(tmp_path):
     file = tmp_path / "recipe.json"
     file.write_text('{"rules": [{"emag": {"scale": 1.5, "scale": 2}}]}')
     with pytest.raises(BadValue, match="'scale' is there twice"):
-        read_recipe(file)
+        read_rules(file)
     file.write_text(json.dumps({"rules": [{"pag": {"scale": 1.5}}, {"pag": {"scale": 2.0}}]}))
-    assert len(read_recipe(file)) == 2  # two rules of a kind are fine
+    assert len(read_rules(file)) == 2  # two rules of a kind are fine
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])

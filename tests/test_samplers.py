@@ -26,7 +26,7 @@ from emag.samplers import (
     search_ratios,
 )
 from emag.samplers.dc_solver import golden_section, lagrange
-from emag.samplers.reverse_sde import average, kernel
+from emag.samplers.reverse_sde import average, reverse_kernel
 from emag.samplers.solvers import to_epsilon
 from exact import Gaussian, Mixture, power_product
 
@@ -253,7 +253,7 @@ def test_reverse_sde_keeps_the_marginals(kind):
 def test_reverse_sde_is_exact_for_data_of_its_spread(var, levels):
     """One step from x_t ~ its marginal ends in the marginal of the next level, of Gaussian data with that variance."""
     model = Toy(levels, "x0", cond=normal(0.7, var))
-    move = kernel(levels, 0, spread=var)
+    move = reverse_kernel(levels, 0, spread=var)
     at, to = (model.fields["cond"].marginal(*levels.at(i)) for i in (0, 1))
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     ends = move.keep * x + move.pull * model(x, 0)
@@ -263,7 +263,7 @@ def test_reverse_sde_is_exact_for_data_of_its_spread(var, levels):
 
 
 def test_reverse_sde_ends_without_noise():
-    move = kernel(Path.flow((0.3, 0.0)), 0)
+    move = reverse_kernel(Path.flow((0.3, 0.0)), 0)
     assert (move.keep, move.pull, move.noise) == (0.0, 1.0, 0.0)
 
 
@@ -272,7 +272,7 @@ def test_short_steps_are_the_sde():
     k, h = 0.8, 1e-6
     for total in (0.5, 1.0, 3.0):
         for spread in (0.1, 1.0, 4.0):
-            move = kernel(Path.edm((k, k - h)), 0, total, spread)
+            move = reverse_kernel(Path.edm((k, k - h)), 0, total, spread)
             # m = z + k^2 sum b s_b / B
             assert move.keep + move.pull == pytest.approx(1, abs=1e-12)
             assert move.pull * k**2 / total / h == pytest.approx(2 * k, rel=1e-5)

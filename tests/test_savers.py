@@ -274,7 +274,7 @@ def test_record_fit_and_guide(case, tmp_path):
     assert [len(run[0][0]) for run in seen.runs] == [2, 1]
     rule = fit(seen.runs)
     (tmp_path / "linear_ag.json").write_text(json.dumps(recipe.to_data([rule])))
-    assert recipe.read_recipe(tmp_path / "linear_ag.json") == (rule,)
+    assert recipe.read_rules(tmp_path / "linear_ag.json") == (rule,)
     fitted, rows, _ = images(case, rule, emag.CFG(3.0))
     assert rows == 2 * COUNT - 2
     assert (fitted - plain).norm() < (images(case, emag.CFG(1.0))[0] - plain).norm()

@@ -14,7 +14,7 @@ from emag.maths.streams import Streams
 from emag.methods.emag import stored_map
 from emag.methods.emag.average import MapAverage
 from emag.methods.emag.compat import Compat
-from emag.methods.emag.stored_map import FINE, dither, empty, resolve, size
+from emag.methods.emag.stored_map import FINE, dither, empty, format_of, size
 from emag.records import recipe
 from reference import EVERY, freeze, rule, tensors
 from tiny import CASES, generators, noise, sd3
@@ -191,9 +191,9 @@ def test_auto_is_float32_on_a_cpu(variant):
 
 def test_auto_elsewhere():
     cuda = torch.device("cuda")
-    assert resolve("auto", "float32", CPU) == "float32" and resolve("auto", "float32", cuda) == "scaled16"
-    assert {resolve("auto", kind, device) for kind in ("float16",) for device in (CPU, cuda)} == {"float16"}
-    assert resolve("scaled8", "float16", cuda) == "scaled8"
+    assert format_of("auto", "float32", CPU) == "float32" and format_of("auto", "float32", cuda) == "scaled16"
+    assert {format_of("auto", kind, device) for kind in ("float16",) for device in (CPU, cuda)} == {"float16"}
+    assert format_of("scaled8", "float16", cuda) == "scaled8"
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("scaled16", 1e-3), ("scaled8", 1e-2)])

@@ -19,7 +19,7 @@ from emag.maths.streams import Streams
 from emag.methods import METHODS as C
 from emag.methods.weak.s2 import PerSample, Stochastic
 from emag.methods.weak.slg import Skipped
-from emag.methods.weak.tpg import Shuffled, ShuffledState, taken
+from emag.methods.weak.tpg import Shuffled, ShuffledState, reordered
 from emag.schedules import Interval
 from reference import at_step, tensors
 from spy import attribute, blocks_of, scheduler_steps
@@ -419,7 +419,7 @@ def test_there_the_weak_prediction_would_be_the_clean_one_in_another_order(name,
     state.streams.next_step()
     expected = tokens(cond)
     for at in layers:
-        expected = taken(expected, state.order(at, expected))
+        expected = reordered(expected, state.order(at, expected))
     assert not torch.allclose(tokens(weak), tokens(cond), atol=1e-2)
     close(tokens(weak), expected, atol=1e-9, rtol=1e-9)
 

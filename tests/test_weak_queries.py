@@ -13,7 +13,7 @@ from emag.engine.network import read_network
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS as C
 from emag.methods.common.rectified import RectifiedAttention
-from emag.methods.weak.seg import SmoothedQueries, SmoothedState, kernel, smoothed
+from emag.methods.weak.seg import SmoothedQueries, SmoothedState, blur_kernel, smoothed
 from emag.schedules import Interval
 from reference import at_step, softmax_map, tensors
 from spy import scheduler_steps
@@ -51,8 +51,8 @@ def test_frames_are_blurred_apart():
 @pytest.mark.parametrize("sigma", [0.0, *SIGMAS])
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_rows_of_the_kernel_add_up_to_1(count, sigma):
-    close(kernel(count, sigma, DOUBLE).sum(1), torch.ones(count, dtype=torch.float64))
-    assert (kernel(count, sigma, DOUBLE) >= 0).all()
+    close(blur_kernel(count, sigma, DOUBLE).sum(1), torch.ones(count, dtype=torch.float64))
+    assert (blur_kernel(count, sigma, DOUBLE) >= 0).all()
 
 
 def test_limits():
@@ -68,7 +68,7 @@ def test_limits():
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 1e7])
 def test_blurred_queries_are_blurred_logits(sigma):
     q, k = field(*GRID), field(*GRID, seed=2)
-    blur = torch.kron(kernel(GRID[0], sigma, DOUBLE), kernel(GRID[1], sigma, DOUBLE))
+    blur = torch.kron(blur_kernel(GRID[0], sigma, DOUBLE), blur_kernel(GRID[1], sigma, DOUBLE))
     close(smoothed(q, GRID, sigma) @ k.mT, blur @ (q @ k.mT))
 
 

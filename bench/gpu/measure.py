@@ -167,7 +167,7 @@ def traffic(bench: Bench, steps: int, kinds: tuple[str, ...]) -> dict[str, Any]:
         watched, applied = sum(phase != "off" for phase in phases), phases.count("apply")
         found[kind] = {"map": whole // len(rule.layers), "candidates": len(rule.layers), "watched": watched,
                        "applied": applied, "bytes": 2 * watched * whole + applied * whole // len(rule.layers)}
-    auto = stored_map.resolve("auto", "float32", torch.device(bench.device))
+    auto = stored_map.format_of("auto", "float32", torch.device(bench.device))
     return {"auto": auto, "copy": bandwidth(bench.device), "formats": found}
 
 

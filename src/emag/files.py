@@ -88,7 +88,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         _hold(handle, path, wait)
         yield
     finally:
-        os.close(handle)
+        _let_go(handle)
 
 
 def append(path: Path, line: bytes) -> None:
@@ -103,7 +103,7 @@ def append(path: Path, line: bytes) -> None:
             _hold(handle, path, True)
             _put(handle, line.rstrip(b"\n") + b"\n")
         finally:
-            os.close(handle)
+            _let_go(handle)
 
 
 def _put(handle: int, line: bytes) -> None:
@@ -184,6 +184,15 @@ def _hold(handle: int, path: Path, wait: bool) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise Busy(f"another process holds {path}: wait for it, or end it") from None
+
+
+def _let_go(handle: int) -> None:
+    """Give up the lock, also where a child process, forked in the meantime, still has the file open; then close it."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 @contextmanager

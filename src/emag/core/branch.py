@@ -109,11 +109,6 @@ class Perturbation:
         return False
 
     @property
-    def moves(self) -> bool:
-        """True where the weak pass moves tokens about, which only blocks that see where tokens are can tell."""
-        return False
-
-    @property
     def whole(self) -> bool:
         """True where it is evaluated from inputs, or with weights, of its own: nothing recorded can stand in for them."""
         swapped = self.model or self.modules or self.lora_scale is not None

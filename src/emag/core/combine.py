@@ -36,6 +36,7 @@ def needed_branches(rules: Sequence[Rule], step: Step, states: States) -> tuple[
 
     Where a network has just taken over, what is tracked over the steps starts afresh, and is not evaluated yet.
     """
+    # a branch that gives UNCOND is no use where nobody reads it
     read = reads_null(rules, step)
     asked = (_asked(rule, read, step, state) for rule, state in zip(rules, states, strict=True))
     return tuple(dict.fromkeys(b for branches in asked for b in branches if not (step.fresh and b.tracks)))
@@ -50,6 +51,7 @@ def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
     """True where the clean pass of `step` holds the unconditional rows: UNCOND is needed, or a branch uses those rows."""
     branches = weak_branches(rules)
     needs = needs_null(rules, step, states)
+    # who watches the unconditional rows keeps them from being spared, but only where UNCOND is read at all
     seen = any(branch.sees_null for branch in branches) and reads_null(rules, step)
     return needs or seen or any(branch.needs_uncond for branch in branches)
 
@@ -63,7 +65,7 @@ def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: Sta
 
 
 def combine(rules: Sequence[Rule], pred: torch.Tensor, branches: Branches, step: Step, states: States) -> torch.Tensor:
-    """Apply `rules` in order to `pred`, in fp32. A rule that declares a space sees everything in that space.
+    """Apply `rules` in order to `pred` [batch, ...], in fp32. A rule that declares a space sees everything in that space.
 
     The step a rule makes is carried back as a difference, so a rule that changes nothing gives `pred` bit for bit.
     """
@@ -76,11 +78,12 @@ def _applied(rule: Rule, state: dict[str, Any], pred: torch.Tensor, branches: Br
     return rule.apply(pred, branches, step, state)
 
 
-Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
+_Change = Callable[[torch.Tensor, Branches, Step], torch.Tensor]
 
 
 def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]) -> Branches:
     if UNCOND not in branches:
+        # nothing to take a difference to: the rule gives UNCOND whole
         space = rule.space_at(step)
         there = _converted(branches, step, space)
         new = rule.new_null(there, replace(step, space=space or step.space), state)
@@ -93,11 +96,13 @@ def _rewritten(rule: Rule, branches: Branches, step: Step, state: dict[str, Any]
     return {**branches, UNCOND: _in_space(rule, branches[UNCOND], branches, step, change)}
 
 
-def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: Change) -> torch.Tensor:
+def _in_space(rule: Rule, pred: torch.Tensor, branches: Branches, step: Step, change: _Change) -> torch.Tensor:
     """`change` made in the rule's space, and carried back as a difference."""
     space = rule.space_at(step)
     if space is None or space == step.space:
         return change(pred, branches, step)
+    # at one x the spaces are affine in one another, so what a rule changed is carried back as a difference, times a scalar:
+    # where it changed nothing, `moved` is exactly 0
     here = convert(pred, step.x, step.alpha, step.sigma, step.space, space)
     moved = change(here, _converted(branches, step, space), replace(step, space=space)) - here
     return pred + moved * difference_scale(step.alpha, step.sigma, space, step.space)

@@ -36,6 +36,7 @@ def example_of(cls: type) -> str:
 
 def fields_of(cls: type) -> dict[str, str]:
     """What is said of each field, also by base classes: {field: one line}."""
+    # from the base down, so that a class has the last word on a field of its own
     told: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         told |= _args(_own(base))
@@ -50,6 +51,7 @@ def completed(cls: Any) -> str:
     lines = text.rstrip().splitlines()
     if inherited and ARGS not in lines:
         lines += ["", ARGS]
+    # inherited fields go to the end of the block, behind the class's own
     end = lines.index(ARGS) + len("\n".join(_block(lines)).rstrip().splitlines()) if ARGS in lines else len(lines)
     facts = [f"{word}: {value}" for word, fact in FACTS.items() if (value := getattr(cls, fact, ""))]
     return "\n".join([*lines[:end], *inherited, *lines[end:], "", *facts]) + ("\n" + mark + example if mark else "")

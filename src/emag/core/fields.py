@@ -29,6 +29,7 @@ class FiniteFields:
             cls.__doc__ = completed(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # in __new__, before __post_init__ of any subclass computes with what is wrong
         made: Any = cls
         for name, value in (*zip(_positional(made), args), *kwargs.items()):
             what, kinds = f"{getattr(cls, 'name', '') or cls.__name__.lower()} {name}", _numeric(made).get(name)

@@ -14,9 +14,9 @@ from ..maths.predictions import Space
 from .branch import Perturbation
 from .fields import FiniteFields
 from .schedule import Schedule
-from .step import Branches, Scene, Step
+from .step import Branches, RunStart, Step
 
-Kind = Literal["condition", "attention", "weak", "null", "combining", "after"]
+RuleKind = Literal["condition", "attention", "weak", "null", "combining", "after"]
 """What a rule does: changes the condition; works inside the network's attention; pushes away from a weak branch; gives
 or rewrites the unconditional branch; joins COND and UNCOND, and so replaces the host's CFG; works on what they give."""
 
@@ -31,7 +31,7 @@ class Rule(FiniteFields):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     equation: ClassVar[str] = ""
-    kind: ClassVar[Kind] = "combining"
+    kind: ClassVar[RuleKind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
     of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
@@ -61,7 +61,7 @@ class Rule(FiniteFields):
             if isinstance(value := getattr(self, field_.name), Schedule):
                 value.check()
 
-    def fits_run(self, scene: Scene) -> None:
+    def fits_run(self, start: RunStart) -> None:
         """Raise `Unsupported` or `BadValue` where the rule cannot work in a run, before anything is evaluated."""
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:

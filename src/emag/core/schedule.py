@@ -81,6 +81,7 @@ def weight(scale: Scale | None, branches: Branches, step: Step, state: dict[str,
     value = scale.at(branches, step, state.setdefault("schedule", {}))
     if not isinstance(value, torch.Tensor) or like is None:
         return value
+    # one strength a sample, broadcast over channels and places
     return value.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 

@@ -63,6 +63,7 @@ class State:
     def grid_of(self, tokens: int) -> tuple[int, ...]:
         """The grid of a block of `tokens` image tokens: this run's, or that halved (rounded up) as often as fits."""
         found = self.grid
+        # U-Nets and hierarchical transformers halve both sides from stage to stage; frames stay
         while math.prod(found) > tokens and max(found[-2:]) > 1:
             found = (*found[:-2], *(-(-side // 2) for side in found[-2:]))
         return found if math.prod(found) == tokens else self.grid

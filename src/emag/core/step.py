@@ -85,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Scene:
+class RunStart:
     """What is known of a run before its network evaluates anything.
 
     first: its first step. steps: all of them, without x_t. tokens: image tokens along each dimension of the latents,

@@ -39,6 +39,7 @@ class Answer:
             sample = torch.stack(list(sample)).squeeze(2)
         sample = sample.movedim(backbone.channel_dim, 1)
         sample = -sample if backbone.negated else sample
+        # of packed latents [rows, tokens, channels] dimension 1 counts tokens, of others channels
         more = sample.ndim == x.ndim and sample.shape[1] > x.shape[1]
         return cls(made, sample, x.shape[1] if more else None, backbone)
 
@@ -108,6 +109,7 @@ class Combined(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
+            # the operation itself on plain tensors; what it gives is marked again, below, where only ours went in
             made = func(*args, **(kwargs or {}))
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             alone = all(isinstance(tensor, Combined) for tensor in tensors)
@@ -123,7 +125,7 @@ class Combined(torch.Tensor):
 
 
 def combined(prediction: torch.Tensor | list[torch.Tensor]) -> Any:
-    """`prediction`, one tensor or one for each row, marked as our result; it shares its memory."""
+    """`prediction`, one tensor [rows, ...] or one for each row, marked as our result; it shares its memory."""
     return [_marked(one) for one in prediction] if isinstance(prediction, list) else _marked(prediction)
 
 

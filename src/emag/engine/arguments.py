@@ -12,7 +12,7 @@ from ..families import Backbone
 from .answer import Answer
 from .network import Network
 
-Change = Callable[[Any], Any]
+_Change = Callable[[Any], Any]
 PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -90,6 +90,7 @@ class Arguments:
             mask = new[backbone.joint_mask]
             new[backbone.joint_mask] = torch.cat([mask, mask.new_ones(mask.shape[0], pictures)], 1)
         if backbone.joint_ids and backbone.text in new:
+            # positions of text are 0 on these networks; those of the image stay what they are
             ids = self.values[backbone.joint_ids]
             text = ids.new_zeros(new[backbone.text].shape[1], ids.shape[1])
             new[backbone.joint_ids] = torch.cat([text, ids[-pictures:]])
@@ -104,6 +105,7 @@ class Arguments:
 
     def rows(self, rows: slice) -> "Arguments":
         """The same call for some rows. Arguments are sliced by declared name, never by the look of their shape."""
+        # all rows: the very call, so that nothing is copied
         if len(range(*rows.indices(self.total))) == self.total:
             return self
         return self._each(lambda value: value if len(value) == 1 else value[rows])
@@ -120,7 +122,7 @@ class Arguments:
 
         return self._each(over)
 
-    def _each(self, change: Change) -> "Arguments":
+    def _each(self, change: _Change) -> "Arguments":
         """The same call, its declared row tensors changed."""
         backbone, values = self.network.backbone, dict(self.values)
         for name in backbone.per_row:
@@ -132,7 +134,7 @@ class Arguments:
             values[str(backbone.grid_ids)] = [sizes[i] for i in change(torch.arange(self.total)).tolist()]
         return replace(self, values={k: v for k, v in values.items() if k in self.values})
 
-    def _changed(self, name: str, value: Any, change: Change) -> Any:
+    def _changed(self, name: str, value: Any, change: _Change) -> Any:
         if name in self.network.backbone.lists:
             return change(value)
         if isinstance(value, dict):
@@ -150,7 +152,7 @@ class Arguments:
             return any(map(self._may_have_rows, value.values() if isinstance(value, dict) else value))
         return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == self.total > 1
 
-    def _kwargs(self, kwargs: dict[str, Any], change: Change) -> dict[str, Any]:
+    def _kwargs(self, kwargs: dict[str, Any], change: _Change) -> dict[str, Any]:
         declared = (*self.network.backbone.kwargs_rows, *self.per_row)
         for name, value in kwargs.items():
             if name not in declared and name not in self.shared and self._may_have_rows(value):

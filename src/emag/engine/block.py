@@ -62,6 +62,7 @@ class Block:
         name, whole = self.stack.streams[0], streams[self.stack.streams[0]]
         parts = dict(streams)
         if self.merged:
+            # one stream holds both: the image, with references behind it, before the text or after it
             at = image + references if self.stack.tokens[0] == "image" else whole.shape[1] - image - references
             kinds = dict(zip(self.stack.tokens, (whole[:, :at], whole[:, at:])))
             parts = {name: kinds["image"], "text": kinds["text"]}

@@ -87,6 +87,8 @@ class Blocks:
         wraps: list[tuple[torch.nn.Module, str, Any, Any]] = []
         call, forward, at, wanted = block.module._call_impl, block.module.forward, block.index, self.wanted
         tapped = at in {index for index, _ in wanted.tapped}
+        # `_call_impl` is what `module(...)` runs, hooks and all: around it the user's hooks are inside, and a skipped block
+        # calls none of them. Compiled code goes past it to `forward`, which has a wrapper too, idle the second time
         if at in wanted.resume | wanted.changed:
             wraps.append((block.module, "_call_impl", call, self._around(block, call)))
         elif at < wanted.last:
@@ -185,6 +187,7 @@ class Blocks:
         elif self.mode == block.index + 1:
             self.resumed += 1
             held = self._held(self.recorded[block.index])
+            # streams of the conditional rows, recorded in a call of all rows, may be padded for a longer text of other rows
             mine = block.streams(args, kwargs)  # fewer rows may need less padding
             return block.with_streams(args, kwargs, {name: held[name][:, :mine[name].shape[1]] for name in mine})
         return args, kwargs
@@ -202,6 +205,7 @@ class Blocks:
             return original(*args, **kwargs)
         self.changed[block.index] = self.changed.get(block.index, 0) + 1
 
+        # the block itself, for streams in which a branch sees the image tokens alone, at the end
         def run(streams: Tokens) -> Tokens:
             new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams))
             return self._parted(block, block.returned(original(*new_args, **new_kwargs)))

@@ -34,6 +34,7 @@ class Conditions:
 
     def changed(self, values: dict[str, torch.Tensor], step: Step, rows: Rows) -> dict[str, torch.Tensor]:
         """Condition tensors of one call [rows, ...] with the rules applied to their conditional and other rows."""
+        # each side under its own name, so that noise drawn for one is not that of the other
         new = self._on(values, step, rows.cond) if rows.cond.start < rows.cond.stop else values
         if rows.uncond is not None:
             new = self._on(new, replace(step, branch=UNCOND), rows.uncond)

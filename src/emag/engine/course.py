@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, Scene, State, Step, weak_branches
+from ..core import Perturbation, Rule, RunStart, State, Step, weak_branches
 from ..errors import BadValue, EmagError, NoEffect, Unsupported
 from ..maths.streams import Streams
 from ..maths.vectors import relative_distance
@@ -49,12 +49,13 @@ class Course:
                             "where a callback changes guidance_scale or the prompts on the way, leave it out and give a "
                             "rule a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
         _check_time(call, self.trajectory.timesteps[self.seen])
+        # a solver of a higher order evaluates one timestep several times: `seen` counts evaluations, `index` timesteps
         index = self.trajectory.index[self.seen]
         self.seen += 1
         self.streams.next_step()
         step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
         for rule in self.rules if self.seen == 1 else ():
-            rule.fits_run(Scene(step, tuple(self.trajectory.places()), self.tokens, call.values))
+            rule.fits_run(RunStart(step, tuple(self.trajectory.places()), self.tokens, call.values))
         for state in self.states.values():
             state.reach(step)
         return step
@@ -80,6 +81,7 @@ class Course:
         """Tell new states of the run, of each other and of the grid of image tokens."""
         self.tokens = tokens
         assert self.trajectory is not None
+        # in three rounds, since what a state learns from another one has to be there by then
         for state in self.states.values():
             state.along(self.trajectory.schedule_length)
         for state in self.states.values():
@@ -99,6 +101,7 @@ class Course:
         """Raise `NoEffect` for a branch that no step of the run evaluates."""
         assert self.plan is not None
         planned = {branch for step in self.plan.steps for branch in step}
+        # an error now, not images that took longer and look the same
         for branch in self.states.keys() - planned - self._idle():
             if not (branch.observes or branch.strong):
                 raise NoEffect(_never_differed(branch, self.states[branch]))
@@ -107,6 +110,7 @@ class Course:
         """Another network serves from the next step on: what branches saw inside the one before is forgotten."""
         self.network = network
         for branch, old in self.states.items():
+            # picks and proof of effect are the run's, and go on
             if branch.blocks:
                 assert self.trajectory is not None
                 self.states[branch] = branch.start(self.trajectory.sigmas, self.streams)

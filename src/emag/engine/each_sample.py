@@ -30,7 +30,7 @@ class OneByOne(Scoped):
         return self.answers[len(self.calls) - 1, None, :, :bound["query"].shape[-2]]
 
 
-def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], image: slice, length: int,
+def run_each(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], image: slice, length: int,
         handle: Handler) -> tuple[Any, int]:
     """What an attention module returns where `handle` gives its fused attention, and how many samples' calls it made.
 
@@ -40,6 +40,7 @@ def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         put_on(undo, mode)
         return original(*args, **kwargs)
 
+    # first time: the module answers itself, and its calls are noted. Then all are handled at once, and given back one by one
     read = OneByOne(length)
     out = undone(partial(under, read))
     if not read.calls:
@@ -58,6 +59,7 @@ def joined(calls: list[dict[str, Any]], image: slice, length: int) -> Attention:
 
 def live(call: Attention) -> torch.Tensor:
     """The output of a joined call, each sample computed as it was alone; of a call with another mask, as it is."""
+    # each sample without its padding, as the module computed it, or sums would round differently
     counts = _counts(call)
     if counts is None:
         return SDPA(call.q, call.k, call.v, attn_mask=call.mask, scale=call.scale)

@@ -54,6 +54,7 @@ class Finite:
     def after_step(self) -> None:
         """Send the answers of a step on their way, and read those that have arrived."""
         if self._asked and self._asked[0].flag.device.type == "cuda":
+            # an asynchronous copy and an event behind it: nobody waits, and the answers are read when the event is over
             flags = torch.stack([one.flag for one in self._asked]).to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()

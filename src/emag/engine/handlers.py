@@ -88,6 +88,7 @@ def _perturb(held: Sequence[tuple[int, int, State]], rows: int, times: int, call
     if times == 1:
         _, block, state = held[0]
         return state.perturb(block, call, partial(_with_queries, call, live))
+    # several branches share the pass, a chunk of rows each; those that do not change this block see it as it is
     mine, out = {at: (block, state) for at, block, state in held}, []
     for at in range(times):
         part = call.rows(slice(at * rows, (at + 1) * rows))

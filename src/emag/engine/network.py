@@ -91,6 +91,7 @@ class Network:
             own, _ = self._sizes(ids)
             return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
         tokens = values[self.backbone.sample].shape[1]  # of a text's and the image's positions, the last ones
+        # distinct positions along each axis, whatever they begin with: with no gaps, their product is the number of tokens
         places = _first(ids)[-tokens:][:tokens - self.references, list(self.backbone.grid_at)]
         sides = tuple(len(set(along)) for along in zip(*places.tolist()))
         if prod(sides) != len(places):
@@ -132,6 +133,7 @@ class Network:
         if self.references:
             x = x[:, :-self.references]
         config, dim = self._config, 2 if x.ndim == 3 else 1
+        # packed: [rows, tokens, channels * patch^2], where channels of x_t come first
         area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
         channels = getattr(config, "out_channels", None) or x.shape[dim] // area
         channels *= area
@@ -193,10 +195,10 @@ def read_network(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Ne
 
 def backbone_of(module: torch.nn.Module) -> Backbone:
     """The table entry of a network's class or of one of its bases."""
-    found = known(module)
+    found = entry_of(module)
     if found is not None:
         return found
-    inside = next((name for name, part in module.named_modules() if name and known(part)), None)
+    inside = next((name for name, part in module.named_modules() if name and entry_of(part)), None)
     if inside:
         raise Unsupported(f"{type(module).__name__} is not a network but a wrapper, with a "
                           f"{type(module.get_submodule(inside)).__name__} inside: unwrap it, network = wrapper.{inside}")
@@ -209,7 +211,7 @@ def compiled(module: torch.nn.Module) -> bool:
             or hasattr(module.forward, "_torchdynamo_orig_callable"))
 
 
-def known(module: torch.nn.Module) -> Backbone | None:
+def entry_of(module: torch.nn.Module) -> Backbone | None:
     """The table entry of a class or of one of its bases; None where there is none."""
     return next((BACKBONES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in BACKBONES), None)
 

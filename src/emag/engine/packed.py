@@ -27,6 +27,8 @@ class Packing:
         longest = max(text)
         ends = torch.tensor(list(text), device=device)[:, None]
         before, picture = torch.arange(longest, device=device), torch.arange(image, device=device)
+        # seen: text, padding, image. A row holds text, image, padding: its padding is found behind the image, its image
+        # behind its own text
         order = torch.cat([torch.where(before < ends, before, before + image), ends + picture], 1)
         return cls(order, order.argsort(1))
 

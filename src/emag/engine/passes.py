@@ -28,26 +28,26 @@ X = "hidden_states"  # what states call x_t
 
 
 @dataclass(frozen=True)
-class Call:
+class NetworkCall:
     """One call of a network. forward: the network's own. rows: where the branches sit in it."""
 
     forward: Forward
     arguments: Arguments
     rows: Rows
 
-    def conditional(self) -> "Call":
+    def conditional(self) -> "NetworkCall":
         """The same call for its conditional rows alone."""
         part = self.arguments.rows(self.rows.cond)
         return replace(self, arguments=part, rows=Rows.all_cond(part.total))
 
 
 @dataclass(frozen=True)
-class Calls:
+class StepCalls:
     """The calls of one step that weak passes are made from: the host's, with both branches or one, and that of the clean
     pass, under the condition rules and perhaps without the unconditional rows."""
 
-    host: Call
-    clean: Call
+    host: NetworkCall
+    clean: NetworkCall
 
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """Arguments of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
@@ -84,14 +84,15 @@ class Passes:
             self._reached[network.module] = Reached(network)
         self._reached[network.module].install(undo)
 
-    def other(self, call: Call) -> Answer:
+    def other(self, call: NetworkCall) -> Answer:
         """An evaluation that is the host's own business; it is not counted."""
         return self._pass(call.forward, call.arguments, Pass(taps=strengthening(self.strong, {}, call.rows)))
 
-    def clean(self, call: Call, watchers: Group, lookers: Group = ()) -> Answer:
+    def clean(self, call: NetworkCall, watchers: Group, lookers: Group = ()) -> Answer:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
         arguments, rows = call.arguments, call.rows
         self._count(arguments, self.depth)
+        # from the inside out: who watches, who changes every pass, who looks on for the first time
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
         now = Pass(taps=taps, looks=looks)
         reached = self._reached.get(self.blocks.network.module)
@@ -112,11 +113,11 @@ class Passes:
             self.times.change = look
         return forward
 
-    def unchanged(self, call: Call, block: int) -> Answer:
+    def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
         return self._pass(call.forward, call.arguments, Pass(block + 1, taps=strengthening(self.strong, {}, call.rows)))
 
-    def weak(self, calls: Calls, group: Group) -> list[torch.Tensor]:
+    def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
         branch, times = group[0][0], len(group)
         for _, state in group:
@@ -128,18 +129,27 @@ class Passes:
         call = self._prepared(call.repeated(times), rows, group)
         self.conditions.rows = rows
         self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
+        taps = strengthening(() if branch.ahead else self.strong, perturbing(group, total // times), rows)
+        # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
-        strong = () if branch.ahead else self.strong
-        taps = strengthening(strong, perturbing(group, total // times), rows)
         now = Pass(mode, part, times, taps, changers=changing(group))
-        before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
-        reached = self._reached.get(self.blocks.network.module) if branch.model is None else None
-        changed = {at for b, _ in group for at in b.changes}
-        with reached.weak(max(mode - 1, 0), changed) if reached else nullcontext():
-            answer = undone(lambda undo: self._pass(self._forward(calls.clean.forward, group, undo), call, now))
-        if branch.model is None:
-            self._check_reached(group, *before)
+        answer = self._checked(calls.clean.forward, call, now, group)
         return [part.prediction(own) for part in answer.parts(times)]
+
+    def _checked(self, forward: Forward, call: Arguments, now: Pass, group: Group) -> Answer:
+        """The answer of a weak pass, which has to reach what it is about; another network is not held against anything."""
+        def made(undo: Undo) -> Answer:
+            return self._pass(self._forward(forward, group, undo), call, now)
+
+        if group[0][0].model is not None:
+            return undone(made)
+        before = self.blocks.resumed, dict(self.blocks.taps.fired), dict(self.blocks.changed)
+        reached = self._reached.get(self.blocks.network.module)
+        changed = {at for branch, _ in group for at in branch.changes}
+        with reached.weak(max(now.mode - 1, 0), changed) if reached else nullcontext():
+            answer = undone(made)
+        self._check_reached(group, *before)
+        return answer
 
     def _prepared(self, call: Arguments, rows: Rows, group: Group) -> Arguments:
         """The arguments of a weak pass: another condition, or what the branch's state makes of them."""
@@ -220,6 +230,7 @@ def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
     """Branches that can share one batched pass: nothing but attention changed, resumed at the same block."""
     found: dict[Any, list[tuple[Perturbation, State]]] = {}
     for at, (branch, state) in enumerate(needed):
+        # a batched pass begins at one block for all, and changes blocks as a whole for all its rows
         alone = is_whole(branch, state) or branch.all_rows or branch.changes
         found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
     return list(found.values())

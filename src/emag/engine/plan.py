@@ -71,6 +71,7 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     """Plan a run along `trajectory`; paired: no rows are spared. Raises `BadValue` where a branch would never be used."""
     for branch in weak_branches(rules):
         branch.check(trajectory.sigmas)
+    # rules that keep count of the steps are asked with a memory of their own, step by step, as a run asks them
     fresh: list[dict] = [{} for _ in rules]
     places = trajectory.places()
     both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]

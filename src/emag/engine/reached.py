@@ -46,6 +46,7 @@ class Reached:
         """Around a clean pass. Raises `Unsupported` where it is not made as the first one was."""
         with self._watched(set(range(len(self.parts))), exact=True):
             yield
+        # the first clean pass is the measure of all others
         self._order = self._order or tuple(self._now)
 
     @contextmanager
@@ -68,6 +69,7 @@ class Reached:
             if self._order and self._foreign and SIZES.search(str(error)):
                 raise self._kept(error) from error
             raise
+        # of a weak pass only what it has to reach: a changed block may call of its parts what it likes
         came = [number for number in self._now if exact or number in wanted]
         if self._order and set(came) != set(wanted):
             raise self._astray(came, wanted)

@@ -17,7 +17,7 @@ from .course import Course
 from .finite import Finite
 from .handlers import Group
 from .network import Network
-from .passes import Call, Calls, Forward, Passes, groups
+from .passes import Forward, NetworkCall, Passes, StepCalls, groups
 from .plan import departs
 from .step_rules import StepRules
 from .undo import Undo
@@ -27,7 +27,7 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Result:
+class StepResult:
     """What the host is to read in its conditional and in its unconditional rows, fp32; None leaves what was evaluated."""
 
     cond: torch.Tensor | None
@@ -40,7 +40,7 @@ class Held:
 
     answer: Answer
     branches: Branches
-    result: Result | None = None
+    result: StepResult | None = None
 
 
 @dataclass
@@ -87,18 +87,18 @@ class Run:
     def evaluate(self, forward: Forward, args: tuple, kwargs: dict[str, Any], blocks: Blocks | None = None) -> Any:
         """One call of a network by the host; `forward` is the network's own. blocks: its blocks, where there are several."""
         self._serve(blocks or self.blocks)
-        # what came in
+        # 0 what came in; the numbers are those of "The path of one step" in docs/architecture.md
         arguments = self._bound(args, kwargs)
         kind = self.view.kind(arguments)
-        call = Call(forward, arguments, self.view.rows(kind, arguments.total))
-        # what is evaluated and combined for it
+        call = NetworkCall(forward, arguments, self.view.rows(kind, arguments.total))
+        # 1 to 7 what is evaluated and combined for it
         if kind == "other":
             answer = self.passes.other(self._conditioned(call))
         elif kind == "uncond":
             answer = self._second(call)
         else:
             answer = self._first(call, in_two=kind == "cond" and self.view.uncond and not self.view.alone)
-        # what goes back
+        # 8 what goes back
         return answer.for_host(self.combines)
 
     def finish(self) -> None:
@@ -106,23 +106,23 @@ class Run:
         self.finite.finish()
         self.course.check_effect()
 
-    def _first(self, host: Call, in_two: bool) -> Answer:
+    def _first(self, host: NetworkCall, in_two: bool) -> Answer:
         """A call with conditional rows: a new step. in_two: the host makes a second call for the unconditional rows."""
-        self._begin(host)
+        self._begin(host)  # 1
         spared = self.view.uncond and not self._evaluates_null()
-        calls = Calls(host, self._conditioned(host.conditional() if spared else host))
-        answer, branches = self._evaluated(calls)
+        calls = StepCalls(host, self._conditioned(host.conditional() if spared else host))  # 2
+        answer, branches = self._evaluated(calls)  # 3 to 5
         if in_two and not spared:  # the host gets a copy of its own, to be overwritten when the second call comes
             self._held = Held(answer.with_sample(answer.sample.clone()), branches)
             return self._held.answer
-        result = self._result(branches, answer)
+        result = self._result(branches, answer)  # 6, 7
         if in_two:
             self._held = Held(answer, branches, result)
             return answer.put((ALL, result.cond))
         whole = answer.doubled() if len(answer.sample) < host.rows.total else answer
         return whole.put((host.rows.cond, result.cond), (host.rows.uncond, result.null))
 
-    def _second(self, call: Call) -> Answer:
+    def _second(self, call: NetworkCall) -> Answer:
         """A call with unconditional rows alone: made where it is needed, then combined with the one before, or rewritten."""
         held, self._held = self._held, None
         if held is not None and held.result is not None:
@@ -154,11 +154,11 @@ class Run:
             self._references = self.network.references_in(call.values)
         return replace(call, network=replace(self.network, references=self._references)) if self._references else call
 
-    def _conditioned(self, call: Call) -> Call:
+    def _conditioned(self, call: NetworkCall) -> NetworkCall:
         """The same call under the condition rules."""
         return replace(call, arguments=self.conditions.on(call.arguments, call.rows))
 
-    def _begin(self, call: Call) -> None:
+    def _begin(self, call: NetworkCall) -> None:
         """The step that a call begins, and the rules at work in it."""
         step = self.course.next(call.arguments, call.rows.cond, self._held is not None, self.view.alone)
         rules = StepRules(step, self.rules, self.course.memory, self.finite)
@@ -172,7 +172,7 @@ class Run:
         """True where the unconditional rows are evaluated in this step, in this call or in the host's second one."""
         return not self.view.alone and (self.network.backbone.paired or self.now.evaluates_null())
 
-    def _evaluated(self, calls: Calls) -> tuple[Answer, Branches]:
+    def _evaluated(self, calls: StepCalls) -> tuple[Answer, Branches]:
         """The answer of the clean pass, and the predictions of all branches of the step."""
         needed = self.course.with_states(self.now.needed())
         for item in (item for item in needed if item[0].ahead):
@@ -187,7 +187,7 @@ class Run:
         self.now.check(branches)
         return answer, branches
 
-    def _weak(self, calls: Calls, needed: Group, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
+    def _weak(self, calls: StepCalls, needed: Group, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of the weak branches, those that can share a pass in one."""
         for _, state in needed:
             state.predicted(self.now.step, cond)
@@ -198,7 +198,7 @@ class Run:
         self.course.take_down(weak, cond)
         return weak
 
-    def _result(self, branches: Branches, answer: Answer) -> Result:
+    def _result(self, branches: Branches, answer: Answer) -> StepResult:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
         after = self.now.with_null(branches)
         pred = self.now.result(after)
@@ -208,4 +208,4 @@ class Run:
         if self.on_step is not None:
             self.on_step(self.course.seen, self.course.count)
         null = pred if self.combines else after.get(UNCOND)
-        return Result(None if pred is branches[COND] else pred, None if null is branches.get(UNCOND) else null)
+        return StepResult(None if pred is branches[COND] else pred, None if null is branches.get(UNCOND) else null)

@@ -41,11 +41,13 @@ class Seam(Scoped):
         kwargs = kwargs or {}
         if func is not SDPA or self.over:
             return func(*args, **kwargs)
+        # an attention module may make other fused calls: to pictures, or inside a processor. Ours is told by its length
         bound = {**dict(zip(NAMES, args)), **kwargs}
         if bound["query"].shape[-2] != self.length or (not self.cross and bound["key"].shape[-2] != self.length):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
+        # of cross-attentions, those to a picture come first or last, with queries of the same length
         if self.before:
             self.before -= 1
             return func(*args, **kwargs)

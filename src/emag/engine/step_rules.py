@@ -69,6 +69,7 @@ class StepRules:
         """The prediction that the rules make of the branches, [batch, ...] fp32."""
         pred = branches[COND]
         for rule, state in zip(self.rules, self.states, strict=True):
+            # one rule at a time, so that the first one to give what is not finite is known by name
             new = combine([rule], pred, branches, self.step, [state])
             if new is not pred:
                 self._ask(f"the result of {rule.name}", new)
@@ -77,6 +78,7 @@ class StepRules:
 
     def check_cast(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:
         """Ask whether the result still is finite in the dtype of the host."""
+        # fp16 alone has a smaller range than fp32: what is finite there may overflow in the host's dtype
         if torch.finfo(dtype).max < torch.finfo(torch.bfloat16).max:
             self._ask(f"the result of the rules, in {str(dtype).removeprefix('torch.')},", prediction.to(dtype))
 

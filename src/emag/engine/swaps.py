@@ -14,6 +14,7 @@ def scale_lora(module: torch.nn.Module, factor: float, undo: Undo) -> None:
     """Multiply the scales of all LoRA adapters in `module` by `factor`, until `undo` closes."""
     for layer in lora_layers(module):
         before = dict(layer.scaling)
+        # the way back is written down before the change: an interrupt may come between the two
         undo.callback(layer.scaling.update, before)
         layer.scaling.update({name: value * factor for name, value in before.items()})
 

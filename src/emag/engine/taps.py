@@ -78,7 +78,7 @@ class Taps:
 
         def one_by_one(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
-            out, calls = each_sample.run(original, args, kwargs, image, length, handler)
+            out, calls = each_sample.run_each(original, args, kwargs, image, length, handler)
             return out, calls / len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
 
         def at_once(undo: Undo) -> tuple[Any, float]:
@@ -88,6 +88,7 @@ class Taps:
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 
+        # exactly one call was ours, or what was tapped is not what the entry says
         out, fired = undone(one_by_one if block.stack.each_sample else at_once)
         if fired != 1:
             raise NoEffect(_not_seen(block, module, fired, length))

@@ -108,13 +108,16 @@ def _variance_preserving(scheduler: Any, timesteps: list[float], at: list[int]) 
                           "(it has no alphas_cumprod): use another scheduler, such as EulerDiscreteScheduler")
     bars = scheduler.alphas_cumprod.double().tolist()
     if getattr(scheduler, "order", 1) == 1 and any(scheduler.config.get(name) for name in ROUNDED):
+        # x = x0 + s epsilon, divided by sqrt(1 + s^2): alpha^2 = 1 / (1 + s^2)
         squares = [1 / (1 + float(scheduler.sigmas[i])**2) for i in at]
     else:
+        # alpha^2 is the cumulative product of the schedule, between two training steps a straight line
         squares = [_between(bars, t) for t in timesteps]
     return tuple(a**0.5 for a in squares), tuple((1 - a)**0.5 for a in squares)
 
 
 def _between(values: list[float], at: float) -> float:
+    # linear, and flat behind the last one
     low = min(int(at), len(values) - 1)
     high = min(low + 1, len(values) - 1)
     return values[low] + (at - low) * (values[high] - values[low])

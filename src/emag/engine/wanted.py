@@ -24,6 +24,7 @@ class Wanted:
     def of(cls, branches: Iterable[Any]) -> "Wanted":
         """What the branches of a guidance touch."""
         found = list(branches)
+        # what is only watched, or works in every pass, resumes nowhere; what has inputs of its own runs whole
         evaluated = [b for b in found if not (b.observes or b.strong or b.whole)]
         return cls(frozenset(b.resume for b in evaluated), frozenset(i for b in found for i in b.changes),
                    frozenset((i, b.cross) for b in found for i in b.blocks))

@@ -11,7 +11,7 @@ from ..engine.undo import Undo
 from ..errors import Busy
 from .swapped import is_open, plain_class, swap
 
-Self = TypeVar("Self", bound="Block")
+Self = TypeVar("Self", bound="WithBlock")
 
 
 class _Exit:
@@ -20,7 +20,7 @@ class _Exit:
     Where an interrupt keeps the statement from calling it, its end takes the guidance off.
     """
 
-    def __get__(self, block: "Block | None", owner: type) -> Any:
+    def __get__(self, block: "WithBlock | None", owner: type) -> Any:
         if block is None:
             return _leave  # contextlib asks the class
         leave, undo = partial(_leave, block), Undo()
@@ -29,7 +29,7 @@ class _Exit:
         return leave
 
 
-class Block:
+class WithBlock:
     """Base of a handle for a `with` block in which its `call` stands in for the calls of a pipeline.
 
     A handle that is never entered does nothing, which is seldom meant: the pipeline's next call, or the end of the handle,
@@ -76,7 +76,7 @@ def check_free(pipe: Any) -> None:
         raise Busy(f"this {plain_class(pipe).__name__} is already inside an emag.guide block; put all rules into one")
 
 
-def _leave(block: Block, *error: Any) -> None:
+def _leave(block: WithBlock, *error: Any) -> None:
     if block._undo is not None:
         block._undo.close()
     block._watch = None

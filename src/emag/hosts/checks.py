@@ -19,7 +19,7 @@ log = logging.getLogger("emag")
 HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
 
 
-def check(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any],
+def check_pipeline_call(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any],
           named: Collection[str] = ()) -> None:
     """Refuse what cannot work. Raises `BadValue` and `Unsupported`.
 

@@ -20,7 +20,7 @@ def _ids(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
 
 
 def whole_text(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
-    """A mask that keeps every text token."""
+    """A mask that keeps every text token, for states [batch, tokens, width]."""
     return torch.ones(states.shape[:2])
 
 

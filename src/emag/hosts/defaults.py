@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core import AUTO, Rule
 from ..engine.network import Network
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue
 from ..families import DEFAULTS, Default
 from ..schedules import Schedule
 
@@ -53,8 +53,7 @@ def models_of(pipe: Any) -> tuple[str, ...]:
 def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -> tuple[Rule, ...]:
     """`rules` with the defaults of `models`, then of the network's class.
 
-    Raises `BadValue` for blocks it does not have, and for what a rule needs and nobody says; `Unsupported` for what its
-    blocks cannot do.
+    Raises `BadValue` for blocks it does not have, and for what a rule needs and nobody says.
     """
     names = (*models, network.backbone.name)
     concrete = tuple(resolve(rule, names, network.depth, network.middle) for rule in rules)
@@ -63,10 +62,6 @@ def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -
         absent = next((name for name in rule.required if getattr(rule, name) is None), None)
         if absent:
             raise BadValue(f"{rule.name} has no default {absent} on {names[-1]}: give one, e.g. {rule.required[absent]}")
-        if not network.placed and not rule.neutral and any(branch.moves for branch in rule.weak):
-            raise Unsupported(f"{rule.name} moves tokens about, and the blocks of this network do not see where tokens are: "
-                              "the weak prediction would be the clean one, patches in another order. Use another weak "
-                              "branch, e.g. emag")
     return concrete
 
 

@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..engine.network import backbone_of, known, unwrapped
+from ..engine.network import backbone_of, entry_of, unwrapped
 from ..errors import BadValue, Unsupported
 from ..families import Backbone
 
@@ -32,9 +32,9 @@ def find(denoiser: Any, described: Described) -> tuple[torch.nn.Module, Backbone
 
 def _check_known(module: torch.nn.Module) -> None:
     name = type(unwrapped(module)).__name__
-    if known(unwrapped(module)) is None and any(map(known, module.modules())):
+    if entry_of(unwrapped(module)) is None and any(map(entry_of, module.modules())):
         backbone_of(unwrapped(module))  # says what is inside
-    if known(unwrapped(module)) is None:
+    if entry_of(unwrapped(module)) is None:
         raise Unsupported(
             f"{name} is not a known network: describe it by an entry, from emag.families import Backbone, Stack; "
             f"backbone=(network, Backbone({name!r}, (Stack('blocks', 'attn', ('x',), ('x',), ('image',)),), "

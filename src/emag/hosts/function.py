@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Perturbation, Rule, Scene, Step, evaluates_null, needed_branches
+from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
 from ..engine.network import read_network
 from ..engine.plan import Plan, check_spaces
@@ -21,7 +21,7 @@ from ..samplers.path import Path
 from .defaults import resolve, resolved
 from .described import Described, find
 from .function_checks import check_given, check_types
-from .network_function import Inside
+from .network_function import InsideNetwork
 from .outside import Outside
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
@@ -59,7 +59,7 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     trajectory = _trajectory(levels, prediction)
     check_given(active, given, trajectory, inside=found is not None)
     check_spaces(active, trajectory)
-    network = Inside(*found, active, trajectory, grid) if found else Outside()
+    network = InsideNetwork(*found, active, trajectory, grid) if found else Outside()
     return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
 
 
@@ -106,7 +106,7 @@ class Function:
         if self._fresh:
             self._fresh = False
             for rule in self.rules:
-                rule.fits_run(Scene(step, tuple(self.trajectory.places())))
+                rule.fits_run(RunStart(step, tuple(self.trajectory.places())))
         rules = StepRules(step, self.rules, self._memory, self._finite)
         rules.check_input()
         branches = self.network.step(step, partial(self._branches, x, step))

@@ -44,9 +44,7 @@ class Given:
         `arguments` are the call's, which tell the number of images. Raises `BadValue` for a condition or mask that a rule
         names and the user did not give, and for one with a wrong number of rows; `Unsupported` where nothing can encode it.
         """
-        absent = [name for rule in rules for name in getattr(rule, "masks", ()) if name not in self.masks]
-        if absent:
-            raise BadValue(not_given(absent[0]))
+        self.check_names(rules)
         count = images(host, arguments or {})
         names = dict.fromkeys(branch.condition for branch in weak_branches(rules) if branch.condition)
         found = {name: encode_condition(self._value(name), host, pipe, network) for name in names}
@@ -54,18 +52,28 @@ class Given:
             _check_rows(name, tensors, count)
         return found
 
+    def check_names(self, rules: Sequence[Rule]) -> None:
+        """Raise `BadValue` for a mask, condition or model that a rule names and the user did not give."""
+        absent = [name for rule in rules for name in getattr(rule, "masks", ()) if name not in self.masks]
+        if absent:
+            raise BadValue(not_given(absent[0]))
+        for branch in weak_branches(rules):
+            if branch.condition is not None:
+                self._value(branch.condition)
+            if branch.model is not None and branch.model not in self.models and not branch.model.startswith(LOAD):
+                raise BadValue(f"a rule names the model {branch.model!r}, which was not given: say emag.guide(..., models="
+                               f"{{{branch.model!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub "
+                               "id' in the rule")
+
     def networks(self, rules: Sequence[Rule], pipe: Any, network: Network) -> dict[str, Callable[..., Any]]:
-        """The networks that `rules` name beside `network`. Raises `BadValue` for one not given, or that cannot be loaded."""
+        """The networks that `rules` name beside `network`. Raises `BadValue` for one that cannot be loaded."""
         names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
         return {name: self._other(name, pipe, network) for name in names}
 
     def _other(self, name: str, pipe: Any, network: Network) -> Callable[..., Any]:
         if name in self.models:
             return _by_name(self.models[name], network)
-        if name.startswith(LOAD):
-            return second(pipe, network.module, name)
-        raise BadValue(f"a rule names the model {name!r}, which was not given: say emag.guide(..., models="
-                       f"{{{name!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub id' in the rule")
+        return second(pipe, network.module, name)
 
     def _value(self, name: str) -> Condition:
         if name in self.conditions:

@@ -22,7 +22,7 @@ from ..engine.undo import Undo, patch, undone
 from ..engine.view import CallKind
 from ..errors import BadValue
 from ..families import Host
-from .checks import check, check_rules
+from .checks import check_pipeline_call, check_rules
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Given
@@ -135,7 +135,7 @@ class GuiderRun:
         networks = [read_network(denoiser) for denoiser in denoisers(pipe, host)]
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check_rules(rules, networks)
-        check(rules, host, networks, {})
+        check_pipeline_call(rules, host, networks, {})
         check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))

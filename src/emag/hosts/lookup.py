@@ -12,7 +12,7 @@ from . import versions
 
 def host_of(pipe: Any) -> Host:
     """The table entry of a pipeline's class or of one of its bases. Raises `Unsupported` where there is none."""
-    versions.check()
+    versions.check_versions()
     for cls in type(pipe).__mro__:
         if cls.__name__ in HOSTS:
             host = HOSTS[cls.__name__]

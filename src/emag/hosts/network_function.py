@@ -17,7 +17,7 @@ from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.network import read_network, unwrapped
-from ..engine.passes import Call, Calls, Forward, Passes
+from ..engine.passes import Forward, NetworkCall, Passes, StepCalls
 from ..engine.plan import departs, plan
 from ..engine.trajectory import Trajectory
 from ..engine.undo import Undo, patch, undone
@@ -29,10 +29,10 @@ from .checks import check_hooks, check_rules
 from .function_checks import check_inside
 from .outside import Evaluate, Made, Outside
 
-Make = Callable[[Call], None]
+_Make = Callable[[NetworkCall], None]
 
 
-class Inside(Outside):
+class InsideNetwork(Outside):
     """A denoiser function whose network is known. block_evaluations: blocks evaluated in this run so far, per image.
 
     entry: what describes a class that the table does not have; it is held against the network in the first step.
@@ -95,7 +95,7 @@ class Inside(Outside):
         return undone(tapped)
 
     def clean(self, evaluate: Evaluate, step: Step, null: bool = False) -> torch.Tensor:
-        def make(call: Call) -> None:
+        def make(call: NetworkCall) -> None:
             if null:
                 call = replace(call, rows=Rows.all_uncond(call.rows.total))
             lookers = [] if null or self._looked or self._unproven else list(self.course.states.items())
@@ -113,10 +113,10 @@ class Inside(Outside):
         if cond is not None:
             state.predicted(step, cond)
 
-        def make(call: Call) -> None:
+        def make(call: NetworkCall) -> None:
             self._check_x(call.arguments, state)
             both = replace(call, rows=replace(call.rows, uncond=call.rows.cond))  # whichever condition: the function's own
-            self.passes.weak(Calls(both, call), [(branch, state)])
+            self.passes.weak(StepCalls(both, call), [(branch, state)])
 
         prediction = state.at_step(self._through(evaluate, step, make))
         if cond is not None:
@@ -128,7 +128,7 @@ class Inside(Outside):
     def check(self) -> None:
         self.course.prove_effect()
 
-    def _through(self, evaluate: Evaluate, step: Step, make: Make) -> torch.Tensor:
+    def _through(self, evaluate: Evaluate, step: Step, make: _Make) -> torch.Tensor:
         """What `evaluate` gives, its one call of the network made by `make`, of which the first answer counts."""
         name = "forward" if self.module._compiled_call_impl is None else "_compiled_call_impl"
         original, answers = getattr(self.module, name), list[Any]()
@@ -143,7 +143,7 @@ class Inside(Outside):
                 return answers[-1]
 
             met = self._met(Arguments.bind(self.network, args, kwargs), step)
-            make(Call(keeping, met, Rows.all_cond(met.total)))
+            make(NetworkCall(keeping, met, Rows.all_cond(met.total)))
             return answers[0]
 
         def patched(undo: Undo) -> torch.Tensor:
@@ -180,7 +180,7 @@ class Inside(Outside):
                 raise Unsupported("a weak branch at another x_t needs a network that gets x_t as it is, and this denoiser "
                                   "scales or packs it")
 
-    def _prove_entry(self, call: Call, clean: torch.Tensor) -> None:
+    def _prove_entry(self, call: NetworkCall, clean: torch.Tensor) -> None:
         """A pass resumed at a block, with nothing changed, gives the clean answer, or the entry is wrong."""
         for block in sorted(self.blocks.wanted.resume):
             again = self._unchanged(call, block)
@@ -190,7 +190,7 @@ class Inside(Outside):
                                   "and skips, where later blocks read what earlier ones gave")
         self._unproven = False
 
-    def _unchanged(self, call: Call, block: int) -> torch.Tensor | None:
+    def _unchanged(self, call: NetworkCall, block: int) -> torch.Tensor | None:
         """The answer resumed at `block`; None where the network cannot go on with what it is handed."""
         try:
             return self.passes.unchanged(call, block).sample

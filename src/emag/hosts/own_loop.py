@@ -48,7 +48,7 @@ class Loop:
 
 
 @torch.no_grad()
-def run(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
+def run_loop(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
         progress: Progress | None = None) -> tuple[list[Image.Image], Function]:
     """One image per prompt and seed, and the finished model. For `StableDiffusion3Pipeline` and the embedded one."""
     host = host_of(pipe)

@@ -14,10 +14,10 @@ from ..engine.network import Network, read_network
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.undo import Undo, patch, undone
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue, Busy, Unsupported
 from ..samplers.base import Corrector
-from .block import Block, check_free
-from .checks import check, check_rules
+from .block import WithBlock, check_free
+from .checks import check_pipeline_call, check_rules
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Condition, Given
@@ -27,7 +27,7 @@ from .pipeline_view import PipelineView
 from .rescales import without_rescales
 
 
-class Guided(Block):
+class Guided(WithBlock):
     """Handle of a `with emag.guide(...)`: the rules, and what the latest run did.
 
     latest: the same as `stats`, but None where there is nothing to tell.
@@ -46,6 +46,7 @@ class Guided(Block):
         self.resolved = self._resolve(pipe, networks[0])
         self.active = tuple(rule for rule in self.resolved if not rule.neutral)
         check_rules(self.active, networks)
+        given.check_names(self.active)
         super().__init__(pipe)
 
     def __str__(self) -> str:
@@ -94,7 +95,7 @@ class Guided(Block):
         if not self.active:
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
-        check(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
+        check_pipeline_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
@@ -126,6 +127,7 @@ class Guided(Block):
             view.install(blocks.network, undo)
             name = "forward" if denoiser._compiled_call_impl is None else "_compiled_call_impl"
             patch(undo, denoiser, name, _evaluated(run, getattr(denoiser, name), blocks))
+            patch(undo, denoiser, "__deepcopy__", _no_copy)
 
     def _networks(self, pipe: Any) -> list[Network]:
         return [read_network(denoiser) for denoiser in denoisers(pipe, self.host)]
@@ -169,6 +171,12 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
 def _evaluated(run: Run, forward: Callable[..., Any], blocks: Blocks) -> Callable[..., Any]:
     """What stands in for a network's `forward` in a run."""
     return lambda *args, **kwargs: run.evaluate(forward, args, kwargs, blocks)
+
+
+def _no_copy(memo: dict[int, Any]) -> Any:
+    """What stands in for the copying of a network in a run: the copy would evaluate through the taps of the original."""
+    raise Busy("this network serves a guided run, and a copy of it would be tied to that run: copy it before the run, or "
+               "after it")
 
 
 def _named(original: Callable[..., Any], pipe: Any, args: tuple, kwargs: dict[str, Any]) -> set[str]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from ..engine.undo import Undo
 
-Call = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+StandIn = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """What stands in for a call of the pipeline: (its own `__call__`, pipeline, args, kwargs) -> its result."""
 
 _set_class = vars(object)["__class__"].__set__  # past the property that tells others the class from before
 
 
-def swap(pipe: Any, call: Call, undo: Undo, open: bool) -> None:
+def swap(pipe: Any, call: StandIn, undo: Undo, open: bool) -> None:
     """Let `call` stand in for the calls of `pipe`, until `undo` closes. open: it is the inside of a `with` block."""
     found = weakref.ref(pipe)
     made = _class(plain_class(pipe), found, call, open)
@@ -40,7 +40,7 @@ def _swap_back(found: "weakref.ref[Any]", made: type) -> None:
         _set_class(pipe, plain_class(pipe))
 
 
-def _class(cls: type, found: "weakref.ref[Any]", call: Call, open: bool) -> type:
+def _class(cls: type, found: "weakref.ref[Any]", call: StandIn, open: bool) -> type:
     original, reduced = cls.__call__, getattr(cls, "__reduce_ex__")  # noqa: B009  (its type says less than it takes)
 
     @functools.wraps(original)

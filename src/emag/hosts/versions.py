@@ -18,7 +18,7 @@ def supported() -> Requirement | None:
 
 
 @cache
-def check() -> None:
+def check_versions() -> None:
     """Raise `Unsupported` where diffusers is outside the range."""
     wanted, found = supported(), importlib.metadata.version("diffusers")
     if wanted is not None and not wanted.specifier.contains(found, prereleases=True):

@@ -30,6 +30,8 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
     """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
     network = skeleton(model)
     active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
+    for rule in active:
+        rule.fits_network(network)
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
     own = _facts(model)

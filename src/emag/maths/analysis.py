@@ -6,7 +6,7 @@ import torch
 
 from ..errors import BadValue
 
-Moments = tuple[torch.Tensor, torch.Tensor]
+Gaussian = tuple[torch.Tensor, torch.Tensor]
 """Mean [d] and covariance [d, d] of a set of clean samples."""
 
 
@@ -43,7 +43,7 @@ def linear_denoiser(x: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor, sigm
     return mean + (x - mean) @ _gain(mean, cov, sigma)
 
 
-def split(x: torch.Tensor, cond: Moments, uncond: Moments, sigma: float) -> Split:
+def split(x: torch.Tensor, cond: Gaussian, uncond: Gaussian, sigma: float) -> Split:
     """CFG's direction for linear denoisers as mean shift and contrastive components, arXiv 2505.19210.
 
     D_c - D_u = (K_c - K_u)(x - mu_c) + (I - K_u)(mu_c - mu_u); the first term is split by the sign of the eigenvalues of
@@ -51,6 +51,7 @@ def split(x: torch.Tensor, cond: Moments, uncond: Moments, sigma: float) -> Spli
     Raises `BadValue`.
     """
     gain_cond, gain_uncond = _gain(*cond, sigma), _gain(*uncond, sigma)
+    # K_c - K_u is symmetric: its eigenvectors are directions of the data in which one class varies more, or less, than all
     values, vectors = torch.linalg.eigh(gain_cond - gain_uncond)
     along, shift = (x - cond[0]) @ vectors, cond[0] - uncond[0]
     positive, negative = ((along * part) @ vectors.mT for part in (values.clamp(min=0), values.clamp(max=0)))
@@ -66,4 +67,5 @@ def _gain(mean: torch.Tensor, cov: torch.Tensor, sigma: float) -> torch.Tensor:
     if not torch.allclose(cov, cov.mT):
         raise BadValue("cov must be a symmetric matrix of finite numbers")
     gain = torch.linalg.solve(cov + sigma**2 * torch.eye(len(mean)).to(cov), cov)
+    # symmetric in exact arithmetic; eigh reads one triangle only
     return (gain + gain.mT) / 2

@@ -18,6 +18,7 @@ class Attention:
     """
 
     q: torch.Tensor
+    # G < H is grouped-query attention: each head of k and v serves H / G heads of q
     k: torch.Tensor
     v: torch.Tensor
     image: slice
@@ -59,6 +60,7 @@ class Attention:
         `queries` [B, H, image tokens, d] stands in for the image rows of q where given.
         """
         q = (self.image_queries() if queries is None else queries)[:, :, chunk].float()
+        # softmax(q k^T / sqrt(d)), in fp32 whatever the network runs in: averages and statistics add up many of these
         scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
         logits = (q * scale) @ _heads(self.k, q.shape[1]).float().transpose(-1, -2)
         return torch.softmax(self._masked(logits, chunk), dim=-1)
@@ -87,6 +89,7 @@ class Attention:
         if mask is None or mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:3] != (1, 1):
             return size.mean(1)
         seen = mask[:, 0, 0].expand_as(size)
+        # padded keys would pull the mean towards the size of padding
         return (size * seen).sum(1) / seen.sum(1)
 
     def values(self) -> torch.Tensor:
@@ -107,5 +110,6 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-    """Whether two attention outputs are further apart than rounding puts them: a bool tensor, on the device."""
+    """Whether two attention outputs [B, H, L, d] are further apart than rounding puts them: a bool tensor, on the device."""
+    # a few units in the last place of the largest value: two kernels may sum in another order
     return (out - live).abs().amax() > 16 * torch.finfo(live.dtype).eps * live.abs().amax()

@@ -20,6 +20,7 @@ def entmax(z: torch.Tensor, alpha: float = 1.5) -> torch.Tensor:
         raise BadValue(f"entmax alpha must be 1.5 or 2, got {alpha!r}")
     wide = z.to(torch.promote_types(z.dtype, torch.float32))
     scaled = ((wide - wide.amax(-1, keepdim=True)) * (alpha - 1)).clamp(min=-1)  # the largest gets at most 1: tau >= -1
+    # p = [s - tau]_+^(1 / (alpha - 1)) with s = (alpha - 1) z: the power is 1 for alpha 2, and 2 for alpha 1.5
     threshold = _sparsemax if alpha == 2 else _entmax15
     weights = (scaled - threshold(scaled)).clamp(min=0)
     return (weights if alpha == 2 else weights.square()).to(z.dtype)
@@ -34,6 +35,7 @@ def _sparsemax(z: torch.Tensor) -> torch.Tensor:
 def _entmax15(z: torch.Tensor) -> torch.Tensor:
     """tau with sum [z - tau]_+^2 = 1: over the k largest, tau_k = mean - sqrt((1 - k variance) / k)."""
     ordered, k = _ordered(z)
+    # sum over the k largest of (s - tau)^2 = 1 is a quadratic in tau; its smaller root keeps all k above tau
     mean, square = ordered.cumsum(-1) / k, ordered.square().cumsum(-1) / k
     room = (1 - k * (square - mean.square())) / k
     return _supported(mean - room.clamp(min=0).sqrt(), ordered)

@@ -28,12 +28,14 @@ def unpack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
     *frames, rows, columns = tokens
     if x.ndim != 3 or x.shape[1] != math.prod(tokens) or x.shape[2] % patch**2:
         raise BadValue(f"latents {tuple(x.shape)} are no {'x'.join(map(str, tokens))} sequence of {patch}x{patch} patches")
+    # [B, F rows columns, C p p] -> [B, F, rows, columns, C, p, p] -> [B, C, F, rows, p, columns, p]: a patch's own rows and
+    # columns go inside the grid's
     x = x.unflatten(2, (-1, patch, patch)).unflatten(1, (-1, rows, columns))
     return x.permute(0, 4, 1, 2, 5, 3, 6).reshape(len(x), -1, *frames, rows * patch, columns * patch)
 
 
 def pack(x: torch.Tensor, step: OnGrid) -> torch.Tensor:
-    """Inverse of `unpack`."""
+    """Inverse of `unpack`: [batch, channels, (frames,) height, width] as a sequence [batch, tokens, channels * patch^2]."""
     if step.grid is None:
         return x
     *frames, rows, columns, patch = step.grid

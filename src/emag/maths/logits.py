@@ -49,6 +49,7 @@ def remask(tokens: torch.Tensor, probabilities: torch.Tensor, mask_token: int, s
         raise BadValue(f"prompt must be a bool mask (True where a token was given), got {prompt.dtype}")
     generated = (tokens != mask_token) & ~prompt
     confidence = probabilities.amax(-1).masked_fill(~generated, torch.inf)
+    # the argsort of an argsort is the rank of each entry
     rank = confidence.argsort(dim=-1, stable=True).argsort(dim=-1)
     chosen = generated & (rank < _portion(generated.sum(-1, keepdim=True), share))
     return tokens.masked_fill(chosen, mask_token)
@@ -78,6 +79,7 @@ def selective(cond: torch.Tensor, uncond: torch.Tensor | Callable[[], torch.Tens
     """
     if not threshold == threshold:
         raise BadValue("threshold must be a number of nats (inf guides nothing, -1 every row), got nan")
+    # entropy -sum p log p, where entr is -p log p and 0 at p = 0
     log_cond = cond.log_softmax(-1)
     unsure = torch.special.entr(log_cond.exp()).sum(-1, keepdim=True) > threshold
     if _checked(scale) == 1 or not unsure.any():
@@ -89,6 +91,7 @@ def _extrapolate(cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torc
     if cond.shape != uncond.shape:
         raise BadValue(f"cond and uncond must have one shape, got {tuple(cond.shape)} and {tuple(uncond.shape)}")
     guided = torch.lerp(uncond, cond, _checked(scale))
+    # inf - inf is NaN: what one side excludes keeps its value in c
     return torch.where(cond.isinf() | uncond.isinf(), cond, guided)
 
 

@@ -76,6 +76,7 @@ def evaluate_mask(mask: str, like: torch.Tensor, step: Masked) -> torch.Tensor:
     made = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     for factor in read_mask(mask):
         parts = [_drawn(atom, image.shape, made, step) for atom in factor.atoms]
+        # masks that overlap may add up to more than 1
         made = made * ((1 - sum(parts)).clamp(min=0) if factor.rest else parts[0])
     made = made.expand(-1, -1, *image.shape[2:]).to(like.dtype)
     return made if step.grid is None else pack(made.expand(-1, *image.shape[1:]), step)
@@ -149,10 +150,12 @@ def _bump(at: tuple[float, ...], rows: int, columns: int, like: torch.Tensor) ->
 def _coverage(low: float, high: float, cells: int, like: torch.Tensor) -> torch.Tensor:
     """Share of each of `cells` equal cells of [0, 1] that lies between low and high."""
     start = torch.arange(cells, device=like.device, dtype=like.dtype)
+    # of the cell [i, i + 1], in cells: what lies below `high` less what lies below `low`
     return (high * cells - start).clamp(0, 1) - (low * cells - start).clamp(0, 1)
 
 
 def _bell(centre: float, width: float, cells: int, like: torch.Tensor) -> torch.Tensor:
+    # the value at the middle of each cell
     at = (torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) / cells
     return torch.exp(-0.5 * ((at - centre) / width).square())
 

@@ -44,6 +44,7 @@ class GaussianMixture:
 
     def total_variance(self) -> torch.Tensor:
         """Variance of the mixture averaged over channels and positions, [batch, 1, ...] like `mean()`."""
+    # law of total variance: the spread of the means and what each component has of its own
         spread = (self.weights * (self.means - self.mean().unsqueeze(1)).square()).sum(1)
         return _average(spread) + self.variance[:, 0]
 
@@ -88,6 +89,8 @@ def _reweighted(gm: GaussianMixture, centre: torch.Tensor, bias: torch.Tensor, t
                 share: float) -> GaussianMixture:
     """`gm` times N(centre + bias, (1 - share^2) total) / N(centre, total), normalised."""
     # In y = x0 - centre the ratio is exp(pull . y - sharper |y|^2 / 2), up to a constant.
+    # Gaussian times Gaussian: precisions add, so each component's variance shrinks by 1 + variance * sharper, and its mean
+    # moves by what pulls it; `gained` is the log of the constant that is left over, by which its weight changes
     narrowed = (1 - share**2) * total
     pull, sharper = (bias / narrowed).unsqueeze(1), (share**2 / narrowed).unsqueeze(1)
     offset, shrink = gm.means - centre.unsqueeze(1), 1 + gm.variance * sharper

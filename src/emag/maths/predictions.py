@@ -23,11 +23,12 @@ def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: S
         return x - sigma * p
     if space == "v":
         return alpha * x - sigma * p
+    # epsilon: x = alpha x0 + sigma p
     return (x - sigma * p) / _nonzero(alpha, space)
 
 
 def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
-    """Inverse of `to_x0`. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
+    """Inverse of `to_x0`, same shape. Raises `BadValue` where sigma is 0 (the prediction is then undefined)."""
     if space == "x0":
         return x0
     sigma = _nonzero(sigma, space)
@@ -37,7 +38,7 @@ def from_x0(x0: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space
 
 
 def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source: Space, target: Space) -> torch.Tensor:
-    """Prediction `p` at `x`, from space `source` to space `target`."""
+    """Prediction `p` at `x`, from space `source` to space `target`; all [batch, ...]."""
     if source == target:
         return p
     return from_x0(to_x0(p, x, alpha, sigma, source), x, alpha, sigma, target)
@@ -50,6 +51,7 @@ def difference_scale(alpha: float, sigma: float, source: Space, target: Space) -
     """
     if source == target:
         return 1.0
+    # x0 = alpha x - sigma v and epsilon = sigma x + alpha v, so dx0 = -sigma dv and depsilon = alpha dv; flow likewise
     unit = {"x0": -sigma, "epsilon": alpha, "v": 1.0, "flow": 1.0}
     return unit[target] / _nonzero(unit[source], source)
 

@@ -9,7 +9,7 @@ import torch
 
 
 def digest(sample: torch.Tensor) -> bytes:
-    """Hash of the bytes of one sample's first latent."""
+    """Hash of the bytes of one sample's first latent, of any shape."""
     raw = sample.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(raw).digest()
 
@@ -52,9 +52,11 @@ class Streams:
         return self._drawn[key]
 
     def _draw(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        # drawn on the CPU, so that all devices see the same noise
         rows = [torch.randn(like.shape[1:], generator=self._stream(i, name)) for i in range(like.shape[0])]
         return torch.stack(rows).to(like.device)
 
     def _stream(self, i: int, name: str) -> torch.Generator:
+        # by the sample's own bytes, not its row: an image is the same alone and in any batch
         seed = hashlib.sha256(self.keys[i % len(self.source)] + f"{name}/{self.step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") >> 1)

@@ -4,7 +4,7 @@ import torch
 
 
 def capped(difference: torch.Tensor, radius: float) -> torch.Tensor:
-    """Each sample of `difference` scaled down to norm `radius` where it is longer; 0 leaves it."""
+    """Each sample of `difference` [batch, ...] scaled down to norm `radius` where it is longer; 0 leaves it."""
     if radius == 0:
         return difference
     norm = per_sample(difference.flatten(1).norm(dim=1), difference)
@@ -12,7 +12,8 @@ def capped(difference: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def project(vector: torch.Tensor, onto: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parts of `vector` parallel and orthogonal to `onto`, per sample; a zero `onto` has no parallel part."""
+    """Parts of `vector` [batch, ...] parallel and orthogonal to `onto`, per sample; a zero `onto` has no parallel part."""
+    # <v, o> / <o, o> o, and the rest
     dot, square = (vector * onto).flatten(1).sum(1), onto.square().flatten(1).sum(1)
     share = torch.where(square > 0, dot / square.clamp(min=torch.finfo(square.dtype).tiny), 0.0)
     parallel = per_sample(share, onto) * onto
@@ -31,12 +32,13 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def extrapolate(weak: torch.Tensor, strong: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit."""
+    """weak + scale (strong - weak), where scale 0, scale 1 and equal branches are exact bit for bit; [batch, ...]."""
+    # lerp takes the end it is nearer to as its base, so that both ends are exact
     return torch.lerp(weak, strong, scale)
 
 
 def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> torch.Tensor:
-    """`new` on the first `channels` channels (dimension 1), `old` on the others."""
+    """`new` on the first `channels` channels, `old` on the others; both [batch, channels, ...]."""
     return new if channels is None else torch.cat([new[:, :channels], old[:, channels:]], dim=1)
 
 

@@ -88,7 +88,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
     return made
 
 
-def load(folder: Path = FOLDER) -> tuple[Classifier, dict]:
+def load_classifier(folder: Path = FOLDER) -> tuple[Classifier, dict]:
     """The trained classifier, on the CPU in fp32, and its card. Raises `BadValue` where a file is missing or damaged."""
     missing = [name for name in (WEIGHTS, CARD) if not (folder / name).is_file()]
     if missing:
@@ -104,7 +104,7 @@ def load(folder: Path = FOLDER) -> tuple[Classifier, dict]:
     return model.eval().to(memory_format=torch.channels_last), card
 
 
-def digest(folder: Path = FOLDER) -> str:
+def weights_digest(folder: Path = FOLDER) -> str:
     """First 8 hex digits of the sha256 of the weights. Raises `BadValue` where there are none."""
     if not (folder / WEIGHTS).is_file():
         raise BadValue(f"classifier folder {folder} lacks {WEIGHTS}; train one with python -m emag.lab.train.classifier")

@@ -43,7 +43,7 @@ def keep(image: Image.Image, folder: Path, record: dict[str, Any]) -> Path:
     with drafted(folder) as draft:
         _put(image, draft, record)
         for path in names(folder, record):
-            if claim(draft, path) or holds(path, record, image):
+            if claim(draft, path) or has_record(path, record, image):
                 return path
     raise AssertionError  # there is no last name
 
@@ -95,18 +95,18 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 def read_with_image(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
     """The record in a PNG, and its picture. Raises `BadValue`."""
-    image = opened(path)
+    image = read_image(path)
     text = getattr(image, "text", {}).get(KEY)
     if text is None:
         raise BadValue(f"{path} carries no emag record; only PNGs written by emag do")
     try:
-        return records.checked(parsed(text)), image
+        return records.checked_record(parsed(text)), image
     except ValueError as error:
         raise BadValue(f"the emag record in {path} is damaged: {error}") from None
 
 
-def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image:
-    """A PNG from a file, or from the bytes of the file `name`, all its pixels read.
+def read_image(source: str | Path | bytes, name: str = "the picture", formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
+    """A picture from a file, or from the bytes of the file `name`, all its pixels read.
 
     Raises `BadValue` for other formats, more than `PIXELS` pixels, and every kind of damage.
     """
@@ -116,19 +116,19 @@ def opened(source: str | Path | bytes, name: str = "the picture") -> Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["PNG"]) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
                 if image.width * image.height > PIXELS:
                     raise BadValue(f"it has {image.width}x{image.height} pixels, at most {PIXELS} are read")
                 image.load()
                 return image
     except Image.UnidentifiedImageError:
-        raise BadValue(f"cannot read {name} as an image: it is no PNG") from None
+        raise BadValue(f"cannot read {name} as an image: it is no {' or '.join(formats)}") from None
     except Exception as error:  # a decoder meets damage of every kind, and raises as many
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadValue(f"cannot read {name} as an image: {reason}") from None
 
 
-def holds(path: Path, record: dict[str, Any], image: Image.Image | None = None) -> bool:
+def has_record(path: Path, record: dict[str, Any], image: Image.Image | None = None) -> bool:
     """True where a file is a whole PNG with this record, and with the pixels of `image` if one is given."""
     try:
         found, there = read_with_image(path)
@@ -146,7 +146,7 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 def saved(folder: Path, record: dict[str, Any]) -> Path | None:
     """The file in `folder` that a record with a row was already written to, if there is one and it is whole."""
     there = itertools.takewhile(lambda path: path.exists(), names(folder, record))
-    return next((path for path in there if holds(path, record)), None)
+    return next((path for path in there if has_record(path, record)), None)
 
 
 def names(folder: Path, record: dict[str, Any]) -> Iterator[Path]:

@@ -43,7 +43,7 @@ def from_data(data: Any) -> tuple[Rule, ...]:
     return tuple(make_value(name, method(name), values) for item in data for name, values in item.items())
 
 
-def read_recipe(path: str | Path) -> tuple[Rule, ...]:
+def read_rules(path: str | Path) -> tuple[Rule, ...]:
     """Rules from a JSON file."""
     try:
         data = parsed(Path(path).read_bytes())

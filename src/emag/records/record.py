@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def checked(found: Any) -> dict[str, Any]:
+def checked_record(found: Any) -> dict[str, Any]:
     """A record that somebody handed in, every type looked at. Raises `BadValue` with what is wrong."""
     if not isinstance(found, dict):
         raise BadValue("it is no object")

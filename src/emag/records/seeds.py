@@ -15,7 +15,7 @@ def is_seed(value: Any) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
-def parsed(text: str) -> list[int]:
+def read_seeds(text: str) -> list[int]:
     """Seeds from "8", "8-11" or "8,13". Raises `BadValue` for what cannot be read, is out of range, or is too many."""
     seeds: list[int] = []
     for part in text.split(","):

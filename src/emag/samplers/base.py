@@ -97,7 +97,7 @@ class Corrector(FiniteFields):
 
 
 def guided_prediction(branches: Mapping[Any, torch.Tensor], scale: float, who: str) -> torch.Tensor:
-    """u + scale (c - u): exactly c at scale 1, u at 0. Raises `Unsupported` where `scale` needs a u that is not there."""
+    """u + scale (c - u), [batch, ...]: exactly c at scale 1, u at 0. Raises `Unsupported` where a needed u is not there."""
     if scale == 1:
         return branches[COND]
     if UNCOND not in branches:

@@ -10,7 +10,7 @@ from .base import Corrector, GuidedModel, Solver
 
 
 @runtime_checkable
-class Conditioned(Protocol):
+class Conditional(Protocol):
     """What a `Model` may offer beside: it tells whose conditions are the same, and evaluates further ones."""
 
     def want(self, names: Sequence[str]) -> None:
@@ -24,13 +24,13 @@ class Conditioned(Protocol):
 
 
 def groups_of(model: GuidedModel, count: int) -> list[int]:
-    """`Conditioned.groups`; of a model that does not tell, all samples share one condition."""
-    return model.groups(count) if isinstance(model, Conditioned) else [0] * count
+    """`Conditional.groups`; of a model that does not tell, all samples share one condition."""
+    return model.groups(count) if isinstance(model, Conditional) else [0] * count
 
 
 def want(model: GuidedModel, parts: Sequence[Corrector | Solver]) -> None:
     """Ask `model` for the conditions that the parts of a sampler read."""
-    if isinstance(model, Conditioned):
+    if isinstance(model, Conditional):
         model.want(tuple(dict.fromkeys(name for part in parts for name in part.conditions)))
 
 

@@ -61,5 +61,5 @@ class PCG(Corrector):
 
 
 def langevin(x: torch.Tensor, score: torch.Tensor, h: float, noise: torch.Tensor) -> torch.Tensor:
-    """One unadjusted Langevin step of size h."""
+    """One unadjusted Langevin step of size h, on x [batch, ...]."""
     return x + h / 2 * score + h**0.5 * noise

@@ -13,11 +13,11 @@ from .first_order import check_solver
 from .solvers import Euler
 
 Progress = Callable[[int, int], None]
-States = list[dict[str, Any]]
+PartStates = list[dict[str, Any]]
 
 
 def sample(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
-           on_step: Progress | None = None, states: States | None = None) -> torch.Tensor:
+           on_step: Progress | None = None, states: PartStates | None = None) -> torch.Tensor:
     """x at the last level of the model's path, from x [batch, ...] at the first. solver: None is `Euler()`.
 
     on_step: called with (steps done, steps in all). states: a list that receives the states of the run, one dict per
@@ -27,21 +27,21 @@ def sample(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: 
 
 
 def sampled_path(model: GuidedModel, x: torch.Tensor, *correctors: Corrector, solver: Solver | None = None,
-               on_step: Progress | None = None, states: States | None = None) -> Iterator[torch.Tensor]:
-    """x at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
+               on_step: Progress | None = None, states: PartStates | None = None) -> Iterator[torch.Tensor]:
+    """x [batch, ...] at levels 1, 2, ..., N of the model's path, one after the other, from x at level 0. As `sample`."""
     solver = solver or Euler()
     for corrector in correctors:
         solver = corrector.drive(solver)
-    check(model, correctors, solver)
+    check_parts(model, correctors, solver)
     want(model, (*correctors, solver))
-    made: States = [{} for _ in (*correctors, solver)]
+    made: PartStates = [{} for _ in (*correctors, solver)]
     if states is not None:
         states.extend(made)
     return _run(model, x, correctors, solver, on_step, made)
 
 
 def _run(model: GuidedModel, x: torch.Tensor, correctors: Sequence[Corrector], solver: Solver, on_step: Progress | None,
-         states: States) -> Iterator[torch.Tensor]:
+         states: PartStates) -> Iterator[torch.Tensor]:
     for i in range(len(model.path)):
         for corrector, state in zip(correctors, states):
             x = corrector.before(x, i, model, state)
@@ -53,7 +53,7 @@ def _run(model: GuidedModel, x: torch.Tensor, correctors: Sequence[Corrector], s
         yield x
 
 
-def check(model: GuidedModel, correctors: Sequence[Corrector], solver: Solver) -> None:
+def check_parts(model: GuidedModel, correctors: Sequence[Corrector], solver: Solver) -> None:
     """Raise `BadValue` or `Unsupported` where the parts of a run do not fit."""
     if not model.path.fits(model.space):
         raise BadValue(f"{model.space} predictions do not fit this path: flow needs alpha + sigma = 1 at every level, "

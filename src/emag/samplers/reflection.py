@@ -12,14 +12,15 @@ from .base import Corrector, GuidedModel, guided_prediction
 from .path import Path
 from .solvers import advance
 
-Denoiser = Callable[[torch.Tensor], torch.Tensor]
+_Denoiser = Callable[[torch.Tensor], torch.Tensor]
 
 
-def reflect(x: torch.Tensor, strong: Denoiser, weak: Denoiser, path: Path, i: int, space: Space,
+def reflect(x: torch.Tensor, strong: _Denoiser, weak: _Denoiser, path: Path, i: int, space: Space,
             repeats: int = 1) -> torch.Tensor:
-    """x at level i, taken to level i + 1 with `strong` and back with `weak`, both predicting at level i, `repeats` times.
+    """x [batch, ...] at level i, taken to level i + 1 with `strong` and back with `weak`, `repeats` times.
 
-    In flow space: x + (sigma' - sigma) (u_strong(x) - u_weak(x')). Where neither depends on x and they agree, x comes back.
+    Both predict at level i. In flow space: x + (sigma' - sigma) (u_strong(x) - u_weak(x')). Where neither depends on x and
+    they agree, x comes back.
     """
     for _ in range(repeats):
         down = advance(x, strong(x), path, i, i + 1, space)

@@ -43,7 +43,7 @@ class Kernel:
         return self.lost / (2 * self.fall) * (over - pairs(noises, powers) / self.share)
 
 
-def kernel(path: Path, i: int, total: float = 1.0, spread: float = 1.0, end: bool = True) -> Kernel:
+def reverse_kernel(path: Path, i: int, total: float = 1.0, spread: float = 1.0, end: bool = True) -> Kernel:
     """The step from level i of densities whose exponents sum to `total`. end: at sigma 0, arrive without noise, at m."""
     (alpha, sigma), (after, rest) = path.at(i), path.at(i + 1)
     left = path.shrink(i, i + 1) ** 2
@@ -113,13 +113,13 @@ class ReverseSDE(Solver):
         total = 1.0
         if self.powers is not None:
             pred, total = average(model.latest, self.powers), surplus([b for _, b in self.powers]) + 1
-        move = kernel(model.path, i, total, self.spread or 0.0)
+        move = reverse_kernel(model.path, i, total, self.spread or 0.0)
         x = move.keep * x + move.pull * to_x0(pred, x, *model.path.at(i), model.space)
         return x + move.noise * model.noise(f"{self.name}/{i}", x).to(x) if move.noise else x
 
 
 def average(branches: Mapping[Any, torch.Tensor], powers: Powers) -> torch.Tensor:
-    """The predictions of the branches averaged with weights b / sum b, in any space."""
+    """The predictions of the branches [batch, ...] averaged with weights b / sum b, in any space."""
     total = sum(b for _, b in powers)
     return torch.stack([b / total * p for (_, b), p in zip(powers, pick(branches, powers))]).sum(0)
 

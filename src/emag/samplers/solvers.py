@@ -18,10 +18,10 @@ def to_epsilon(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, spa
 
 
 def advance(x: torch.Tensor, pred: torch.Tensor, path: Path, i: int, j: int, space: Space) -> torch.Tensor:
-    """x at level j, from x at level i, the prediction held fixed: alpha_j x0 + sigma_j epsilon, arXiv 2010.02502 Eq. 12.
+    """x [batch, ...] at level j, from x at level i, the prediction held fixed: alpha_j x0 + sigma_j epsilon.
 
-    j < i inverts. Exactly x + (sigma_j - sigma_i) u in flow space. Raises `BadValue` where `pred` does not tell x0 (epsilon
-    predictions at alpha 0) or epsilon (x0 predictions at sigma 0).
+    arXiv 2010.02502 Eq. 12. j < i inverts. Exactly x + (sigma_j - sigma_i) u in flow space. Raises `BadValue` where `pred`
+    does not tell x0 (epsilon predictions at alpha 0) or epsilon (x0 predictions at sigma 0).
     """
     alpha, sigma = path.at(j)
     if space == "flow":

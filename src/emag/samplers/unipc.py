@@ -71,7 +71,7 @@ class UniPC(Solver):
 
 def bh2(x: torch.Tensor, past: Past, path: Path, j: int, order: int,
         new: tuple[int, torch.Tensor] | None = None) -> torch.Tensor:
-    """x at level j, from x at the newest level of `past`: the predictor, or with `new`, made at level j, the corrector."""
+    """x [batch, ...] at level j, from the newest level of `past`: the predictor; with `new`, at level j, the corrector."""
     (s, m0), (alpha, sigma) = past[-1], path.at(j)
     h = log_snr(path, j) - log_snr(path, s)
     points = [*reversed(past[-order:-1]), *([new] if new else [])]

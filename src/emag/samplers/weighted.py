@@ -11,7 +11,7 @@ from .base import Corrector, GuidedModel, Solver
 from .conditioned import groups_of
 from .particles import effective_size, resample
 from .path import Path
-from .reverse_sde import Powers, ReverseSDE, kernel, pick, surplus
+from .reverse_sde import Powers, ReverseSDE, pick, reverse_kernel, surplus
 from .solvers import to_epsilon
 
 log = logging.getLogger("emag")
@@ -152,7 +152,7 @@ class Weighted(Corrector):
         """The change da of the log-weights over the step from x at level i, [batch], float64."""
         noises = [to_epsilon(p, x, *model.path.at(i), model.space) for p in pick(model.latest, self.powers)]
         powers = [b for _, b in self.powers]
-        return kernel(model.path, i, surplus(powers) + 1, self.spread, end=False).change(noises, powers)
+        return reverse_kernel(model.path, i, surplus(powers) + 1, self.spread, end=False).change(noises, powers)
 
     def _tamed(self, change: torch.Tensor) -> torch.Tensor:
         """The `change` of one group, centred and clamped where asked."""

@@ -15,7 +15,7 @@ from ..errors import BadValue
 from .normed import both, epsilon_norm
 from .renoise import renoised
 
-Head = list[tuple[torch.Tensor, torch.Tensor]]
+AnnealingHead = list[tuple[torch.Tensor, torch.Tensor]]
 
 FEATURES = 12  # z, cos z, cos 2z, cos 3z of the time, of |c - u| / 5 and of lambda
 NORM_UNIT = 5.0
@@ -87,7 +87,7 @@ def features(time: float, apart: torch.Tensor, strength: float) -> torch.Tensor:
     return torch.stack([z, z.cos(), (2 * z).cos(), (3 * z).cos()], 2).flatten(1)
 
 
-def evaluate(head: Head, inputs: torch.Tensor) -> torch.Tensor:
+def evaluate(head: AnnealingHead, inputs: torch.Tensor) -> torch.Tensor:
     """Linear layers with ReLU between them, on [batch, 12]; [batch]."""
     for weight, bias in head[:-1]:
         inputs = torch.relu(inputs @ weight.T + bias)
@@ -95,7 +95,7 @@ def evaluate(head: Head, inputs: torch.Tensor) -> torch.Tensor:
     return (inputs @ weight.T + bias).squeeze(1)
 
 
-def read_head(path: str) -> Head:
+def read_head(path: str) -> AnnealingHead:
     """The layers of a head, in float64. Raises `BadValue` where the file cannot be read, or holds something else."""
     try:
         tensors = load_file(Path(path))

@@ -79,7 +79,7 @@ class Feedback(Schedule):
 
 
 def stepped(pred: torch.Tensor, step: Step) -> torch.Tensor:
-    """x at `step.next`: a DDIM step, on a flow an Euler step, along `pred`, which is in `step.space`."""
+    """x [batch, ...] at `step.next`: a DDIM step, on a flow an Euler step, along `pred`, which is in `step.space`."""
     alpha, sigma = step.next
     keep = sigma / step.sigma if step.sigma else 0.0
     # alpha' x0 + sigma' epsilon with epsilon = (x - alpha x0) / sigma

@@ -8,7 +8,7 @@ import typer
 
 from ...errors import BadValue
 from ...files import parsed
-from ...records.seeds import parsed as seeds_of
+from ...records.seeds import read_seeds as seeds_of
 from .app import app, command
 from .bars import progress
 from .outputs import check_out, file_in
@@ -73,7 +73,7 @@ def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
         raise BadValue("give rules with -g or with --recipe, not both")
     if named is None:
         return tuple(recipe.parse(text) for text in short)
-    return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read_recipe(named)
+    return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read_rules(named)
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

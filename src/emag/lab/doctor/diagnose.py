@@ -25,10 +25,10 @@ SECOND = ("autoguidance: autoguidance=2", "sine: sine=0.7,source=cond", "domain:
 
 MODELS = ("guide", "tuned", "pretrained", "base")
 
-Call = Callable[[Any], torch.Tensor]
+Drive = Callable[[Any], torch.Tensor]
 
 
-def diagnose(pipe: Any, call: Call, backbone: str, methods: Sequence[Column], conditions: Mapping[str, Any] | None = None,
+def diagnose(pipe: Any, call: Drive, backbone: str, methods: Sequence[Column], conditions: Mapping[str, Any] | None = None,
              models: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """Try each method on a pipeline; `call` makes images as a tensor. The pipeline is left as it was."""
     with _quietly():
@@ -42,7 +42,7 @@ def tried(kinds: Sequence[str] = KINDS) -> list[Column]:
     return [*columns(kinds), *map(Column.parse, SECOND)]
 
 
-def _tried(pipe: Any, call: Call, backbone: str, column: Column, plain: torch.Tensor, conditions: Mapping[str, Any],
+def _tried(pipe: Any, call: Drive, backbone: str, column: Column, plain: torch.Tensor, conditions: Mapping[str, Any],
            models: Mapping[str, Any]) -> Finding:
     try:
         with _quietly(), guide(pipe, *column.rules, conditions=conditions, models=models) as run:

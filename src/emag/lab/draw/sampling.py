@@ -1,7 +1,7 @@
 """From prompts, seeds and a guidance to images: what the command line, the demo and `emag again` share."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,8 +20,7 @@ from ...hosts.pipeline import Guided, guide
 from ...records.fingerprint import is_data
 from ...records.ranges import warn_of_clipped, warn_of_scale
 from ...records.seeds import LARGEST, MOST, is_seed
-
-Progress = Callable[[int, int], None]
+from ...samplers.loop import Progress
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from PIL import Image
 from ...errors import BadValue
 from ...files import parsed
 from ..draw.columns import Column
-from .pictures import opened
+from .pictures import read_rgb
 from .prompts import Prompt
 from .recipes import NAME
 from .spec import RunSpec, parse
@@ -181,7 +181,7 @@ class RunFolder:
     def image(self, recipe: str, number: int) -> Image.Image:
         """One image, RGB."""
         name = image_name(recipe, number)
-        return opened(self.storage.read(name), f"{name} in {self.url}")
+        return read_rgb(self.storage.read(name), f"{name} in {self.url}")
 
     def images(self, recipe: str, batch: int = 256, limit: int | None = None) -> Iterator[np.ndarray]:
         """The finished images of a recipe in order of their numbers, uint8 [n, height, width, 3], `batch` at a time."""

@@ -13,7 +13,7 @@ from ...errors import BadValue
 from ...files import is_draft, parsed
 from .check import prompts_hash
 from .folder import FILE, IMAGES, INDEX_FOLDER, MENDS, PROMPTS, RunFolder, image_name
-from .pictures import OWN, clipped, opened
+from .pictures import OWN, clipped, read_rgb
 from .tasks import task
 from .work import KEY
 
@@ -112,7 +112,7 @@ def _image(folder: RunFolder, part: str, row: dict[str, Any]) -> Iterator[Proble
     try:
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             raise BadValue("its bytes are not those that were written")
-        pixels = np.asarray(opened(data, "it"))
+        pixels = np.asarray(read_rgb(data, "it"))
     except BadValue as error:
         yield Problem("damaged", name, str(error), (part, name))
         return

@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ...errors import BadValue, EmagError
+from ...errors import BadValue
 from ...files import check_folder, whole
 from ...hosts.load import pick_device, pick_dtype
 from ...models import WEIGHTS, folder
 from ..draw.sheets import sheet
 from . import checkpoint, data
+from .ending import leave_unless, told_errors
 from .progress import COLUMNS, Budget, Clock, Meter, stop_on_signals
 from .trainer import WORLDS, Trainer, TrainSettings
 from .world import Scenes
@@ -110,7 +111,7 @@ def command(
     OUT/samples. What is not given is as for the embedded model: 32 pixels, 8 blocks of 3 heads, patch 4, batches of 256 for
     pictures; 6 blocks of 4 heads, patch 2, batches of 32 and Muon for the world of shapes.
     """
-    try:
+    with told_errors():
         settings = _settings(world, classes, size=size, layers=layers, heads=heads, patch=patch, batch_size=batch_size,
                              lr=lr, muon=muon, flip=flip, seed=seed, words=words)
         shares, number = _shares(keep), _autocast(dtype)
@@ -121,12 +122,7 @@ def command(
         budget = Budget(steps, 60.0 if steps is None and minutes is None else minutes)
         with stop_on_signals() as stopped:
             finished = train(trainer, out, budget, save_minutes, sheet_minutes, stopped, keep=shares)
-    except EmagError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    if not finished:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130)
+    leave_unless(finished)
 
 
 def _settings(world: str | None, classes: str | None, **values: Any) -> TrainSettings:

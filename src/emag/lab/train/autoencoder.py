@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
-from ...errors import BadValue, EmagError
+from ...errors import BadValue
 from ...models import folder
 from .autoencoder_trainer import AutoencoderTrainer, Settings, quality
+from .ending import leave_unless, told_errors
 from .progress import Budget, Clock, stop_on_signals
 
 FILE, HEADER, REPORT = "training.safetensors", "emag_training", 500
@@ -79,18 +80,13 @@ def command(
 
     With --decoder-of, latents stay what they are, so that a network trained on them can be used with the new decoder.
     """
-    try:
+    with told_errors():
         settings = Settings(batch_size=batch_size, lr=lr, noise=noise, seed=seed)
         trainer = AutoencoderTrainer(settings, None if kept is None else folder.autoencoder(kept))
         budget = Budget(steps, 60.0 if steps is None and minutes is None else minutes)
         with stop_on_signals() as stopped:
             finished = train(trainer, out, budget, save_minutes, stopped)
-    except EmagError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    if not finished:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130)
+    leave_unless(finished)
     found = quality(trainer.averaged())
     typer.echo(f"{out}: {found['decibels']:.1f} dB (least {found['least']:.1f}), {found['right']:.1%} right after decoding")
 

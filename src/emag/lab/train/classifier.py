@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ...errors import BadValue, EmagError
+from ...errors import BadValue
 from ...files import check_folder
 from ...models import folder
 from ...models.classifier import CARD, SIZE, WEIGHTS, Classifier, pixels
 from . import data
 from .data import CIFAR10, Images
+from .ending import told_errors
 
 COLUMNS = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TaskProgressColumn(),
            TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
@@ -147,12 +148,9 @@ def command(
     = ClassifierSettings.seed,
 ) -> None:
     """Train the CIFAR-10 classifier that measures features and class accuracy, on a CPU."""
-    try:
+    with told_errors():
         check_folder(out)
         card = run(source, out, ClassifierSettings(epochs=epochs, seed=seed))
-    except EmagError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"{out}: test accuracy {card['test_accuracy']:.2%}, {card['bytes'] / 1e6:.1f} MB, {card['minutes']} minutes, "
                f"{card['cpu_minutes']} of one core")
 

@@ -45,5 +45,6 @@ class Rescale(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         clean, guided = branches[COND].flatten(1).std(1), pred.flatten(1).std(1)
         tiny = torch.finfo(guided.dtype).tiny
+        # a prediction without spread has none to correct
         ratio = torch.where(guided > 0, clean / guided.clamp(min=tiny), torch.ones_like(guided))
         return pred * per_sample(1 + self.phi * (ratio - 1), pred)

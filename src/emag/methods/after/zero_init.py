@@ -52,6 +52,7 @@ class ZeroInit(Rule):
 
     def zeroed(self, count: int) -> int:
         """Steps that are zeroed in a run of `count`."""
+        # the small term keeps 0.04 of 25 at 1
         return max(1, int(self.share * count + 1e-9)) if self.steps is None else self.steps
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:

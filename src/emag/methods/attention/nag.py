@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from ...core import Rows, Scene, Sdpa
+from ...core import Rows, RunStart, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
@@ -80,6 +80,7 @@ def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttentio
     """Z from Z+ and Z- [B, H, tokens, d]; norms per token over all heads, in at least fp32."""
     assert not isinstance(spec.scale, Schedule)
     plus, minus = wide(plus), wide(minus)
+    # extrapolated, then no longer than tau times what it was, then blended back: sizes stay what the next layer knows
     far = plus + (spec.scale - 1) * (plus - minus)
     size, limit = (torch.linalg.vector_norm(z, NORMS[spec.norm], dim=(1, 3), keepdim=True) for z in (far, plus))
     capped = far * (spec.tau * limit / size.clamp(min=spec.eps)).clamp(max=1)
@@ -154,8 +155,8 @@ class NAG(Inside):
             if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
                 raise BadValue(f"nag {field} must be a number in [{low:g}, {high:g}], got {value!r}")
 
-    def fits_run(self, scene: Scene) -> None:
-        noisy = [step for step in scene.steps if step.sigma >= (self.sigma_end or 0)]
+    def fits_run(self, start: RunStart) -> None:
+        noisy = [step for step in start.steps if step.sigma >= (self.sigma_end or 0)]
         if noisy and all(at_time(self.scale, step) == 1 for step in noisy):
             raise BadValue(f"nag is off (scale 1) at every step of this run with a noise of at least {self.sigma_end:g}: "
                            "give it another schedule or sigma_end, or leave it out")

@@ -66,7 +66,9 @@ class APG(Rule):
         if not self.reads_null(step):
             return pred
         assert self.norm_threshold is not None and self.momentum is not None
+        # fp64: the parallel part is a small share of two large dot products
         part, null = (p[:, :self.channels].double() for p in (pred, branches[UNCOND]))
+        # D <- (c - u) + beta D; beta is below 0, so that a direction pushed along before counts less now
         total = part - null + self.momentum * state.get("momentum", 0.0)
         state["momentum"] = total
         parallel, orthogonal = project(capped(total, self.norm_threshold), part)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Conditioned, FiniteFields, Perturbation, Rule, Scene, Step
+from ...core import COND, UNCOND, Branches, Conditioned, FiniteFields, Perturbation, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.masks import evaluate_mask, mask_names, read_mask
 from ...schedules import Scale, Schedule, known, weight
@@ -102,10 +102,10 @@ class Compose(Rule):
         """Names of the masks that the user has to give."""
         return tuple(dict.fromkeys(name for term in self.terms if term.mask for name in mask_names(term.mask)))
 
-    def fits_run(self, scene: Scene) -> None:
+    def fits_run(self, start: RunStart) -> None:
         for term in self.terms:
             if term.mask is not None:
-                evaluate_mask(term.mask, scene.first.x, scene.first)
+                evaluate_mask(term.mask, start.first.x, start.first)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))
@@ -136,6 +136,7 @@ class Compose(Rule):
         for term, value in zip(self.terms, weights):
             shares += [(term.plus, term.mask, value), (term.minus, term.mask, -value)]
         for name, mask, value in shares:
+            # what COND weighs is 1 less all others, and is the running prediction itself: it is not counted
             if name != COND:
                 at = net.setdefault(name, {})
                 at[mask] = at.get(mask, 0.0) + value

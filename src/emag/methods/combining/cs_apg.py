@@ -74,6 +74,7 @@ class CSAPG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.branches(step):
             return pred
+        # p is e + (p - e) already, so w - 1 times each projected difference is left to add
         new = pred.double()
         if known(self.scale, step) != 1:
             scale = weight(self.scale, branches, step, state, new)

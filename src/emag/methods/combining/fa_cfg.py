@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...core import UNCOND, Branches, Rule, Scene, Step
+from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...schedules import Scale, known, weight
@@ -54,8 +54,8 @@ class FACFG(Rule):
         if self.size is not None and (len(self.size) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.size)):
             raise BadValue(f"fa-cfg size is (height, width) of the previous stage's latents, got {self.size}")
 
-    def fits_run(self, scene: Scene) -> None:
-        planes(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        planes(start.first.x, start.first)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.high, step) != 1 or known(self.low, step) != 1
@@ -64,6 +64,7 @@ class FACFG(Rule):
         if not self.reads_null(step):
             return pred
         wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        # D = p - u in two bands: what the smaller stage could have shown, and what this size adds
         shift = wide - branches[UNCOND].to(wide.dtype)
         coarse = from_planes(self.coarse(planes(shift, step)), step, shift)
         low, high = (weight(scale, branches, step, state.setdefault(band, {}), wide)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Scene, Step
+from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...maths.pyramid import collapse, laplacian
@@ -58,8 +58,8 @@ class FDG(Rule):
         if not all(0 <= share <= 1 for share in self.parallel):
             raise BadValue(f"fdg parallel must lie in [0, 1], got {self.parallel}")
 
-    def fits_run(self, scene: Scene) -> None:
-        planes(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        planes(start.first.x, start.first)
 
     def reads_null(self, step: Step) -> bool:
         return any(known(scale, step) != 1 for scale in self.scales)
@@ -68,6 +68,7 @@ class FDG(Rule):
         if not self.reads_null(step):
             return pred
         wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        # the pyramid is linear, so bands of D can be scaled one by one and added up again
         ours, shift = (laplacian(planes(x, step), len(self.scales)) for x in (wide, wide - branches[UNCOND].to(wide.dtype)))
         moved = []
         for k, band in enumerate(shift):

@@ -88,6 +88,7 @@ class HMCFG(Rule):
         found: dict[Hashable, Any] = {null: 1.0 - self.base_scale}
         found[base] = found.get(base, 0.0) + self.base_scale
         minus = {"base null": null, "base": base, "own null": UNCOND}[self.minus]
+        # q may be one of the branches that are there already: weights of one branch add up
         found[minus] = found.get(minus, 0.0) - scale
         return found
 

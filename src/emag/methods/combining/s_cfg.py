@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Rule, Scene, Step
+from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.layout import pack, unpack
 from ...maths.pyramid import blur
@@ -82,8 +82,8 @@ class SCFG(Rule):
         if not all(network.blocks[at].has_text(cross=False) for at in self.observer.blocks):
             raise Unsupported(NO_TEXT)
 
-    def fits_run(self, scene: Scene) -> None:
-        if scene.tokens and len(scene.tokens) != 2:
+    def fits_run(self, start: RunStart) -> None:
+        if start.tokens and len(start.tokens) != 2:
             raise Unsupported(NO_IMAGE)
 
     def reads_null(self, step: Step) -> bool:
@@ -96,6 +96,7 @@ class SCFG(Rule):
         shift = unpack(wide - branches[UNCOND].to(wide.dtype), step)
         rate = self._rate(shift.norm(dim=1), step.seen[self.observer])
         strength = weight(self.scale, branches, step, state, rate) * rate
+        # regions have hard edges, guidance must not
         strength = blur(strength.clamp(max=self.limit), GAUSSIAN)
         # u + w R D with u = p - D
         return (wide + pack((strength[:, None] - 1) * shift, step)).to(pred.dtype)
@@ -108,6 +109,7 @@ class SCFG(Rule):
         rows, columns = (at.to(size.dtype) for at in cells.members(size.shape[-2] // cells.rows, size.device))
         cond, uncond = seen.found[COND], seen.found.get(UNCOND, seen.found[COND])
         inside, own = foreground(uncond, self.bos).flatten(1), foreground(cond, self.bos).flatten(1)
+        # the published foreground is that of the empty prompt's maps; where those show none, the prompt's
         inside = torch.where(inside.any(1, keepdim=True), inside, own)
         rate = rates((rows.T @ size @ columns).flatten(1), torch.outer(rows.sum(0), columns.sum(0)).flatten(),
                      regions(cond).flatten(1), inside)
@@ -138,6 +140,7 @@ def rates(total: torch.Tensor, count: torch.Tensor, labels: torch.Tensor, inside
     tiny = torch.finfo(total.dtype).tiny
     mask = inside.to(total.dtype)
     level = (total * mask).sum(1, keepdim=True) / (count * mask).sum(1, keepdim=True).clamp(min=tiny)
+    # [places, places]: which places share a region, so that a matrix product sums over each region
     same = (labels[:, :, None] == labels[:, None, :]).to(total.dtype)
     mean = (same @ total[..., None] / (same @ count[:, None])).squeeze(-1)
     return torch.where((level > 0) & (mean > 0), level / mean.clamp(min=tiny), 1.0)

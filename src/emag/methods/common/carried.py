@@ -40,6 +40,7 @@ class Directions:
         if step.fresh:
             self.asked, self.open, self.at, self.known = 0, False, [], []
             return False
+        # the first two are made, for a line needs two points; then one in `every`
         self.open = self.asked > 1 and (self.asked - 1) % self.every > 0
         self.asked += 1
         if not self.open or self.agree == -1:
@@ -51,6 +52,7 @@ class Directions:
         opened, self.open = self.open, None
         if opened is None or (step.space == "epsilon" and step.alpha == 0):  # where every difference is 0
             return made
+        # kept as differences of velocities, so that the line is the same in every space
         unit = difference_scale(step.alpha, step.sigma, step.space, "v")
         if made is not None and not opened:
             self._learn(made * unit, torch.ones(len(made), dtype=torch.bool, device=made.device))
@@ -80,11 +82,12 @@ class Directions:
             self.at, self.known = [*self.at, at], [*self.known, direction]
             return
         newer = zip((self.at[1], at), (self.known[1], direction), self.at, self.known)
+        # each sample has two directions of its own: where one is learned, the older goes
         pairs = [(torch.where(rows, a, b), torch.where(per_sample(rows, d), d, e)) for a, d, b, e in newer]
         self.at, self.known = [at for at, _ in pairs], [direction for _, direction in pairs]
 
 
-def check(rule: Any) -> None:
+def check_carried(rule: Any) -> None:
     """Raise `BadValue` where `every` or `agree` of a rule make no sense."""
     if type(rule.every) is not int or rule.every < 1:
         raise BadValue(f"{rule.name} every must be a whole number of steps, 1 for all, got {rule.every!r}")

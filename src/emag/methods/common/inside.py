@@ -101,6 +101,7 @@ class Keys:
         if self.mask is None and other.mask is None:
             return Keys(k, v)
         masks = self.bias(), other.bias()
+        # a mask may be one for all rows or heads: as many as the other has
         shape = torch.broadcast_shapes(*(mask.shape[:-1] for mask in masks))
         return Keys(k, v, torch.cat([mask.expand(*shape, mask.shape[-1]) for mask in masks], dim=-1))
 
@@ -151,7 +152,7 @@ def _no_text(name: str) -> str:
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """`x` in at least fp32."""
+    """`x`, of any shape, in at least fp32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -163,7 +164,7 @@ def put_rows(live: torch.Tensor, rows: slice, image: slice, new: torch.Tensor) -
 
 
 def has_moved(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Whether `new` differs from `old` by more than rounding, as a bool on the device."""
+    """Whether `new` differs from `old`, of one shape, by more than rounding, as a bool on the device."""
     return (new - old).abs().amax() > 1e-6 * old.abs().amax()
 
 

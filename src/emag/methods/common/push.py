@@ -33,7 +33,7 @@ class Push(Rule):
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
-        carried.check(self)
+        carried.check_carried(self)
         layers = getattr(self, "layers", None)
         if layers is not None:
             object.__setattr__(self, "layers", layers_of(self.name, layers))

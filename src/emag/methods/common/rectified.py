@@ -54,6 +54,7 @@ def rectified(call: Attention, sdpa: Sdpa, spec: RectifiedAttention) -> torch.Te
     for _ in range(spec.steps):
         q = call.q.clone()
         q[:, :, call.image] = spec.tau * state
+        # a step of size gamma down an energy whose gradient is Q - alpha softmax(tau S(Q)) V; of size 1 it is attention
         found = sdpa(q)[:, :, call.image]
         state = spec.alpha * found if spec.gamma == 1 else state - spec.gamma * (state - spec.alpha * found)
     return state

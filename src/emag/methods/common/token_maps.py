@@ -123,6 +123,7 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
     for chunk in call.chunks():
         image, words = _split(call.weights(chunk), call.image, call.pictures)
         own, text = own + share[chunk].T @ (image @ member), text + share[chunk].T @ words
+    # Horner: S (C + S (C + S (C + S C))) is the sum of the four powers
     total = torch.zeros_like(text)
     for _ in range(POWERS):
         total = own @ (text + total)

@@ -11,7 +11,7 @@ from ...core import COND, Rule, Step
 from ...errors import BadValue
 from ...schedules import Scale, at_time, check_timed
 
-Clock = Literal["time", "index"]
+CADSClock = Literal["time", "index"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CADS(Rule):
     tau2: float | None = None
     psi: float | None = None
     null: bool = False
-    over: Clock = "time"
+    over: CADSClock = "time"
     pooled: bool = True
 
     name = "cads"
@@ -85,14 +85,16 @@ class CADS(Rule):
     def _noised(self, y: torch.Tensor, gamma: float, scale: float, noise: torch.Tensor) -> torch.Tensor:
         assert self.psi is not None
         clean = y.float()
+        # the condition diffused as x is, by shares whose squares add up to 1 (at scale 1)
         mixed = math.sqrt(gamma) * clean + scale * math.sqrt(1 - gamma) * noise
         mean, std = _moments(mixed)
         target_mean, target_std = _moments(clean)
+        # brought back to the mean and spread of the true condition, whatever the noise made of them
         rescaled = (mixed - mean) / std.clamp(min=1e-12) * target_std + target_mean
         return (self.psi * rescaled + (1 - self.psi) * mixed).to(y.dtype)
 
 
-CLOCKS: dict[Clock, Callable[[Step], float]] = {"time": lambda step: step.time,
+CLOCKS: dict[CADSClock, Callable[[Step], float]] = {"time": lambda step: step.time,
                                                 "index": lambda step: 1 - step.index / step.count}
 
 

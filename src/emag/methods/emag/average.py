@@ -88,13 +88,14 @@ class QueryAverage(Average):
             return torch.zeros(live.shape[0], device=live.device)
         live = live.float()
         old = None if self.against == "updated" else self._statistic(call, live)
-        self._note(stored_map.advance(self.value, live, self.beta))
+        self._note(stored_map.update_stored(self.value, live, self.beta))
         return self._statistic(call, live) if old is None else old
 
     def _statistic(self, call: Attention, live: torch.Tensor) -> torch.Tensor:
         assert self.value is not None
         rows = live.shape[1] * live.shape[2]
         average = self.value.float()
+        # these compare rows of a map: that of the averaged queries with the live one, over the live keys
         if self.statistic in ("kl", "entropy"):
             measure = statistics.ON_MAPS[self.statistic]
             parts = [measure(call.weights(c, average), call.weights(c)) for c in call.chunks()]
@@ -113,6 +114,7 @@ class QueryAverage(Average):
             rms = average.float().square().mean((1, 2, 3), keepdim=True).sqrt()
             average = average + rms * self._noise(average)
         mixed = live.float().lerp(average.float(), self.strength).to(live.dtype)
+        # each sample is perturbed in its own picked block; a select on the device, for which nobody waits
         mixed = torch.where(chosen.view(-1, 1, 1, 1), mixed, live)
         q = call.q.clone()
         q[:, :, call.image] = mixed
@@ -158,7 +160,7 @@ class MapAverage(Average):
         return total / (call.q.shape[1] * (call.image.stop - call.image.start))
 
     def _empty(self, call: Attention) -> stored_map.StoredMap:
-        kind = stored_map.resolve(self.maps, str(self.dtype).removeprefix("torch."), call.q.device)
+        kind = stored_map.format_of(self.maps, str(self.dtype).removeprefix("torch."), call.q.device)
         kept, image = self._kept(call), call.image
         shape = (*call.q.shape[:2], image.stop - image.start, kept.stop - kept.start)
         return stored_map.empty(kind, shape, call.q.device)
@@ -213,14 +215,15 @@ class MapAverage(Average):
         """The part of the text scaled, and rows brought to sum to 1 as `renorm` says; full rows do as they are."""
         if self.text_scale != 1:
             rows = rows.clone()
-            rows[..., text_keys(call)] *= self.text_scale
+            rows[..., text_columns(call)] *= self.text_scale
         elif self._kept(call) == slice(0, call.k.shape[2]):
             return rows
         if self.renorm == "none":
             return rows
         if self.renorm == "row":
             return rows / rows.sum(-1, keepdim=True).clamp(min=statistics.TINY)
-        text = rows[..., text_keys(call)]
+        # the text gets what the other columns leave of 1, its own proportions kept
+        text = rows[..., text_columns(call)]
         share = text.sum(-1, keepdim=True)
         text *= (1 - (rows.sum(-1, keepdim=True) - share)).clamp(min=0) / share.clamp(min=statistics.TINY)
         return rows
@@ -237,11 +240,11 @@ class MapAverage(Average):
     def _kept(self, call: Attention) -> slice:
         """Columns of the map that are averaged."""
         if self.columns == "text":
-            return text_keys(call)
+            return text_columns(call)
         return call.image if self.columns == "image" and call.has_text else slice(0, call.k.shape[2])
 
 
-def text_keys(call: Attention) -> slice:
+def text_columns(call: Attention) -> slice:
     """The keys of the text, before or behind those of the pictures. Raises `Unsupported` where there are none."""
     if not call.has_text:
         raise Unsupported("there is no text in this attention, and emag variant='text' and text_scale are about its part")

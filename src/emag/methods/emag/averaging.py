@@ -10,7 +10,7 @@ from ...errors import BadValue
 from ...schedules import APPLIED, Window, equal_time
 from . import stored_map
 from .compat import Compat
-from .statistics import Statistic
+from .statistics import PickStatistic
 from .stored_map import MapFormat
 
 Variant = Literal["query", "map", "image", "text"]
@@ -30,7 +30,7 @@ class Averaging(Perturbation):
     strength: float
     window: Window
     beta_time: BetaTime
-    statistic: Statistic
+    statistic: PickStatistic
     jitter: float
     compat: Compat
     maps: MapFormat = "auto"
@@ -80,6 +80,7 @@ class Averaging(Perturbation):
 
         beta is the published one, of an update; where the same span is meant, a step's updates share its decay.
         """
+        # k updates a step with beta^(1/k) each forget as much as one with beta
         return equal_time(self.beta, count) ** (1 / self.compat.updates) if self.beta_time == "equal-time" else self.beta
 
     def first_weight(self, step: int, count: int) -> float:
@@ -104,5 +105,5 @@ class Averaging(Perturbation):
     def state_bytes(self, rows: int, image: int, text: int, heads: int, head_dim: int) -> int:
         """Bytes of the averages of `rows` rows of `image` + `text` tokens in the attention; a CPU's where maps is "auto"."""
         columns = {"query": head_dim, "map": image + text, "image": image, "text": text}[self.variant]
-        kind = stored_map.resolve(self.maps, self.compat.ema_dtype, torch.device("cpu"))
+        kind = stored_map.format_of(self.maps, self.compat.ema_dtype, torch.device("cpu"))
         return len(self.blocks) * stored_map.size(kind, rows * heads * image, columns)

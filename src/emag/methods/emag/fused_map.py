@@ -57,6 +57,7 @@ def _kernel(q, k, mask, codes, peaks, totals, differ, heads, share, count, keys,
     mask += b * m_b + h * m_h
     top, peak = tl.full([M], float("-inf"), tl.float32), tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
+    # first time over the keys: the largest logit and the softmax sum of each row, as they come (online softmax)
     for start in range(0, keys, N):
         columns = start + tl.arange(0, N)
         s = _logits(queries, k, mask, rows, columns, dims, count, keys, width, k_s, k_d, m_l, m_s, scale, MASK)
@@ -71,9 +72,11 @@ def _kernel(q, k, mask, codes, peaks, totals, differ, heads, share, count, keys,
         new_peak = old_peak + weight * (tl.exp(peak - top) / total - old_peak)
         tl.store(peaks + line, new_peak, mask=real)
         old_squares, squares = 65025.0 / tl.maximum(old_peak, 1e-30), 65025.0 / tl.maximum(new_peak, 1e-30)
+    # the dither of `stored_map.dither`, in the integers of the device
     row_word = (h.to(tl.uint32) * HEAD + rows.to(tl.uint32) * ROW + update.to(tl.uint32) * UPDATE) >> 8
     codes += line[:, None] * (stop - first)
     gap, apart = tl.zeros([M], tl.float32), tl.zeros([M], tl.int32)
+    # second time, over the kept columns alone: each entry of the map is made, compared with E and taken in, and never stored
     for start in range(first, stop, N):
         columns = start + tl.arange(0, N)
         s = _logits(queries, k, mask, rows, columns, dims, count, keys, width, k_s, k_d, m_l, m_s, scale, MASK)

@@ -15,7 +15,7 @@ from ..common.push import Push
 from .averaging import Averaging, BetaTime, Variant
 from .compat import Compat, Preset, compat
 from .idle import check_groups, check_idle
-from .statistics import Statistic
+from .statistics import PickStatistic
 from .stored_map import MapFormat
 from .tracker import Tracker
 
@@ -79,7 +79,7 @@ class EMAG(Push):
     strength: float = 1.0
     window: Window | None = None
     beta_time: BetaTime = "step"
-    statistic: Statistic = "auto"
+    statistic: PickStatistic = "auto"
     jitter: float = 0.0
     compat: Preset | Compat = "clean"
     maps: MapFormat = "auto"

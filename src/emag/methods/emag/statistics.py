@@ -39,6 +39,6 @@ def over_rows(name: str, statistic: torch.Tensor) -> torch.Tensor:
 
 
 OnMaps = Literal["mae", "kl", "cosine", "entropy"]
-Statistic = Literal["auto", OnMaps, "logits", "fixed"]
+PickStatistic = Literal["auto", OnMaps, "logits", "fixed"]
 ON_MAPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mae": mae, "kl": kl, "cosine": cosine, "entropy": entropy}

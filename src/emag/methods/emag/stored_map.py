@@ -21,7 +21,7 @@ DROPPED = 13  # mantissa bits that float32 has and float16 has not
 LEVELS = 255
 
 
-def resolve(maps: MapFormat, ema_dtype: str, device: torch.device) -> str:
+def format_of(maps: MapFormat, ema_dtype: str, device: torch.device) -> str:
     """A format with "auto" spelled out: what a preset stores, else float32 on a CPU and scaled16 elsewhere."""
     if maps != "auto":
         return maps
@@ -42,7 +42,7 @@ def dither(heads: int, rows: slice, columns: int, update: int, device: torch.dev
     return (upper[0][..., None] + upper[1]).bitwise_and_(2**FINE - 1)
 
 
-def advance(held: torch.Tensor, live: torch.Tensor, beta: float) -> torch.Tensor:
+def update_stored(held: torch.Tensor, live: torch.Tensor, beta: float) -> torch.Tensor:
     """E <- beta E + (1 - beta) A in place (half-precision: multiply, then add); samples [B] where the two differed."""
     differs = (held != live.to(held.dtype)).flatten(1).any(1)
     if held.dtype == torch.float32:
@@ -73,7 +73,7 @@ class StoredMap:
 
     def take(self, rows: slice, live: torch.Tensor, beta: float) -> torch.Tensor:
         """E <- beta E + (1 - beta) A in some rows; samples [B] where A [B, H, rows, columns] was not E, rounding apart."""
-        return advance(self.codes[:, :, rows], live, beta)
+        return update_stored(self.codes[:, :, rows], live, beta)
 
     def _dither(self, rows: slice) -> torch.Tensor:
         return dither(self.codes.shape[1], rows, self.codes.shape[3], self.updates, self.codes.device)
@@ -100,6 +100,7 @@ class Scaled16(StoredMap):
         down = self._cut((live * self.unit).view(torch.int32)).half()
         # between two codes E may be either; bits of positive floats are ordered as they are
         differs = (held.view(torch.int16) - down.view(torch.int16)).abs_() > 1
+        # u is added to the bits that fp16 has not, which are then cut off: up where u and the share of the gap reach 1
         new = self.read(rows).lerp_(live, 1 - beta).mul_(self.unit)
         held.copy_(self._cut(new.view(torch.int32).add_(self._dither(rows) >> FINE - DROPPED)))
         return differs.flatten(1).any(1)
@@ -131,6 +132,7 @@ class Scaled8(StoredMap):
         peak.lerp_(live.amax(-1, keepdim=True), 1 - beta)
         new *= _squares(peak)
         down = new.sqrt().floor_()
+        # codes are square roots, so small entries have fine steps: from n^2 to (n + 1)^2 is 2 n + 1
         up = (new - down.square()) > (2 * down + 1) * (self._dither(rows) * 2.0**-FINE)
         held.copy_((down + up).clamp_(max=LEVELS))
         return differs.flatten(1).any(1)

@@ -44,6 +44,7 @@ class Tracker(State):
 
         Where another network has just taken over there is nothing to apply yet.
         """
+        # a solver of second order evaluates a timestep twice: it is averaged and picked once
         self.again, self.at = index == self.at, index
         self.phase = "watch" if self.phases[index] != "off" and not self.averages else self.phases[index]
         if not self.again:
@@ -86,6 +87,7 @@ class Tracker(State):
         held = torch.stack([found[block] for block in self.spec.blocks])
         groups = self.spec.compat.groups or (len(held),)
         starts = [sum(groups[:i]) for i in range(len(groups))]
+        # argmax gives the first of equal values, on all devices
         picks = torch.stack([part.argmax(0) + start for part, start in zip(held.split(groups), starts)], 1)
         if self.spec.compat.spaced:  # the largest of equally distributed numbers is any of them
             drawn = self.streams.normal("emag/spaced", picks.float()).argmax(1, keepdim=True)
@@ -99,6 +101,7 @@ class Tracker(State):
         if self.phase not in APPLIED:
             return sdpa(call.q)
         chosen = self._chosen(block, call)
+        # free to ask on a CPU; elsewhere asking would wait for the device
         if chosen.device.type == "cpu" and not chosen.any():
             return sdpa(call.q)
         out, differs = self.averages[block].output(call, sdpa, chosen)

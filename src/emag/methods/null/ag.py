@@ -66,6 +66,7 @@ class AG(Rule):
         agreed = state.get("agree")
         new = cond if agreed is None else torch.where(per_sample(agreed, cond), cond, branches[UNCOND])
         now = self._cosine(branches, step) >= self.threshold
+        # at pure noise epsilon is x itself in both branches, and cosine 1 says nothing
         if self.on == "epsilon" and step.alpha == 0:
             now = torch.zeros_like(now)
         # for the next step: at this one u has been evaluated

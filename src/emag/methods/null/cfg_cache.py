@@ -75,6 +75,7 @@ class CFGCache(Saver):
         cond = branches[COND]
         wide = unpack(cond if cond.dtype == torch.float64 else cond.float(), step)
         if self.due(step) and "parts" in state:
+            # the kept difference, its bands raised by the published factors while the step is in their range
             grown = [factor * part for factor, part in zip(self._factors(step), state["parts"])]
             if self.compounding:
                 state["parts"] = grown
@@ -100,6 +101,7 @@ def low_pass(x: torch.Tensor, radius: float) -> torch.Tensor:
     dims = (-1,) if x.ndim < 4 else (-2, -1)
     sizes = [x.shape[dim] for dim in dims]
     places = [torch.arange(size, device=x.device) for size in sizes]
+    # frequency i of n and n - i are one: distance from 0 on the ring
     squares = [place.minimum(size - place).square() for place, size in zip(places, sizes)]
     disk = torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0) <= math.floor(radius * min(sizes)) ** 2
     return torch.fft.ifftn(torch.fft.fftn(x, dim=dims) * disk, dim=dims).real

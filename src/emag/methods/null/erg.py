@@ -92,4 +92,5 @@ class ERG(NullBranch):
         given = self.branches(step)
         if given:
             return branches.get(given[0])
+        # before the kick-off: c - u is 0 with u = c, so CFG is off; or the host's own u
         return branches[COND] if self.early == "cond" or UNCOND not in branches else None

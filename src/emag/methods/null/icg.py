@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from ...core import Conditioned, Perturbation, Scene, State, Step
+from ...core import Conditioned, Perturbation, RunStart, State, Step
 from ...errors import BadValue, Unsupported
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
@@ -52,7 +52,8 @@ class Drawn(State):
         if values.get(LABELS) is None:
             raise Unsupported(NO_LABELS)
         labels: torch.Tensor = values[LABELS]
-        share = torch.special.ndtr(self.streams.normal("icg/label", labels).double())  # uniform in (0, 1)
+        # the sample's own stream gives normal numbers; through their distribution function they are uniform in (0, 1)
+        share = torch.special.ndtr(self.streams.normal("icg/label", labels).double())
         return {LABELS: (share * self.spec.classes).long().clamp(max=self.spec.classes - 1).to(labels.dtype)}
 
 
@@ -110,8 +111,8 @@ class ICG(NullBranch):
         if self.form == "gaussian" and not network.backbone.condition:
             raise Unsupported(NO_NOISE)
 
-    def fits_run(self, scene: Scene) -> None:
-        if self.form == "label" and scene.arguments is not None and scene.arguments.get(LABELS) is None:
+    def fits_run(self, start: RunStart) -> None:
+        if self.form == "label" and start.arguments is not None and start.arguments.get(LABELS) is None:
             raise Unsupported(NO_LABELS)
 
     @property

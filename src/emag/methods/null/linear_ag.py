@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Scene, Step
+from ...core import COND, UNCOND, Branches, RunStart, Step
 from ...errors import BadValue
 from ..common.saver import Saver
 
@@ -76,8 +76,8 @@ class LinearAG(Saver):
     def needs(self) -> int:
         return self.pairs
 
-    def fits_run(self, scene: Scene) -> None:
-        self._check_count(scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        self._check_count(start.first)
 
     def _check_count(self, step: Step) -> None:
         if self.count not in (None, step.count):
@@ -94,6 +94,7 @@ class LinearAG(Saver):
         cond, given = branches[COND], None
         if self.due(step) and len(past) == self.pairs:
             given = self._estimate(cond, past, step)
+        # what was estimated is past too, for the next estimates
         null = branches.get(UNCOND) if given is None else given
         if null is not None:
             past.append((cond, null))
@@ -110,5 +111,5 @@ class LinearAG(Saver):
 
 
 def regressors(cond: torch.Tensor, past: Sequence[Pair]) -> list[torch.Tensor]:
-    """What u is made of: c, then the pairs before it, latest first."""
+    """What u is made of, each [batch, ...]: c, then the pairs before it, latest first."""
     return [cond, *(value for pair in reversed(past) for value in pair)]

@@ -11,7 +11,7 @@ from ...errors import BadValue
 from ...maths.predictions import difference_scale, from_x0, to_x0
 from ..common.saver import Saver
 
-Residual = Literal["self", "onetime", "full"]
+RCFGResidual = Literal["self", "onetime", "full"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RCFG(Saver):
     ('spares all unconditional evaluations, or all but one', True)
     """
 
-    residual: Residual = "self"
+    residual: RCFGResidual = "self"
     delta: float = 1.0
 
     name = "rcfg"
@@ -67,6 +67,7 @@ class RCFG(Saver):
 
     def _clean(self, branches: Branches, step: Step) -> torch.Tensor:
         if self.residual == "self":
+            # x0* = 0: all of x is read as noise
             return torch.zeros_like(step.x)
         return to_x0(branches[UNCOND], step.x, step.alpha, step.sigma, step.space)
 

@@ -32,11 +32,12 @@ class TCFG(Rule):
 
 
 def along_shared(cond: torch.Tensor, uncond: torch.Tensor) -> torch.Tensor:
-    """Part of `uncond` along the leading singular vector of the two, per sample, in fp64.
+    """Part of `uncond` [batch, ...] along the leading singular vector of the two, per sample, in fp64.
 
     With (lam, q) the leading eigenpair of the Gram matrix, v = (q0 c + q1 u) / sqrt(lam) and <u, v> v = q1 (q0 c + q1 u).
     """
     pair = torch.stack([cond.flatten(1), uncond.flatten(1)], 1).double()
+    # the 2 x 2 Gram matrix has the squared singular values of [c; u]: no SVD of two long rows
     q = torch.linalg.eigh(pair @ pair.mT).eigenvectors[:, :, -1]
     shared = per_sample(q[:, 0] * q[:, 1], cond) * cond.double() + per_sample(q[:, 1].square(), cond) * uncond.double()
     return shared.to(uncond.dtype)

@@ -10,7 +10,7 @@ from ...samplers.base import GuidedModel
 from ...samplers.solvers import advance
 from ..common.two_models import TwoModels
 
-Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
+_Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class UnGuide(TwoModels):
 
 
 @torch.no_grad()
-def unlearned_distance(run: GuidedModel, full: Denoiser, unlearned: Denoiser, x: torch.Tensor, condition: Any,
+def unlearned_distance(run: GuidedModel, full: _Denoiser, unlearned: _Denoiser, x: torch.Tensor, condition: Any,
                        steps: int = 10) -> torch.Tensor:
     """|e_unlearned(x, c) - e_full(x, c)| for each sample, after `steps` steps of a run from noise x [batch, ...]; [batch].
 

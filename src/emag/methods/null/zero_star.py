@@ -35,4 +35,5 @@ class ZeroStar(Rule):
         if UNCOND not in branches:
             return None
         cond, uncond = branches[COND], branches[UNCOND]
+        # k u with k = <c, u> / |u|^2 is the part of c along u
         return project(cond.double(), uncond.double())[0].to(uncond.dtype)

@@ -84,6 +84,8 @@ def potentials(call: Attention, iterations: int) -> tuple[torch.Tensor, torch.Te
         total, rows = torch.full_like(g, -math.inf), []
         for chunk in call.chunks():
             cost = -logits(call, chunk)
+            # Sinkhorn in logarithms: f makes the rows of exp(f + g - S) sum to 1/n, then g its columns, whose sums `total`
+            # gathers over the chunks of rows
             rows.append(level - torch.logsumexp(cost + g[..., None, :], dim=-1))
             total = torch.logaddexp(total, torch.logsumexp(cost + rows[-1][..., None], dim=-2))
         f, g = torch.cat(rows, dim=-1), level - total

@@ -59,8 +59,9 @@ def joint(call: Attention, live: torch.Tensor) -> torch.Tensor:
 
 
 def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
-    """Image query i sees key i and all text keys; text rows stay live."""
+    """Image query i sees key i and all text keys; text rows stay live. live and the result: [B, H, L, d]."""
     count, keys = call.image.stop - call.image.start, call.k.shape[2]
+    # the identity among image tokens, as a mask: a softmax over the token itself and the text
     seen = torch.ones(count, keys, dtype=torch.bool, device=call.q.device)
     seen[:, call.image] = torch.eye(count, dtype=torch.bool, device=call.q.device)
     out = live.clone()

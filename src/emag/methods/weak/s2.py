@@ -40,6 +40,7 @@ class Stochastic(Perturbation):
 
     def drawn(self, index: int) -> frozenset[int]:
         """Blocks skipped at step `index` by all samples: the same in every run."""
+        # one draw for the batch: a block is skipped, and saved, for all rows or for none
         seed = hashlib.sha256(f"s2/{self.seed}/{index}".encode()).digest()
         return frozenset(random.Random(seed).sample(sorted(self.layers), self.count))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...core import Perturbation, Rows, Scene, State, Step
+from ...core import Perturbation, Rows, RunStart, State, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.attention import Attention
 from ...maths.layout import from_planes, planes, unpack
@@ -72,6 +72,7 @@ class SelfBlurredState(State):
         self.step, self.cond = step, cond
         clean = to_x0(cond, step.x, step.alpha, step.sigma, step.space)
         image = planes(clean, step)
+        # blurred where it is looked at most: what the network built there is missing in the weak branch
         shift = self.mask(unpack(clean, step)).to(image.dtype) * (blur(image, self.spec.taps) - image)
         self.shift = from_planes(shift, step, clean)
         self.held = []
@@ -107,6 +108,7 @@ def received(call: Attention) -> torch.Tensor:
     total = torch.zeros((), device=call.q.device)
     for chunk in call.chunks():
         weights = call.weights(chunk)[..., call.image]
+        # rows sum to 1 over the image, so that columns have mean 1 whatever share the text takes
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         total = total + weights.sum(2).mean(1)
     return total
@@ -177,10 +179,10 @@ class SAG(Push):
         if not 0 < self.sigma < math.inf:
             raise BadValue(f"sag sigma must be above 0, got {self.sigma}")
 
-    def fits_run(self, scene: Scene) -> None:
-        x = unpack(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        x = unpack(start.first.x, start.first)
         if x.ndim != 4:
-            raise Unsupported(_no_place(math.prod(scene.tokens), x.shape))
+            raise Unsupported(_no_place(math.prod(start.tokens), x.shape))
 
     @property
     def perturbation(self) -> SelfBlurred:

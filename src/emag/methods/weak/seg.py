@@ -55,7 +55,8 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
     check_grid(queries.shape[2], grid)
     wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
     planes = wide.unflatten(2, (-1, *grid[-2:]))
-    down, across = (kernel(n, sigma, wide) for n in grid[-2:])
+    down, across = (blur_kernel(n, sigma, wide) for n in grid[-2:])
+    # a Gaussian blur is one along the rows and one along the columns: two small matrices
     return torch.einsum("ry,cx,bhfyxd->bhfrcd", down, across, planes).flatten(2, 4).to(queries.dtype)
 
 
@@ -66,7 +67,7 @@ def check_grid(count: int, grid: tuple[int, ...]) -> None:
                           "tokens of further images")
 
 
-def kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+def blur_kernel(count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
     """The blur along one side as a matrix [count, count] whose rows add up to 1; reflected at the edges.
 
     It reaches ceil(6 sigma) // 2 tokens each way, and half the side at most (the published kernel size). Above INFINITE

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ...core import UNCOND, Branches, Perturbation, Rows, Scene, Sdpa, State, Step
+from ...core import UNCOND, Branches, Perturbation, Rows, RunStart, Sdpa, State, Step
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
@@ -67,6 +67,7 @@ class StyledState(State):
         new = {name: self._null(value) for name, value in values.items()
                if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(x)}
         x = x.clone()
+        # in the unconditional rows stands the style at this noise level, so that its keys and values are there in each block
         x[self.rows.uncond] = self.noised(x[self.rows.cond])
         return new | {"hidden_states": x}
 
@@ -164,8 +165,8 @@ class SPG(Push):
         super().fits_network(network)
         read_latents(self.style)
 
-    def fits_run(self, scene: Scene) -> None:
-        _check_shape(read_latents(self.style), scene.first.x)
+    def fits_run(self, start: RunStart) -> None:
+        _check_shape(read_latents(self.style), start.first.x)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1

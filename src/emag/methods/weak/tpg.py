@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ...core import Perturbation, State, Tokens
+from ...errors import Unsupported
 from ...maths.streams import Streams
 from ..common.push import Push
 
@@ -20,10 +22,6 @@ class Shuffled(Perturbation):
     @property
     def changes(self) -> tuple[int, ...]:
         return self.layers
-
-    @property
-    def moves(self) -> bool:
-        return True
 
     @property
     def resume(self) -> int:
@@ -43,8 +41,8 @@ class ShuffledState(State):
     def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
         image = streams["hidden_states"]
         order = self.order(block, image)
-        out = run({**streams, "hidden_states": taken(image, order)})
-        return {**out, "hidden_states": taken(out["hidden_states"], order.argsort(1))} if self.spec.restore else out
+        out = run({**streams, "hidden_states": reordered(image, order)})
+        return {**out, "hidden_states": reordered(out["hidden_states"], order.argsort(1))} if self.spec.restore else out
 
     def order(self, block: int, image: torch.Tensor) -> torch.Tensor:
         """Which token comes to each place, for image tokens [batch, tokens, channels]; [batch, tokens]."""
@@ -52,7 +50,7 @@ class ShuffledState(State):
         return self.streams.normal(f"tpg/{block}", image[..., 0].float()).argsort(1)
 
 
-def taken(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def reordered(tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Tokens [batch, tokens, channels] in the given order [batch, tokens]."""
     return tokens.gather(1, order[..., None].expand_as(tokens))
 
@@ -77,8 +75,8 @@ class TPG(Push):
 
     >>> import emag
     >>> rule = emag.TPG(4, layers=(13,))
-    >>> rule.kind, rule.perturbation.moves  # moves: it needs blocks that see where tokens are
-    ('weak', True)
+    >>> rule.kind, rule.perturbation.changes  # blocks that get their tokens in another order
+    ('weak', (13,))
     """
 
     layers: tuple[int, ...] | None = None
@@ -86,6 +84,13 @@ class TPG(Push):
 
     name = "tpg"
     paper = "arXiv 2506.10036"
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        if not network.placed:
+            raise Unsupported(f"{self.name} moves tokens about, and the blocks of this network do not see where tokens are: "
+                              "the weak prediction would be the clean one, patches in another order. Use another weak "
+                              "branch, e.g. emag")
 
     @property
     def perturbation(self) -> Shuffled:

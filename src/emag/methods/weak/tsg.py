@@ -45,6 +45,7 @@ class NoisyTimeState(State):
         rows = len(self.streams.source)
         self.look_output(value, rows)
         wide = value.float().expand(rows, *value.shape[1:])
+        # t is 1 in pure noise and falls along the run, and so does the doubt about it
         size = self.spec.strength * self.time**self.spec.power
         unit = wide.std(-1, keepdim=True, correction=0) if self.spec.relative else 1.0
         # one draw for all embedders: the copies of it that a network holds (DiT: one per block) mean one embedding

@@ -25,7 +25,7 @@ def start(shape: int, box: np.ndarray) -> np.ndarray:
     return np.stack([(x0 + x1) / 2, cy, radius], 1)
 
 
-def fit(cover: np.ndarray, weight: np.ndarray, corner: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_shape(cover: np.ndarray, weight: np.ndarray, corner: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shape numbers [m] and centre and radius [m, 3] that explain cover [m, w, w] (0 outside, 1 inside an object) best.
 
     weight [m, w, w] is 0 where a pixel does not count; corner [m, 2]: x and y of the windows' first pixels.

@@ -39,7 +39,7 @@ class Found:
 
 
 @dataclass
-class View:
+class Sight:
     """Images [n, 64, 64, 3] in [0, 1], their backgrounds [n, 3], what was found, and the rendering of that so far.
 
     covered, outline [n, 64, 64]: how much of a pixel objects cover, and how far the next outline is, in pixels. torn:
@@ -55,12 +55,12 @@ class View:
     torn: np.ndarray
 
 
-def see(images: np.ndarray) -> View:
+def see(images: np.ndarray) -> Sight:
     """Objects of images [n, 64, 64, 3], uint8 or in [0, 1]. A row does not depend on the others."""
     images = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
     calm, background = regions.smooth(images), regions.backgrounds(images)
     canvas = np.repeat(regions.allowed_grey(background)[:, None, None], SIZE, 1).repeat(SIZE, 2).astype(np.float32)
-    view = View(images, background, canvas, [[] for _ in images], np.zeros(images.shape[:3], np.float32),
+    view = Sight(images, background, canvas, [[] for _ in images], np.zeros(images.shape[:3], np.float32),
                 np.full(images.shape[:3], np.inf, np.float32), np.zeros(images.shape[:3], bool))
     _explain(view, [one for one in regions.by_colour(calm, background) if _core(one, filled=True) >= CORE])
     left = [one for one in regions.unexplained(calm, regions.smooth(canvas)) if _core(one, filled=False) >= REST]
@@ -68,7 +68,7 @@ def see(images: np.ndarray) -> View:
     return view
 
 
-def _beside_torn(view: View, region: Region) -> bool:
+def _beside_torn(view: Sight, region: Region) -> bool:
     """Whether what was left over belongs to an object without a shape: then it is no object of its own."""
     return bool((ndimage.binary_dilation(region.mask, EVERYWHERE) & view.torn[region.image]).any())
 
@@ -80,7 +80,7 @@ def _core(region: Region, filled: bool) -> int:
     return int(ndimage.binary_erosion(mask, EVERYWHERE).sum())
 
 
-def _explain(view: View, some: Sequence[Region]) -> None:
+def _explain(view: Sight, some: Sequence[Region]) -> None:
     """Add an object for each region that the rendering does not explain yet: all images' largest, then the second, ..."""
     of: list[list[Region]] = [[] for _ in view.images]
     for region in some:
@@ -95,7 +95,7 @@ def _explain(view: View, some: Sequence[Region]) -> None:
         of = [own[1:] for own in of]
 
 
-def _explained(view: View, region: Region) -> bool:
+def _explained(view: Sight, region: Region) -> bool:
     """Whether a region has its colour already, as what is seen through a ring has."""
     rest = view.images[region.image][region.mask] - view.rendered[region.image][region.mask]
     return bool(np.abs(np.median(rest, 0)).max() < SAME)
@@ -123,7 +123,7 @@ def _later(region: Region, smaller: Sequence[Region]) -> np.ndarray:
     return ndimage.binary_dilation(mask, EVERYWHERE) & ~region.mask if mask.any() else mask
 
 
-def _fit(view: View, rows: Sequence[Region], later: Sequence[np.ndarray], side: int) -> None:
+def _fit(view: Sight, rows: Sequence[Region], later: Sequence[np.ndarray], side: int) -> None:
     images = np.array([one.image for one in rows])
     box = np.array([one.box for one in rows])
     corner = np.clip(np.stack([box[:, 2] + box[:, 3] - side, box[:, 0] + box[:, 1] - side], 1) // 2, 0, SIZE - side)
@@ -135,7 +135,7 @@ def _fit(view: View, rows: Sequence[Region], later: Sequence[np.ndarray], side: 
     strength = np.square(contrast).sum(-1)
     cover = np.clip(((seen - under) * contrast).sum(-1) / np.maximum(strength, 0.02), -0.5, 1.5)
     weight *= np.minimum(1, strength / 0.02)
-    shapes, places = fit.fit(cover, weight, corner.astype(np.float32), box)
+    shapes, places = fit.fit_shape(cover, weight, corner.astype(np.float32), box)
     for k, image in enumerate(images):
         alpha = _draw(view, image, shapes[k], places[k], rgb[k])
         x, y = corner[k]
@@ -154,7 +154,7 @@ def _colour(image: np.ndarray, region: Region) -> np.ndarray:
     return np.median(image[a:b, c:d][core if core.sum() >= 6 else mask], 0)
 
 
-def _draw(view: View, image: int, shape: int, place: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+def _draw(view: Sight, image: int, shape: int, place: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """Lay an object, in the nearest colour that the world has, over the rendering of an image; its coverage [64, 64]."""
     middle = COLOUR_TABLE[regions.nearest_colour(rgb[None])[0][0]]
     colour = np.clip(rgb, middle - COLOUR_JITTER, middle + COLOUR_JITTER)

@@ -10,7 +10,7 @@ from ...errors import BadValue
 from .prompts import read
 from .regions import nearest_grey
 from .scene import BACKGROUNDS, RADIUS_MEAN, SIZE, Kind, Request
-from .see import Found, View, see
+from .see import Found, Sight, see
 
 SIDE, RATIO = 3.0, 1.1
 """Least pixels along "left of" and "above", and least ratio of radii for "larger than", that are taken for it."""
@@ -135,7 +135,7 @@ def holds(relation: str, first: Found | None, second: Found | None) -> bool:
     return r < s and float(np.hypot(x - u, y - v)) < s - 0.5 * r
 
 
-def _residuals(view: View) -> list[tuple[float, float, float]]:
+def _residuals(view: Sight) -> list[tuple[float, float, float]]:
     """Mean squared rest of each image on edges, in flat parts of objects and on the background."""
     rest = np.square(view.images - view.rendered).mean(-1)
     edge, inside = view.outline < EDGE, view.covered > 0.5

@@ -15,7 +15,7 @@ import numpy as np
 
 from ....errors import BadValue
 from ..folder import RUN, RunFolder
-from ..pictures import opened
+from ..pictures import read_rgb
 from ..prompt_file import rows_of
 from ..prompts import TEXTS, read_prompts
 
@@ -66,7 +66,7 @@ class PlainFolder:
         """The images in order, uint8 [n, height, width, 3], as many of one size as follow each other, `batch` at most."""
         held: list[np.ndarray] = []
         for file in self.files[:limit]:
-            pixels = np.asarray(opened(file.read_bytes(), str(file), (FORMATS[file.suffix.lower()],)))
+            pixels = np.asarray(read_rgb(file.read_bytes(), str(file), (FORMATS[file.suffix.lower()],)))
             if held and (len(held) == batch or held[0].shape != pixels.shape):
                 yield np.stack(held)
                 held = []

@@ -26,7 +26,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, ballot: Ballot, port: int = 0):
         try:
-            super().__init__((HOST, port), Handler)
+            super().__init__((HOST, port), BallotHandler)
         except (OSError, OverflowError) as error:
             raise BadValue(f"cannot serve on port {port}: {error}; give another --port") from None
         self.ballot = ballot
@@ -38,7 +38,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
 
-class Handler(BaseHTTPRequestHandler):
+class BallotHandler(BaseHTTPRequestHandler):
     """Answers of the server. Images are named by number and side only, and no answer names a recipe."""
 
     server: Server

@@ -7,15 +7,15 @@ from typing import Any
 
 from ....errors import BadValue
 
-Path = tuple[str | int, ...]
-Point = dict[Path, Any]
+Place = tuple[str | int, ...]
+Point = dict[Place, Any]
 
 
 @dataclass(frozen=True)
 class Open:
     """One open value of a recipe: one of a grid, or a number from a range, drawn evenly or on a log scale."""
 
-    path: Path
+    path: Place
     grid: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
@@ -27,7 +27,7 @@ class Open:
         return ".".join(map(str, self.path))
 
 
-def opens(data: Any, path: Path = ()) -> list[Open]:
+def opens(data: Any, path: Place = ()) -> list[Open]:
     """The open values of a recipe's data, in order. Raises `BadValue` for one that is malformed."""
     if isinstance(data, Mapping):
         if "grid" in data or ({"low", "high"} <= set(data) and "schedule" not in data):
@@ -38,7 +38,7 @@ def opens(data: Any, path: Path = ()) -> list[Open]:
     return []
 
 
-def filled(data: Any, point: Point, path: Path = ()) -> Any:
+def filled(data: Any, point: Point, path: Place = ()) -> Any:
     """A recipe's data with the values of a point in the open places."""
     if path in point:
         return point[path]
@@ -64,7 +64,7 @@ def label(point: Point) -> str:
                     for path, value in point.items())
 
 
-def _open(path: Path, data: Mapping[str, Any]) -> Open:
+def _open(path: Place, data: Mapping[str, Any]) -> Open:
     where = ".".join(map(str, path))
     if "grid" in data:
         if set(data) != {"grid"} or not isinstance(data["grid"], Sequence) or not data["grid"]:

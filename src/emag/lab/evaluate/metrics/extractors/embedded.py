@@ -20,12 +20,12 @@ class Embedded:
 
     @cached_property
     def loaded(self) -> tuple[classifier.Classifier, dict]:
-        model, card = classifier.load()
+        model, card = classifier.load_classifier()
         return model.to(self.device), card
 
     @property
     def version(self) -> str:
-        return f"cifar10-classifier-{classifier.digest()}"
+        return f"cifar10-classifier-{classifier.weights_digest()}"
 
     @property
     def classes(self) -> list[str]:
