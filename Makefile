@@ -3,8 +3,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
-# what the oldest diffusers is tried on: networks, the engine around them, pipelines
-ON_OLDEST := $(wildcard tests/families tests/engine tests/hosts tests/core/test_properties.py)
+# what the oldest diffusers is tried on: networks, the engine around them, pipelines, what is kept of them
+ON_OLDEST := $(wildcard tests/families tests/engine tests/hosts tests/records tests/methods/test_diffusers_parity.py)
 # each worker begins with a stretch of neighbours, which share what they have made, and takes over from the other at the end
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BOTH := -n 2 --dist worksteal

@@ -17,12 +17,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import emag
+from cases import ALL
 from emag.methods.emag import stored_map
 from emag.methods.emag.compat import Compat
 from spy import attention_of, blocks_of, changes, snapshot
 from tiny import CASES, awaken, noise, sd3, sd3_call
 
-ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 WINDOW = emag.Window.progress(0, 0.2, 0.9)
 
 

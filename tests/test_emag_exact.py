@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import emag
+from cases import KINDS
 from emag.errors import NoEffect
 from emag.methods.emag.compat import Compat
 from reference import (
@@ -22,7 +23,7 @@ from reference import (
 )
 from tiny import CASES, sd3, sd3_call
 
-ALL = pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in CASES for variant in VARIANTS])
+ALL = pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in KINDS for variant in VARIANTS])
 close = torch.testing.assert_close
 
 
@@ -212,7 +213,7 @@ def replayed(name, recorded):
 
 
 @pytest.mark.parametrize(("name", "settings"), [
-    *[(name, {"variant": variant}) for name in CASES for variant in VARIANTS],
+    *[(name, {"variant": variant}) for name in KINDS for variant in VARIANTS],
     *[(name, {"compat": f"{name}-official"}) for name in ("sd3", "dit")]])
 def test_only_steps_of_the_window_leave_the_hosts_cfg(name, settings):
     case = CASES[name]

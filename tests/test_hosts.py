@@ -15,7 +15,7 @@ from diffusers import (
 )
 
 import emag
-from cases import ALL, EMAG, WITH_UNCOND
+from cases import ALL, EMAG, EVERY, WITH_UNCOND
 from spy import Counter, changes, network_outputs, scheduler_steps, snapshot
 from tiny import CASES, dit, flux, flux_call, noise, sd3, sd3_call, true_cfg_call
 
@@ -187,7 +187,7 @@ def counted(pipe):
     return calls
 
 
-@ALL
+@EVERY
 @pytest.mark.parametrize("rule", [emag.CFG(3.0), emag.APG(3.0, norm_threshold=1.0, momentum=0.0)], ids=["cfg", "apg"])
 def test_a_combiner_without_unconditional_rows_is_refused(case, rule):
     pipe = case.pipe()
@@ -498,7 +498,7 @@ def test_progress_is_reported_once_per_step():
         assert seen == [(i, 8) for i in range(1, 9)]
 
 
-@ALL
+@EVERY
 def test_saved_and_loaded_pipelines(case, tmp_path):
     pipe = case.pipe()
     with emag.guide(pipe, EMAG()):

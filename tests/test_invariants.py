@@ -11,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 import emag
-from cases import ALL, EMAG, WITH_UNCOND
+from cases import ALL, EMAG, EVERY, KINDS, WITH_UNCOND
 from emag.core import Rows
 from emag.methods.emag.compat import Compat
 from spy import Counter, attention_of, blocks_of, changes, network_outputs, snapshot
@@ -28,7 +28,7 @@ NEUTRAL = {"no rule": (), "scale 1": (EMAG(1.0),), "strength 0": (EMAG(strength=
            "cads never": (emag.CADS(0.3, tau1=1.0, tau2=1.0),)}
 
 
-@ALL
+@EVERY
 @pytest.mark.parametrize("rules", NEUTRAL.values(), ids=NEUTRAL.keys())
 def test_neutral_rules_change_no_bit(case, rules):
     pipe = case.pipe()
@@ -39,7 +39,7 @@ def test_neutral_rules_change_no_bit(case, rules):
     assert changes(before, snapshot(pipe)) == []
 
 
-@ALL
+@EVERY
 def test_leaving_the_block_leaves_nothing(case):
     pipe = case.pipe()
     plain, before = case.run(pipe), snapshot(pipe)
@@ -180,7 +180,7 @@ def test_the_clean_pass_does_not_depend_on_the_weak_one(case):
 # 2: an effect, or an error
 
 
-@ALL
+@EVERY
 @pytest.mark.parametrize("variant", ["query", "map", "image"])
 def test_every_variant_has_an_effect(case, variant):
     pipe = case.pipe()
@@ -376,7 +376,7 @@ def close(resumed, full):
 
 
 def depths():
-    return [pytest.param(case, k, id=f"{case.name}-{k}") for case in CASES.values()
+    return [pytest.param(case, k, id=f"{case.name}-{k}") for case in KINDS.values()
             for k in range(5 if "flux" in case.name or case.name == "true-cfg" else 4)]
 
 
@@ -411,7 +411,7 @@ def test_several_candidates_resume_at_the_first(case):
 # 6: the counts
 
 
-@ALL
+@EVERY
 @pytest.mark.parametrize("rules", [(EMAG(),), (EMAG(), EMAG(1.2, variant="map", layers=(2, 3))), (CADS, EMAG(layers=(3,))),
                                    (EMAG(statistic="fixed", layers=(0, 3)),)], ids=["one", "two", "cads", "fixed"])
 def test_evaluations_are_as_planned_and_as_counted_outside(case, rules):

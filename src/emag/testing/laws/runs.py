@@ -53,7 +53,8 @@ def _seen(case_name: str, rules: tuple[Rule, ...], more: dict[str, Any]) -> Seen
 def plain(case_name: str, unguided: bool = False) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """The images of the pipeline itself, its own guidance off where `unguided`; the states of its generators after it."""
     case, given = CASES[case_name], generators(SEEDS)
-    images = case.run(case.pipe(), generator=given, **({case.scale: 1.0} if unguided else {}))
+    off = {case.scale: 1.0} if unguided else {}
+    images = case.run(case.pipe(), SEEDS, generator=given, **off)
     return images, tuple(one.get_state() for one in given)
 
 
