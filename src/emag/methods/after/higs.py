@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import Branches, Rule, Scene, Step
+from ...core import Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.cosines import dct, frequencies, inverse_dct
 from ...maths.layout import from_planes, planes
@@ -60,8 +60,8 @@ class HiGS(Rule):
     def neutral(self) -> bool:
         return self.strength == 0
 
-    def fits_run(self, scene: Scene) -> None:
-        planes(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        planes(start.first.x, start.first)
 
     def weight(self, time: float) -> float:
         """w(t) at flow time `time`."""

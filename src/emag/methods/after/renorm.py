@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import COND, Branches, Rule, Scene, Step
+from ...core import COND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
 from ...maths.vectors import divided, norm
@@ -73,8 +73,8 @@ class CFGNorm(Rule):
     def neutral(self) -> bool:
         return self.share == 0
 
-    def fits_run(self, scene: Scene) -> None:
-        unpack(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        unpack(start.first.x, start.first)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         wide = torch.promote_types(pred.dtype, torch.float32)

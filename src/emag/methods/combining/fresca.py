@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Scene, Step
+from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...schedules import Scale, check_scale, known, weight
@@ -46,8 +46,8 @@ class FreSca(Rule):
         if self.low < 0 or self.high < 0 or self.cutoff < 0:
             raise BadValue(f"fresca low, high and cutoff must be at least 0, got {self.low}, {self.high}, {self.cutoff}")
 
-    def fits_run(self, scene: Scene) -> None:
-        size = max(planes(scene.first.x, scene.first).shape[-2:])
+    def fits_run(self, start: RunStart) -> None:
+        size = max(planes(start.first.x, start.first).shape[-2:])
         if self.cutoff >= size // 2 and self.low != self.high:
             raise BadValue(f"fresca cutoff={self.cutoff}: latents of side {size} have no frequency above {size // 2}, so "
                            f"that all of them are low; take a cutoff below {size // 2}")

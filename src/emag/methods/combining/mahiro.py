@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Scene, Step
+from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...maths.layout import unpack
 from ...maths.vectors import per_sample
 from ...schedules import Scale, check_scale, known, weight
@@ -38,8 +38,8 @@ class MaHiRo(Rule):
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
 
-    def fits_run(self, scene: Scene) -> None:
-        unpack(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        unpack(start.first.x, start.first)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Scene, Step
+from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
 from ...schedules import Scale, check_scale, weight
@@ -40,8 +40,8 @@ class Tonemap(Rule):
         if self.multiplier <= 0:
             raise BadValue(f"tonemap multiplier must be above 0, got {self.multiplier}")
 
-    def fits_run(self, scene: Scene) -> None:
-        unpack(scene.first.x, scene.first)
+    def fits_run(self, start: RunStart) -> None:
+        unpack(start.first.x, start.first)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         wide = pred.to(torch.promote_types(pred.dtype, torch.float32))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...core import COND, UNCOND, Branches, Rule, Step, combine, with_null
-from ...maths.predictions import convert
+from ...maths.predictions import Space, convert
 from ...maths.streams import Streams
 
 SPACES = {"vp": ("epsilon", "v", "x0"), "flow": ("epsilon", "flow", "x0")}
@@ -31,8 +31,8 @@ def unchanged(branches: Branches) -> Branches:
     return branches
 
 
-def run(rules: Sequence[Rule], path: str = "vp", space: str = "epsilon", rows: slice = slice(None),
-        change: Change = unchanged, dtype: torch.dtype = torch.float64, told: str = "x0") -> torch.Tensor:
+def run(rules: Sequence[Rule], path: str = "vp", space: Space = "epsilon", rows: slice = slice(None),
+        change: Change = unchanged, dtype: torch.dtype = torch.float64, told: Space = "x0") -> torch.Tensor:
     """The guided and the unconditional prediction of every step, [STEPS, 2, samples, *LATENT], in the space `told`.
 
     The made-up branches are the same in every `space` in which the rules get them. rows: the samples that are there.
