@@ -8,7 +8,7 @@ from ...core import COND, UNCOND, Branches, Rule, Step, combine, with_null
 from ...maths.predictions import Space, convert
 from ...maths.streams import Streams
 
-SPACES = {"vp": ("epsilon", "v", "x0"), "flow": ("epsilon", "flow", "x0")}
+SPACES: dict[str, tuple[Space, ...]] = {"vp": ("epsilon", "v", "x0"), "flow": ("epsilon", "flow", "x0")}
 """Prediction spaces by path: x_t = alpha x0 + sigma epsilon, with alpha^2 + sigma^2 = 1 or with alpha + sigma = 1."""
 STEPS, SAMPLES, LATENT = 6, 3, (4, 6, 6)
 
