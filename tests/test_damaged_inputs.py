@@ -21,7 +21,7 @@ from emag.lab.evaluate import run as running
 from emag.lab.evaluate.folder import RunFolder
 from emag.lab.evaluate.metrics import features, measure, plain, reference, stored
 from emag.lab.evaluate.metrics.extractors.embedded import Random
-from emag.lab.evaluate.pictures import opened
+from emag.lab.evaluate.pictures import read_rgb
 from emag.lab.evaluate.prompts import read_prompts
 from emag.lab.evaluate.report import votes
 from emag.lab.evaluate.report.page import page
@@ -169,7 +169,7 @@ def png_of(width, height):
 @pytest.mark.parametrize(("width", "height"), [(1 << 14, 1 << 14), (1 << 20, 1 << 20), (0, 5), ((1 << 31) - 1, 1)])
 def test_images_of_too_many_pixels(width, height):
     with pytest.raises(BadValue, match="cannot read it as an image"):
-        opened(png_of(width, height), "it")
+        read_rgb(png_of(width, height), "it")
 
 
 def test_other_formats_and_depths_than_were_asked_for():
@@ -179,11 +179,11 @@ def test_other_formats_and_depths_than_were_asked_for():
         return sink.getvalue()
 
     small = Image.new("RGB", (4, 4))
-    assert opened(data(small, "PNG"), "it").size == (4, 4)
+    assert read_rgb(data(small, "PNG"), "it").size == (4, 4)
     others = [data(small, kind) for kind in ("GIF", "TIFF", "JPEG", "BMP")]
     for one in (*others, data(Image.new("I;16", (4, 4)), "PNG"), b"", b"x"):
         with pytest.raises(BadValue, match="cannot read it as an image") as error:
-            opened(one, "it")
+            read_rgb(one, "it")
         assert "BytesIO" not in str(error.value)
 
 

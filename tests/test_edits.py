@@ -11,7 +11,7 @@ import torch
 
 import emag
 from emag.core import Rows
-from emag.engine import arguments, present, trajectory
+from emag.engine import arguments, step_rules, trajectory
 from emag.engine.network import read_network
 from emag.families import HOSTS
 from emag.hosts.lookup import host_of
@@ -231,13 +231,13 @@ def test_the_image_in_the_making_is_what_the_scheduler_steps(case, seen):
 @cases(KINDS)
 def test_rules_get_predictions_of_the_image_in_the_making(case, monkeypatch):
     """Norms and projections would see the references otherwise."""
-    shapes, combine = set(), present.combine
+    shapes, combine = set(), step_rules.combine
 
     def noted(rules, pred, branches, step, memory):
         shapes.update(value.shape == step.x.shape for value in (pred, *branches.values()))
         return combine(rules, pred, branches, step, memory)
 
-    monkeypatch.setattr(present, "combine", noted)
+    monkeypatch.setattr(step_rules, "combine", noted)
     pipe = case.pipe()
     with emag.guide(pipe, EMAG(), emag.APG(3.0, norm_threshold=2.5, momentum=-0.5)):
         case.run(pipe)
