@@ -1,5 +1,6 @@
 """Records as they are read back: checked before anything is made of them, and the versions that go into one."""
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,12 @@ _SOURCE = ("model", "dtype", "revision", "lora")
 
 def versions() -> dict[str, str]:
     """Versions of the packages that an image depends on."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return {name: _version(name) for name in _VERSIONED}
+
+
+@functools.cache  # read from files, and asked by every call of a pipeline
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 def checked_record(found: Any) -> dict[str, Any]:
