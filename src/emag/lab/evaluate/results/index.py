@@ -20,8 +20,8 @@ def index(folder: Path) -> str:
 
 def _entry(results: Results, page: str) -> str:
     model, metrics = results.run["model"]["id"], ", ".join(results.judged[:6])
-    said = (f"{results.images} images of each of {len(results.compared)} recipes, {results.run.get('steps') or 'the default'} "
-            f"steps; by {metrics}.")
+    steps = results.run.get("steps") or "the default"
+    said = f"{results.images} images of each of {len(results.compared)} recipes, {steps} steps; by {metrics}."
     return "\n".join([f"## [{model}]({page})\n", said + "\n", *_best(results), *sentences(results), ""])
 
 
