@@ -9,7 +9,8 @@ ON_OLDEST := $(wildcard tests/families tests/engine tests/hosts tests/records te
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BOTH := -n 2 --dist worksteal
 RESULTS := out/results
-MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
+MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --plain $(RESULTS)/plain.npz \
+	--metrics fd,prdc,accuracy,realism,discriminator,pixels
 
 SHAPES := out/results-shapes
 IMAGES := 300
@@ -71,7 +72,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
 
 # docs/results/tiny.md from nothing: hours on two cores. Ended at any moment, it goes on where it was.
-results: $(STAMP) $(RESULTS)/test.npz
+results: $(STAMP) $(RESULTS)/test.npz $(RESULTS)/plain.npz
 	$(BIN)/emag sweep bench/results_sweep.yaml --best $(RESULTS)/best.yaml
 	sed 's/^images: .*/images: 5000/' $(RESULTS)/best.yaml > $(RESULTS)/run.yaml
 	mv $(RESULTS)/run.yaml bench/results.yaml
@@ -110,6 +111,12 @@ results-weaker: $(STAMP)
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet
+
+# what the discriminator learns to tell from real: images without guidance, of other seeds than those it judges
+$(RESULTS)/plain.npz: | $(STAMP)
+	sed 's/^images: .*/images: 2000/; s/^seed: .*/seed: 9/; /^  cfg:/,$$d' bench/results.yaml > $(RESULTS)/plain.yaml
+	$(BIN)/emag run $(RESULTS)/plain.yaml --out $(RESULTS)/plain
+	$(BIN)/emag reference $@ --data $(RESULTS)/plain/images/none
 
 $(STAMP): pyproject.toml constraints-cpu.txt
 	python3 -m venv $(VENV)

@@ -26,8 +26,8 @@ from emag.lab.evaluate.prompts import read_prompts
 from emag.lab.evaluate.report import votes
 from emag.lab.evaluate.report.page import page
 from emag.lab.evaluate.report.votes import Vote
+from emag.lab.evaluate.results.as_json import read as read_results
 from emag.lab.evaluate.results.collect import collect
-from emag.lab.evaluate.results.numbers import read as read_results
 from emag.lab.evaluate.spec import parse, read_spec
 from emag.lab.evaluate.sweep.spec import read_sweep
 from emag.lab.evaluate.verify import repair, verify

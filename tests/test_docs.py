@@ -145,8 +145,13 @@ def test_the_specs_of_the_evaluation_page_are_read(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_specs_of_bench_are_read(path):
+    from emag.lab.evaluate.results.write import read_questions
     from emag.lab.evaluate.spec import read_spec
     from emag.lab.evaluate.sweep.spec import read_sweep
 
-    swept = "sweep" in yaml.safe_load(path.read_text())
+    data = yaml.safe_load(path.read_text())
+    if isinstance(data, list):  # questions that a page answers
+        assert read_questions(path)
+        return
+    swept = "sweep" in data
     assert read_sweep(path).recipes if swept else read_spec(path).recipes

@@ -33,6 +33,7 @@ from emag.models.phrases import PhraseEncoder
 from emag.models.shapes import ShapesPipeline
 from emag.worlds.shapes import place, read, render, to_bytes
 from emag.worlds.shapes.draw import PLANS
+from test_cli import run  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
 SPEC = {"model": "shapes", "prompts": {"world": "shapes", "count": 60}, "images": 60, "steps": 2, "batch_size": 20,
@@ -222,11 +223,11 @@ def test_prompts_of_no_world_are_refused(prompts, says):
 
 
 def test_a_recipe_may_take_more_steps(pipe):
-    from emag.lab.draw.columns import run
+    from emag.lab.draw.columns import run as draw_column
     from emag.lab.draw.sampling import DrawSettings, Job
 
     column = Column.parse("steps=4 scale=3")
-    outcome = run(pipe, column, [Job("a red ring", None, 1)], DrawSettings(2), 1)
+    outcome = draw_column(pipe, column, [Job("a red ring", None, 1)], DrawSettings(2), 1)
     assert outcome.evaluations == 2 * 2 * 4 and outcome.records[0]["call"]["num_inference_steps"] == 4
     assert parse(parse(SPEC).as_data(), ()).recipe("cfg-3").steps == 3
     for text, says in (("steps=x", "write steps=40"), ("steps=0", "at least 1")):
@@ -250,3 +251,21 @@ def test_questions_that_cannot_be_answered_are_refused(judged, tmp_path):
     (tmp_path / "q.yaml").write_text("- what\n")
     with pytest.raises(BadValue, match="questions are a list"):
         read_questions(tmp_path / "q.yaml")
+
+
+def test_the_commands_measure_and_write_the_page(made, run, tmp_path):  # noqa: F811
+    made(tmp_path / "run")
+    line = ("metrics", tmp_path / "run", "--against", "cfg", "--against", "cfg-3", "--json")
+    code, out, error = run(*line)  # a world's prompts are judged unless other metrics are named
+    assert code == 0, error
+    found = {(one["metric"], one["against"]) for one in json.loads(out)}
+    assert {("correct", None), ("correct", "cfg"), ("residual", "cfg-3")} <= found
+    (tmp_path / "q.yaml").write_text('- {question: "Is it?", pairs: [[emag, cfg]], metrics: [correct]}\n')
+    code, out, error = run("results", tmp_path / "run", "-o", tmp_path / "pages/shapes.md", "--changes", "emag",
+                           "--questions", tmp_path / "q.yaml", "--index", tmp_path / "list.md")
+    assert code == 0, error
+    assert "[shapes](pages/shapes.md)" in (tmp_path / "list.md").read_text()
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {f"shapes{end}" for end in (".md", ".json", ".png",
+                                                                                                "-changed.png")}
+    code, _, error = run("results", tmp_path / "run", "-o", tmp_path / "b.md", "--changes", "apg")
+    assert code == 2 and "no recipe apg" in error and not (tmp_path / "b.md").exists()

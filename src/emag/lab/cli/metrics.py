@@ -23,6 +23,8 @@ def metrics(
                                               "several. Default: fd,prdc,accuracy; for a world's prompts judge; of a plain "
                                               "folder fd,prdc.")] = None,
     reference: Annotated[Path | None, typer.Option(help="npz made by `emag reference`, or of ADM or pytorch-fid.")] = None,
+    plain: Annotated[Path | None, typer.Option(help="For discriminator: npz of images without guidance, of another seed.")]
+    = None,
     recipe: Annotated[list[str] | None, typer.Option(help="Measure these recipes only. Repeat.")] = None,
     against: Annotated[list[str] | None, typer.Option(help="Also the difference of each recipe to this one, paired. "
                                                       "Repeat.")] = None,
@@ -35,14 +37,16 @@ def metrics(
 
     In a folder of images that no run made nothing is written. Captions are NAME.txt beside NAME.png, or metadata.jsonl.
     """
-    from ..evaluate.metrics import measure, plain, stored
+    from ..evaluate.metrics import measure, stored
     from ..evaluate.metrics import reference as known
+    from ..evaluate.metrics.plain import folder_of
 
-    run, results = plain.folder_of(folder), []
+    run, results = folder_of(folder), []
     wanted = recipe or run.recipes()
     if run.storage is not None:
         run.storage.check()
-    plan = measure.plan(_names(names or _usual(run)), known.read(reference) if reference else None, k, device)
+    plan = measure.plan(_names(names or _usual(run)), known.read(reference) if reference else None, k, device,
+                        known.read(plain) if plain else None)
     with shared.progress(len(wanted), "measuring") as (_, finished):
         results = measure.measure(run, plan, wanted, against or (), limit, seed,
                                   lambda done: finished(wanted.index(done) + 1))

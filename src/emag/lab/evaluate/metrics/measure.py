@@ -51,30 +51,40 @@ class Plan:
     reference: Reference | None
     k: int
     device: str = "cpu"
+    plain: Reference | None = None
 
     def version(self, metric: Metric, images: int) -> str:
         """What measured a metric of so many images: extractor, statistic, reference."""
         known = [self.reference.name] if metric.reference and self.reference else []
         real = self.reference.features if self.reference else None
+        known += [f"plain {self.plain.name}"] if metric.plain and self.plain else []
         part = metric.part.format(k=self.k, size=kid.subset_size(images, images if real is None else len(real)))
         return "; ".join([self.extractors[metric.extractor].version, part, *known])
 
 
-def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, device: str = "cpu") -> Plan:
-    """Load what the metrics need. Raises `BadValue` for anything missing or not fitting: call it before images are made."""
+def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, device: str = "cpu",
+         plain: Reference | None = None) -> Plan:
+    """Load what the metrics need. plain: features of plain images, for the discriminator.
+
+    Raises `BadValue` for anything missing or not fitting: call it before images are made.
+    """
     metrics = chosen(list(names))
     extractors = {name: EXTRACTORS[name](device) for name in dict.fromkeys(metric.extractor for metric in metrics)}
     for metric in metrics:
         if metric.reference and reference is None:
             raise BadValue(f"{metric.name} needs a reference: --reference FILE, made by emag reference")
+        if metric.plain and plain is None:
+            raise BadValue(f"{metric.name} needs plain images: --plain FILE, made by emag reference of a run without "
+                           "guidance and with another seed")
     for extractor in extractors.values():
         extractor.check()
     for metric in metrics:
         version = extractors[metric.extractor].version
-        if metric.reference and reference is not None and not reference.fits(version):
-            raise BadValue(f"{metric.name} reads {version}, but the reference {reference.name} is of "
-                           f"{reference.version or 'Inception (the file does not say)'}; make one with emag reference")
-    return Plan(metrics, extractors, reference, k, device)
+        for known in [reference, *([plain] if metric.plain else [])] if metric.reference else ():
+            if known is not None and not known.fits(version):
+                raise BadValue(f"{metric.name} reads {version}, but the reference {known.name} is of "
+                               f"{known.version or 'Inception (the file does not say)'}; make one with emag reference")
+    return Plan(metrics, extractors, reference, k, device, plain)
 
 
 def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against: Sequence[str] = (),
@@ -105,7 +115,7 @@ def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife |
                        "beside NAME.png, or a metadata.jsonl with file_name and text into the folder")
     for name, extractor in plan.extractors.items():
         sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
-                        plan.k, plan.device)
+                        plan.k, plan.device, plan.plain)
         own = [metric for metric in plan.metrics if metric.extractor == name]
         found |= {metric.name: metric.of(sample) for metric in own}
         said = doubts.of_images(images.recipe, sample.features)

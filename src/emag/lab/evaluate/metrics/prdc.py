@@ -56,6 +56,22 @@ def prdc(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str |
     return Manifolds(*(value.double().cpu().numpy() for value in found))
 
 
+def realism(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str | torch.device = "cpu",
+            real_radii: torch.Tensor | None = None) -> np.ndarray:
+    """Realism score of each generated image, [generated] (Kynkaanniemi et al. 2019, Eq. 3): over the real images the largest
+    radius of a ball over the distance to its centre. From 1 on the image lies in a real ball; at most 1000, as of a copy.
+
+    The paper leaves out the larger half of the balls; here all count, as they do for precision. Arguments as of `prdc`.
+    """
+    x, y = (torch.as_tensor(one, device=device).double() for one in (real, generated))
+    x, y = x - x.mean(0), y - x.mean(0)
+    around = radii(x, k, chunk) if real_radii is None else real_radii
+    best = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    for rows, distances in _distances(x, y, chunk):
+        best = torch.maximum(best, (around[rows, None] / distances.clamp(min=1e-30)).amax(0))
+    return best.sqrt().clamp(max=1000).cpu().numpy()
+
+
 def _alone(near: torch.Tensor) -> torch.Tensor:
     """In how many rows of near [rows, generated] each column is the only true one, [generated]."""
     return (near & (near.sum(1, keepdim=True) == 1)).sum(0)

@@ -12,17 +12,21 @@ from ....models.words import class_of
 from ....near import choices
 from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
+from .discriminator import realness
 from .diversity import diversity
 from .extractors.base import Features
 from .extractors.judged import KINDS
 from .jackknife import Jackknife
-from .prdc import Manifolds, prdc
+from .prdc import Manifolds, prdc, realism
 from .reference import Reference, real_radii
 
 
 @dataclass
 class Sample:
-    """What a statistic reads: features of the images of one recipe, their index, the reference if any, and k of PRDC."""
+    """What a statistic reads: features of the images of one recipe, their index, the reference if any, and k of PRDC.
+
+    plain: features of images without guidance, for the discriminator.
+    """
 
     features: Features
     columns: dict[str, list[Any]]
@@ -30,6 +34,7 @@ class Sample:
     classes: list[str] = field(default_factory=list)
     k: int = 5
     device: str = "cpu"
+    plain: Reference | None = None
 
     @cached_property
     def manifolds(self) -> Manifolds:
@@ -58,7 +63,7 @@ class Metric:
     """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and subsets named.
 
     higher: whether more of it is better; None where neither more nor less is: it tells how images look. prompts: whether it
-    reads the prompts.
+    reads the prompts. plain: whether it needs plain images.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Metric:
     part: str
     reference: bool = False
     prompts: bool = False
+    plain: bool = False
 
 
 def accuracy(sample: Sample) -> Statistic:
@@ -115,6 +121,18 @@ def _coverage(sample: Sample) -> Jackknife:
     return Jackknife(float(sample.manifolds.coverage.mean()), sample.manifolds.alone_coverage, share=True)
 
 
+def _realism(sample: Sample) -> Statistic:
+    balls = real_radii(sample.compared, sample.k, sample.device)
+    return bootstrap.median(realism(sample.known, sample.features["features"], sample.k, device=sample.device,
+                                    real_radii=balls))
+
+
+def _discriminator(sample: Sample) -> Statistic:
+    if sample.plain is None:
+        raise BadValue("the discriminator needs plain images: --plain FILE, made by emag reference")
+    return bootstrap.mean(realness(sample.compared, sample.plain, sample.features["features"]))
+
+
 def _of(name: str) -> Callable[[Sample], Statistic]:
     return lambda sample: bootstrap.mean(sample.features[name])
 
@@ -125,6 +143,9 @@ def _over(extractor: str, prefix: str) -> list[Metric]:
             Metric(prefix + "kid", extractor, _kid, False, f"KID, {kid.SUBSETS} subsets of {{size}}", True),
             *(Metric(f"{prefix}{of.__name__[1:]}", extractor, of, True, f"{of.__name__[1:]}, k={{k}}", True)
               for of in (_precision, _recall, _density, _coverage)),
+            Metric(prefix + "realism", extractor, _realism, True, "median of realism, k={k}", True),
+            Metric(prefix + "discriminator", extractor, _discriminator, True, "mean probability of being real", True,
+                   plain=True),
             Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
 
 

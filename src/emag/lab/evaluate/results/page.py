@@ -6,7 +6,7 @@ from ..metrics.bootstrap import Estimate
 from .numbers import Results, Row, over_reference
 from .picture import pairs
 from .verdict import about_emag, about_others, code, digits, on_front, sentences
-from .world_page import answers, changed, diversity, equal_cost, gains
+from .world_page import answers, beside_paper, changed, diversity, equal_cost, gains
 
 INTRO = """# Results: {model}
 
@@ -30,7 +30,7 @@ def markdown(results: Results, name: str = "results") -> str:
              "## What comes out\n", *conclusions(results),
              *answers(results), "## Quality\n", quality(results),
              f"## Differences to {code(results.against)}\n", gaps(results), *equal_cost(results),
-             *gains(results), *diversity(results), *changed(results, name),
+             *gains(results), *diversity(results), *changed(results, name), *beside_paper(results),
              "## Settings and cost\n", COSTS + "\n", costs(results), *appearance(results), *fronts(results, name),
              *trials(results), *left_out(results), "## What measured it\n", versions(results), *again(results, name)]
     return "\n".join(parts).rstrip("\n") + "\n"

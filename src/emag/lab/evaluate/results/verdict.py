@@ -9,6 +9,9 @@ from ..metrics.bootstrap import Estimate
 from ..pareto import front
 from .numbers import Results, Row
 
+NAMED = 6
+"""Most metrics without a difference that a sentence names."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -59,13 +62,17 @@ def sentences(results: Results) -> list[str]:
 
 
 def about_emag(results: Results) -> list[str]:
-    """Where each recipe with EMAG helps and where not: against the base, and against what it was also compared with."""
-    return _pairs(results, [(row, base) for row in results.compared if row.emag for base in row.minus])
+    """Where each recipe with EMAG helps and where not: against the base, and against what it was also compared with.
+
+    Where the page has questions, these say which other recipes matter.
+    """
+    return _pairs(results, [(row, base) for row in results.compared if row.emag for base in row.minus
+                            if base == results.against or not results.questions])
 
 
 def about_others(results: Results) -> list[str]:
     """The same of recipes without EMAG, against what is not the base."""
-    rows = [row for row in results.compared if not row.emag]
+    rows = [row for row in results.compared if not row.emag and not results.questions]
     return _pairs(results, [(row, base) for row in rows for base in row.minus if base not in (results.against, row.name)])
 
 
@@ -79,9 +86,16 @@ def _pair(results: Results, row: Row, base: str) -> str:
         return ""
     parts = [f"{word} in {', '.join(f'{name} ({change(found[name])})' for name in names)}"
              for word, names in (("better", said.better), ("worse", said.worse)) if names]
-    parts += [f"no clear difference in {', '.join(said.unclear)}"] if said.unclear else []
+    parts += [f"no clear difference in {_unclear(said, len(found))}"] if said.unclear else []
     cost = _cost(results, row, base)
     return f"- {code(row.name)} against {code(base)}: {'; '.join(parts)}.{cost}"
+
+
+def _unclear(said: Verdict, metrics: int) -> str:
+    """The metrics that tell nothing; of many, how many they are."""
+    if len(said.unclear) <= NAMED:
+        return ", ".join(said.unclear)
+    return "any metric" if len(said.unclear) == metrics else f"{len(said.unclear)} others"
 
 
 def _cost(results: Results, row: Row, base: str) -> str:

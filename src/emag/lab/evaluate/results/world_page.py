@@ -72,6 +72,27 @@ def gains(results: Results) -> list[str]:
             *(["With further evaluations:\n", *paid_lines, ""] if paid else [])]
 
 
+PAPER = {"FID, SD3 on COCO (the paper) ↓": ("22.877", "22.890", "23.530"),
+         "HPS, SD3 (the paper) ↑": ("29.22", "29.76", "29.64")}
+"""What arXiv 2512.17303 reports of CFG, EMAG and EMAG-Q."""
+
+
+def beside_paper(results: Results) -> list[str]:
+    """The paper's own numbers, and what is most like them here."""
+    rows = {row.name: row for row in results.compared}
+    names = [results.against, "emag-map", "emag"]
+    if not all(name in rows for name in names):
+        return []
+    ours = {f"{metric}, here {'↑' if results.metrics[metric].higher else '↓'}":
+            [f"{rows[name].values[metric].value:.4g}" for name in names if metric in rows[name].values]
+            for metric in ("fd", "realism", "discriminator", *MAIN) if metric in results.metrics}
+    said = ("The paper's numbers (arXiv 2512.17303) beside the measures that ask the same: a distance of sets, and whether\n"
+            "single images are good. There too the distance does not fall; the preference rises.\n")
+    lines = [f"| {name} | {' | '.join(values)} |" for name, values in {**PAPER, **ours}.items() if len(values) == 3]
+    return ["## Beside the paper\n", said, "| measure | CFG | EMAG (maps) | EMAG-Q (queries) |", "|---|---|---|---|",
+            *lines, ""]
+
+
 def diversity(results: Results) -> list[str]:
     """Right images against true scenes of the same prompts."""
     rows = [row for row in results.compared if row.world]
