@@ -99,11 +99,16 @@ def arguments(pipe: Any, group: Sequence[Job], settings: DrawSettings) -> dict[s
 
 
 def draw_images(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: Sequence[Rule],
-           progress: Progress | None = None,
-           conditions: Mapping[str, Condition] | None = None) -> tuple[list[Image.Image], Guided]:
-    """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""
+           progress: Progress | None = None, conditions: Mapping[str, Condition] | None = None,
+           opened: Callable[[Guided], None] | None = None) -> tuple[list[Image.Image], Guided]:
+    """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run.
+
+    opened: called with the run before it begins.
+    """
     with guide(pipe, *rules, conditions=conditions) as run, _refused(pipe):
         run.on_step = progress
+        if opened is not None:
+            opened(run)
         with warnings.catch_warnings():
             # a picture of NaNs is painted black, with a warning of numpy's
             warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
