@@ -7,6 +7,7 @@ import gradio as gr
 
 from ....errors import BadValue, EmagError
 from ...draw.sampling import DrawSettings
+from ..dropped import Found
 from ..job import Ask
 from ..model import Model
 from ..price import price
@@ -16,7 +17,7 @@ from .spoken import line
 
 @dataclass(frozen=True)
 class Asked:
-    """The components a person fills in."""
+    """The components a person fills in. shape: counts the changes of the guidance after which other controls are shown."""
 
     prompt: gr.Textbox
     negative: gr.Textbox
@@ -24,11 +25,17 @@ class Asked:
     steps: gr.Number
     scale: gr.Number
     stack: gr.Textbox
+    shape: gr.State
 
     @property
     def all(self) -> list[Any]:
         """In the order in which `ask_of` takes their values."""
         return [self.prompt, self.negative, self.seed, self.steps, self.scale, self.stack]
+
+    @property
+    def guidance(self) -> list[Any]:
+        """What a change of the guidance gives: its words, and one more change."""
+        return [self.stack, self.shape]
 
 
 def asked(model: Model, first: str) -> Asked:
@@ -37,13 +44,13 @@ def asked(model: Model, first: str) -> Asked:
     with gr.Row():
         seed = gr.Number(8, label="Seed", precision=0, minimum=0, min_width=90, elem_id="seed")
         steps = gr.Number(model.steps, label="Steps", precision=0, minimum=1, maximum=1000, min_width=90, elem_id="steps")
-        scale = gr.Number(model.scale, label="The pipeline's own scale", minimum=0, min_width=130, elem_id="scale",
-                          interactive=model.scale is not None, info="1 is off; a combining rule takes its place")
+        scale = gr.Number(model.scale, label="Own scale", minimum=0, min_width=90, elem_id="scale",
+                          interactive=model.scale is not None)
     negative = gr.Textbox("", label="Negative prompt", lines=1, elem_id="negative",
                           visible=model.host.negative_prompt is not None)
     stack = gr.Textbox(first, label="The guidance in words", lines=2, elem_id="stack", render=False,
                        info="as after -g of emag generate; rules in order, e.g. emag=1.5 seg=1.2,sigma=4")
-    return Asked(prompt, negative, seed, steps, scale, stack)
+    return Asked(prompt, negative, seed, steps, scale, stack, gr.State(0))
 
 
 def ask_of(prompt: str, negative: str, seed: float | None, steps: float | None, scale: float | None, stack: str,
@@ -63,3 +70,10 @@ def priced(model: Model, *values: Any) -> str:
     except EmagError as error:
         return f'<span class="wrong" role="alert">Cannot run: {line(error)}</span>'
     return f"<strong>Price</strong> {line(found)}"
+
+
+def filled(found: Found, shape: int) -> tuple[Any, ...]:
+    """New values of `Asked.all` and `Asked.shape` from a picture; what it does not say stays."""
+    values = (found.prompt, found.negative or "", found.seed, found.steps, found.scale)
+    guidance = found.guidance if found.source == "emag" else gr.skip()
+    return (*(gr.skip() if value is None else value for value in values), guidance, shape + 1)

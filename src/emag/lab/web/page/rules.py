@@ -23,7 +23,6 @@ FIRST = 2
 
 def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
     """Lay out the stack below the form."""
-    shape = gr.State(0)  # counts the changes after which other controls must be shown
     with gr.Row(equal_height=True):
         named = gr.Dropdown(["", *recipes], value="", label="Recipe by name", elem_id="recipe",
                             info="from papers; replaces the rules")
@@ -31,27 +30,27 @@ def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
         picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
                          elem_id="palette")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    changes = [form.stack, shape]
+    changes = form.guidance
 
-    @gr.render(inputs=[form.stack], triggers=[page.load, shape.change], show_progress="hidden")
+    @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
     def _show(text: str) -> None:
         try:
             rules = parse(text)
         except EmagError:
             return
         for at, rule in enumerate(rules):
-            _one(model, form, at, rule, len(rules), shape)
+            _one(model, form, at, rule, len(rules))
 
     form.stack.render()
-    form.stack.input(lambda count: count + 1, shape, shape, trigger_mode="always_last", **quiet)
+    form.stack.input(lambda count: count + 1, form.shape, form.shape, trigger_mode="always_last", **quiet)
     picked.select(Adding(model).added, changes, changes, **quiet)
     named.input(_recipe, [named, *changes], changes, **quiet)
 
 
-def _one(model: Model, form: Asked, at: int, rule: Rule, count: int, shape: gr.State) -> None:
+def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
     """One rule: its name, its place, its controls."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    changes = [form.stack, shape]
+    changes = form.guidance
     with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
         gr.Markdown(f"**{at + 1}. {rule.name}** {summary_of(type(rule))}", padding=True)
         with gr.Row():

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,60 +9,57 @@ from PIL import Image
 
 from ..job import Sight, see
 from ..model import Model
-from .stops import Stops
+from ..plots import run_figure
 from ..stream import Streamed
 from .asked import Asked, ask_of
+from .keep import Kept
 from .spoken import line, spoken
+from .stops import Stops
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of every event that draws: one network, one run."""
-STOPPED = "Stopped: the network is as it was before."
 
 
 @dataclass(frozen=True)
 class Seeing:
-    """What the buttons of the tab do."""
+    """What the button of the tab does."""
 
     model: Model
     stops: Stops
+    kept: Kept
 
-    def drawn(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any  # noqa: B008
+    def drawn(self, prompt: str, negative: str, seed: float, steps: float, scale: float | None, guidance: str,
+              paths: list[str], request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
               ) -> Iterator[tuple[Any, ...]]:
-        """Status, the two pictures, the picture as it forms, and the weak branch."""
+        """Status, the two pictures, the picture as it forms, the weak branch, the plots, and what is kept."""
         stop = self.stops.begin(request)
         with spoken():
-            ask = ask_of(*values)
+            ask = ask_of(prompt, negative, seed, steps, scale, guidance)
             work: Streamed[Sight] = Streamed(lambda tell: see(self.model, ask, lambda *told: tell(told), stop), stop)
-            for what, step, steps, picture in work:
-                progress((step, steps), desc=what)
+            rest = [gr.skip()] * (2 + len(self.kept.all))
+            for what, step, count, picture in work:
+                progress((step, count), desc=what)
                 if picture is not None:
-                    yield f"{what}: step {step} of {steps}", gr.skip(), enlarged(picture), gr.skip()
+                    yield f"{what}: step {step} of {count}", gr.skip(), enlarged(picture), *rest
             sight = work.result
             pair = enlarged(sight.plain.images[0]), enlarged(sight.guided.images[0])
-            yield done(sight), pair, gr.skip(), enlarged(sight.weak.images[0]) if sight.weak else None
-
-    def ended(self, request: gr.Request) -> str:
-        """What the status says after the button was pressed."""
-        return STOPPED if self.stops.end(request) else "Nothing is running in this window."
+            figure = run_figure(sight.guided.stats, sight.guided.sizes) if sight.guided.stats else None
+            yield (done(sight), pair, gr.skip(), enlarged(sight.weak.images[0]) if sight.weak else None, figure,
+                   *self.kept.of(sight, paths))
 
 
-def see_tab(model: Model, form: Asked, stops: Stops, folder: Path) -> None:
-    """Lay the tab out."""
-    seeing = Seeing(model, stops)
-    with gr.Row():
-        run = gr.Button("Draw", variant="primary", elem_id="draw", min_width=120)
-        end = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=120)
-    status = gr.HTML("Ready.", elem_id="status")
+def see_tab(model: Model, form: Asked, stops: Stops, kept: Kept, run: gr.Button, status: gr.HTML) -> Any:
+    """Lay the tab out; its event."""
     both = gr.ImageSlider(label="Plain (left) against guided (right)", format="png", type="pil", interactive=False,
                           buttons=["fullscreen"], elem_id="slider", height=420)
     with gr.Row():
         forming = gr.Image(label="The picture as it forms", format="png", interactive=False, buttons=[], elem_id="forming",
-                           height=220, min_width=150)
-        weak = gr.Image(label="The weak branch: what is pushed away from", format="png", interactive=False, buttons=[],
-                        elem_id="weak", height=220, min_width=150)
-    drawing = run.click(seeing.drawn, form.all, [status, both, forming, weak], api_visibility="private",
-                        show_progress_on=status, **ONE_AT_A_TIME)
-    end.click(seeing.ended, None, status, queue=False, cancels=[drawing], api_visibility="private")
+                           height=240, min_width=150)
+        weak = gr.Image(label="The weak branch alone", format="png", interactive=False, buttons=[], elem_id="weak",
+                        height=240, min_width=150)
+    plot = gr.Plot(label="Picks and steps of the rules", format="png", elem_id="plot")
+    return run.click(Seeing(model, stops, kept).drawn, [*form.all, kept.paths], [status, both, forming, weak, plot, *kept.all],
+                     api_name="draw", show_progress_on=status, **ONE_AT_A_TIME)
 
 
 def done(sight: Sight) -> str:

@@ -6,6 +6,9 @@ from typing import Any
 from gradio import Request
 
 
+STOPPED = "Stopped: the network is as it was before."
+
+
 class Stops:
     """An event for each window's run, by the name that Gradio gives the window."""
 
@@ -24,6 +27,10 @@ class Stops:
         if stop is not None:
             stop.set()
         return stop is not None
+
+    def ended(self, request: Request) -> str:
+        """The answer of the button."""
+        return STOPPED if self.end(request) else "Nothing is running in this window."
 
     def gone(self, request: Request) -> None:
         """A window was closed: its run ends."""
