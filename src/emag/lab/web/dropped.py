@@ -39,11 +39,14 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def read(data: bytes, name: str = "the picture") -> Found:
-    """What a PNG says. Raises `BadValue` where it is none, is damaged, or says nothing that we can read."""
+def read(data: bytes, name: str = "the picture", usual: Mapping[str, Any] | None = None) -> Found:
+    """What a PNG says. Raises `BadValue` where it is none, is damaged, or says nothing that we can read.
+
+    usual: arguments of a call that names none, of which nothing need be said.
+    """
     texts = {key: text for key, text in getattr(png.opened(data, name), "text", {}).items() if len(text) <= LONGEST}
     if png.KEY in texts:
-        return _ours(texts[png.KEY], name)
+        return _ours(texts[png.KEY], name, usual or {})
     if "parameters" in texts:
         return _lines(texts["parameters"])
     if "prompt" in texts:
@@ -52,7 +55,7 @@ def read(data: bytes, name: str = "the picture") -> Found:
                    "AUTOMATIC1111")
 
 
-def _ours(text: str, name: str) -> Found:
+def _ours(text: str, name: str, usual: Mapping[str, Any]) -> Found:
     try:
         record = records.checked(parsed(text))
         rules = remake.check(record)
@@ -62,11 +65,11 @@ def _ours(text: str, name: str) -> Found:
     prompt = _own(call.pop("prompt", call.pop("class_labels", None)), row)
     negative, seeds = _own(call.pop("negative_prompt", None), row), record["seeds"]
     steps, scale = call.pop("num_inference_steps", None), call.pop("guidance_scale", None)
-    notes = [f"{key}={value}" for key, value in call.items() if value is not None]
-    named = [source for source in remake.sources(record)[1:]]
-    return Found("emag", _text(prompt), _text(negative), seeds[min(row, len(seeds) - 1)] if isinstance(seeds, list) else seeds,
-                 _count(steps), _number(scale), text_of(rules), record["model"]["model"],
-                 (*(f"not taken over: {note}" for note in notes), *(f"it names {source}, loaded as you draw" for source in named)))
+    notes = [f"{key}={value}" for key, value in call.items() if value is not None and usual.get(key) != value]
+    said = (*(f"not taken over: {note}" for note in notes),
+            *(f"it names {source}, loaded as you draw" for source in remake.sources(record)[1:]))
+    return Found("emag", _text(prompt), _text(negative), _own(seeds, row), _count(steps), _number(scale), text_of(rules),
+                 record["model"]["model"], said)
 
 
 def _own(value: Any, row: int) -> Any:

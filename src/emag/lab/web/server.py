@@ -28,7 +28,7 @@ class Server:
         self.socket = listening(port)
         self.port = int(self.socket.getsockname()[1])
         app = Guard(application(model, folder), lambda: self.port)
-        config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=1)
         self.uvicorn = uvicorn.Server(config)
 
     @property

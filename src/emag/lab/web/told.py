@@ -4,7 +4,6 @@ import shlex
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ...core import Rule
 from ...schedules import Window
 from ..draw.sampling import arguments
 from .job import Ask
@@ -44,11 +43,10 @@ def python(model: Model, ask: Ask) -> str:
 
 def code(value: Any) -> str:
     """A rule, or a value of one, as Python."""
+    if isinstance(value, tuple):
+        return f"({''.join(f'{code(one)}, ' for one in value)})"
     if not is_dataclass(value) or isinstance(value, type):
-        return f"({''.join(f'{code(one)}, ' for one in value)})" if isinstance(value, tuple) else repr(value)
-    if isinstance(value, Window):
-        names = [one.name for one in fields(value)]
-    else:
-        names = [one.name for one in fields(value) if getattr(value, one.name) != one.default]
-    given = ", ".join(f"{name}={code(getattr(value, name))}" for name in names)
-    return f"emag.{type(value).__name__}({given})" if isinstance(value, (Rule, Window)) or hasattr(value, "name") else repr(value)
+        return repr(value)
+    # a window is told whole: its first numbers say little without the others
+    told = [one.name for one in fields(value) if isinstance(value, Window) or getattr(value, one.name) != one.default]
+    return f"emag.{type(value).__name__}({', '.join(f'{name}={code(getattr(value, name))}' for name in told)})"

@@ -42,9 +42,14 @@ class Comparing:
                 return
             yield from self._shown(blind.undone() if choice == "undo" else blind.voted(choice), request, progress)
 
+    @staticmethod
+    def counted(blind: Blind | None) -> str:
+        """What the votes come to."""
+        return line(blind) if blind else "no votes yet"
+
     def _shown(self, blind: Blind, request: gr.Request, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
         stop = self.stops.begin(request)
-        said = line(blind)
+        said = f"{blind.number} vote(s) so far"  # what they come to would tell the sides
         yield "Drawing a pair", None, None, said, blind, -1
         work: Streamed[Any] = Streamed(lambda tell: pair(self.model, blind, lambda *told: tell(told), stop), stop)
         for _, step, count, _ in work:
@@ -69,9 +74,11 @@ def compare_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> lis
         buttons = [(name, gr.Button(text, elem_id=f"vote-{name}", min_width=120)) for name, text in KEYS]
         buttons.append(("undo", gr.Button("Take the latest back", elem_id="vote-undo", min_width=120)))
     result = gr.HTML("no votes yet", elem_id="result")
+    tell = gr.Button("Show what the votes come to", elem_id="tell")
     outputs = [status, left, right, result, state, number]
     common: dict[str, Any] = {"api_visibility": "private", "show_progress_on": status, **ONE_AT_A_TIME}
     events = [begin.click(comparing.begun, [*form.all[:-1], a, b], outputs, **common)]
     for name, button in buttons:
         events.append(button.click(comparing.voted, [gr.State(name), state, number], outputs, **common))
+    tell.click(comparing.counted, state, result, show_progress="hidden", api_visibility="private")
     return events

@@ -53,7 +53,7 @@ def explore_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> lis
     exploring = Exploring(model, stops)
     gr.Markdown("One run per block, the first weak branch of the guidance on that block alone (pag where it has none).")
     go = gr.Button("Measure the blocks", elem_id="measure")
-    plot = gr.Plot(label="How far each block reaches", format="png", elem_id="reach")
+    plot = gr.Plot(label="How far each block reaches", show_label=False, format="png", elem_id="reach")
     said, found = gr.HTML("nothing measured yet", elem_id="suggestion"), gr.State(None)
     take = gr.Button("Take the suggestion", elem_id="take")
     take.click(exploring.taken, [found, *form.guidance], form.guidance, show_progress="hidden", api_visibility="private")

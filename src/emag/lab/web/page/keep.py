@@ -41,13 +41,14 @@ class Kept:
         except BadValue as error:
             words = f"# {error}"
         shown = [(path, f"{len(paths) - at}") for at, path in enumerate(paths)]
-        return gr.DownloadButton(value=paths[0], interactive=True), words, python(self.model, sight.ask), shown, paths
+        return paths[0], words, python(self.model, sight.ask), shown, paths
 
 
 @dataclass(frozen=True)
 class Loading:
     """Settings from a picture."""
 
+    model: Model
     album: Album
 
     def dropped(self, data: bytes | None, shape: int) -> tuple[Any, ...]:
@@ -55,7 +56,7 @@ class Loading:
         with spoken():
             if not data:
                 return (*(gr.skip() for _ in range(7)), gr.skip())
-            found = read(data, "the dropped picture")
+            found = read(data, "the picture", self.model.usual)
             notes = "".join(f"<li>{line(note)}</li>" for note in found.notes)
             named = f", made with {line(found.model)}" if found.model else ""
             return *filled(found, shape), f"Read from a picture of {line(found.source)}{named}.<ul>{notes}</ul>"
@@ -67,15 +68,15 @@ class Loading:
 
 def kept_tab(model: Model, form: Asked, album: Album) -> Kept:
     """Lay it out."""
-    loading, quiet = Loading(album), {"show_progress": "hidden", "api_visibility": "private"}
+    loading, quiet = Loading(model, album), {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Row(equal_height=True):
         download = gr.DownloadButton("Download the guided PNG with its recipe", interactive=False, elem_id="download")
     with gr.Accordion("In a shell, in Python", open=False, elem_id="words"):
         words = gr.Code("", language="shell", label="In a shell", interactive=False, elem_id="in-shell", wrap_lines=True)
         lines = gr.Code("", language="python", label="In Python", interactive=False, elem_id="in-python", wrap_lines=True)
     with gr.Row():
-        gallery = gr.Gallery(label="This session, newest first: pick one to load its settings", columns=6, height=190,
-                             interactive=False, buttons=[], allow_preview=False, elem_id="history", format="png",
+        gallery = gr.Gallery(label="This session, newest first: pick one to load its settings", columns=4, height=190,
+                             object_fit="contain", interactive=False, buttons=[], allow_preview=False, elem_id="history", format="png",
                              type="filepath")
         drop = gr.File(label="Drop a PNG of emag, ComfyUI or AUTOMATIC1111 to load its settings", file_types=[".png"],
                        type="binary", height=190, elem_id="drop")

@@ -14,6 +14,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); }
 #price .wrong { color: #a11a1a; font-weight: 600; }
 .dark #price .wrong { color: #ff9d9d; }
+#history img { image-rendering: pixelated; }
 #status { min-height: 2.6rem; }
 footer { opacity: 1 !important; }
 """

@@ -71,7 +71,7 @@ def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
 
 def _control(form: Asked, at: int, one: Control) -> None:
     """One field of a rule."""
-    common: dict[str, Any] = {"label": one.field, "info": one.about, "elem_id": f"field-{at}-{one.field}"}
+    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True, "elem_id": f"field-{at}-{one.field}"}
     change: Any = partial(_set, at=at, field=one.field)
     if one.kind == "slider":
         made: Any = gr.Slider(one.low, one.high, one.value, step=one.step, buttons=[], **common)

@@ -39,7 +39,7 @@ class Seeing:
             rest = [gr.skip()] * (2 + len(self.kept.all))
             for what, step, count, picture in work:
                 progress((step, count), desc=what)
-                if picture is not None:
+                if picture is not None and what == ("guided" if ask.rules else "plain"):
                     yield f"{what}: step {step} of {count}", gr.skip(), enlarged(picture), *rest
             sight = work.result
             pair = enlarged(sight.plain.images[0]), enlarged(sight.guided.images[0])
@@ -53,13 +53,17 @@ def see_tab(model: Model, form: Asked, stops: Stops, kept: Kept, run: gr.Button,
     both = gr.ImageSlider(label="Plain (left) against guided (right)", format="png", type="pil", interactive=False,
                           buttons=["fullscreen"], elem_id="slider", height=420)
     with gr.Row():
-        forming = gr.Image(label="The picture as it forms", format="png", interactive=False, buttons=[], elem_id="forming",
+        forming = gr.Image(label="As it forms", format="png", interactive=False, buttons=[], elem_id="forming",
                            height=240, min_width=150)
         weak = gr.Image(label="The weak branch alone", format="png", interactive=False, buttons=[], elem_id="weak",
                         height=240, min_width=150)
-    plot = gr.Plot(label="Picks and steps of the rules", format="png", elem_id="plot")
-    return run.click(Seeing(model, stops, kept).drawn, [*form.all, kept.paths], [status, both, forming, weak, plot, *kept.all],
-                     api_name="draw", show_progress_on=status, **ONE_AT_A_TIME)
+    plot = gr.Plot(label="Picks and steps of the rules", show_label=False, format="png", elem_id="plot")
+    drawing = run.click(Seeing(model, stops, kept).drawn, [*form.all, kept.paths],
+                        [status, both, forming, weak, plot, *kept.all], api_name="draw", show_progress_on=status,
+                        **ONE_AT_A_TIME)
+    drawing.success(lambda: gr.update(interactive=True), None, kept.download, show_progress="hidden", queue=False,
+                    api_visibility="private")
+    return drawing
 
 
 def done(sight: Sight) -> str:
