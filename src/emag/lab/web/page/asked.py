@@ -17,7 +17,11 @@ from .spoken import line
 
 @dataclass(frozen=True)
 class Asked:
-    """The components a person fills in. shape: counts the changes of the guidance after which other controls are shown."""
+    """The components a person fills in.
+
+    shape: counts the changes of the guidance after which its controls are laid out anew. own: the guidance that a control
+    made, after whose change they stay as they are, under the hand that moves one.
+    """
 
     prompt: gr.Textbox
     negative: gr.Textbox
@@ -26,16 +30,12 @@ class Asked:
     scale: gr.Number
     stack: gr.Textbox
     shape: gr.State
+    own: gr.State
 
     @property
     def all(self) -> list[Any]:
         """In the order in which `ask_of` takes their values."""
         return [self.prompt, self.negative, self.seed, self.steps, self.scale, self.stack]
-
-    @property
-    def guidance(self) -> list[Any]:
-        """What a change of the guidance gives: its words, and one more change."""
-        return [self.stack, self.shape]
 
 
 def asked(model: Model, first: str) -> Asked:
@@ -50,7 +50,7 @@ def asked(model: Model, first: str) -> Asked:
                           visible=model.host.negative_prompt is not None)
     stack = gr.Textbox(first, label="The guidance in words", lines=2, elem_id="stack", render=False,
                        info="as after -g of emag generate; rules in order, e.g. emag=1.5 seg=1.2,sigma=4")
-    return Asked(prompt, negative, seed, steps, scale, stack, gr.State(0))
+    return Asked(prompt, negative, seed, steps, scale, stack, gr.State(0), gr.State(""))
 
 
 def ask_of(prompt: str, negative: str, seed: float | None, steps: float | None, scale: float | None, stack: str,
@@ -72,8 +72,8 @@ def priced(model: Model, *values: Any) -> str:
     return f"<strong>Price</strong> {line(found)}"
 
 
-def filled(found: Found, shape: int) -> tuple[Any, ...]:
-    """New values of `Asked.all` and `Asked.shape` from a picture; what it does not say stays."""
+def filled(found: Found) -> tuple[Any, ...]:
+    """New values of `Asked.all` from a picture; what it does not say stays."""
     values = (found.prompt, found.negative or "", found.seed, found.steps, found.scale)
     guidance = found.guidance if found.source == "emag" else gr.skip()
-    return (*(gr.skip() if value is None else value for value in values), guidance, shape + 1)
+    return (*(gr.skip() if value is None else value for value in values), guidance)

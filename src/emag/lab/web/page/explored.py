@@ -40,12 +40,12 @@ class Exploring:
             yield "Done.", reach_figure(found.reach, found.rule.name), line(said), found
 
     @staticmethod
-    def taken(found: Explored | None, guidance: str, shape: int) -> tuple[str, int]:
+    def taken(found: Explored | None, guidance: str) -> str:
         """The guidance with the blocks that were found."""
         with spoken():
             if found is None:
                 raise BadValue("measure the blocks first")
-            return text_of(suggested(parse(guidance), found)), shape + 1
+            return text_of(suggested(parse(guidance), found))
 
 
 def explore_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> list[Any]:
@@ -56,6 +56,6 @@ def explore_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> lis
     plot = gr.Plot(label="How far each block reaches", show_label=False, format="png", elem_id="reach")
     said, found = gr.HTML("nothing measured yet", elem_id="suggestion"), gr.State(None)
     take = gr.Button("Take the suggestion", elem_id="take")
-    take.click(exploring.taken, [found, *form.guidance], form.guidance, show_progress="hidden", api_visibility="private")
+    take.click(exploring.taken, [found, form.stack], form.stack, show_progress="hidden", api_visibility="private")
     return [go.click(exploring.measured, form.all, [status, plot, said, found], api_visibility="private",
                      show_progress_on=status, **ONE_AT_A_TIME)]

@@ -51,19 +51,19 @@ class Loading:
     model: Model
     album: Album
 
-    def dropped(self, data: bytes | None, shape: int) -> tuple[Any, ...]:
+    def dropped(self, data: bytes | None) -> tuple[Any, ...]:
         """From a file that was dropped: new values of the form, and what to say."""
         with spoken():
             if not data:
-                return (*(gr.skip() for _ in range(7)), gr.skip())
+                return (gr.skip(),) * 7
             found = read(data, "the picture", self.model.usual)
             notes = "".join(f"<li>{line(note)}</li>" for note in found.notes)
             named = f", made with {line(found.model)}" if found.model else ""
-            return *filled(found, shape), f"Read from a picture of {line(found.source)}{named}.<ul>{notes}</ul>"
+            return *filled(found), f"Read from a picture of {line(found.source)}{named}.<ul>{notes}</ul>"
 
-    def picked(self, paths: list[str], shape: int, event: gr.SelectData) -> tuple[Any, ...]:
+    def picked(self, paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
         """From a picture of this session."""
-        return self.dropped(self.album.read(paths[int(event.index)]), shape)
+        return self.dropped(self.album.read(paths[int(event.index)]))
 
 
 def kept_tab(model: Model, form: Asked, album: Album) -> Kept:
@@ -82,7 +82,7 @@ def kept_tab(model: Model, form: Asked, album: Album) -> Kept:
                        type="binary", height=190, elem_id="drop")
     said = gr.HTML("", elem_id="read")
     paths = gr.State([])
-    changes = [*form.all, form.shape, said]
-    drop.upload(loading.dropped, [drop, form.shape], changes, **quiet)
-    gallery.select(loading.picked, [paths, form.shape], changes, **quiet)
+    changes = [*form.all, said]
+    drop.upload(loading.dropped, drop, changes, **quiet)
+    gallery.select(loading.picked, paths, changes, **quiet)
     return Kept(model, album, download, words, lines, gallery, paths)

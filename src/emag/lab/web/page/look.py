@@ -1,4 +1,4 @@
-"""How the page looks: fonts of the reader's own system, few colours, and keys for the blind comparison."""
+"""How the page looks: fonts of the reader's own system, few colours, keys for the blind comparison, and names for what has none."""
 
 from typing import Any
 
@@ -15,6 +15,8 @@ CSS = """
 #price .wrong { color: #a11a1a; font-weight: 600; }
 .dark #price .wrong { color: #ff9d9d; }
 #history img { image-rendering: pixelated; }
+button[role=tab].selected { color: var(--primary-700); }
+.dark button[role=tab].selected { color: var(--primary-300); }
 #status { min-height: 2.6rem; }
 footer { opacity: 1 !important; }
 """
@@ -28,6 +30,13 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   found.click();
 });
+// Gradio puts a picture into a button without a name: it gets that of its label
+new MutationObserver(() => {
+  for (const button of document.querySelectorAll('.image-container > button:not([aria-label])')) {
+    const label = button.closest('.block')?.querySelector('label, [data-testid=block-label]');
+    button.setAttribute('aria-label', label?.innerText.trim() || 'picture');
+  }
+}).observe(document.documentElement, {childList: true, subtree: true});
 </script>"""
 
 

@@ -30,7 +30,6 @@ def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
         picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
                          elem_id="palette")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    changes = form.guidance
 
     @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
     def _show(text: str) -> None:
@@ -42,24 +41,23 @@ def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
             _one(model, form, at, rule, len(rules))
 
     form.stack.render()
-    form.stack.input(lambda count: count + 1, form.shape, form.shape, trigger_mode="always_last", **quiet)
-    picked.select(Adding(model).added, changes, changes, **quiet)
-    named.input(_recipe, [named, *changes], changes, **quiet)
+    form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last", **quiet)
+    picked.select(Adding(model).added, form.stack, form.stack, **quiet)
+    named.input(_recipe, [named, form.stack], form.stack, **quiet)
 
 
 def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
     """One rule: its name, its place, its controls."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    changes = form.guidance
     with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
         gr.Markdown(f"**{at + 1}. {rule.name}** {summary_of(type(rule))}", padding=True)
         with gr.Row():
             for name, by in (("Up", -1), ("Down", 1)):
                 able = 0 <= at + by < count
                 gr.Button(f"{name}: {rule.name}", size="sm", min_width=60, interactive=able, elem_id=f"{name.lower()}-{at}"
-                          ).click(partial(_edited, moved, at=at, by=by), changes, changes, **quiet)
+                          ).click(partial(_edited, moved, at=at, by=by), form.stack, form.stack, **quiet)
             gr.Button(f"Remove {rule.name}", size="sm", min_width=60, elem_id=f"remove-{at}").click(
-                partial(_edited, without, at=at), changes, changes, **quiet)
+                partial(_edited, without, at=at), form.stack, form.stack, **quiet)
         found = controls(rule, _resolved(model, rule))
         for one in found[:FIRST]:
             _control(form, at, one)
@@ -85,7 +83,7 @@ def _control(form: Asked, at: int, one: Control) -> None:
     else:
         made = gr.Textbox(one.value, max_lines=1, **common)
         events = [made.submit, made.blur]
-    gr.on(events, change, [form.stack, made], form.stack, show_progress="hidden", api_visibility="private",
+    gr.on(events, change, [form.stack, made], [form.stack, form.own], show_progress="hidden", api_visibility="private",
           trigger_mode="always_last")
 
 
@@ -96,17 +94,21 @@ def _resolved(model: Model, rule: Rule) -> Rule | None:
         return None
 
 
-def _set(text: str, value: Any, at: int, field: str) -> str:
+def _shaped(text: str, count: int, own: str) -> tuple[Any, str]:
+    """Other controls after a change that no control made."""
+    return (gr.skip(), own) if text == own else (count + 1, "")
+
+
+def _set(text: str, value: Any, at: int, field: str) -> tuple[str, str]:
     with spoken():
         rules = parse(text)
-        if at >= len(rules):
-            return text
-        return text_of(changed(rules, at, field, value))
+        new = text_of(changed(rules, at, field, value)) if at < len(rules) else text
+        return new, new
 
 
-def _edited(change: Any, text: str, count: int, **where: int) -> tuple[str, int]:
+def _edited(change: Any, text: str, **where: int) -> str:
     with spoken():
-        return text_of(change(parse(text), **where)), count + 1
+        return text_of(change(parse(text), **where))
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Adding:
 
     model: Model
 
-    def added(self, text: str, count: int, event: gr.EventData) -> tuple[str, int]:
+    def added(self, text: str, event: gr.EventData) -> str:
         """The guidance with the rule that was picked at its end."""
         with spoken():
             name = str(event._data["name"])
@@ -123,13 +125,13 @@ class Adding:
             if name in self.model.refused or not rules:
                 raise BadValue(f"{name} cannot be added here: {self.model.refused.get(name, 'it has no usual form')}")
             try:
-                return text_of((*parse(text), *rules)), count + 1
+                return text_of((*parse(text), *rules))
             except BadValue as error:
                 raise BadValue(f"cannot add {name}: {error}") from None
 
 
-def _recipe(name: str, text: str, count: int) -> tuple[str, int]:
+def _recipe(name: str, text: str) -> str:
     with spoken():
-        return (text_of(recipes[name].rules) if name else text), count + 1
+        return text_of(recipes[name].rules) if name else text
 
 
