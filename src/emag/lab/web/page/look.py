@@ -5,7 +5,7 @@ from typing import Any
 SYSTEM, FIXED = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+.gradio-container { max-width: min(1500px, 100vw) !important; margin: 0 auto; }
 #title h1 { margin: 0; font-size: 1.35rem; }
 #title p { margin: .1rem 0 0; }
 #slider { max-width: 440px; margin: 0 auto; width: 100%; }
@@ -30,12 +30,13 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   found.click();
 });
-// Gradio puts a picture into a button without a name: it gets that of its label
+// Gradio puts a picture into a button without a name: it gets that of its label; empty places have one without a role
 new MutationObserver(() => {
   for (const button of document.querySelectorAll('.image-container > button:not([aria-label])')) {
     const label = button.closest('.block')?.querySelector('label, [data-testid=block-label]');
     button.setAttribute('aria-label', label?.innerText.trim() || 'picture');
   }
+  for (const place of document.querySelectorAll('.empty[aria-label]:not([role])')) place.setAttribute('role', 'img');
 }).observe(document.documentElement, {childList: true, subtree: true});
 </script>"""
 
