@@ -1,7 +1,6 @@
 """One page for all tests of a file."""
 
 import pytest
-
 from page_server import running
 
 

@@ -1,4 +1,4 @@
-"""What is meant for the Hub, loaded from its local folder as code that somebody trusts: it is emag, and nothing without it."""
+"""What is meant for the Hub, loaded from its folder as code that somebody trusts: it is emag, and nothing without it."""
 
 from pathlib import Path
 

@@ -8,10 +8,11 @@ import pytest
 
 from emag.errors import BadValue
 from emag.lab.web import guard
+from emag.lab.web.server import listening
 
 pytest.importorskip("gradio")
 
-from page_server import ask  # noqa: E402
+from page_server import ask
 
 JSON = {"Content_Type": "application/json"}
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
@@ -24,9 +25,7 @@ def origin(server):
 def test_it_listens_on_this_machine_alone(server):
     assert server.socket.getsockname()[0] == "127.0.0.1" and server.url == f"{origin(server)}/"
     with pytest.raises(BadValue, match="give another --port"):
-        from emag.lab.web.server import listening
-
-        listening(server.port).listen()
+        listening(server.port)
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
@@ -80,9 +79,10 @@ def chunked(server, size, count):
         return int(found.recv(100).split()[1])
 
 
-def test_a_file_has_a_bounded_size(server, monkeypatch):
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"p" * (25 << 20) + b"\r\n--x--\r\n"
-    status, _, said = ask(server, "POST", UPLOAD, body, Origin=origin(server), Content_Type="multipart/form-data; boundary=x")
+def test_a_file_has_a_bounded_size(server):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    status, _, said = ask(server, "POST", UPLOAD, head + b"p" * (25 << 20) + b"\r\n--x--\r\n", Origin=origin(server),
+                          Content_Type="multipart/form-data; boundary=x")
     assert status in (400, 413), said[:200]
 
 

@@ -35,7 +35,8 @@ def state(model):
                for name, one in model.pipe.transformer.named_modules()}
     hooks = {name: (len(one._forward_hooks), len(one._forward_pre_hooks), one.forward)
              for name, one in model.pipe.transformer.named_modules()}
-    return type(model.pipe), {name: sorted(held) for name, held in modules.items()}, hooks, sorted(vars(model.pipe.scheduler))
+    held = {name: sorted(held) for name, held in modules.items()}
+    return type(model.pipe), held, hooks, sorted(vars(model.pipe.scheduler))
 
 
 def test_the_three_pictures_are_those_of_guide(model):

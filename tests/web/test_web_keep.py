@@ -1,4 +1,4 @@
-"""What is kept of a run: a PNG with its recipe, the same as a command and as Python, and settings read from PNGs of others."""
+"""What is kept of a run: a PNG with its recipe, the same as a command and as Python; settings from PNGs of others."""
 
 import io
 import json
@@ -134,16 +134,16 @@ def test_a_prompt_that_looks_like_an_option_is_a_prompt(model):
 def test_the_lines_of_python_give_the_picture(model, sight, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = {}
-    exec(python(model, sight.ask), held)  # noqa: S102
+    exec(python(model, sight.ask), held)
     assert png.same_pixels(held["out"].images[0], sight.guided.images[0]) and list((tmp_path / "out").glob("*.png"))
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) & set(example_rules())))
 def test_every_rule_is_a_line_of_python(name):
     for rule in example_rules()[name]:
-        assert eval(code(rule), {"emag": emag, "torch": torch}) == rule  # noqa: S307
+        assert eval(code(rule), {"emag": emag, "torch": torch}) == rule
 
 
 def test_schedules_and_windows_are_lines_of_python():
     for rule in parse("cfg=interval:scale=4:high=1.6 emag=2,window=progress:0:0.2:0.8,layers=2-4 fdg=4+2"):
-        assert eval(code(rule), {"emag": emag}) == rule  # noqa: S307
+        assert eval(code(rule), {"emag": emag}) == rule

@@ -1,17 +1,16 @@
-"""The page in a real browser: a stack built and run, a run cancelled, a vote by key, a picture dropped, and nobody else asked."""
+"""The page in a real browser: built, run, slid, cancelled, voted on, a picture dropped, and nobody else asked."""
 
 import shutil
 import time
 
 import pytest
 
-pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-
 from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images
 from emag.lab.web.stack import parse
 from emag.records import png
 
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"), pytest.mark.slow]
 SECONDS = 45_000

@@ -111,7 +111,8 @@ def test_exploring_can_be_stopped(model):
 
 
 def test_the_plots_show_the_picks_and_the_steps(model):
-    drawn = see(model, replace(ASK, rules=parse("emag=1.5 seg=1.5"), settings=DrawSettings(4)), silent, threading.Event()).guided
+    ask = replace(ASK, rules=parse("emag=1.5 seg=1.5"), settings=DrawSettings(4))
+    drawn = see(model, ask, silent, threading.Event()).guided
     figure = run_figure(drawn.stats, drawn.sizes)
     picks, moves = figure.axes
     dots = picks.collections[0].get_offsets().tolist()

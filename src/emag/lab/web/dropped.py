@@ -124,10 +124,11 @@ def _graph(text: str, name: str) -> Found:
     if sampler is None:
         raise BadValue(f"the graph in {name} has no node that samples with steps and a positive condition")
     model = next((one["ckpt_name"] for one in nodes.values() if isinstance(one.get("ckpt_name"), str)), None)
-    kept = {key: sampler[key] for key in ("sampler_name", "scheduler", "denoise") if key in sampler}
-    return Found("ComfyUI", _words(nodes, sampler["positive"]), _words(nodes, sampler.get("negative")) or None,
-                 _seed(sampler.get("seed", sampler.get("noise_seed"))), _count(sampler["steps"]), _number(sampler.get("cfg")),
-                 "", model, tuple(f"not taken over: {key} {value}" for key, value in kept.items()))
+    notes = tuple(f"not taken over: {key} {sampler[key]}" for key in ("sampler_name", "scheduler", "denoise")
+                  if key in sampler)
+    texts = _words(nodes, sampler["positive"]), _words(nodes, sampler.get("negative")) or None
+    return Found("ComfyUI", *texts, _seed(sampler.get("seed", sampler.get("noise_seed"))), _count(sampler["steps"]),
+                 _number(sampler.get("cfg")), "", model, notes)
 
 
 def _words(nodes: Mapping[str, dict[str, Any]], link: Any) -> str | None:

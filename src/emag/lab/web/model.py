@@ -19,6 +19,7 @@ from ...hosts.own_guider import with_scale
 from ...methods import METHODS
 from ..draw.sampling import DrawSettings, Job, arguments
 from ..draw.showcase import SKIPPED, columns
+from .stack import text_of
 
 USUAL_STEPS = 28
 KINDS = ("condition", "attention", "weak", "null", "combining", "after")
@@ -84,13 +85,14 @@ class Model:
 
     @cached_property
     def refused(self) -> dict[str, str]:
-        """The methods that cannot work here, and why: each in the form in which it usually acts."""
+        """The methods that cannot work here, or not in words, and why: each in the form in which it usually acts."""
         found = {name: reason for name, reason in SKIPPED.items() if name in METHODS}
         call = self.call(Job(self.example, None, 0), DrawSettings())
         for column in columns(KINDS):
-            own = {"scale": column.scale} if column.scale is not None and self.host.scale else {}
+            own = {self.host.scale: column.scale} if column.scale is not None and self.host.scale else {}
             try:
-                self.check(column.rules, {**call, **({self.host.scale or "": own["scale"]} if own else {})})
+                self.check(column.rules, {**call, **own})
+                text_of(column.rules)
             except EmagError as error:
                 found[column.label] = str(error)
         return found

@@ -14,13 +14,14 @@ h4 { margin: .7rem 0 .2rem; font-size: .85rem; }
 ul { list-style: none; margin: 0; padding: 0; }
 li { display: flex; gap: .6rem; align-items: baseline; padding: .18rem 0; line-height: 1.3; font-size: .85rem; }
 button { flex: 0 0 8.6rem; text-align: left; padding: .22rem .5rem; border-radius: 5px; cursor: pointer; font: inherit;
-  overflow-wrap: anywhere; border: 1px solid var(--border-color-primary); background: var(--button-secondary-background-fill);
-  color: var(--body-text-color); }
+  overflow-wrap: anywhere; border: 1px solid var(--border-color-primary); color: var(--body-text-color);
+  background: var(--button-secondary-background-fill); }
 button:hover:enabled { border-color: var(--color-accent); }
 button:focus-visible { outline: 2px solid var(--color-accent); }
-button:disabled { cursor: not-allowed; border-style: dashed; background: none; color: var(--body-text-color); }
-li.off { opacity: .75; }
-small { display: block; color: var(--body-text-color); opacity: .85; }
+button:disabled { cursor: not-allowed; border-style: dashed; background: none; opacity: .8;
+  color: var(--body-text-color-subdued); }
+li.off { color: var(--body-text-color-subdued); }
+small { display: block; color: var(--body-text-color-subdued); }
 """
 SCRIPT = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-name]');

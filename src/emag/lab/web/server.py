@@ -51,6 +51,7 @@ def listening(port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((HOST, port))
+        found.listen()
         return found
     except (OSError, OverflowError) as error:
         found.close()

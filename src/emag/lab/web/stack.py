@@ -1,4 +1,4 @@
-"""A guidance as text and as rules: `emag=1.5 seg=1.2,sigma=4`. A rule whose text has a blank in it is quoted as in a shell."""
+"""A guidance as text and as rules: `emag=1.5 seg=1.2,sigma=4`. A rule with a blank in it is quoted as in a shell."""
 
 import shlex
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def short(rule: Rule) -> str:
 
 def _given(rule: Rule, field: Any) -> bool:
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return field.default is MISSING and field.default_factory is MISSING or getattr(rule, field.name) != default
+    return (field.default is MISSING and field.default_factory is MISSING) or getattr(rule, field.name) != default
 
 
 def value_text(value: Any) -> str:

@@ -34,10 +34,11 @@ def python(model: Model, ask: Ask) -> str:
     given = ", ".join(f"{name}={value!r}" for name, value in call.items())
     lora = (model.pipe.emag_source or {}).get("lora")
     loaded = ", ".join([repr(model.name), *([f"lora={lora!r}"] if lora else [])])
+    given_rules = "".join(f", {code(rule)}" for rule in ask.rules)
     return "\n".join([
         "import emag, torch", "", f"pipe = emag.load({loaded})",
         f"generators = [torch.Generator().manual_seed(seed) for seed in {list(ask.seeds)}]",
-        f"with emag.guide(pipe, {', '.join(map(code, ask.rules))}) as run:" if ask.rules else "with emag.guide(pipe) as run:",
+        f"with emag.guide(pipe{given_rules}) as run:",
         f"    out = pipe({given}, generator=generators)", 'run.save(out.images, "out")'])
 
 

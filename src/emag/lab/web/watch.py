@@ -68,7 +68,7 @@ class Watch:
         first = len(x) - self.rows if self.model.host.layout == "neg-pos" else 0
         x, p, at = x[first:first + 1].float(), p[first:first + 1, :x.shape[1]].float(), self.path.index[step]
         alpha, sigma = self.path.alphas[at], self.path.sigmas[at]
-        if p.shape != x.shape or alpha == 0 and self.path.space == "epsilon":
+        if p.shape != x.shape or (alpha == 0 and self.path.space == "epsilon"):
             return None
         return decoded(self.model.pipe, to_x0(-p if backbone.negated else p, x, alpha, sigma, self.path.space))
 

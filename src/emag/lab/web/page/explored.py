@@ -30,8 +30,8 @@ class Exploring:
         """Status, the plot, the suggestion in words, and as it is."""
         stop = self.stops.begin(request)
         with spoken():
-            asked = ask_of(prompt, negative, seed, steps, scale, guidance)
-            work: Streamed[Explored] = Streamed(lambda tell: explore(self.model, asked, lambda *told: tell(told), stop), stop)
+            ask = ask_of(prompt, negative, seed, steps, scale, guidance)
+            work: Streamed[Explored] = Streamed(lambda tell: explore(self.model, ask, lambda *told: tell(told), stop), stop)
             for done, count in work:
                 progress((done, count), desc="blocks")
                 yield f"block {done} of {count}", gr.skip(), gr.skip(), gr.skip()

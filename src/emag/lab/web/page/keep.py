@@ -76,8 +76,8 @@ def kept_tab(model: Model, form: Asked, album: Album) -> Kept:
         lines = gr.Code("", language="python", label="In Python", interactive=False, elem_id="in-python", wrap_lines=True)
     with gr.Row():
         gallery = gr.Gallery(label="This session, newest first: pick one to load its settings", columns=4, height=190,
-                             object_fit="contain", interactive=False, buttons=[], allow_preview=False, elem_id="history", format="png",
-                             type="filepath")
+                             object_fit="contain", interactive=False, buttons=[], allow_preview=False, elem_id="history",
+                             format="png", type="filepath")
         drop = gr.File(label="Drop a PNG of emag, ComfyUI or AUTOMATIC1111 to load its settings", file_types=[".png"],
                        type="binary", height=190, elem_id="drop")
     said = gr.HTML("", elem_id="read")

@@ -1,4 +1,4 @@
-"""How the page looks: fonts of the reader's own system, few colours, keys for the blind comparison, and names for what has none."""
+"""How the page looks: the reader's own fonts, few colours, keys for the blind comparison, names for what has none."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); }
 #price .wrong { color: #a11a1a; font-weight: 600; }
 .dark #price .wrong { color: #ff9d9d; }
+#history .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
 #history img { image-rendering: pixelated; }
 button[role=tab].selected { color: var(--primary-700); }
 .dark button[role=tab].selected { color: var(--primary-300); }

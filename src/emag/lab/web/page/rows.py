@@ -52,15 +52,15 @@ class Rows:
 def rows_tabs(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> list[Any]:
     """Lay both tabs out; their events."""
     rows, common = Rows(model, stops), {"api_visibility": "private", "show_progress_on": status, **ONE_AT_A_TIME}
+    picture: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
     with gr.Tab("Strengths", id="strengths"):
         gr.Markdown("One seed; the first rule that pushes from no push, over the one asked for, to far too much.")
         go = gr.Button("Draw the row", elem_id="draw-row")
-        row = gr.Image(label="From mild to broken", format="png", interactive=False, buttons=["fullscreen"], elem_id="row")
+        row = gr.Image(label="From mild to broken", show_label=False, elem_id="row", **picture)
         first = go.click(rows.strengths, form.all, [status, row], **common)
     with gr.Tab("Seeds", id="seeds"):
         count = gr.Slider(2, 8, 4, step=1, label="Seeds in a row", buttons=[], elem_id="count")
         go = gr.Button("Draw the grid", elem_id="draw-grid")
-        grid = gr.Image(label="Plain above, guided below", format="png", interactive=False, buttons=["fullscreen"],
-                        elem_id="grid")
+        grid = gr.Image(label="Plain above, guided below", show_label=False, elem_id="grid", **picture)
         second = go.click(rows.seeds, [*form.all, count], [status, grid], **common)
     return [first, second]

@@ -41,7 +41,8 @@ def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
             _one(model, form, at, rule, len(rules))
 
     form.stack.render()
-    form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last", **quiet)
+    form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last",
+                      **quiet)
     picked.select(Adding(model).added, form.stack, form.stack, **quiet)
     named.input(_recipe, [named, form.stack], form.stack, **quiet)
 
@@ -69,7 +70,8 @@ def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
 
 def _control(form: Asked, at: int, one: Control) -> None:
     """One field of a rule."""
-    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True, "elem_id": f"field-{at}-{one.field}"}
+    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True,
+                              "elem_id": f"field-{at}-{one.field}"}
     change: Any = partial(_set, at=at, field=one.field)
     if one.kind == "slider":
         made: Any = gr.Slider(one.low, one.high, one.value, step=one.step, buttons=[], **common)

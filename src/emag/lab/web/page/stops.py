@@ -5,7 +5,6 @@ from typing import Any
 
 from gradio import Request
 
-
 STOPPED = "Stopped: the network is as it was before."
 
 
