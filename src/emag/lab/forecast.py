@@ -28,7 +28,12 @@ PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
              images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
     """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
-    network = skeleton(model)
+    return foretold(skeleton(model), model, rules, steps, height, width, images, text, uncond)
+
+
+def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, height: int | None = None,
+             width: int | None = None, images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
+    """The same for a network that is at hand."""
     active = [rule for rule in resolved(rules, (model,), network) if not rule.neutral]
     for rule in active:
         rule.fits_network(network)

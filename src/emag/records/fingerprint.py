@@ -105,7 +105,7 @@ def _foreign(part: Any) -> bool:
 
 
 def _code(part: Any) -> Iterator[Any]:
-    held = vars(part)
+    held = getattr(part, "__dict__", {})  # a part that is not there may be a pair of names
     yield from (value for value in held.values() if isinstance(value, _CALLED))
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
         yield from (held.get(hooks) or {}).values()

@@ -17,7 +17,7 @@ from ...hosts.extras import require
 from ...near import choices
 
 SECTIONS = {
-    "Draw": ("demo", "generate", "compare", "show", "again"),
+    "Draw": ("demo", "generate", "compare", "web", "show", "again"),
     "Look up": ("models", "methods", "plan"),
     "Look inside": ("doctor", "calibrate"),
     "Evaluate": ("run", "verify", "reference", "metrics", "report", "vote", "sweep", "results", "reproduce"),

@@ -141,22 +141,12 @@ def _table(reach: list[Any]) -> Table:
 
 def _plotted(reach: list[Any], name: str, path: Path) -> str:
     """Draw the table, where matplotlib is installed; what to say about it."""
-    from ..doctor.calibrate import BANDS
+    from ..doctor.plot import reach_figure
 
     try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
+        figure = reach_figure(reach, name)
     except ImportError:
         return " (pip install emag[plot] for a picture)"
-    figure = Figure(figsize=(max(6.5, len(reach) / 3), 4), layout="constrained")
-    axes, below = figure.subplots(), [0.0] * len(reach)
-    for at, band in enumerate(BANDS):
-        heights = [one.effect * one.shares[at] for one in reach]
-        axes.bar([one.block for one in reach], heights, bottom=below, label=band)
-        below = [a + b for a, b in zip(below, heights)]
-    axes.set(xlabel="block", ylabel="|cond - weak| / |cond|", title=f"{name}: reach of each block, by share of energy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside right upper", title="frequencies")
     with whole(path.with_suffix(".png")) as draft:
         figure.savefig(draft, dpi=110, format="png")
     return f", picture in {path.with_suffix('.png')}"

@@ -1,10 +1,11 @@
 """The weak branches alone, and how hard each parameter makes them: what one chooses a negative by."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from PIL import Image
 from rich.table import Table
 
+from ..draw.alone import weak_alone
 from ..draw.columns import Column, Outcome
 from ..draw.sheets import sheet
 from .common import table as folded
@@ -23,11 +24,8 @@ SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def weak_of(column: Column) -> Column | None:
     """The weak branch of a column alone, at scale 0; None where it has none."""
-    rule = column.rules[-1] if column.rules else None
-    if rule is None or rule.kind != "weak" or "scale" not in {f.name for f in fields(rule)}:
-        return None
-    alone = replace(rule, scale=0.0)  # type: ignore[call-arg]
-    return replace(column, label=f"weak {column.label}", rules=(*column.rules[:-1], alone))
+    alone = weak_alone(column.rules)
+    return None if alone is None else replace(column, label=f"weak {column.label}", rules=alone)
 
 
 def sweep_columns() -> list[Column]:

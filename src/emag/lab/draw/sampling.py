@@ -98,15 +98,20 @@ def arguments(pipe: Any, group: Sequence[Job], settings: DrawSettings) -> dict[s
 
 
 def draw_images(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rules: Sequence[Rule],
-           progress: Progress | None = None,
-           conditions: Mapping[str, Condition] | None = None) -> tuple[list[Image.Image], Guided]:
-    """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run."""
+           progress: Progress | None = None, conditions: Mapping[str, Condition] | None = None,
+           opened: Callable[[Guided], None] | None = None) -> tuple[list[Image.Image], Guided]:
+    """One call of the pipeline under `rules`, with a fresh CPU generator per seed; its images and the finished run.
+
+    opened: called with the run before it begins.
+    """
     with guide(pipe, *rules, conditions=conditions) as run, _refused(pipe):
         run.on_step = progress
+        if opened is not None:
+            opened(run)
         with warnings.catch_warnings():
             # a picture of NaNs is painted black, with a warning of numpy's
             warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
-            made = pipe(**call, generator=_generators(seeds))
+            made = pipe(**call, generator=generators(seeds))
         if not hasattr(made, "images"):
             raise Unsupported(f"{type(pipe).__name__} makes videos, and this draws pictures: use emag.guide in Python")
         _warn(run, call, made.images)
@@ -116,7 +121,7 @@ def draw_images(pipe: Any, call: dict[str, Any], seeds: int | Sequence[int], rul
 def foreseen(pipe: Any, call: dict[str, Any], seeds: Sequence[int], rules: Sequence[Rule]) -> dict[str, Any]:
     """The record that `sample` would leave, without the work."""
     with guide(pipe, *rules) as run, _refused(pipe):
-        return run.foresee(pipe, **call, generator=_generators(seeds))
+        return run.foresee(pipe, **call, generator=generators(seeds))
 
 
 @contextmanager
@@ -143,7 +148,8 @@ def _warn(run: Guided, call: Mapping[str, Any], images: Sequence[Any]) -> None:
     warn_of_clipped(images)
 
 
-def _generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
+def generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
+    """A CPU generator per seed, or the one of a single seed."""
     if isinstance(seeds, int):
         return torch.Generator().manual_seed(seeds)
     return [torch.Generator().manual_seed(seed) for seed in seeds]

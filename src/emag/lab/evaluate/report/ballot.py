@@ -44,9 +44,7 @@ class Ballot:
 
     def sides(self, number: int) -> dict[str, str]:
         """The recipe on each side; the same again after a restart, whichever recipe was named first."""
-        pair = sorted((self.a, self.b))
-        Random(f"{self.seed} side {number}").shuffle(pair)
-        return dict(zip(("left", "right"), pair))
+        return drawn_sides((self.a, self.b), self.seed, number)
 
     def image(self, number: int, side: str) -> bytes:
         """The image on a side as a PNG of its pixels alone: the stored one names its recipe. Raises `BadValue`."""
@@ -77,3 +75,10 @@ class Ballot:
             votes.append(self.run.storage, self.name, Vote(number, **self.sides(number), choice=votes.UNDONE))
             self.done.discard(self.cast_before.pop())
         return True
+
+
+def drawn_sides(pair: tuple[str, str], seed: int, number: int) -> dict[str, str]:
+    """Which of two stands on each side for an image number; the same again for the same seed, in whichever order given."""
+    drawn = sorted(pair)
+    Random(f"{seed} side {number}").shuffle(drawn)
+    return dict(zip(("left", "right"), drawn))

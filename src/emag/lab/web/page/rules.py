@@ -1,0 +1,139 @@
+"""The stack of rules: a list to pick from, controls for each, and their order; the text beside it stays in step."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ....core import Rule
+from ....core.docs import summary_of
+from ....errors import BadValue, EmagError
+from ....records.named import recipes
+from .. import palette
+from ..controls import Control, controls
+from ..model import Model, example_rules
+from ..stack import changed, moved, parse, text_of, without
+from .asked import Asked
+from .spoken import spoken
+
+FIRST = 2
+"""Controls of a rule that stand open; the others are one click away."""
+
+
+def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
+    """Lay out the stack below the form."""
+    with gr.Row(equal_height=True):
+        named = gr.Dropdown(["", *recipes], value="", label="Recipe by name", elem_id="recipe",
+                            info="from papers; replaces the rules")
+    with gr.Accordion("Add a rule", open=False, elem_id="add"):
+        picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
+                         elem_id="palette")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
+    def _show(text: str) -> None:
+        try:
+            rules = parse(text)
+        except EmagError:
+            return
+        for at, rule in enumerate(rules):
+            _one(model, form, at, rule, len(rules))
+
+    form.stack.render()
+    form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last",
+                      **quiet)
+    picked.select(Adding(model).added, form.stack, form.stack, **quiet)
+    named.input(_recipe, [named, form.stack], form.stack, **quiet)
+
+
+def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
+    """One rule: its name, its place, its controls."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
+        gr.Markdown(f"**{at + 1}. {rule.name}** {summary_of(type(rule))}", padding=True)
+        with gr.Row():
+            for name, by in (("Up", -1), ("Down", 1)):
+                able = 0 <= at + by < count
+                gr.Button(f"{name}: {rule.name}", size="sm", min_width=60, interactive=able, elem_id=f"{name.lower()}-{at}"
+                          ).click(partial(_edited, moved, at=at, by=by), form.stack, form.stack, **quiet)
+            gr.Button(f"Remove {rule.name}", size="sm", min_width=60, elem_id=f"remove-{at}").click(
+                partial(_edited, without, at=at), form.stack, form.stack, **quiet)
+        found = controls(rule, _resolved(model, rule))
+        for one in found[:FIRST]:
+            _control(form, at, one)
+        if found[FIRST:]:
+            with gr.Accordion(f"More of {rule.name}", open=False):
+                for one in found[FIRST:]:
+                    _control(form, at, one)
+
+
+def _control(form: Asked, at: int, one: Control) -> None:
+    """One field of a rule."""
+    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True,
+                              "elem_id": f"field-{at}-{one.field}"}
+    change: Any = partial(_set, at=at, field=one.field)
+    if one.kind == "slider":
+        made: Any = gr.Slider(one.low, one.high, one.value, step=one.step, buttons=[], **common)
+        events = [made.input, made.release]
+    elif one.kind == "choice":
+        made = gr.Dropdown(list(one.choices), value=one.value, **common)
+        events = [made.input]
+    elif one.kind == "switch":
+        made = gr.Checkbox(one.value, **common)
+        events = [made.input]
+    else:
+        made = gr.Textbox(one.value, max_lines=1, **common)
+        events = [made.submit, made.blur]
+    gr.on(events, change, [form.stack, made], [form.stack, form.own], show_progress="hidden", api_visibility="private",
+          trigger_mode="always_last")
+
+
+def _resolved(model: Model, rule: Rule) -> Rule | None:
+    try:
+        return model.resolved([rule])[0]
+    except EmagError:
+        return None
+
+
+def _shaped(text: str, count: int, own: str) -> tuple[Any, str]:
+    """Other controls after a change that no control made."""
+    return (gr.skip(), own) if text == own else (count + 1, "")
+
+
+def _set(text: str, value: Any, at: int, field: str) -> tuple[str, str]:
+    with spoken():
+        rules = parse(text)
+        new = text_of(changed(rules, at, field, value)) if at < len(rules) else text
+        return new, new
+
+
+def _edited(change: Any, text: str, **where: int) -> str:
+    with spoken():
+        return text_of(change(parse(text), **where))
+
+
+@dataclass(frozen=True)
+class Adding:
+    """What a pick from the list does."""
+
+    model: Model
+
+    def added(self, text: str, event: gr.EventData) -> str:
+        """The guidance with the rule that was picked at its end."""
+        with spoken():
+            name = str(event._data["name"])
+            rules = example_rules().get(name)
+            if name in self.model.refused or not rules:
+                raise BadValue(f"{name} cannot be added here: {self.model.refused.get(name, 'it has no usual form')}")
+            try:
+                return text_of((*parse(text), *rules))
+            except BadValue as error:
+                raise BadValue(f"cannot add {name}: {error}") from None
+
+
+def _recipe(name: str, text: str) -> str:
+    with spoken():
+        return text_of(recipes[name].rules) if name else text
+
+
