@@ -1,6 +1,6 @@
 """`emag web`: a page to see guidance work."""
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -22,7 +22,7 @@ def web(
     from ..web.model import opened
     from ..web.server import served
 
-    with served(opened(model, device, dtype, offload, lora), port) as server:
+    with served(opened(model, device, cast(Any, dtype), cast(Any, offload), lora), port) as server:
         if as_json:
             shared.show_json({"url": server.url})
         err.print(f"Open {server.url} (ctrl-c ends)")

@@ -1,7 +1,7 @@
 """From prompts, seeds and a guidance to images: what the command line, the demo and `emag again` share."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice

@@ -1,18 +1,17 @@
 """What a person moves: a control for each field of a rule, its words, choices and ends read from the rule itself.
 
-The words are those of the docstring. Choices are the quoted words of that docstring which the rule takes; the ends of a
-slider are the outermost of a few values which it takes. So a range is written once, where the rule checks it.
+The words are those of the docstring, choices those of the field's type. The ends of a slider are the outermost of a few
+values which the rule takes. So a range is written once, where the rule checks it.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from types import NoneType
 from typing import Any, Literal, get_args
 
 from ...core import Rule, Schedule
 from ...core.docs import fields_of
+from ...core.fields import choices_of
 from ...errors import EmagError
 from ...methods.common.values import hints_of, type_name
 from .stack import value_text
@@ -24,8 +23,6 @@ HIGHEST = (10.0, 4.0, 2.0, 1.0, 0.99)
 """Values that are tried, from the outermost on; of those that a rule takes, the first is an end of its slider."""
 FARTHER = 4
 """A default above the highest is somewhere in the first quarter of its slider."""
-QUOTED = re.compile(r'"([^"]+)"')
-NO_WORD = "no such word"
 
 
 @dataclass(frozen=True)
@@ -54,34 +51,12 @@ def _control(rule: Rule, field: str, value: Any, told: str) -> Control:
     about = told or type_name(hint)
     if kinds == [bool] and value is not None:
         return Control(field, "switch", about, value)
-    if kinds == [str] and (choices := choices_of(type(rule), field, value_text(value))):
-        return Control(field, "choice", about, value_text(value), choices=choices)
+    if choices := choices_of(hint):
+        return Control(field, "choice", about, value_text(value), choices=tuple(map(value_text, choices)))
     number = type(value) in (int, float) and set(kinds) <= {int, float, Schedule}
     if number and (ends := _ends(rule, field, value)):
         return Control(field, "slider", about, value, *ends, step=1 if kinds == [int] else 0.01)
     return Control(field, "text", about, value_text(value))
-
-
-@lru_cache(maxsize=1024)
-def choices_of(cls: type[Rule], field: str, default: str) -> tuple[str, ...]:
-    """The words that a field takes; empty where it takes any word.
-
-    A word that is refused beside the other values, but not as no word at all, is one of them.
-    """
-    plain = _plain(cls)
-    unknown = _refusal(plain, field, NO_WORD) if plain is not None else ""
-    if not unknown:
-        return ()
-    words = dict.fromkeys([default, *QUOTED.findall(fields_of(cls).get(field, ""))])
-    return tuple(word for word in words if word == default
-                 or _refusal(plain, field, word) != unknown.replace(NO_WORD, word))
-
-
-def _plain(cls: type[Rule]) -> Rule | None:
-    try:
-        return cls()
-    except (TypeError, EmagError):  # some need a value that no default can name
-        return None
 
 
 def _ends(rule: Rule, field: str, value: float) -> tuple[float, float] | None:

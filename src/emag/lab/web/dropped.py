@@ -44,7 +44,7 @@ def read(data: bytes, name: str = "the picture", usual: Mapping[str, Any] | None
 
     usual: arguments of a call that names none, of which nothing need be said.
     """
-    texts = {key: text for key, text in getattr(png.opened(data, name), "text", {}).items() if len(text) <= LONGEST}
+    texts = {key: text for key, text in getattr(png.read_image(data, name), "text", {}).items() if len(text) <= LONGEST}
     if png.KEY in texts:
         return _ours(texts[png.KEY], name, usual or {})
     if "parameters" in texts:
@@ -57,7 +57,7 @@ def read(data: bytes, name: str = "the picture", usual: Mapping[str, Any] | None
 
 def _ours(text: str, name: str, usual: Mapping[str, Any]) -> Found:
     try:
-        record = records.checked(parsed(text))
+        record = records.checked_record(parsed(text))
         rules = remake.check(record)
     except ValueError as error:
         raise BadValue(f"the emag record in {name} is damaged: {error}") from None

@@ -11,9 +11,9 @@ from ...core import Rule
 from ...engine.network import Network, read_network
 from ...errors import EmagError
 from ...families import Host
-from ...hosts.checks import check, check_rules
+from ...hosts.checks import check_pipeline_call, check_rules
 from ...hosts.defaults import models_of, resolved
-from ...hosts.load import load
+from ...hosts.load import DtypeName, Offloading, load
 from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
 from ...methods import METHODS
@@ -80,7 +80,7 @@ class Model:
         active = tuple(rule for rule in self.resolved(rules) if not rule.neutral)
         check_rules(active, [self.network])
         if active:
-            check(active, self.host, [self.network], call)
+            check_pipeline_call(active, self.host, [self.network], call)
         return active
 
     @cached_property
@@ -98,8 +98,8 @@ class Model:
         return found
 
 
-def opened(name: str = "tiny", device: str | None = None, dtype: str | None = None, offload: str | None = None,
-           lora: str | None = None) -> Model:
+def opened(name: str = "tiny", device: str | None = None, dtype: DtypeName | None = None,
+           offload: Offloading | None = None, lora: str | None = None) -> Model:
     """A model ready to draw, its own progress bar off. Raises as `emag.load` does."""
     pipe = load(name, device=device, dtype=dtype, offload=offload, lora=lora)
     pipe.set_progress_bar_config(disable=True)
