@@ -85,11 +85,9 @@ results: $(STAMP) $(RESULTS)/test.npz $(RESULTS)/plain.npz
 		--again "make results"
 
 # docs/results/shapes.md from nothing, with the judge of the world: IMAGES of each recipe, a sixth of them in the sweep.
-# KEPT=FOLDER, a checkpoint kept on the way (emag.lab.train --keep), adds autoguidance. Ended at any moment, it goes on.
 results-shapes: $(STAMP)
 	mkdir -p $(SHAPES)
-	sed 's|^  # kept: autoguidance|  $(if $(KEPT),,# )autoguidance|; s|KEPT|$(KEPT)|' bench/shapes_sweep.yaml > $(SHAPES)/sweep.yaml
-	OMP_NUM_THREADS=1 $(BIN)/emag sweep $(SHAPES)/sweep.yaml --images $$(( $(IMAGES) / 6 )) --workers $(WORKERS) \
+	OMP_NUM_THREADS=1 $(BIN)/emag sweep bench/shapes_sweep.yaml --images $$(( $(IMAGES) / 6 )) --workers $(WORKERS) \
 		--best $(SHAPES)/best.yaml
 	sed 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/best.yaml > bench/shapes.yaml
 	OMP_NUM_THREADS=1 $(BIN)/emag run bench/shapes.yaml --out $(SHAPES)/run --workers $(WORKERS)
