@@ -49,7 +49,7 @@ def _question(data: Mapping[str, Any]) -> Question:
 
 
 def _changed(data: Mapping[str, Any] | None) -> Changed | None:
-    return data and Changed(**{**data, "shown": tuple(tuple(numbers) for numbers in data["shown"])})
+    return None if data is None else Changed(**{**data, "shown": tuple(tuple(numbers) for numbers in data["shown"])})
 
 
 def rounded(one: Estimate) -> Estimate:
