@@ -66,7 +66,7 @@ def _models(asked: str | None) -> list[str]:
     """The embedded models to show. Raises `BadValue` for another, or one whose weights are not here."""
     from ...hosts.load import MODELS
 
-    known = [name for name in ("shapes", "tiny") if name in MODELS]
+    known: list[str] = [name for name in ("shapes", "tiny") if name in MODELS]
     if asked is not None and asked not in known:
         raise BadValue(f"emag demo shows {' or '.join(known)}, got --model {asked!r}; for others: emag compare")
     return known if asked is None else [asked]

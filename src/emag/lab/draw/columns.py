@@ -112,8 +112,8 @@ class Outcome:
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: DrawSettings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
     """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
-    own = replace(settings, **{name: value for name, value in (("scale", column.scale), ("steps", column.steps))
-                               if value is not None})
+    own = replace(settings, scale=settings.scale if column.scale is None else column.scale,
+                  steps=column.steps or settings.steps)
     groups = [work] if column.joint else batches(work, batch_size)
     parts = [_call(pipe, column, group, own, batch_size, progress) for group in groups]
     return Outcome(column, tuple(image for part in parts for image in part.images),
