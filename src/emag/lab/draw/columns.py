@@ -26,8 +26,7 @@ from ...near import choices
 from ...records import recipe
 from ...records.ranges import warn_of_clipped, warn_of_scales
 from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
-from ...samplers.loop import Progress
-from .sampling import DrawSettings, Job, arguments, batches, draw_images
+from .sampling import DrawSettings, Job, Progress, arguments, batches, draw_images
 
 log = logging.getLogger("emag")
 
@@ -113,8 +112,8 @@ class Outcome:
 def run(pipe: Any, column: Column, work: Sequence[Job], settings: DrawSettings, batch_size: int,
         progress: Progress | None = None) -> Outcome:
     """Make the images of one column. batch_size: most rows of one network call; what is drawn together is not cut by it."""
-    scale, steps = (settings.scale if column.scale is None else column.scale), column.steps or settings.steps
-    own = replace(settings, scale=scale, steps=steps)
+    own = replace(settings, scale=settings.scale if column.scale is None else column.scale,
+                  steps=column.steps or settings.steps)
     groups = [work] if column.joint else batches(work, batch_size)
     parts = [_call(pipe, column, group, own, batch_size, progress) for group in groups]
     return Outcome(column, tuple(image for part in parts for image in part.images),
@@ -148,7 +147,7 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetting
         return _looped(pipe, column, group, settings, batch_size, progress)
     made, guided = draw_images(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
-    stats = (guided.latest,) if guided.latest else ()
+    stats = (guided.stats,) if guided.stats else ()
     evaluations = stats[0].evaluations if stats else _host_evaluations(pipe, record["call"])
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), stats, evaluations,
                    time.perf_counter() - start)
@@ -169,7 +168,7 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetti
                          rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
     warn_of_scales(column.correctors)
-    made, model = own_loop.run_loop(pipe, loop, *texts, progress)
+    made, model = own_loop.run(pipe, loop, *texts, progress)
     warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),

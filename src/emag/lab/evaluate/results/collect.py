@@ -139,9 +139,9 @@ def _world(folder: RunFolder, name: str) -> World | None:
     except BadValue:
         return None
     x, y, radius = (float(f"{one.spread:.4g}") for one in true.differences[:3])
-    frechet, precision, recall = (float(f"{value:.4g}") for value in (true.frechet, true.precision, true.recall))
+    far, precision, recall = (float(f"{value:.4g}") for value in (true.frechet, true.precision, true.recall))
     differ = tuple(one.parameter for one in true.differences if one.p < LEVEL)
-    return World(true.right, (x, y, radius), frechet, precision, recall, differ)
+    return World(true.right, (x, y, radius), far, precision, recall, differ)
 
 
 def _estimate(one: Result) -> Estimate:
