@@ -63,7 +63,7 @@ def _control(rule: Rule, field: str, value: Any, told: str) -> Control:
 
 
 @lru_cache(maxsize=1024)
-def choices_of(cls: type[Rule], field: str, default: str) -> tuple[str, ...]:
+def choices_of(cls: Any, field: str, default: str) -> tuple[str, ...]:
     """The words that a field takes; empty where it takes any word.
 
     A word that is refused beside the other values, but not as no word at all, is one of them.

@@ -75,7 +75,8 @@ class Watch:
 
 def decoded(pipe: Any, latents: torch.Tensor) -> Image.Image | None:
     """The picture of latents [1, c, h, w]; None for a pipeline that decodes in another way."""
-    vae, processor = getattr(pipe, "vae", None), getattr(pipe, "image_processor", None)
+    vae: Any = getattr(pipe, "vae", None)
+    processor = getattr(pipe, "image_processor", None)
     scale = getattr(getattr(vae, "config", None), "scaling_factor", None)
     if processor is None or not isinstance(scale, (int, float)):
         return None
