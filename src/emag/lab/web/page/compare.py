@@ -52,8 +52,11 @@ class Comparing:
         said = f"{blind.number} vote(s) so far"  # what they come to would tell the sides
         yield "Drawing a pair", None, None, said, blind, -1
         work: Streamed[Any] = Streamed(lambda tell: pair(self.model, blind, lambda *told: tell(told), stop), stop)
-        for _, step, count, _ in work:
-            progress((step, count), desc="a pair")
+        for told in work:
+            if told is None:
+                yield (gr.skip(),) * 6
+            else:
+                progress(told[1:3], desc="a pair")
         left, right = work.result
         yield f"Pair {blind.number + 1}: which is better?", enlarged(left), enlarged(right), said, blind, blind.number
 

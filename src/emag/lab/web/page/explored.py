@@ -32,9 +32,10 @@ class Exploring:
         with spoken():
             ask = ask_of(prompt, negative, seed, steps, scale, guidance)
             work: Streamed[Explored] = Streamed(lambda tell: explore(self.model, ask, lambda *told: tell(told), stop), stop)
-            for done, count in work:
-                progress((done, count), desc="blocks")
-                yield f"block {done} of {count}", gr.skip(), gr.skip(), gr.skip()
+            for told in work:
+                if told is not None:
+                    progress(told, desc="blocks")
+                yield f"block {told[0]} of {told[1]}" if told else gr.skip(), gr.skip(), gr.skip(), gr.skip()
             found = work.result
             said = f"{found.rule.name} reaches farthest on blocks {value_text(found.layers)}"
             yield "Done.", reach_figure(found.reach, found.rule.name), line(said), found

@@ -41,11 +41,12 @@ class Rows:
         stop = self.stops.begin(request)
         work: Streamed[Image.Image] = Streamed(lambda tell: make(self.model, asked, lambda *told: tell(told), stop), stop)
         before = ""
-        for what, step, count, _ in work:
-            progress((step, count), desc=what)
-            if what != before:
-                before = what
-                yield what, gr.skip()
+        for told in work:
+            if told is not None:
+                before, step, count, _ = told
+                progress((step, count), desc=before)
+            else:
+                yield before or gr.skip(), gr.skip()
         yield "Done.", work.result
 
 

@@ -37,7 +37,11 @@ class Seeing:
             ask = ask_of(prompt, negative, seed, steps, scale, guidance)
             work: Streamed[Sight] = Streamed(lambda tell: see(self.model, ask, lambda *told: tell(told), stop), stop)
             rest = [gr.skip()] * (2 + len(self.kept.all))
-            for what, step, count, picture in work:
+            for told in work:
+                if told is None:
+                    yield (*[gr.skip()] * 3, *rest)
+                    continue
+                what, step, count, picture = told
                 progress((step, count), desc=what)
                 if picture is not None and what == ("guided" if ask.rules else "plain"):
                     yield f"{what}: step {step} of {count}", gr.skip(), enlarged(picture), *rest
