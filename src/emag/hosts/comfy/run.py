@@ -1,0 +1,196 @@
+"""One run: what ComfyUI's sampler does between its first and its last step, under a guidance.
+
+ComfyUI evaluates a step in one batch call (`calc_cond_batch`). Ours stands around it: the clean pass is ComfyUI's own
+batch, further branches are the same call for the conditional rows alone, and what the rules make of them is handed back
+in the place of its predictions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...core import COND, UNCOND, Perturbation, Rule, Scene, State, Step
+from ...engine.blocks import Blocks, blocks_of
+from ...engine.finite import Finite
+from ...engine.network import Network
+from ...engine.plan import check_spaces, evaluates_null, needed, weak_branches
+from ...engine.present import Present
+from ...engine.undo import Undo
+from ...errors import Unsupported
+from ...maths.streams import Streams
+from .conditions import as_evaluated
+from .levels import Levels, moved, prediction
+from .networks import grid_of
+from .passes import NetworkCall, Passes
+from .sites import Ahead, Site, Sites
+
+Batch = Callable[[list[Any], torch.Tensor], list[torch.Tensor]]
+"""(conditions, x) -> ComfyUI's predictions of the clean sample, one for each."""
+X = "hidden_states"  # what states call x_t
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is told of its host. combines: a rule joins the branches, and ComfyUI's CFG is set aside; watched: other
+    nodes read the predictions of a step, so none is spared; further: conditions that rules name."""
+
+    uncond: bool
+    watched: bool
+    further: Mapping[str, Any]
+
+
+class Run:
+    """State of one run; dies with it. rules: resolved and not neutral. result: the guided clean sample of the latest step."""
+
+    def __init__(self, network: Network, rules: Sequence[Rule], levels: Levels, patch: tuple[int, ...], setting: Setting):
+        self.network, self.rules, self.levels, self.patch, self.setting = network, tuple(rules), levels, patch, setting
+        self.combines = any(rule.kind == "combining" for rule in rules)
+        self.further = weak_branches(rules)
+        self.blocks: Blocks = blocks_of(network, self.further)
+        self.finite = Finite()
+        self.memory: list[dict[str, Any]] = [{} for _ in self.rules]
+        self.steps = self.images = 0
+        self.waiting = False  # the next batch call is the step's own
+        self.branch: Perturbation | None = None
+        self.making: str | None = None  # "clean" or "weak" while we evaluate
+        self.result: torch.Tensor | None = None
+        self.latest: dict[Any, torch.Tensor] = {}
+        self.passes: Passes | None = None
+        check_spaces(self.rules, levels.trajectory)
+
+    def install(self, undo: Undo) -> None:
+        """Put the taps into the network, until `undo` closes."""
+        undo.callback(self.blocks.clear)
+        self.blocks.install(undo)
+
+    def begin(self, x: torch.Tensor) -> None:
+        """The first step is here: x [batch, ...] as the network sees it. Raises what the rules say of such a run."""
+        self.streams, self.images = Streams.of(x), len(x)
+        self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, self.setting.uncond), self.streams)
+        self.passes = Passes(self.blocks, self.sites, self.patch, self.images)
+        places = tuple(self.levels.trajectory.places())
+        for rule in self.rules:
+            rule.fits_run(Scene(replace(places[0], x=x.float(), streams=self.streams), places, grid_of(x, self.patch)))
+
+    def step(self, batch: Batch, conds: Sequence[Any], x: torch.Tensor, sigma: float) -> list[torch.Tensor]:
+        """One step's predictions of the clean sample, [conditional, unconditional], as the rules leave them."""
+        if len(conds) != 2 or conds[0] is None:
+            raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a negative "
+                              "one (KSampler, CFGGuider, BasicGuider)")
+        present = self._present(x, sigma, conds[0][0]["uuid"])
+        wanted = needed(self.rules, present.step, self.memory)
+        out = self._clean(batch, list(conds), x, present.step)
+        branches = self._branches(out, conds[1] is not None and not self._spares(present.step), present.step)
+        for branch in wanted:
+            branches[branch] = self._weak(branch, batch, conds[0], x, sigma, present.step, branches[COND])
+        self._take_down(branches)
+        present.look(branches)
+        after = present.with_null(branches)
+        pred = present.result(after)
+        self.finite.after_step()
+        self.latest = dict(after)
+        return self._handed(out, branches, after, pred, present.step)
+
+    def network_call(self, call: NetworkCall) -> torch.Tensor:
+        """One call of the network, whoever makes it."""
+        assert self.passes is not None
+        if self.making == "clean":
+            return self.passes.clean(call)
+        if self.making == "weak" and self.branch is not None:
+            return self.passes.weak(self.branch, call)
+        return self.passes.other(call)
+
+    def finish(self) -> None:
+        """After the sampler has come to its end. Raises `NotFinite`, and `NoEffect` where a branch changed nothing."""
+        self.finite.finish()
+        if self.passes is not None:
+            self.sites.prove_effect()
+
+    def _present(self, x: torch.Tensor, sigma: float, lead: Any) -> Present:
+        if self.passes is None:
+            self.begin(x * self.levels.scale(sigma))
+        if len(x) != self.images:
+            raise Unsupported(f"the batch had {self.images} rows at the start of this run, and now {len(x)}")
+        self.streams.next_step()
+        step = self.levels.step(x, sigma, self.streams)
+        self.steps += 1
+        self.sites.reach(step, lead)
+        present = Present(step, self.rules, self.memory, self.finite)
+        self.finite.ask(f"{present.place}: x_t", "host", step.x)
+        return present
+
+    def _spares(self, step: Step) -> bool:
+        """True where the unconditional rows need not be evaluated."""
+        return not self.setting.watched and not evaluates_null(self.rules, self.further, step, self.memory)
+
+    def _clean(self, batch: Batch, conds: list[Any], x: torch.Tensor, step: Step) -> list[torch.Tensor]:
+        if conds[1] is not None and self._spares(step):
+            conds = [conds[0], None]
+        self.making = "clean"
+        try:
+            out = batch(conds, x)
+        finally:
+            self.making = None
+        if self.sites.lead not in self.sites.found:
+            raise Unsupported("the network was not called in a step: another node (a cache, EasyCache) gave its answer, and a "
+                              "guidance cannot see inside it. Leave one of the two out")
+        self.sites.leading().course.look(step)
+        return out
+
+    def _branches(self, out: list[torch.Tensor], uncond: bool, step: Step) -> dict[Any, torch.Tensor]:
+        found: dict[Any, torch.Tensor] = {COND: prediction(out[0], step)}
+        if uncond:
+            found[UNCOND] = prediction(out[1], step)
+        return found
+
+    def _weak(self, branch: Perturbation, batch: Batch, cond: Any, x: torch.Tensor, sigma: float, step: Step,
+              clean: torch.Tensor) -> torch.Tensor:
+        """The prediction of a further branch, of the conditional rows alone."""
+        for site in self.sites.found.values():
+            site.states[branch].predicted(step, clean)
+            site.states[branch].choose()
+        state = self.sites.leading().states[branch]
+        at = self._moved_x(state, step) / self.levels.scale(sigma) if type(state).inputs is not State.inputs else x
+        given = self.setting.further[branch.condition] if branch.condition else as_evaluated(cond, self._texts())
+        self.making, self.branch = "weak", branch
+        try:
+            denoised = batch([given], at.to(x.dtype))[0]
+        finally:
+            self.making = self.branch = None
+        own = step if at is x else replace(step, x=at * self.levels.scale(sigma))
+        return state.at_step(prediction(denoised, own))
+
+    def _moved_x(self, state: State, step: Step) -> torch.Tensor:
+        """x_t of a branch that is evaluated elsewhere, as the network sees it."""
+        changed = state.inputs({X: step.x}, ())
+        return changed.get(X, step.x)
+
+    def _texts(self) -> dict[Any, int | None]:
+        return {key: site.text for key, site in self.sites.found.items()}
+
+    def _take_down(self, branches: Mapping[Any, torch.Tensor]) -> None:
+        """Note how far the weak predictions are from the clean one; for every condition, as they are seen together."""
+        weak = {branch: pred for branch, pred in branches.items() if branch not in (COND, UNCOND)}
+        for site in self.sites.found.values():
+            site.course.take_down(weak, branches[COND])
+
+    def _handed(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
+                pred: torch.Tensor, step: Step) -> list[torch.Tensor]:
+        """ComfyUI's predictions, moved by what the rules changed; what they leave is handed back bit for bit."""
+        cond = before[COND]
+        guided = out[0] if pred is cond else moved(out[0], pred - cond, step)
+        if self.combines:
+            self.result = guided
+            return out
+        null, new = before.get(UNCOND), after.get(UNCOND)
+        if null is None or new is None or new is null:
+            return [guided, *out[1:]]
+        return [guided, moved(out[1], new - null, step)]
+
+
+def effects(run: Run) -> list[torch.Tensor | None]:
+    """Per step, |cond - weak| / |cond| of each image, None where no weak branch was evaluated."""
+    site: Site | None = next(iter(run.sites.found.values()), None)
+    return site.course.effects if site else []
