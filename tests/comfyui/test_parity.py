@@ -41,3 +41,23 @@ def test_sd3(sd3: tuple[Any, Any], name: str) -> None:
     theirs = parity.comfy_latents(patched(model, RULES[name]) if RULES[name] else model, noise, pipe.scheduler.sigmas, *conds, 4.0)
     assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
     assert torch.isfinite(ours).all()
+
+
+@pytest.fixture(scope="module")
+def flux() -> tuple[Any, Any]:
+    pipe = parity.flux()
+    return pipe, parity.converted(pipe.transformer, parity.COMFY_FLUX)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if "cfg" not in name and "apg" not in name])
+def test_flux(flux: tuple[Any, Any], name: str) -> None:
+    """One call a step, guidance-distilled: cfg 1 in ComfyUI."""
+    pipe, model = flux
+    text, pooled, noise = parity.drawn(2, 5, 24, seed=1), parity.drawn(2, 20, seed=2), parity.drawn(2, 16, 8, 8, seed=5)
+    with emag.guide(pipe, *RULES[name]):
+        ours = pipe(prompt_embeds=text, pooled_prompt_embeds=pooled, latents=pipe._pack_latents(noise, 2, 16, 8, 8),
+                    guidance_scale=3.5, num_inference_steps=8, output_type="latent", height=8, width=8).images
+    ours = pipe._unpack_latents(ours, 8, 8, 1)
+    conds = [[[text, {"pooled_output": pooled, "guidance": 3.5}]]] * 2
+    theirs = parity.comfy_latents(patched(model, RULES[name]) if RULES[name] else model, noise, pipe.scheduler.sigmas, *conds, 1.0)
+    assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
