@@ -17,10 +17,11 @@ from ...engine.lock import hold
 from ...engine.undo import Undo, undone
 from ...families.comfy import ComfyNetwork
 from .attention import override
-from .checks import check_host, concrete
+from .checks import check_call, check_host, concrete
 from .levels import Levels
 from .networks import entry_of, network_of, patch_of
 from .passes import NetworkCall
+from .report import Report, report
 from .run import Run, Setting
 
 KEY = "emag"
@@ -31,7 +32,7 @@ SLOT = "optimized_attention_override"
 class Latest:
     """What the latest run of a patched model did; None before there was one."""
 
-    report: Any = None
+    report: Report | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def carried(model: Any) -> Carried | None:
 
 def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """A sampler's run: `executor` is ComfyUI's own, with its guider in `class_obj`."""
-    guider, mine = executor.class_obj, None
+    guider = executor.class_obj
     mine = guider.model_options.get(KEY)
     if mine is None:
         return executor(*args, **kwargs)
@@ -90,7 +91,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         out = executor(*args, **kwargs)
         run.finish()
-        mine.latest.report = _report(run, time.perf_counter() - start)
+        mine.latest.report = report(run, time.perf_counter() - start)
         return out
 
     mine.latest.report = None
@@ -103,7 +104,7 @@ def _setting(guider: Any, rules: tuple[Rule, ...], mine: Carried) -> Setting:
     for name, cond in mine.conditions.items():  # ComfyUI prepares them with its own, before the first step
         guider.conds[_named(name)] = [dict(one) for one in convert_cond(cond)]
     watched = bool(guider.model_options.get("sampler_post_cfg_function"))
-    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider))
+    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), guider.model_patcher.model.process_latent_out)
 
 
 class _Further(dict[str, Any]):
@@ -158,8 +159,6 @@ def _batched(run: Run, executor: Any, model: Any, conds: list[Any], x: torch.Ten
 
 def _applied(run: Run, entry: ComfyNetwork, executor: Any, x: torch.Tensor, t: torch.Tensor, c_concat: Any = None,
              c_crossattn: Any = None, control: Any = None, transformer_options: Any = None, **more: Any) -> torch.Tensor:
-    from .checks import check_call
-
     check_call(entry, more)
     options = transformer_options or {}
     call = NetworkCall.of(x, c_crossattn, options,
@@ -172,6 +171,3 @@ def _combined(run: Run, args: dict[str, Any]) -> torch.Tensor:
     assert run.result is not None
     return args["input"] - run.result
 
-
-def _report(run: Run, seconds: float) -> Any:
-    return None

@@ -24,7 +24,7 @@ from .conditions import as_evaluated
 from .levels import Levels, moved, prediction
 from .networks import grid_of
 from .passes import NetworkCall, Passes
-from .sites import Ahead, Site, Sites
+from .sites import Ahead, Sites
 
 Batch = Callable[[list[Any], torch.Tensor], list[torch.Tensor]]
 """(conditions, x) -> ComfyUI's predictions of the clean sample, one for each."""
@@ -33,16 +33,18 @@ X = "hidden_states"  # what states call x_t
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is told of its host. combines: a rule joins the branches, and ComfyUI's CFG is set aside; watched: other
-    nodes read the predictions of a step, so none is spared; further: conditions that rules name."""
+    """What a run is told of its host. uncond: there are negative conditions. watched: other nodes read the predictions of
+    a step, so none is spared. further: conditions that rules name. out: the model's latents as they leave the sampler."""
 
     uncond: bool
     watched: bool
     further: Mapping[str, Any]
+    out: Callable[[torch.Tensor], torch.Tensor]
 
 
 class Run:
-    """State of one run; dies with it. rules: resolved and not neutral. result: the guided clean sample of the latest step."""
+    """State of one run; dies with it. rules: resolved and not neutral. result: the guided clean sample of the latest step.
+    pair: the clean samples that the clean and the weak prediction mean, at the last step with a weak pass."""
 
     def __init__(self, network: Network, rules: Sequence[Rule], levels: Levels, patch: tuple[int, ...], setting: Setting):
         self.network, self.rules, self.levels, self.patch, self.setting = network, tuple(rules), levels, patch, setting
@@ -56,7 +58,7 @@ class Run:
         self.branch: Perturbation | None = None
         self.making: str | None = None  # "clean" or "weak" while we evaluate
         self.result: torch.Tensor | None = None
-        self.latest: dict[Any, torch.Tensor] = {}
+        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
         self.passes: Passes | None = None
         check_spaces(self.rules, levels.trajectory)
 
@@ -85,12 +87,12 @@ class Run:
         branches = self._branches(out, conds[1] is not None and not self._spares(present.step), present.step)
         for branch in wanted:
             branches[branch] = self._weak(branch, batch, conds[0], x, sigma, present.step, branches[COND])
+            self.pair = out[0], moved(out[0], branches[branch] - branches[COND], present.step)
         self._take_down(branches)
         present.look(branches)
         after = present.with_null(branches)
         pred = present.result(after)
         self.finite.after_step()
-        self.latest = dict(after)
         return self._handed(out, branches, after, pred, present.step)
 
     def network_call(self, call: NetworkCall) -> torch.Tensor:
@@ -188,9 +190,3 @@ class Run:
         if null is None or new is None or new is null:
             return [guided, *out[1:]]
         return [guided, moved(out[1], new - null, step)]
-
-
-def effects(run: Run) -> list[torch.Tensor | None]:
-    """Per step, |cond - weak| / |cond| of each image, None where no weak branch was evaluated."""
-    site: Site | None = next(iter(run.sites.found.values()), None)
-    return site.course.effects if site else []
