@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from comfy_api.latest import io
+
 from emag.core.docs import fields_of, summary_of
 from emag.errors import EmagError
 from emag.hosts.comfy.patch import carried, patched

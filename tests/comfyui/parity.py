@@ -8,8 +8,9 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from emag.testing import small
 from smallcomfy import wrapped
+
+from emag.testing import small
 
 CPU = torch.device("cpu")
 

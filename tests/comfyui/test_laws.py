@@ -6,13 +6,14 @@ from typing import Any
 import comfy.model_management
 import comfy.patcher_extension as pe
 import comfy.samplers
-import emag
 import pytest
 import torch
+from smallcomfy import SMALL, build, conditioning, sample
+
+import emag
 from emag.engine.lock import _owners
 from emag.errors import BadValue, NoEffect
 from emag.hosts.comfy.patch import carried, patched
-from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import emag
 import pack
 import pytest
 import torch
+
+import emag
 from emag.records.graph import guidances
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import emag
 import parity
 import pytest
 import torch
+
+import emag
 from emag.hosts.comfy.patch import patched
 
 WINDOW = emag.Window.progress(0, 0.25, 0.9)
@@ -19,6 +20,10 @@ RULES = {
     "emag, apg": (emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7), emag.APG(4.0)),
     "cfg, pag": (emag.CFG(4.0), emag.PAG(1.8, layers=(1,))),
 }
+
+
+def under(model: Any, name: str) -> Any:
+    return patched(model, RULES[name]) if RULES[name] else model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def test_sd3(sd3: tuple[Any, Any], name: str) -> None:
                     negative_pooled_prompt_embeds=pooled[1], latents=noise, guidance_scale=4.0, num_inference_steps=8,
                     output_type="latent", height=16, width=16).images
     conds = [[[t, {"pooled_output": p}]] for t, p in zip(text, pooled, strict=True)]
-    theirs = parity.comfy_latents(patched(model, RULES[name]) if RULES[name] else model, noise, pipe.scheduler.sigmas, *conds, 4.0)
+    theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 4.0)
     assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
     assert torch.isfinite(ours).all()
 
@@ -59,5 +64,5 @@ def test_flux(flux: tuple[Any, Any], name: str) -> None:
                     guidance_scale=3.5, num_inference_steps=8, output_type="latent", height=8, width=8).images
     ours = pipe._unpack_latents(ours, 8, 8, 1)
     conds = [[[text, {"pooled_output": pooled, "guidance": 3.5}]]] * 2
-    theirs = parity.comfy_latents(patched(model, RULES[name]) if RULES[name] else model, noise, pipe.scheduler.sigmas, *conds, 1.0)
+    theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 1.0)
     assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()

@@ -50,7 +50,7 @@ def use(root: str) -> str:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401
+        import comfy.cli_args
     finally:
         sys.argv = argv
     from comfyui_version import __version__

@@ -1,6 +1,6 @@
 """A ComfyUI model held against the table: its network, and how many image tokens a call of it has."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -32,19 +32,43 @@ def network_of(module: torch.nn.Module, entry: ComfyNetwork) -> Network:
     return replace(read_network(module, entry.backbone), slot=Slot())
 
 
-def patch_of(module: torch.nn.Module, entry: ComfyNetwork) -> tuple[int, ...]:
-    """Sides of a patch of x_t, the last ones those of rows and columns."""
-    patch: Any = getattr(unwrapped(module), entry.patch) if isinstance(entry.patch, str) else entry.patch
-    return (patch, patch) if isinstance(patch, int) else tuple(patch)
+def like_of(module: torch.nn.Module, entry: ComfyNetwork) -> str:
+    """The diffusers class whose defaults of rules this model has."""
+    return entry.like_with[1] if entry.like_with and _attribute(module, entry.like_with[0]) else entry.like
 
 
-def grid_of(x: torch.Tensor, patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Image tokens of x [rows, channels, ...] along each dimension; ComfyUI pads what does not fill a patch."""
-    sizes = x.shape[2:]
-    sides = (1,) * (len(sizes) - len(patch)) + patch
-    return tuple(-(-size // side) for size, side in zip(sizes, sides, strict=True))
+@dataclass(frozen=True)
+class Layout:
+    """How x_t becomes tokens. patch: sides of a patch, the last ones those of rows and columns; multiple: what the number of
+    image tokens is padded to."""
+
+    patch: tuple[int, ...]
+    multiple: int = 1
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, entry: ComfyNetwork) -> "Layout":
+        """That of a network."""
+        patch: Any = _attribute(module, entry.patch) if isinstance(entry.patch, str) else entry.patch
+        return cls((patch, patch) if isinstance(patch, int) else tuple(patch), _attribute(module, entry.padded_to or "") or 1)
+
+    def grid(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Image tokens of x [rows, channels, ...] along each dimension; ComfyUI pads what does not fill a patch."""
+        sizes = x.shape[2:]
+        sides = (1,) * (len(sizes) - len(self.patch)) + self.patch
+        return tuple(-(-size // side) for size, side in zip(sizes, sides, strict=True))
+
+    def tokens(self, x: torch.Tensor) -> int:
+        """Image tokens of x."""
+        return prod(self.grid(x))
+
+    def padding(self, x: torch.Tensor) -> int:
+        """Tokens behind those of the image that stand for nothing."""
+        return -self.tokens(x) % self.multiple
 
 
-def tokens(grid: tuple[int, ...]) -> int:
-    """Image tokens of a grid."""
-    return prod(grid)
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    """An attribute by its path, None where it is not there."""
+    found: Any = unwrapped(module)
+    for name in filter(None, path.split(".")):
+        found = getattr(found, name, None)
+    return found if path else None

@@ -16,9 +16,9 @@ from ...engine.blocks import Blocks
 from ...engine.handlers import Handlers, by_rows, looking, nested, perturbing, strengthening, watching
 from ...engine.passes import is_whole
 from ...engine.plan import weak_branches
-from ...engine.wanted import WHOLE, Pass
+from ...engine.wanted import WHOLE, Changer, Pass
 from ...errors import NoEffect, Unsupported
-from .networks import grid_of, tokens
+from .networks import Layout
 from .sites import Site, Sites
 
 Group = list[tuple[Perturbation, State]]
@@ -59,8 +59,8 @@ class NetworkCall:
 class Passes:
     """Passes of one run. evaluations: blocks evaluated so far, per image; clean: of those, in clean passes."""
 
-    def __init__(self, blocks: Blocks, sites: Sites, patch: tuple[int, ...], images: int):
-        self.blocks, self.sites, self.patch, self.images = blocks, sites, patch, images
+    def __init__(self, blocks: Blocks, sites: Sites, layout: Layout, images: int):
+        self.blocks, self.sites, self.layout, self.images = blocks, sites, layout, images
         self.depth = blocks.network.depth
         self.evaluations = self.clean_evaluations = 0
         self.strong = [branch for branch in weak_branches(sites.rules) if branch.strong]
@@ -88,7 +88,7 @@ class Passes:
         groups: list[Group] = [[(branch, site.states[branch])] for site, _ in held]
         whole = is_whole(*groups[0][0])
         taps = by_rows([(rows, perturbing(group, rows.stop - rows.start)) for (_, rows), group in zip(held, groups, strict=True)])
-        changers = {at: partial(groups[0][0][1].change, at) for at in branch.changes}
+        changers: dict[int, Changer] = {at: partial(groups[0][0][1].change, at) for at in branch.changes}
         now = Pass(WHOLE if whole else branch.resume + 1, taps=self._strengthened(taps, call, branch), changers=changers)
         if not whole:
             self.blocks.recorded = joined([site.recorded for site, _ in held], [site.rows for site, _ in held])
@@ -106,7 +106,7 @@ class Passes:
 
     def _site(self, part: Part, call: NetworkCall) -> Site:
         """The site of a part; what watches unconditional rows belongs to the step's first condition."""
-        return self.sites.at(part.key if part.cond else self.sites.lead, grid_of(call.x, self.patch))
+        return self.sites.at(part.key if part.cond else self.sites.lead, self.layout.grid(call.x))
 
     def _owner(self, branch: Perturbation, part: Part, call: NetworkCall) -> Site:
         return self.sites.leading() if branch.whole else self._site(part, call)
@@ -130,7 +130,7 @@ class Passes:
 
     def _pass(self, call: NetworkCall, now: Pass) -> torch.Tensor:
         if any(block.merged for block in self.blocks.network.blocks):
-            now = replace(now, image=tokens(grid_of(call.x, self.patch)))
+            now = replace(now, image=self.layout.tokens(call.x), references=self.layout.padding(call.x))
         with self.blocks.serving(now):
             return call.evaluate()
 

@@ -19,7 +19,7 @@ from ...families.comfy import ComfyNetwork
 from .attention import override
 from .checks import check_call, check_host, concrete
 from .levels import Levels
-from .networks import entry_of, network_of, patch_of
+from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
 from .report import Report, report
 from .run import Run, Setting
@@ -53,7 +53,7 @@ def patched(model: Any, rules: tuple[Rule, ...], conditions: Mapping[str, Any] |
     further = {**(had.conditions if had else {}), **(conditions or {})}
     module = model.model.diffusion_model
     entry = entry_of(module)
-    concrete(rules, network_of(module, entry), entry.like)
+    concrete(rules, network_of(module, entry), like_of(module, entry))
     clone = model.clone()
     clone.model_options[KEY] = Carried(rules, further)
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
@@ -76,7 +76,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     module = guider.model_patcher.model.diffusion_model
     entry = entry_of(module)
     network = network_of(module, entry)
-    rules = concrete(mine.rules, network, entry.like)
+    rules = concrete(mine.rules, network, like_of(module, entry))
     if not rules:
         return executor(*args, **kwargs)
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
@@ -85,7 +85,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
     def guided(undo: Undo) -> Any:
         hold(network.module, "ComfyUI", undo)
-        run = Run(network, rules, levels, patch_of(module, entry), _setting(guider, rules, mine))
+        run = Run(network, rules, levels, Layout.of(module, entry), _setting(guider, rules, mine))
         run.install(undo)
         _hook(guider, run, entry)
         start = time.perf_counter()
@@ -128,6 +128,7 @@ def _hook(guider: Any, run: Run, entry: ComfyNetwork) -> None:
 
     options = guider.model_options
     inner = options.setdefault("transformer_options", {})
+    assert run.network.slot is not None
     inner[SLOT] = override(run.network.slot, inner.get(SLOT))
     hooks: dict[str, Callable[..., Any]] = {WrappersMP.PREDICT_NOISE: partial(_predicted, run),
                                             WrappersMP.CALC_COND_BATCH: partial(_batched, run),

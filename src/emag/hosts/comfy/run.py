@@ -22,7 +22,7 @@ from ...errors import Unsupported
 from ...maths.streams import Streams
 from .conditions import as_evaluated
 from .levels import Levels, moved, prediction
-from .networks import grid_of
+from .networks import Layout
 from .passes import NetworkCall, Passes
 from .sites import Ahead, Sites
 
@@ -46,8 +46,8 @@ class Run:
     """State of one run; dies with it. rules: resolved and not neutral. result: the guided clean sample of the latest step.
     pair: the clean samples that the clean and the weak prediction mean, at the last step with a weak pass."""
 
-    def __init__(self, network: Network, rules: Sequence[Rule], levels: Levels, patch: tuple[int, ...], setting: Setting):
-        self.network, self.rules, self.levels, self.patch, self.setting = network, tuple(rules), levels, patch, setting
+    def __init__(self, network: Network, rules: Sequence[Rule], levels: Levels, layout: Layout, setting: Setting):
+        self.network, self.rules, self.levels, self.layout, self.setting = network, tuple(rules), levels, layout, setting
         self.combines = any(rule.kind == "combining" for rule in rules)
         self.further = weak_branches(rules)
         self.blocks: Blocks = blocks_of(network, self.further)
@@ -71,10 +71,10 @@ class Run:
         """The first step is here: x [batch, ...] as the network sees it. Raises what the rules say of such a run."""
         self.streams, self.images = Streams.of(x), len(x)
         self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, self.setting.uncond), self.streams)
-        self.passes = Passes(self.blocks, self.sites, self.patch, self.images)
+        self.passes = Passes(self.blocks, self.sites, self.layout, self.images)
         places = tuple(self.levels.trajectory.places())
         for rule in self.rules:
-            rule.fits_run(Scene(replace(places[0], x=x.float(), streams=self.streams), places, grid_of(x, self.patch)))
+            rule.fits_run(Scene(replace(places[0], x=x.float(), streams=self.streams), places, self.layout.grid(x)))
 
     def step(self, batch: Batch, conds: Sequence[Any], x: torch.Tensor, sigma: float) -> list[torch.Tensor]:
         """One step's predictions of the clean sample, [conditional, unconditional], as the rules leave them."""

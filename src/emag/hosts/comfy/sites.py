@@ -15,7 +15,7 @@ from ...errors import NoEffect
 from ...maths.streams import Streams
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ahead:
     """What is known of a run before it begins."""
 
