@@ -115,7 +115,7 @@ def prompt(small: Small, seed: int) -> list[Any]:
     """A prompt's conditioning for one model."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(shape, generator=generator) for name, shape in small.extra}
-    masks = {name: torch.ones_like(value) for name, value in drawn.items() if name.endswith("mask")}
+    masks = {name: torch.ones_like(value, dtype=torch.long) for name, value in drawn.items() if name.endswith("mask")}
     return conditioning(seed, small.text, **{**drawn, **masks})
 
 
