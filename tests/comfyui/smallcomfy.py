@@ -97,6 +97,9 @@ def wrapped(model: Any, seed: int | None = 0) -> Any:
     if seed is not None:
         awaken(model.diffusion_model, seed)
         generator = torch.Generator().manual_seed(seed)
+        for name, gain in model.diffusion_model.named_parameters():
+            if name.endswith(".scale") and gain.ndim == 1:  # an older name of norms' weights
+                gain.data.normal_(1.5, 0.2, generator=generator)
         for name, buffer in model.diffusion_model.named_buffers():
             if "pos_embed" in name and buffer.is_floating_point():
                 buffer.normal_(0, 0.5, generator=generator)

@@ -43,6 +43,10 @@ class Carried:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     latest: Latest = field(default_factory=Latest)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Carried":
+        """Itself: a clone of a model made further down, a LoRA's for instance, reports to the same place."""
+        return self
+
 
 def patched(model: Any, rules: tuple[Rule, ...], conditions: Mapping[str, Any] | None = None) -> Any:
     """A clone of a ComfyUI model under `rules`, after those it has. Raises `BadValue` and `Unsupported`, at once."""
