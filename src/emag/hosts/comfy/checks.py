@@ -50,6 +50,10 @@ def _check_rule(rule: Rule, network: Network) -> None:
 def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, further: Collection[str]) -> None:
     """Refuse what the sampler's settings or other nodes make impossible. uncond: there are negative conditions."""
     combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
+    cache = next((key for kind in options.get("transformer_options", {}).get("wrappers", {}).values()
+                  for key in kind if key and "cache" in key.lower()), None)
+    if cache:
+        raise Unsupported(f"{cache} gives answers of earlier steps, and a weak pass of now would be held against them: {PLAIN}")
     for name in ("context_handler", "sampler_calc_cond_batch_function", "multigpu_clones"):
         if name in options:
             raise Unsupported(f"another node evaluates the network in parts ({name}), where weak passes cannot follow: {PLAIN}")

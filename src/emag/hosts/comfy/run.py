@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from ...core import COND, UNCOND, Perturbation, Rule, Scene, State, Step
+from ...engine import output
 from ...engine.blocks import Blocks, blocks_of
+from ...engine.course import SAME
 from ...engine.finite import Finite
 from ...engine.network import Network
 from ...engine.plan import check_spaces, evaluates_null, needed, weak_branches
@@ -54,6 +56,7 @@ class Run:
         self.finite = Finite()
         self.memory: list[dict[str, Any]] = [{} for _ in self.rules]
         self.steps = self.images = 0
+        self.seen: list[float] = []  # the noise levels of the evaluations so far
         self.waiting = False  # the next batch call is the step's own
         self.branch: Perturbation | None = None
         self.making: str | None = None  # "clean" or "weak" while we evaluate
@@ -107,8 +110,11 @@ class Run:
     def finish(self) -> None:
         """After the sampler has come to its end. Raises `NotFinite`, and `NoEffect` where a branch changed nothing."""
         self.finite.finish()
-        if self.passes is not None:
-            self.sites.prove_effect()
+        reached = {self.levels.index(sigma) for sigma in self.seen}
+        if len(reached) < len(self.levels.sigmas):
+            raise Unsupported(f"{len(self.levels.sigmas)} steps were planned and {len(reached)} came to the guidance: another node "
+                              "answered the others, or calls the model in a way of its own (a cache, a guider). Leave one out")
+        self.sites.prove_effect()
 
     def _present(self, x: torch.Tensor, sigma: float, lead: Any) -> Present:
         if self.passes is None:
@@ -118,6 +124,7 @@ class Run:
         self.streams.next_step()
         step = self.levels.step(x, sigma, self.streams)
         self.steps += 1
+        self.seen.append(sigma)
         self.sites.reach(step, lead)
         present = Present(step, self.rules, self.memory, self.finite)
         self.finite.ask(f"{present.place}: x_t", "host", step.x)
@@ -177,6 +184,9 @@ class Run:
         weak = {branch: pred for branch, pred in branches.items() if branch not in (COND, UNCOND)}
         for site in self.sites.found.values():
             site.course.take_down(weak, branches[COND])
+            for branch, pred in weak.items():
+                if branch.condition is not None and not site.states[branch].proves:
+                    site.states[branch].note((output.distance({branch: pred}, branches[COND]) > SAME).any())
 
     def _handed(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
                 pred: torch.Tensor, step: Step) -> list[torch.Tensor]:
