@@ -35,6 +35,9 @@ def _check_rule(rule: Rule, network: Network) -> None:
     network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
     if rule.kind == "condition":
         raise Unsupported(f"{rule.name} changes the condition's tensors, which is not served in ComfyUI yet; use emag.guide")
+    if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
+        raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: connect "
+                          f"it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
     for branch in rule.weak:
         if branch.model or branch.lora_scale is not None:
             raise Unsupported(f"{rule.name} needs another network, or LoRA layers of its own, which a ComfyUI model does not "

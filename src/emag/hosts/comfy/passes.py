@@ -86,6 +86,8 @@ class Passes:
         """A weak pass of conditional rows, resumed at the first block that differs."""
         held = [(self._owner(branch, part, call), part.rows) for part in call.parts]
         groups: list[Group] = [[(branch, site.states[branch])] for site, _ in held]
+        for group in groups:
+            group[0][1].choose()
         whole = is_whole(*groups[0][0])
         taps = by_rows([(rows, perturbing(group, rows.stop - rows.start)) for (_, rows), group in zip(held, groups, strict=True)])
         changers: dict[int, Changer] = {at: partial(groups[0][0][1].change, at) for at in branch.changes}
@@ -109,7 +111,7 @@ class Passes:
         return self.sites.at(part.key if part.cond else self.sites.lead, self.layout.grid(call.x))
 
     def _owner(self, branch: Perturbation, part: Part, call: NetworkCall) -> Site:
-        return self.sites.leading() if branch.whole else self._site(part, call)
+        return self.sites.at(self.sites.lead, self.layout.grid(call.x)) if branch.whole else self._site(part, call)
 
     def _seen(self, site: Site, part: Part, call: NetworkCall) -> tuple[Handlers, Handlers]:
         """What the branches of a site do in its rows of a clean pass."""

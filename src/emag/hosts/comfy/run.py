@@ -86,10 +86,14 @@ class Run:
                               "one (KSampler, CFGGuider, BasicGuider)")
         present = self._present(x, sigma, conds[0][0]["uuid"])
         wanted = needed(self.rules, present.step, self.memory)
+        ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
         out = self._clean(batch, list(conds), x, present.step)
         branches = self._branches(out, conds[1] is not None and not self._spares(present.step), present.step)
-        for branch in wanted:
-            branches[branch] = self._weak(branch, batch, conds[0], x, sigma, present.step, branches[COND])
+        branches |= ahead
+        for branch in (branch for branch in wanted if not branch.ahead):
+            for site in self.sites.found.values():
+                site.states[branch].predicted(present.step, branches[COND])
+            branches[branch] = self._weak(branch, batch, conds[0], x, sigma, present.step)
             self.pair = out[0], moved(out[0], branches[branch] - branches[COND], present.step)
         self._take_down(branches)
         present.look(branches)
@@ -154,27 +158,26 @@ class Run:
             found[UNCOND] = prediction(out[1], step)
         return found
 
-    def _weak(self, branch: Perturbation, batch: Batch, cond: Any, x: torch.Tensor, sigma: float, step: Step,
-              clean: torch.Tensor) -> torch.Tensor:
+    def _weak(self, branch: Perturbation, batch: Batch, cond: Any, x: torch.Tensor, sigma: float, step: Step) -> torch.Tensor:
         """The prediction of a further branch, of the conditional rows alone."""
-        for site in self.sites.found.values():
-            site.states[branch].predicted(step, clean)
-            site.states[branch].choose()
-        state = self.sites.leading().states[branch]
-        at = self._moved_x(state, step) / self.levels.scale(sigma) if type(state).inputs is not State.inputs else x
+        lead = self.sites.found.get(self.sites.lead)  # none yet where a branch comes ahead of the first clean pass
+        at = x if lead is None else self._moved_x(lead.states[branch], step, x, sigma)
         given = self.setting.further[branch.condition] if branch.condition else as_evaluated(cond, self._texts())
         self.making, self.branch = "weak", branch
         try:
-            denoised = batch([given], at.to(x.dtype))[0]
+            denoised = batch([given], at)[0]
         finally:
             self.making = self.branch = None
-        own = step if at is x else replace(step, x=at * self.levels.scale(sigma))
-        return state.at_step(prediction(denoised, own))
+        own = step if at is x else replace(step, x=at.float() * self.levels.scale(sigma))
+        made = prediction(denoised, own)
+        return made if lead is None else lead.states[branch].at_step(made)
 
-    def _moved_x(self, state: State, step: Step) -> torch.Tensor:
-        """x_t of a branch that is evaluated elsewhere, as the network sees it."""
-        changed = state.inputs({X: step.x}, ())
-        return changed.get(X, step.x)
+    def _moved_x(self, state: State, step: Step, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """ComfyUI's x of a branch that may be evaluated elsewhere than at the step's."""
+        if type(state).inputs is State.inputs:
+            return x
+        moved_x = state.inputs({X: step.x}, ()).get(X)  # as the network sees it
+        return x if moved_x is None else (moved_x / self.levels.scale(sigma)).to(x.dtype)
 
     def _texts(self) -> dict[Any, int | None]:
         return {key: site.text for key, site in self.sites.found.items()}
