@@ -11,7 +11,7 @@ from ..core import Rule
 from ..errors import BadValue
 from ..files import parsed
 from .named import recipes
-from .recipe import from_data, parse_all
+from .recipe import from_data, parse_all, to_data
 
 AUTO = "auto"
 NO_RECIPE = "none"
@@ -60,6 +60,19 @@ def guidances(graph: Mapping[str, Any]) -> list[tuple[Rule, ...]]:
     before = {key: _source(node) for key, node in ours.items()}
     last = [key for key in ours if key not in before.values()]
     return [tuple(rule for at in _chain(key, before, ours) for rule in _rules(ours[at])) for key in last]
+
+
+def told(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """What a graph says of how a picture was made, as JSON-ready data: guidances, samplers' settings, texts.
+
+    Raises `BadValue`.
+    """
+    nodes = [node for node in graph.values() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)]
+    widgets = [{name: value for name, value in node["inputs"].items() if isinstance(value, (str, int, float))}
+               for node in nodes]
+    return {"guidances": [to_data(rules) for rules in guidances(graph)],
+            "samplers": [own for own in widgets if "steps" in own or "sampler_name" in own],
+            "texts": [own["text"] for own in widgets if isinstance(own.get("text"), str)]}
 
 
 def _chain(key: str, before: Mapping[str, str], ours: Mapping[str, Any]) -> list[str]:
