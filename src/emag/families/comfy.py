@@ -28,10 +28,13 @@ class ComfyNetwork:
     """An attribute that, where it is set, says that the model is of another family; and the diffusers class of that one."""
     padded_to: str | None = None
     """The attribute with the number that the image tokens are padded to a multiple of."""
+    condition: tuple[tuple[str, str], ...] = (("c_crossattn", "encoder_hidden_states"),)
+    """What a condition rule may change: ComfyUI's names in `model_conds`, and what diffusers calls the same."""
     refused: tuple[tuple[str, str], ...] = ()
     """Arguments of its call that cannot be served, and why."""
 
 
+POOLED = (("c_crossattn", "encoder_hidden_states"), ("y", "pooled_projections"))
 ITSELF = ""
 """The block itself: ComfyUI offers every attention call inside it."""
 BEHIND = "reference images are further tokens beside the image, which are not served in ComfyUI yet"
@@ -54,11 +57,12 @@ COMFY: dict[str, ComfyNetwork] = {entry.at: entry for entry in (
     _entry("modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper", "SD3Transformer2DModel",
            "Stable Diffusion 3, 3.5 medium and large",
            Stack("joint_blocks", ITSELF, ("x", "context"), ("context", "x"), ("text", "image"), places=(1, 0)),
-           placed=False),
-    _entry("flux.model.Flux", "FluxTransformer2DModel", "Flux, Flux 2", *FLUX,
+           placed=False, condition=POOLED),
+    _entry("flux.model.Flux", "FluxTransformer2DModel", "Flux, Flux 2", *FLUX, condition=POOLED,
            like_with=("params.global_modulation", "Flux2Transformer2DModel")),
     _entry("chroma.model.Chroma", "ChromaTransformer2DModel", "Chroma", *FLUX),
-    _entry("hunyuan_video.model.HunyuanVideo", "HunyuanVideoTransformer3DModel", "HunyuanVideo", *FLUX),
+    _entry("hunyuan_video.model.HunyuanVideo", "HunyuanVideoTransformer3DModel", "HunyuanVideo", *FLUX,
+           condition=POOLED),
     _entry("qwen_image.model.QwenImageTransformer2DModel", "QwenImageTransformer2DModel", "Qwen-Image",
            Stack("transformer_blocks", ITSELF, *JOINT, ("text", "image"))),
     _entry("wan.model.WanModel", "WanTransformer3DModel", "Wan 2.1, 2.2",
@@ -71,7 +75,8 @@ COMFY: dict[str, ComfyNetwork] = {entry.at: entry for entry in (
     _entry("hidream.model.HiDreamImageTransformer2DModel", "HiDreamImageTransformer2DModel", "HiDream",
            Stack("double_stream_blocks", ITSELF, ("image_tokens", "text_tokens"), ("image_tokens", "text_tokens"),
                  ("image", "text")),
-           Stack("single_stream_blocks", ITSELF, ("image_tokens",), ("image_tokens",), ("image", "text"))),
+           Stack("single_stream_blocks", ITSELF, ("image_tokens",), ("image_tokens",), ("image", "text")),
+           condition=()),
     _entry(*UNET,
            Stack("input_blocks.*.*.transformer_blocks", ITSELF, ("x",), ("x",), ("image",), cross="attn2"),
            Stack("middle_block.*.transformer_blocks", ITSELF, ("x",), ("x",), ("image",), cross="attn2", middle=True),

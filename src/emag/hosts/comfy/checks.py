@@ -6,6 +6,7 @@ from typing import Any
 from ...core import Rule
 from ...engine.network import Network
 from ...errors import BadValue, Unsupported
+from ...families.comfy import ComfyNetwork
 from ...samplers.base import Corrector
 from ..checks import check_rules
 from ..defaults import resolved
@@ -15,7 +16,7 @@ SLOT = "sampler_cfg_function"
 PLAIN = "leave one of the two out"
 
 
-def concrete(rules: Sequence[Rule], network: Network, like: str) -> tuple[Rule, ...]:
+def concrete(rules: Sequence[Rule], network: Network, entry: ComfyNetwork, like: str) -> tuple[Rule, ...]:
     """The rules with their defaults filled in, those that are off left out. Raises `BadValue` and `Unsupported`."""
     for rule in rules:
         if isinstance(rule, Corrector):
@@ -25,16 +26,16 @@ def concrete(rules: Sequence[Rule], network: Network, like: str) -> tuple[Rule, 
     active = tuple(rule for rule in resolved(rules, (like,), network) if not rule.neutral)
     check_rules(active, [network])
     for rule in active:
-        _check_rule(rule, network)
+        _check_rule(rule, network, entry)
     return active
 
 
-def _check_rule(rule: Rule, network: Network) -> None:
+def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     """Refuse what this host cannot give."""
     network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
     network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
-    if rule.kind == "condition":
-        raise Unsupported(f"{rule.name} changes the condition's tensors, which is not served in ComfyUI yet; use emag.guide")
+    if rule.kind == "condition" and not entry.condition:
+        raise Unsupported(f"{rule.name} changes the condition's tensors, and {entry.family} takes several texts: leave it out")
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
         raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: connect "
                           f"it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
@@ -93,7 +94,7 @@ def _owner(function: Any) -> str:
     return f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', type(inner).__name__)}".replace(".<locals>", "")
 
 
-def check_call(entry: Any, arguments: dict[str, Any]) -> None:
+def check_call(entry: ComfyNetwork, arguments: dict[str, Any]) -> None:
     """Refuse arguments of a network's call that are declared as not served."""
     for name, reason in entry.refused:
         if arguments.get(name) is not None:

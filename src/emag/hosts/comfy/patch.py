@@ -57,7 +57,7 @@ def patched(model: Any, rules: tuple[Rule, ...], conditions: Mapping[str, Any] |
     further = {**(had.conditions if had else {}), **(conditions or {})}
     module = model.model.diffusion_model
     entry = entry_of(module)
-    concrete(rules, network_of(module, entry), like_of(module, entry))
+    concrete(rules, network_of(module, entry), entry, like_of(module, entry))
     clone = model.clone()
     clone.model_options[KEY] = Carried(rules, further)
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
@@ -80,7 +80,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     module = guider.model_patcher.model.diffusion_model
     entry = entry_of(module)
     network = network_of(module, entry)
-    rules = concrete(mine.rules, network, like_of(module, entry))
+    rules = concrete(mine.rules, network, entry, like_of(module, entry))
     if not rules:
         return executor(*args, **kwargs)
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
@@ -89,7 +89,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
     def guided(undo: Undo) -> Any:
         hold(network.module, "ComfyUI", undo)
-        run = Run(network, rules, levels, Layout.of(module, entry), _setting(guider, rules, mine))
+        run = Run(network, rules, levels, Layout.of(module, entry), _setting(guider, mine, entry))
         run.install(undo)
         _hook(guider, run, entry)
         start = time.perf_counter()
@@ -102,13 +102,14 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return undone(guided)
 
 
-def _setting(guider: Any, rules: tuple[Rule, ...], mine: Carried) -> Setting:
+def _setting(guider: Any, mine: Carried, entry: ComfyNetwork) -> Setting:
     from comfy.sampler_helpers import convert_cond
 
     for name, cond in mine.conditions.items():  # ComfyUI prepares them with its own, before the first step
         guider.conds[_named(name)] = [dict(one) for one in convert_cond(cond)]
     watched = bool(guider.model_options.get("sampler_post_cfg_function"))
-    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), guider.model_patcher.model.process_latent_out)
+    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), guider.model_patcher.model.process_latent_out,
+                   entry.condition)
 
 
 class _Further(dict[str, Any]):

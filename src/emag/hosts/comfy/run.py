@@ -22,7 +22,7 @@ from ...engine.present import Present
 from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
-from .conditions import as_evaluated
+from .conditions import Names, as_evaluated, changed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -36,12 +36,14 @@ X = "hidden_states"  # what states call x_t
 @dataclass(frozen=True)
 class Setting:
     """What a run is told of its host. uncond: there are negative conditions. watched: other nodes read the predictions of
-    a step, so none is spared. further: conditions that rules name. out: the model's latents as they leave the sampler."""
+    a step, so none is spared. further: conditions that rules name. out: the model's latents as they leave the sampler.
+    names: what of a condition rules may change."""
 
     uncond: bool
     watched: bool
     further: Mapping[str, Any]
     out: Callable[[torch.Tensor], torch.Tensor]
+    names: Names = ()
 
 
 class Run:
@@ -85,6 +87,7 @@ class Run:
             raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a negative "
                               "one (KSampler, CFGGuider, BasicGuider)")
         present = self._present(x, sigma, conds[0][0]["uuid"])
+        conds = self._conditions(conds, present.step)
         wanted = needed(self.rules, present.step, self.memory)
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
         out = self._clean(batch, list(conds), x, present.step)
@@ -133,6 +136,12 @@ class Run:
         present = Present(step, self.rules, self.memory, self.finite)
         self.finite.ask(f"{present.place}: x_t", "host", step.x)
         return present
+
+    def _conditions(self, conds: Sequence[Any], step: Step) -> list[Any]:
+        """The conditions of a step after the rules about them."""
+        rules = [rule for rule in self.rules if rule.kind == "condition"]
+        branches = step, replace(step, branch=UNCOND)
+        return [cond and changed(cond, rules, at, self.setting.names) for cond, at in zip(conds, branches, strict=True)]
 
     def _spares(self, step: Step) -> bool:
         """True where the unconditional rows need not be evaluated."""
