@@ -29,7 +29,7 @@ def test_the_readme_examples_run(tmp_path, monkeypatch, capsys):
 
 
 PAGES = ("architecture", "emag", "adding-a-method", "adding-a-model", "index", "quickstart", "which-method", "diffusers",
-         "methods", "evaluate", "modular", "gpu", "worlds")
+         "methods", "evaluate", "modular", "gpu", "worlds", "comfy")
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)])

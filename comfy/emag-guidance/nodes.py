@@ -40,7 +40,8 @@ class EmagEMAG(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Float.Input("scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TOLD["scale"]),
                 io.Combo.Input("variant", options=list(VARIANTS), default="query", tooltip=TOLD["variant"]),
-                io.String.Input("blocks", default=AUTO, tooltip=f"{TOLD['layers']} As 6-8 or 6+7+8; auto takes the model's."),
+                io.String.Input("blocks", default=AUTO, 
+                                tooltip=f"{TOLD['layers']} As 6-8 or 6+7+8; auto takes the model's."),
                 io.String.Input("window", default=AUTO, tooltip=f"{TOLD['window']} As progress:0:0.2:0.8 (averaging begins, "
                                 "how much later it applies, both end); auto takes the model's."),
                 io.Float.Input("beta", default=0.988, min=0.0, max=1.0, step=0.001, round=False, tooltip=TOLD["beta"]),
@@ -65,7 +66,7 @@ class EmagGuidance(io.ComfyNode):
         methods = "\n".join(f"{name}: {summary_of(kind)}" for name, kind in METHODS.items())
         return io.Schema(
             node_id="EmagGuidance", display_name="Guidance (any rules)", category=CATEGORY,
-            description="Any rules of emag, in order. Rules that combine (cfg, apg, ...) take the place of the sampler's cfg.",
+            description="Any rules of emag, in order. Those that combine (cfg, apg) take the place of the sampler's cfg.",
             inputs=[
                 io.Model.Input("model"),
                 io.String.Input("rules", default="emag=1.5", multiline=True, tooltip="Rules in order, e.g. emag=1.5 "
@@ -74,7 +75,7 @@ class EmagGuidance(io.ComfyNode):
                 io.Combo.Input("recipe", options=[NO_RECIPE, *recipes], default=NO_RECIPE,
                                tooltip="A combination by name; its rules come before those of the text."),
                 io.Conditioning.Input(OTHER, optional=True,
-                                      tooltip=f'A further condition, which rules name "{OTHER}", e.g. negative=1.5,negative={OTHER}.'),
+                                      tooltip=f"A further condition, {OTHER} in rules: negative=1.5,negative={OTHER}."),
             ],
             outputs=[io.Model.Output()])
 
@@ -95,8 +96,8 @@ class EmagReport(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EmagReport", display_name="Guidance report", category=CATEGORY, is_output_node=True,
-            description="What a guided model's sampling did: its price, its picks, the size of its effect, and the picture it "
-                        "was pushed away from.",
+            description="What a guided model's sampling did: its price, its picks, the size of its effect, and the picture "
+                        "it was pushed away from.",
             inputs=[io.Model.Input("model", tooltip="The guided model, as it went into the sampler."),
                     io.Latent.Input("latent", tooltip="The sampler's latents: the report comes after them.")],
             outputs=[io.String.Output("report"), io.Image.Output("picks"), io.Latent.Output("weak"),
@@ -107,8 +108,8 @@ class EmagReport(io.ComfyNode):
         found = carried(model)
         report = found.latest.report if found else None
         if report is None:
-            raise ValueError("no report: connect the model that a node of ours guided, and the latents of its sampler; where all "
-                             "rules are off (scale 1) there is nothing to report")
+            raise ValueError("no report: connect the model that a node of ours guided, and the latents of its sampler; "
+                             "where all rules are off (scale 1) there is nothing to report")
         if report.weak is None or report.clean is None:
             weak = clean = latent
         else:
@@ -122,7 +123,7 @@ class EmagRecipe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(node_id="EmagRecipe", display_name="Guidance recipe", category=CATEGORY,
-                         description="The rules that a model carries, as a JSON recipe: the Guidance node and `emag` read it.",
+                         description="The rules that a model carries, as a JSON recipe: the Guidance node reads it.",
                          inputs=[io.Model.Input("model")], outputs=[io.String.Output("recipe")])
 
     @classmethod

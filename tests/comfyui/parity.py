@@ -17,8 +17,8 @@ CPU = torch.device("cpu")
 
 def sd3() -> Any:
     """A small SD3 pipeline whose weights ComfyUI reads: heads of width 64, as many as blocks."""
-    pipe = small.sd3(attention_head_dim=64, num_attention_heads=4, caption_projection_dim=256, in_channels=16, out_channels=16,
-                     joint_attention_dim=24, pooled_projection_dim=20)
+    pipe = small.sd3(attention_head_dim=64, num_attention_heads=4, caption_projection_dim=256, in_channels=16,
+                     out_channels=16, joint_attention_dim=24, pooled_projection_dim=20)
     pipe.vae = small.vae(16)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     return pipe
@@ -36,8 +36,8 @@ def flux() -> Any:
     return pipe
 
 
-COMFY_FLUX = dict(in_channels=16, out_channels=16, vec_in_dim=20, context_in_dim=24, hidden_size=32, mlp_ratio=4.0, num_heads=2,
-                  depth=2, depth_single_blocks=3, axes_dim=[4, 6, 6], theta=10000, patch_size=2, qkv_bias=True,
+COMFY_FLUX = dict(in_channels=16, out_channels=16, vec_in_dim=20, context_in_dim=24, hidden_size=32, mlp_ratio=4.0,
+                  num_heads=2, depth=2, depth_single_blocks=3, axes_dim=[4, 6, 6], theta=10000, patch_size=2, qkv_bias=True,
                   guidance_embed=True, txt_ids_dims=[])
 
 
@@ -59,7 +59,8 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def comfy_latents(model: Any, noise: torch.Tensor, sigmas: torch.Tensor, positive: Any, negative: Any, cfg: float) -> torch.Tensor:
+def comfy_latents(model: Any, noise: torch.Tensor, sigmas: torch.Tensor, positive: Any, negative: Any,
+                  cfg: float) -> torch.Tensor:
     """What ComfyUI's Euler sampler gives, as the network's own latents."""
     out = comfy.sample.sample_custom(model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas, positive, negative,
                                      torch.zeros_like(noise), disable_pbar=True, seed=0)

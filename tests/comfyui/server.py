@@ -1,4 +1,4 @@
-"""The whole of ComfyUI's HTTP server without its browser front end: `python server.py TREE BASE PORT` (BASE/custom_nodes: packs)."""
+"""The whole of ComfyUI's HTTP server without its page: `python server.py TREE BASE PORT`; packs in BASE/custom_nodes."""
 
 import os
 import runpy

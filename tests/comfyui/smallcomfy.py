@@ -34,8 +34,9 @@ FLUX = dict(in_channels=16, out_channels=16, vec_in_dim=POOLED, context_in_dim=T
             num_heads=3, depth=2, depth_single_blocks=2, axes_dim=[8, 12, 12], theta=10000, patch_size=2, qkv_bias=True,
             guidance_embed=True, txt_ids_dims=[])
 IMAGE = (1, 16, 8, 8)
-FLUX2 = FLUX | dict(image_model="flux2", in_channels=128, out_channels=128, patch_size=1, vec_in_dim=None, guidance_embed=False,
-                    global_modulation=True, mlp_silu_act=True, ops_bias=False, qkv_bias=False, txt_ids_dims=[3],
+FLUX2 = FLUX | dict(image_model="flux2", in_channels=128, out_channels=128, patch_size=1, vec_in_dim=None,
+                    guidance_embed=False, global_modulation=True, mlp_silu_act=True, ops_bias=False, qkv_bias=False,
+                    txt_ids_dims=[3],
                     axes_dim=[8, 8, 8, 8])
 CHROMA = dict(in_channels=64, out_channels=64, context_in_dim=TEXT, hidden_size=96, mlp_ratio=2.0, num_heads=3, depth=2,
               depth_single_blocks=2, axes_dim=[8, 12, 12], theta=10000, patch_size=2, qkv_bias=True, in_dim=64, out_dim=96,
@@ -46,18 +47,19 @@ SDXL = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num
             legacy=False, use_linear_in_transformer=True)
 SD15 = SDXL | dict(adm_in_channels=None, num_classes=None, use_linear_in_transformer=False, transformer_depth=[1, 1],
                    transformer_depth_output=[1, 1, 1, 1], use_temporal_attention=False)
-QWEN = dict(in_channels=64, out_channels=16, num_layers=3, attention_head_dim=32, num_attention_heads=2, joint_attention_dim=TEXT,
-            pooled_projection_dim=POOLED, axes_dims_rope=(8, 12, 12))
-WAN = dict(model_type="t2v", in_dim=16, dim=64, ffn_dim=64, freq_dim=32, text_dim=TEXT, out_dim=16, num_heads=2, num_layers=3,
-           text_len=8)
+QWEN = dict(in_channels=64, out_channels=16, num_layers=3, attention_head_dim=32, num_attention_heads=2,
+            joint_attention_dim=TEXT, pooled_projection_dim=POOLED, axes_dims_rope=(8, 12, 12))
+WAN = dict(model_type="t2v", in_dim=16, dim=64, ffn_dim=64, freq_dim=32, text_dim=TEXT, out_dim=16, num_heads=2,
+           num_layers=3, text_len=8)
 LTX = dict(in_channels=128, cross_attention_dim=64, attention_head_dim=32, num_attention_heads=2, caption_channels=TEXT,
            num_layers=3)
-HUNYUAN = dict(in_channels=16, out_channels=16, vec_in_dim=POOLED, context_in_dim=TEXT, hidden_size=96, mlp_ratio=2.0, num_heads=3,
-               depth=2, depth_single_blocks=2, axes_dim=[8, 12, 12], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
-               guidance_embed=True, byt5=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow=False,
+HUNYUAN = dict(in_channels=16, out_channels=16, vec_in_dim=POOLED, context_in_dim=TEXT, hidden_size=96, mlp_ratio=2.0,
+               num_heads=3, depth=2, depth_single_blocks=2, axes_dim=[8, 12, 12], theta=256, patch_size=[1, 2, 2],
+               qkv_bias=True, guidance_embed=True, byt5=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow=False,
                meanflow_sum=False)
 LUMINA = dict(patch_size=2, in_channels=16, dim=96, n_layers=3, n_refiner_layers=1, n_heads=3, n_kv_heads=1, multiple_of=32,
               qk_norm=True, cap_feat_dim=TEXT, axes_dims=[8, 12, 12], axes_lens=[100, 64, 64])
+ZIMAGE = LUMINA | dict(dim=256, n_heads=8, n_kv_heads=8, pad_tokens_multiple=32, z_image_modulation=True, time_scale=1000.0)
 HIDREAM = dict(patch_size=2, in_channels=16, out_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=32,
                num_attention_heads=2, caption_channels=[TEXT, TEXT], text_emb_dim=POOLED, axes_dims_rope=(8, 12, 12),
                max_resolution=(32, 32), llama_layers=[0, 1, 0, 1])
@@ -74,8 +76,7 @@ SMALL = {one.name: one for one in (
     Small("ltx", "LTXV", LTX, (1, 128, 2, 4, 4), extra=(("attention_mask", (1, 6)),)),
     Small("hunyuan-video", "HunyuanVideo", HUNYUAN, (1, 16, 2, 8, 8)),
     Small("lumina2", "Lumina2", LUMINA, IMAGE),
-    Small("z-image", "ZImage", LUMINA | dict(dim=256, n_heads=8, n_kv_heads=8, pad_tokens_multiple=32, z_image_modulation=True, time_scale=1000.0),
-          (1, 16, 8, 12)),
+    Small("z-image", "ZImage", ZIMAGE, (1, 16, 8, 12)),
     Small("hidream", "HiDream", HIDREAM, IMAGE, extra=(("conditioning_llama3", (1, 2, 6, TEXT)),)),
     Small("sdxl", "SDXL", SDXL, (1, 4, 8, 8)),
     Small("sd1.5", "SD15", SD15, (1, 4, 8, 8)),
@@ -129,5 +130,5 @@ def sample(model: Any, small: Small, steps: int = 6, cfg: float = 4.0, sampler: 
     noise = torch.cat([torch.randn(small.shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(rows)])
     positive = positive or prompt(small, 2)
     negative = negative or prompt(small, 3)
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, torch.zeros(shape), seed=seed,
-                               disable_pbar=True, **more)
+    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, torch.zeros(shape),
+                               seed=seed, disable_pbar=True, **more)

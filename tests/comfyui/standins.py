@@ -19,7 +19,8 @@ class Checkpoint(io.ComfyNode):
 class Text(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestText", category="test", inputs=[io.String.Input("text")], outputs=[io.Conditioning.Output()])
+        return io.Schema(node_id="TestText", category="test", inputs=[io.String.Input("text")],
+                         outputs=[io.Conditioning.Output()])
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
@@ -29,7 +30,8 @@ class Text(io.ComfyNode):
 class Decode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestDecode", category="test", inputs=[io.Latent.Input("samples")], outputs=[io.Image.Output()])
+        return io.Schema(node_id="TestDecode", category="test", inputs=[io.Latent.Input("samples")],
+                         outputs=[io.Image.Output()])
 
     @classmethod
     def execute(cls, samples: dict) -> io.NodeOutput:
@@ -44,5 +46,3 @@ class StandIns(ComfyExtension):
 async def comfy_entrypoint() -> StandIns:
     return StandIns()
 
-
-STANDS_FOR = {"CheckpointLoaderSimple": "TestCheckpoint", "CLIPTextEncode": "TestText", "VAEDecode": "TestDecode"}

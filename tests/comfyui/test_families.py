@@ -2,15 +2,16 @@
 
 from typing import Any
 
-import emag
 import pytest
 import torch
+from smallcomfy import SMALL, Small, build, prompt, sample
+
+import emag
 from emag.errors import NoEffect, Unsupported
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
 from emag.hosts.comfy.networks import entry_of, like_of
 from emag.hosts.comfy.patch import carried, patched
-from smallcomfy import SMALL, Small, build, prompt, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 STEPS = 5
@@ -43,8 +44,8 @@ def rules(name: str) -> dict[str, emag.Rule]:
     layers = (1, layer)
     return {"emag": emag.EMAG(1.5, layers=layers, window=WINDOW, beta=0.7),
             "emag-map": emag.EMAG(1.5, "map", layers=layers, window=WINDOW, beta=0.7),
-            "pag": emag.PAG(1.5, layers=(layer,)), "seg": emag.SEG(1.5, layers=(layer,)), "slg": emag.SLG(1.5, layers=(layer,)),
-            "tpg": emag.TPG(1.5, layers=(layer,))}
+            "pag": emag.PAG(1.5, layers=(layer,)), "seg": emag.SEG(1.5, layers=(layer,)),
+            "slg": emag.SLG(1.5, layers=(layer,))}
 
 
 @pytest.mark.parametrize("method", ["emag", "emag-map", "pag", "seg", "slg"])
@@ -105,7 +106,7 @@ def test_defaults_of_each_family_are_ready() -> None:
 
 
 def test_other_networks_are_refused_by_name() -> None:
-    with pytest.raises(Unsupported, match="Linear.*Known are: Stable Diffusion 3"):
+    with pytest.raises(Unsupported, match=r"Linear.*Known are: Stable Diffusion 3"):
         entry_of(torch.nn.Linear(1, 1))
     kind = type(build(SMALL["wan2.1"]).model.diffusion_model)
 

@@ -138,8 +138,8 @@ def test_texts_of_two_lengths(model: Any, lengths: tuple[int, int], monkeypatch:
     conds = {"positive": conditioning(2, length=lengths[0]), "negative": conditioning(3, length=lengths[1])}
     guided = sample(patched(model, (EMAG,)), SMALLEST, **conds)
     assert far(guided, sample(model, SMALLEST, **conds)) > 1e-3
-    full = sample(patched(model, (emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7, compat={"resume": False}),)), SMALLEST,
-                  **conds)
+    whole = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7, compat={"resume": False})
+    full = sample(patched(model, (whole,)), SMALLEST, **conds)
     assert far(guided, full) < SAME
 
 
@@ -181,7 +181,7 @@ def test_heun_averages_once_a_level(model: Any) -> None:
 
 def test_a_window_without_a_step_is_refused_before_anything_runs(model: Any) -> None:
     guided = patched(model, (emag.EMAG(1.5, layers=(1,), window=emag.Window.progress(0, 0.98, 1)),))
-    with pytest.raises(BadValue, match="window|step"):
+    with pytest.raises(BadValue, match=r"window|step"):
         assert not blocks_run(model, lambda: sample(guided, SMALLEST, steps=2))
 
 

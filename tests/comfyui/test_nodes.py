@@ -49,12 +49,12 @@ def test_several_rules_at_once(executor: Any) -> None:
 
 
 def test_recipes_by_name_and_as_json(executor: Any) -> None:
-    named = latents(executor, pack.graph({"class_type": "EmagGuidance", "inputs": {"rules": "", "recipe": "emag+apg"}}, steps=28))
+    named = latents(executor, pack.graph(pack.guidance("", recipe="emag+apg"), steps=28))
     json = '{"rules": [{"emag": {}}, {"apg": {}}]}'
     assert torch.equal(named, latents(executor, pack.graph(pack.guidance(json), steps=28)))
 
 
-@pytest.mark.parametrize("guide, words", [
+@pytest.mark.parametrize(("guide", "words"), [
     (pack.emag(scale=99.0), "bigger than max"),
     (pack.emag(variant="maps"), "not in list"),
     (pack.emag(blocks="six"), "layers=six is not a list of block numbers"),
@@ -71,7 +71,7 @@ def test_bad_values_are_refused_before_anything_runs(executor: Any, guide: dict[
     assert words in " ".join(said)
 
 
-@pytest.mark.parametrize("guide, words", [
+@pytest.mark.parametrize(("guide", "words"), [
     (pack.emag(blocks="9"), "blocks 0 to 3"),
     (pack.guidance("apg=4 cfg=3"), "both combine"),
     (pack.guidance("autoguidance=2,model=small"), "another network"),

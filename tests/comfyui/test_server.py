@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
 from emag.hosts.comfy.install import install
 from emag.records import png
-from PIL import Image
 
 HERE, TOP = Path(__file__).parent, Path(__file__).parents[2]
 EXAMPLES = sorted((TOP / "examples" / "comfy").glob("*.json"))

@@ -47,7 +47,8 @@ def looking(group: Group, below: Handlers) -> tuple[Handlers, Handlers]:
 
 def nested(inner: Handlers, outer: Handlers) -> Handlers:
     """Both: where they meet, what is live to `outer` is what `inner` gives."""
-    return inner | {tap: partial(_around, inner[tap], handler) if tap in inner else handler for tap, handler in outer.items()}
+    met = {tap: partial(_around, inner[tap], handler) for tap, handler in outer.items() if tap in inner}
+    return {**inner, **outer, **met}
 
 
 def by_rows(parts: Sequence[tuple[slice, Handlers]]) -> Handlers:

@@ -24,7 +24,7 @@ class Slot:
         self.seams = seams
 
     def attend(self, call: Attention, live: Live) -> torch.Tensor | None:
-        """The output [B, H, L, d] of one offered call, or None where nobody waits for it. `live` computes a call as it is."""
+        """The output [B, H, L, d] of one offered call, or None where nobody waits for it. live: see `Handler`."""
         asked = [seam for seam in self.seams if seam.takes(call.q.shape[-2], call.k.shape[-2])]  # each counts by itself
         if not asked:
             return None

@@ -167,6 +167,6 @@ def _not_seen(block: Block, module: torch.nn.Module, fired: float, length: int) 
 def not_offered(name: str, block: Block, seam: Seam) -> str:
     """What to say where a host offered no such call."""
     kind = "cross-attention" if seam.cross else "attention"
-    return (f"block {block.index} of {name}: the host offered no {kind} call of {seam.length} tokens. Either this network does "
-            "not pass transformer_options to its attention, or another extension took the place of its attention: leave that "
-            "out, or choose a method that skips blocks (slg)")
+    return (f"block {block.index} of {name}: the host offered no {kind} call of {seam.length} tokens. Either this network "
+            "does not pass transformer_options to its attention, or another extension took the place of its attention: "
+            "leave that out, or choose a method that skips blocks (slg)")

@@ -22,7 +22,8 @@ def override(slot: Slot, before: Callable[..., Any] | None) -> Callable[..., Any
 
         if not slot.seams:
             return computed(q, mask, k, v)
-        form = Form(q.shape[-1] if kwargs.get("skip_reshape") else q.shape[-1] // heads, kwargs.get("skip_reshape", False), kwargs.get("skip_output_reshape", False))
+        split = kwargs.get("skip_reshape", False)
+        form = Form(q.shape[-1] if split else q.shape[-1] // heads, split, kwargs.get("skip_output_reshape", False))
 
         def live(call: Attention) -> torch.Tensor:
             return form.output(computed(form.closed(call.q), call.mask if changed(call) else mask, form.closed(call.k),

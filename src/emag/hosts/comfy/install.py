@@ -14,12 +14,12 @@ OLDEST = "0.9.2"
 
 
 def source() -> Path:
-    """The pack: beside the sources of a checkout, or inside an installed package. Raises `BadValue` where it is not there."""
+    """The pack: beside the sources of a checkout, or inside an installed package. Raises `BadValue` where it is neither."""
     here = Path(__file__).resolve()
     for folder in (here.parents[4] / "comfy" / PACK, here.parents[2] / "comfy_pack" / PACK):
         if (folder / "__init__.py").is_file():
             return folder
-    raise BadValue(f"the node pack {PACK} is not beside this installation of emag: install emag from its wheel or a checkout")
+    raise BadValue(f"the node pack {PACK} is not beside this emag: install emag from its wheel or a checkout")
 
 
 def version_of(root: Path) -> str | None:

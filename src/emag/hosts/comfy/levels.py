@@ -19,6 +19,8 @@ from ...maths.streams import Streams
 
 SPACES = {"CONST": "flow", "V_PREDICTION": "v", "EPS": "epsilon"}
 """ComfyUI's kinds of prediction that we know, by the class its model sampling derives from."""
+OTHERS = ("X0", "EDM", "V_PREDICTION_DDPM", "COSMOS_RFLOW", "IMG_TO_IMG", "IMG_TO_IMG_FLOW")
+"""Kinds that derive from those, and mean something else."""
 NEAR = 1e-4  # sigmas this close, relatively, are one level
 
 
@@ -52,7 +54,7 @@ class Levels:
         return near[0] if near else max(passed, default=0)
 
     def step(self, x: torch.Tensor, sigma: float, streams: Streams) -> Step:
-        """The step of an evaluation at x [batch, ...] and `sigma`, at its very level, which may lie between two of the run."""
+        """The step of an evaluation at x [batch, ...] and `sigma`, at that very level; it may lie between two of the run."""
         index, (alpha, ours) = self.index(sigma), level(self.space, sigma)
         step = self.trajectory.step(index, x.float() * self.scale(sigma), streams)
         return replace(step, alphas=_with(step.alphas, index, alpha), sigmas=_with(step.sigmas, index, ours))
@@ -75,8 +77,7 @@ def moved(denoised: torch.Tensor, by: torch.Tensor, step: Step) -> torch.Tensor:
 def space_of(sampling: Any) -> str:
     """The space of a model's predictions. Raises `Unsupported` for one we do not know."""
     kinds = [base.__name__ for base in type(sampling).__mro__]
-    direct = next((kind for kind in kinds if kind in (*SPACES, "X0", "EDM", "V_PREDICTION_DDPM", "COSMOS_RFLOW", "IMG_TO_IMG",
-                                                      "IMG_TO_IMG_FLOW")), "no kind")
+    direct = next((kind for kind in kinds if kind in (*SPACES, *OTHERS)), "no kind")
     if direct not in SPACES or getattr(sampling, "sigma_data", 1.0) != 1.0:
         raise Unsupported(f"this model predicts as {direct} does, in ComfyUI's words; emag knows {', '.join(SPACES)}")
     return SPACES[direct]

@@ -23,7 +23,8 @@ def entry_of(module: torch.nn.Module) -> ComfyNetwork:
     found = COMFY.get(f"{kind.__module__.removeprefix(HOME)}.{kind.__qualname__}")
     if found is None:
         known = "; ".join(dict.fromkeys(one.family for one in COMFY.values()))
-        raise Unsupported(f"{kind.__name__} ({kind.__module__}) is not a network that emag knows in ComfyUI. Known are: {known}")
+        raise Unsupported(f"{kind.__name__} ({kind.__module__}) is not a network that emag knows in ComfyUI. Known are: "
+                          f"{known}")
     return found
 
 
@@ -49,7 +50,8 @@ class Layout:
     def of(cls, module: torch.nn.Module, entry: ComfyNetwork) -> "Layout":
         """That of a network."""
         patch: Any = _attribute(module, entry.patch) if isinstance(entry.patch, str) else entry.patch
-        return cls((patch, patch) if isinstance(patch, int) else tuple(patch), _attribute(module, entry.padded_to or "") or 1)
+        sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        return cls(sides, _attribute(module, entry.padded_to or "") or 1)
 
     def grid(self, x: torch.Tensor) -> tuple[int, ...]:
         """Image tokens of x [rows, channels, ...] along each dimension; ComfyUI pads what does not fill a patch."""

@@ -47,7 +47,8 @@ class NetworkCall:
         """A call with ComfyUI's options, which say what its rows are."""
         kinds, keys = options["cond_or_uncond"], options["uuids"]
         size = len(x) // len(kinds)
-        parts = tuple(Part(key, kind == 0, slice(i * size, (i + 1) * size)) for i, (key, kind) in enumerate(zip(keys, kinds)))
+        parts = tuple(Part(key, kind == 0, slice(i * size, (i + 1) * size))
+                      for i, (key, kind) in enumerate(zip(keys, kinds)))
         return cls(x, parts, None if text is None else text.shape[1], evaluate)
 
     @property
@@ -89,7 +90,8 @@ class Passes:
         for group in groups:
             group[0][1].choose()
         whole = is_whole(*groups[0][0])
-        taps = by_rows([(rows, perturbing(group, rows.stop - rows.start)) for (_, rows), group in zip(held, groups, strict=True)])
+        taps = by_rows([(rows, perturbing(group, rows.stop - rows.start))
+                        for (_, rows), group in zip(held, groups, strict=True)])
         changers: dict[int, Changer] = {at: partial(groups[0][0][1].change, at) for at in branch.changes}
         now = Pass(WHOLE if whole else branch.resume + 1, taps=self._strengthened(taps, call, branch), changers=changers)
         if not whole:
@@ -144,13 +146,14 @@ class Passes:
     def _check_reached(self, branch: Perturbation, whole: bool, resumed: int, fired: dict[Any, int],
                        changed: dict[int, int]) -> None:
         if not whole and self.blocks.resumed != resumed + 1:
-            raise NoEffect(f"block {branch.resume} was entered {self.blocks.resumed - resumed} times in a weak pass, expected "
-                           "once: another node skips or replaces blocks (a cache, skip-layer guidance?); leave one of them out")
+            raise NoEffect(f"block {branch.resume} was entered {self.blocks.resumed - resumed} times in a weak pass, "
+                           "expected once: another node skips or replaces blocks (a cache?); leave one of them out")
         silent = [at for at in branch.blocks
                   if self.blocks.taps.fired.get((at, branch.cross), 0) != fired.get((at, branch.cross), 0) + 1]
         missed = [at for at in branch.changes if self.blocks.changed.get(at, 0) == changed.get(at, 0)]
         if silent or missed:
-            raise NoEffect(f"blocks {sorted({*silent, *missed})} were not reached in a weak pass: another node replaces them")
+            raise NoEffect(f"blocks {sorted({*silent, *missed})} were not reached in a weak pass: another node replaces "
+                           "them")
 
 
 def rows_of(part: Part, call: NetworkCall) -> Rows:
@@ -172,5 +175,5 @@ def joined(recorded: Sequence[dict[int, Tokens]], rows: Sequence[slice]) -> dict
     try:
         return {at: {name: torch.cat([one[at][name] for one in parts]) for name in parts[0][at]} for at in parts[0]}
     except RuntimeError as error:
-        raise Unsupported("several conditions that ComfyUI evaluates together have texts of different lengths, which changed "
-                          "from one pass of a step to the next: give them texts of one length") from error
+        raise Unsupported("several conditions that ComfyUI evaluates together have texts of different lengths, which "
+                          "changed from one pass of a step to the next: give them texts of one length") from error

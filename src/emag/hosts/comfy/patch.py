@@ -108,8 +108,8 @@ def _setting(guider: Any, mine: Carried, entry: ComfyNetwork) -> Setting:
     for name, cond in mine.conditions.items():  # ComfyUI prepares them with its own, before the first step
         guider.conds[_named(name)] = [dict(one) for one in convert_cond(cond)]
     watched = bool(guider.model_options.get("sampler_post_cfg_function"))
-    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), guider.model_patcher.model.process_latent_out,
-                   entry.condition)
+    out = guider.model_patcher.model.process_latent_out
+    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), out, entry.condition)
 
 
 class _Further(dict[str, Any]):

@@ -84,8 +84,8 @@ class Run:
     def step(self, batch: Batch, conds: Sequence[Any], x: torch.Tensor, sigma: float) -> list[torch.Tensor]:
         """One step's predictions of the clean sample, [conditional, unconditional], as the rules leave them."""
         if len(conds) != 2 or conds[0] is None:
-            raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a negative "
-                              "one (KSampler, CFGGuider, BasicGuider)")
+            raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a "
+                              "negative one (KSampler, CFGGuider, BasicGuider)")
         present = self._present(x, sigma, conds[0][0]["uuid"])
         conds = self._conditions(conds, present.step)
         wanted = needed(self.rules, present.step, self.memory)
@@ -119,8 +119,8 @@ class Run:
         self.finite.finish()
         reached = {self.levels.index(sigma) for sigma in self.seen}
         if len(reached) < len(self.levels.sigmas):
-            raise Unsupported(f"{len(self.levels.sigmas)} steps were planned and {len(reached)} came to the guidance: another node "
-                              "answered the others, or calls the model in a way of its own (a cache, a guider). Leave one out")
+            raise Unsupported(f"{len(self.levels.sigmas)} steps were planned and {len(reached)} came to the guidance: "
+                              "another node (a cache?) answered the others: leave one of the two out")
         self.sites.prove_effect()
 
     def _present(self, x: torch.Tensor, sigma: float, lead: Any) -> Present:
@@ -156,7 +156,7 @@ class Run:
         finally:
             self.making = None
         if self.sites.lead not in self.sites.found:
-            raise Unsupported("the network was not called in a step: another node (a cache, EasyCache) gave its answer, and a "
+            raise Unsupported("the network was not called in a step: another node (a cache?) gave its answer, and a "
                               "guidance cannot see inside it. Leave one of the two out")
         self.sites.leading().course.look(step)
         return out
@@ -167,7 +167,8 @@ class Run:
             found[UNCOND] = prediction(out[1], step)
         return found
 
-    def _weak(self, branch: Perturbation, batch: Batch, cond: Any, x: torch.Tensor, sigma: float, step: Step) -> torch.Tensor:
+    def _weak(self, branch: Perturbation, batch: Batch, cond: Any, x: torch.Tensor, sigma: float,
+              step: Step) -> torch.Tensor:
         """The prediction of a further branch, of the conditional rows alone."""
         lead = self.sites.found.get(self.sites.lead)  # none yet where a branch comes ahead of the first clean pass
         at = x if lead is None else self._moved_x(lead.states[branch], step, x, sigma)

@@ -15,7 +15,7 @@ from .common import command, out
 def comfy(
     action: Annotated[str, typer.Argument(help="install: put the nodes where ComfyUI looks for them.")],
     folder: Annotated[Path, typer.Argument(help="ComfyUI's folder, or its --base-directory.")],
-    copied: Annotated[bool, typer.Option("--copy", help="Copy the pack; default: link it, so that it follows emag.")] = False,
+    copied: Annotated[bool, typer.Option("--copy", help="Copy it; default: a link, so that it follows emag.")] = False,
     as_json: shared.Json = False,
 ) -> None:
     """Link or copy emag's node pack into a ComfyUI. emag itself must be installed in ComfyUI's Python."""
