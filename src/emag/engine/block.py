@@ -92,9 +92,14 @@ def block(index: int, stack: Stack, module: torch.nn.Module) -> Block:
         attention = module.get_submodule(stack.attention)
     except AttributeError:
         raise Unsupported(f"block {index} ({type(module).__name__}) has no attention module {stack.attention!r}") from None
+    cross = getattr(module, stack.cross, None) if stack.cross else None
+    return Block(index, module, attention, stack, stack.places or _places(index, stack, module), cross)
+
+
+def _places(index: int, stack: Stack, module: torch.nn.Module) -> tuple[int, ...]:
+    """Where the streams sit among the arguments that a block's forward names."""
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     missing = [name for name in stack.streams if name not in names]
     if missing:
         raise Unsupported(f"block {index} ({type(module).__name__}) takes no argument {', '.join(missing)}")
-    cross = getattr(module, stack.cross, None) if stack.cross else None
-    return Block(index, module, attention, stack, tuple(names.index(name) for name in stack.streams), cross)
+    return tuple(names.index(name) for name in stack.streams)

@@ -94,7 +94,8 @@ class Blocks:
         elif at < wanted.last:
             wraps.append((block.module, "_call_impl", call, self._skipping(block, call)))
         if at in wanted.resume | wanted.changed or tapped:
-            wraps.append((block.module, "forward", forward, self._entered(block, forward)))
+            inside = self.taps.opened(block, forward) if tapped else forward
+            wraps.append((block.module, "forward", forward, self._entered(block, inside)))
         elif at < wanted.last:
             wraps.append((block.module, "forward", forward, self._skipping(block, forward)))
         return wraps
@@ -150,7 +151,7 @@ class Blocks:
         """What a skipped block hands on: its streams or, where later blocks read it, what it returned on the clean pass."""
         @torch.compiler.disable
         def kept(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return block.as_returned(self._held(self.kept[block.index]))
+            return block.as_returned(self._copied(self._held(self.kept[block.index])))
 
         return kept if self._keeps(block) else block.identity
 
@@ -162,7 +163,7 @@ class Blocks:
         @torch.compiler.disable
         def keep(answer: Any) -> Any:
             if self.mode == CLEAN:
-                self.kept[block.index] = block.returned(answer)
+                self.kept[block.index] = self._copied(block.returned(answer))
             return answer
 
         return lambda *args, **kwargs: keep(original(*args, **kwargs))
@@ -183,14 +184,20 @@ class Blocks:
         if block.index not in self.wanted.resume:
             return args, kwargs
         if self.mode == CLEAN:
-            self.recorded[block.index] = block.streams(args, kwargs)
+            self.recorded[block.index] = self._copied(block.streams(args, kwargs))
         elif self.mode == block.index + 1:
             self.resumed += 1
-            held = self._held(self.recorded[block.index])
+            held = self._copied(self._held(self.recorded[block.index]))
             # streams of the conditional rows, recorded in a call of all rows, may be padded for a longer text of other rows
             mine = block.streams(args, kwargs)  # fewer rows may need less padding
             return block.with_streams(args, kwargs, {name: held[name][:, :mine[name].shape[1]] for name in mine})
         return args, kwargs
+
+    def _copied(self, streams: Tokens) -> Tokens:
+        """Streams that a block may write into."""
+        if not self.network.backbone.in_place:
+            return streams
+        return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in streams.items()}
 
     def _held(self, streams: Tokens) -> Tokens:
         rows = slice(None) if self.now.rows is None else self.now.rows

@@ -45,6 +45,19 @@ def looking(group: Group, below: Handlers) -> tuple[Handlers, Handlers]:
     return watched, alone
 
 
+def nested(inner: Handlers, outer: Handlers) -> Handlers:
+    """Both: where they meet, what is live to `outer` is what `inner` gives."""
+    met = {tap: partial(_around, inner[tap], handler) for tap, handler in outer.items() if tap in inner}
+    return {**inner, **outer, **met}
+
+
+def by_rows(parts: Sequence[tuple[slice, Handlers]]) -> Handlers:
+    """Handlers of passes that share one call, each in its rows; every row is in one part, and all have the same taps."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return {tap: partial(_each_part, [(rows, handlers[tap]) for rows, handlers in parts]) for tap in parts[0][1]}
+
+
 def strengthening(group: Group, below: Handlers, rows: Rows) -> Handlers:
     """`below`, and on top of it the branches that work in every pass."""
     handlers = dict(below)
@@ -63,6 +76,14 @@ def changing(group: Group) -> dict[int, Any]:
 
 def _live(call: Attention, live: Live) -> torch.Tensor:
     return live(call)
+
+
+def _around(inner: Handler, outer: Handler, call: Attention, live: Live) -> torch.Tensor:
+    return outer(call, lambda part: inner(part, live))
+
+
+def _each_part(parts: Sequence[tuple[slice, Handler]], call: Attention, live: Live) -> torch.Tensor:
+    return torch.cat([handler(call.rows(rows), live) for rows, handler in parts])
 
 
 def _with_queries(call: Attention, live: Live, q: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from ..errors import BadValue, Unsupported
 from ..families import BACKBONES, Backbone, Stack, unknown
 from .block import Block, block
+from .slot import Slot
 
 # classes that call a network with the arguments they get, and where they keep it
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
@@ -23,7 +24,8 @@ class Network:
     """A denoiser read through its table entry. `module` is the plain module, also where a compiled one wraps it.
 
     references: of a run's calls, tokens of reference images behind those of the image in the making. compiled: its forward
-    as a whole runs in compiled code.
+    as a whole runs in compiled code. slot: where its host hands us the attention calls of a block, whatever computes them;
+    None where they are calls of `scaled_dot_product_attention` inside an attention module.
     """
 
     module: torch.nn.Module
@@ -32,6 +34,7 @@ class Network:
     signature: inspect.Signature
     references: int = 0
     compiled: bool = False
+    slot: Slot | None = None
 
     @property
     def depth(self) -> int:

@@ -37,23 +37,29 @@ class Seam(Scoped):
         self.length, self.image, self.handle, self.cross, self.fired = length, image, handle, cross, 0
         self.references, self.before, self.once = references, before, once
 
+    def takes(self, queries: int, keys: int) -> bool:
+        """True where a call of so many queries and keys is the one that is waited for; asked once for each call."""
+        if queries != self.length or (not self.cross and keys != self.length):
+            return False
+        # of cross-attentions, those to a picture come first or last, with queries of the same length
+        if self.before:
+            self.before -= 1
+            return False
+        if self.once and self.fired:
+            return False
+        self.fired += 1
+        return True
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is not SDPA or self.over:
             return func(*args, **kwargs)
         # an attention module may make other fused calls: to pictures, or inside a processor. Ours is told by its length
         bound = {**dict(zip(NAMES, args)), **kwargs}
-        if bound["query"].shape[-2] != self.length or (not self.cross and bound["key"].shape[-2] != self.length):
+        if not self.takes(bound["query"].shape[-2], bound["key"].shape[-2]):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
-        # of cross-attentions, those to a picture come first or last, with queries of the same length
-        if self.before:
-            self.before -= 1
-            return func(*args, **kwargs)
-        if self.once and self.fired:
-            return func(*args, **kwargs)
-        self.fired += 1
         call = Attention(bound["query"], bound["key"], bound["value"], self.image, bound.get("attn_mask"),
                          bound.get("scale"), self.cross, self.references)
 

@@ -33,7 +33,8 @@ class Taps:
         self.packing: Packing | None = None
         self._image: dict[int, tuple[slice, int]] = {}
         self._references = 0
-        self.wrappers = [self._wrap(network.blocks[at], cross) for at, cross in sorted(tapped)]
+        wrapped = [self._wrap(network.blocks[at], cross) for at, cross in sorted(tapped)]
+        self.wrappers = wrapped if network.slot is None else []
 
     def clear(self) -> None:
         """Drop everything a run left."""
@@ -44,6 +45,42 @@ class Taps:
         """Note where the image tokens of a block are, before its attention is called."""
         self._image[block.index] = image_tokens(block, streams, image, references)
         self._references = references
+
+    def opened(self, block: Block, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A block's forward whose attention calls come to us through the host's slot, where a handler waits for them."""
+        slot, mine = self.network.slot, [tap for tap in sorted(self.tapped) if tap[0] == block.index]
+        if slot is None:
+            return original
+
+        @torch.compiler.disable
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seams = {tap: seam for tap in mine if (seam := self._waiting(block, tap[1])) is not None}
+            if not seams:
+                return original(*args, **kwargs)
+
+            def served(undo: Undo) -> Any:
+                slot.put(list(seams.values()), undo)
+                return original(*args, **kwargs)
+
+            out = undone(served)
+            for tap, seam in seams.items():
+                if seam.fired != 1:
+                    raise NoEffect(not_offered(self.network.backbone.name, block, seam))
+                self.fired[tap] = self.fired.get(tap, 0) + 1
+            return out
+
+        return forward
+
+    def _waiting(self, block: Block, cross: bool) -> Seam | None:
+        """What waits for a call of a block in this pass. Its cross-attention is called after the attention to itself."""
+        tap, module = (block.index, cross), block.cross if cross else block.attention
+        handler = self.handlers.get(tap) or self.looks.get(tap)
+        if handler is None or module is None:
+            return None
+        handler = self.packing.around(handler) if self.packing else handler
+        image, length = self._image[block.index]
+        before = calls_before(block, module, cross) + cross
+        return Seam(length, image, handler, cross, self._references, before, once=True)
 
     def _wrap(self, block: Block, cross: bool) -> tuple[torch.nn.Module, str, Any, Any]:
         module = block.cross if cross else block.attention
@@ -126,3 +163,11 @@ def _not_seen(block: Block, module: torch.nn.Module, fired: float, length: int) 
     processor = type(getattr(module, "processor", module)).__name__
     return (f"block {block.index}: {processor} made {fired:g} calls of scaled_dot_product_attention with {length} queries, "
             "expected 1. Use the model's default attention processor (or one that calls it), or leave this guidance off.")
+
+
+def not_offered(name: str, block: Block, seam: Seam) -> str:
+    """What to say where a host offered no such call."""
+    kind = "cross-attention" if seam.cross else "attention"
+    return (f"block {block.index} of {name}: the host offered no {kind} call of {seam.length} tokens. Either this network "
+            "does not pass transformer_options to its attention, or another extension took the place of its attention: "
+            "leave that out, or choose a method that skips blocks (slg)")

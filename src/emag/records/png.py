@@ -18,6 +18,8 @@ from ..files import check_folder, claim, drafted, parsed, whole
 from . import record as records
 
 KEY = "emag"
+GRAPH = "prompt"
+"""Where ComfyUI keeps the graph that made a picture."""
 PIXELS = 1 << 27
 """Pixels of the largest picture that we open."""
 SLUG = 60
@@ -103,6 +105,20 @@ def read_with_image(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
         return records.checked_record(parsed(text)), image
     except ValueError as error:
         raise BadValue(f"the emag record in {path} is damaged: {error}") from None
+
+
+def read_graph(path: str | Path) -> dict[str, Any] | None:
+    """The graph that a PNG of ComfyUI's carries, in its API form; None where there is none. Raises `BadValue` for damage."""
+    text = getattr(read_image(path), "text", {}).get(GRAPH)
+    if text is None:
+        return None
+    try:
+        graph = parsed(text)
+    except ValueError as error:
+        raise BadValue(f"the ComfyUI graph in {path} is damaged: {error}") from None
+    if not isinstance(graph, dict):
+        raise BadValue(f"the ComfyUI graph in {path} is damaged: it is no object")
+    return graph
 
 
 def read_image(source: str | Path | bytes, name: str = "the picture", formats: tuple[str, ...] = ("PNG",)) -> Image.Image:

@@ -5,6 +5,7 @@ and keys are refused. The short form of a rule is `emag=1.5,variant=map,layers=2
 schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,6 +16,9 @@ from ..errors import BadValue
 from ..files import parsed
 from ..methods import METHODS, method
 from ..methods.common.values import from_text, hints_of, make_value, refuse_odd, to_plain
+
+BETWEEN = re.compile(r"(?<![\s,=])\s+(?![,=\s])")
+"""What stands between two rules of a line: spaces that are not beside a comma or an equals sign."""
 
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
@@ -68,3 +72,8 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
         pairs.append((key, value))
     refuse_odd(name, [key for key, _ in pairs], kind)
     return kind(**{key: from_text(key, value, hints[key]) for key, value in pairs})
+
+
+def parse_all(text: str) -> tuple[Any, ...]:
+    """Rules from one text, in short form, one after the other: "emag=1.5,variant=map seg=1.2 apg=4", or each in its line."""
+    return tuple(parse(part) for line in text.splitlines() for part in BETWEEN.split(line.strip()) if part)

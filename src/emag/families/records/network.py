@@ -39,6 +39,8 @@ class Stack:
     """The bottom of a network that narrows and widens again: what rules take where no layers are named."""
     padded: bool = False
     """The stream of the image may end in padding."""
+    places: tuple[int, ...] = ()
+    """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Backbone:
     `grid_ids`, or sizes of their own."""
     layered: str | None = None
     """The entry of the configuration that, where true, says that of several sizes only the last is a reference."""
+    in_place: bool = False
+    """Its blocks write into the streams they are given, so what is recorded is copied."""
     encode: Encode | None = None
     """How prompts become its arguments; None: conditions by text are refused."""
     usual_text: int = 0

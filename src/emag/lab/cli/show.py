@@ -16,18 +16,27 @@ Png = Annotated[Path, typer.Argument(help="A PNG written by emag.")]
 
 @command("emag show out/some.png", "emag show out/some.png --json", kept="nothing is kept or changed")
 def show(image: Png, as_json: shared.Json = False) -> None:
-    """Print the record in a PNG: model, rules, prompts, seeds, row and versions."""
+    """Print the record in a PNG: model, rules, prompts, seeds, row and versions. Of ComfyUI's: what its graph says."""
     from ...records import png as images
+    from ...records.graph import told
 
-    record = images.read_record(image)
+    graph = images.read_graph(image)
+    record = images.read_record(image) if graph is None else told(graph)
     if as_json:
         shared.show_json(record)
         return
     made = table("", "")
     made.show_header = False
-    for name, text in described(record):
+    for name, text in described(record) if graph is None else _of_graph(record):
         made.add_row(name, text)
     out.print(made)
+
+
+def _of_graph(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a ComfyUI graph says, in words."""
+    rules = ["\n".join(_rule(rule) for rule in one) for one in found["guidances"]] or ["no guidance of emag's"]
+    return [("made by", "ComfyUI"), *(("rules", one) for one in rules),
+            *(("sampler", _plain(one)) for one in found["samplers"]), *(("text", one) for one in found["texts"])]
 
 
 def described(record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ from ...near import choices
 from ...records import recipe
 from ...records.ranges import warn_of_clipped, warn_of_scales
 from ...samplers import CORRECTORS, SOLVERS, Corrector, Solver
-from .sampling import DrawSettings, Job, Progress, arguments, batches, draw_images
+from ...samplers.loop import Progress
+from .sampling import DrawSettings, Job, arguments, batches, draw_images
 
 log = logging.getLogger("emag")
 
@@ -147,7 +148,7 @@ def _call(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetting
         return _looped(pipe, column, group, settings, batch_size, progress)
     made, guided = draw_images(pipe, arguments(pipe, group, settings), [job.seed for job in group], column.rules, progress)
     record = guided.record or {}
-    stats = (guided.stats,) if guided.stats else ()
+    stats = (guided.latest,) if guided.latest else ()
     evaluations = stats[0].evaluations if stats else _host_evaluations(pipe, record["call"])
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), stats, evaluations,
                    time.perf_counter() - start)
@@ -168,7 +169,7 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetti
                          rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
     warn_of_scales(column.correctors)
-    made, model = own_loop.run(pipe, loop, *texts, progress)
+    made, model = own_loop.run_loop(pipe, loop, *texts, progress)
     warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),

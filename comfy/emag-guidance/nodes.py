@@ -1,0 +1,135 @@
+"""The nodes. Each only translates: its widgets into rules, a model into one that carries them."""
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from emag.core.docs import fields_of, summary_of
+from emag.errors import EmagError
+from emag.hosts.comfy.patch import carried, patched
+from emag.hosts.comfy.picture import picture, pixels
+from emag.methods import METHODS
+from emag.methods.emag.rule import VARIANTS
+from emag.records.graph import AUTO, NO_RECIPE, OTHER, read
+from emag.records.named import recipes
+from emag.records.recipe import to_data
+
+CATEGORY = "emag"
+EMAG = METHODS["emag"]
+TOLD = fields_of(EMAG)
+
+
+def refusal(kind: str, widgets: dict[str, Any]) -> bool | str:
+    """True where the widgets of a node mean rules; else what is wrong, in words."""
+    try:
+        read(kind, widgets)
+    except EmagError as error:
+        return str(error)
+    return True
+
+
+class EmagEMAG(io.ComfyNode):
+    """One rule, EMAG, with its parameters as widgets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmagEMAG", display_name="EMAG guidance", category=CATEGORY, description=summary_of(EMAG),
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input("scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TOLD["scale"]),
+                io.Combo.Input("variant", options=list(VARIANTS), default="query", tooltip=TOLD["variant"]),
+                io.String.Input("blocks", default=AUTO, 
+                                tooltip=f"{TOLD['layers']} As 6-8 or 6+7+8; auto takes the model's."),
+                io.String.Input("window", default=AUTO, tooltip=f"{TOLD['window']} As progress:0:0.2:0.8 (averaging begins, "
+                                "how much later it applies, both end); auto takes the model's."),
+                io.Float.Input("beta", default=0.988, min=0.0, max=1.0, step=0.001, round=False, tooltip=TOLD["beta"]),
+                io.Int.Input("every", default=1, min=1, max=100, tooltip=TOLD["every"]),
+            ],
+            outputs=[io.Model.Output()])
+
+    @classmethod
+    def validate_inputs(cls, blocks: str, window: str) -> bool | str:
+        return refusal("EmagEMAG", {"blocks": blocks, "window": window})  # the other widgets have ranges of their own
+
+    @classmethod
+    def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
+        return io.NodeOutput(patched(model, read("EmagEMAG", widgets)))
+
+
+class EmagGuidance(io.ComfyNode):
+    """Any rules, in order, as text or by the name of a recipe."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        methods = "\n".join(f"{name}: {summary_of(kind)}" for name, kind in METHODS.items())
+        return io.Schema(
+            node_id="EmagGuidance", display_name="Guidance (any rules)", category=CATEGORY,
+            description="Any rules of emag, in order. Those that combine (cfg, apg) take the place of the sampler's cfg.",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("rules", default="emag=1.5", multiline=True, tooltip="Rules in order, e.g. emag=1.5 "
+                                "seg=1.2,layers=8 apg=4; or a recipe as JSON. A rule's first value is its scale, 1 is off.\n"
+                                + methods),
+                io.Combo.Input("recipe", options=[NO_RECIPE, *recipes], default=NO_RECIPE,
+                               tooltip="A combination by name; its rules come before those of the text."),
+                io.Conditioning.Input(OTHER, optional=True,
+                                      tooltip=f"A further condition, {OTHER} in rules: negative=1.5,negative={OTHER}."),
+            ],
+            outputs=[io.Model.Output()])
+
+    @classmethod
+    def validate_inputs(cls, rules: str, recipe: str) -> bool | str:
+        return refusal("EmagGuidance", {"rules": rules, "recipe": recipe})
+
+    @classmethod
+    def execute(cls, model: Any, rules: str, recipe: str, other: Any = None) -> io.NodeOutput:
+        conditions = {} if other is None else {OTHER: other}
+        return io.NodeOutput(patched(model, read("EmagGuidance", {"rules": rules, "recipe": recipe}), conditions))
+
+
+class EmagReport(io.ComfyNode):
+    """What the latest run of a guided model did."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmagReport", display_name="Guidance report", category=CATEGORY, is_output_node=True,
+            description="What a guided model's sampling did: its price, its picks, the size of its effect, and the picture "
+                        "it was pushed away from.",
+            inputs=[io.Model.Input("model", tooltip="The guided model, as it went into the sampler."),
+                    io.Latent.Input("latent", tooltip="The sampler's latents: the report comes after them.")],
+            outputs=[io.String.Output("report"), io.Image.Output("picks"), io.Latent.Output("weak"),
+                     io.Latent.Output("clean")])
+
+    @classmethod
+    def execute(cls, model: Any, latent: Any) -> io.NodeOutput:
+        found = carried(model)
+        report = found.latest.report if found else None
+        if report is None:
+            raise ValueError("no report: connect the model that a node of ours guided, and the latents of its sampler; "
+                             "where all rules are off (scale 1) there is nothing to report")
+        if report.weak is None or report.clean is None:
+            weak = clean = latent
+        else:
+            weak, clean = {"samples": report.weak}, {"samples": report.clean}
+        return io.NodeOutput(str(report), pixels(picture(report)), weak, clean, ui={"text": [str(report)]})
+
+
+class EmagRecipe(io.ComfyNode):
+    """The rules of a guided model as text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="EmagRecipe", display_name="Guidance recipe", category=CATEGORY,
+                         description="The rules that a model carries, as a JSON recipe: the Guidance node reads it.",
+                         inputs=[io.Model.Input("model")], outputs=[io.String.Output("recipe")])
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        found = carried(model)
+        return io.NodeOutput(json.dumps({"rules": to_data(found.rules if found else ())}, indent=1))
+
+
+NODES = [EmagEMAG, EmagGuidance, EmagReport, EmagRecipe]

@@ -1,0 +1,102 @@
+"""What can be refused before a ComfyUI run, in words."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ...core import Rule
+from ...engine.network import Network
+from ...errors import BadValue, Unsupported
+from ...families.comfy import ComfyNetwork
+from ...samplers.base import Corrector
+from ..checks import check_rules
+from ..defaults import resolved
+from ..function_checks import check_types
+
+SLOT = "sampler_cfg_function"
+PLAIN = "leave one of the two out"
+
+
+def concrete(rules: Sequence[Rule], network: Network, entry: ComfyNetwork, like: str) -> tuple[Rule, ...]:
+    """The rules with their defaults filled in, those that are off left out. Raises `BadValue` and `Unsupported`."""
+    for rule in rules:
+        if isinstance(rule, Corrector):
+            raise Unsupported(f"{rule.name} evaluates the network between two steps, a moment that a ComfyUI sampler does "
+                              "not give: use emag.sample in Python")
+    check_types(rules)
+    active = tuple(rule for rule in resolved(rules, (like,), network) if not rule.neutral)
+    check_rules(active, [network])
+    for rule in active:
+        _check_rule(rule, network, entry)
+    return active
+
+
+def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
+    """Refuse what this host cannot give."""
+    network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
+    network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
+    if rule.kind == "condition" and not entry.condition:
+        raise Unsupported(f"{rule.name} changes the condition's tensors, and {entry.family} has several texts: leave it out")
+    if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
+        raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: "
+                          f"connect it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
+    for branch in rule.weak:
+        if branch.model or branch.lora_scale is not None:
+            raise Unsupported(f"{rule.name} needs another network, or LoRA layers of its own, which a ComfyUI model does "
+                              "not show: use emag.guide around a diffusers pipeline")
+        if branch.all_rows or branch.needs_uncond or branch.null:
+            raise Unsupported(f"{rule.name} with these settings needs the unconditional rows in a weak pass, and here weak "
+                              "passes are of the conditional rows alone: use other settings, or emag.guide")
+        if branch.modules:
+            raise Unsupported(f"{rule.name} changes how the network embeds the timestep, which is not known for ComfyUI's "
+                              "classes: use emag.guide")
+
+
+def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, further: Collection[str]) -> None:
+    """Refuse what the sampler's settings or other nodes make impossible. uncond: there are negative conditions."""
+    combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
+    cache = next((key for kind in options.get("transformer_options", {}).get("wrappers", {}).values()
+                  for key in kind if key and "cache" in key.lower()), None)
+    if cache:
+        raise Unsupported(f"{cache} gives answers of earlier steps, against which a weak pass of now would be held: {PLAIN}")
+    for name in ("context_handler", "sampler_calc_cond_batch_function", "multigpu_clones"):
+        if name in options:
+            raise Unsupported(f"another node evaluates the network in parts ({name}); weak passes cannot follow: {PLAIN}")
+    if combiner and options.get(SLOT):
+        raise Unsupported(f"{combiner} combines, and so does {_owner(options[SLOT])}, another node in the same place "
+                          f"({SLOT}): {PLAIN}")
+    others = options.get("sampler_pre_cfg_function") or []
+    if combiner and others:
+        raise Unsupported(f"{combiner} combines the network's own predictions, and would pass over {_owner(others[0])}, "
+                          f"another node that changes them before CFG: {PLAIN}")
+    _check_uncond(rules, combiner, uncond)
+    for branch in (branch for rule in rules for branch in rule.weak):
+        if branch.condition is not None and branch.condition not in further:
+            raise BadValue(f"a rule names the condition {branch.condition!r}, which was not given: connect one to the node, "
+                           f"or name one of {', '.join(sorted(further)) or 'none'}")
+
+
+def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> None:
+    if combiner and not uncond:
+        raise BadValue(f"{combiner} combines the positive with a negative condition, and this guider has no negative one: "
+                       "use a KSampler or a CFGGuider")
+    after = next((rule.name for rule in rules if rule.kind == "after"), None)
+    if after and not combiner:
+        raise BadValue(f"{after} works on the combined prediction, and here ComfyUI combines: name a combining rule before "
+                       "it, e.g. cfg=4.5")
+    null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
+    if null and not uncond:
+        raise BadValue(f"{null} is about the unconditional prediction, and this guider has no negative condition")
+
+
+def _owner(function: Any) -> str:
+    """Who put a function in, as well as its name tells."""
+    inner = getattr(function, "__func__", function)
+    name = getattr(inner, "__qualname__", type(inner).__name__).replace(".<locals>", "")
+    return f"{getattr(inner, '__module__', '?')}.{name}"
+
+
+def check_call(entry: ComfyNetwork, arguments: dict[str, Any]) -> None:
+    """Refuse arguments of a network's call that are declared as not served."""
+    for name, reason in entry.refused:
+        if arguments.get(name) is not None:
+            raise Unsupported(f"{name} in a guided {entry.backbone.name}: {reason}; leave it out")

@@ -1,0 +1,209 @@
+"""What a guided ComfyUI model must hold, on a small random SD3: exact where it is off, and nothing left behind."""
+
+import gc
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension as pe
+import comfy.samplers
+import pytest
+import torch
+from smallcomfy import SMALL, build, conditioning, sample
+
+import emag
+from emag.engine.lock import _owners
+from emag.errors import BadValue, NoEffect
+from emag.hosts.comfy.patch import carried, patched
+
+WINDOW = emag.Window.progress(0, 0.2, 0.8)
+EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)
+SMALLEST = SMALL["sd3"]
+SAME = 2e-3  # other batches round otherwise, and a small random network amplifies that; an effect here is above 0.1
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build(SMALLEST)
+
+
+@pytest.fixture(scope="module")
+def plain(model: Any) -> torch.Tensor:
+    return sample(model, SMALLEST)
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def snapshot(model: Any) -> list[Any]:
+    """What a run might leave: attributes of modules, options, wrappers, locks."""
+    modules = [(name, sorted(part.__dict__)) for name, part in model.model.diffusion_model.named_modules()]
+    return [modules, repr(model.model_options), repr(model.wrappers), repr(model.object_patches), len(_owners)]
+
+
+def test_it_has_an_effect(model: Any, plain: torch.Tensor) -> None:
+    guided = sample(patched(model, (EMAG,)), SMALLEST)
+    assert far(guided, plain) > 1e-3
+    assert torch.equal(guided, sample(patched(model, (EMAG,)), SMALLEST))
+
+
+@pytest.mark.parametrize("rule", [emag.EMAG(1.0, layers=(1,), window=WINDOW), emag.PAG(1.0, layers=(1,)),
+                                  emag.EMAG(1.5, layers=(1,), window=WINDOW, strength=0.0)])
+def test_off_is_exact(model: Any, plain: torch.Tensor, rule: emag.Rule) -> None:
+    assert torch.equal(sample(patched(model, (rule,)), SMALLEST), plain)
+
+
+def test_the_source_model_is_untouched(model: Any, plain: torch.Tensor) -> None:
+    before = snapshot(model)
+    guided = patched(model, (EMAG,))
+    sample(guided, SMALLEST)
+    assert snapshot(model) == before
+    assert torch.equal(sample(model, SMALLEST), plain)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, comfy.model_management.InterruptProcessingException, RuntimeError])
+def test_nothing_stays_after_an_interrupt(model: Any, plain: torch.Tensor, error: type[BaseException]) -> None:
+    before = snapshot(model)
+    guided = patched(model, (EMAG,))
+    expected = sample(guided, SMALLEST)
+
+    def strike(step: int, *rest: Any) -> None:
+        if step == 3:
+            raise error
+
+    with pytest.raises(error):
+        sample(guided, SMALLEST, callback=strike)
+    assert snapshot(model) == before
+    assert torch.equal(sample(model, SMALLEST), plain)
+    assert torch.equal(sample(guided, SMALLEST), expected)
+
+
+def test_memory_goes_with_the_run(model: Any) -> None:
+    guided = patched(model, (emag.EMAG(1.5, "map", layers=(1, 2), window=WINDOW),))
+    sample(guided, SMALLEST)
+    gc.collect()
+    from emag.methods.emag.average import MapAverage
+
+    assert not [one for one in gc.get_objects() if isinstance(one, MapAverage)]
+
+
+def blocks_run(model: Any, make: Any) -> list[tuple[int, int]]:
+    """(block, rows) of every evaluation while `make` runs, seen by hooks from outside."""
+    seen: list[tuple[int, int]] = []
+    blocks = model.model.diffusion_model.joint_blocks
+    hooks = [block.register_forward_pre_hook(lambda _, args, at=at: seen.append((at, len(args[1]))))
+             for at, block in enumerate(blocks)]
+    try:
+        make()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def test_weak_passes_are_few_and_short(model: Any) -> None:
+    """Conditional rows only, in the window only, from the first candidate on: 10 steps of which 6 apply, 4 blocks."""
+    rule = emag.EMAG(1.5, layers=(2, 3), window=WINDOW)
+    guided = patched(model, (rule,))
+    seen = blocks_run(model, lambda: sample(guided, SMALLEST, steps=10))
+    assert seen.count((0, 2)) == seen.count((3, 2)) == 10
+    assert seen.count((0, 1)) == seen.count((1, 1)) == 0
+    assert seen.count((2, 1)) == seen.count((3, 1)) == 6
+    report = carried(guided).latest.report
+    assert report.stats.evaluations == report.stats.planned == 10 * 2 * 4 + 6 * 2
+    assert report.stats.clean == 80
+    assert sum(effect is not None for effect in report.stats.effects) == 6
+    assert all(pick is None or pick[0] in (2, 3) for pick in report.stats.picks)
+    assert far(report.weak, report.clean) > 1e-4
+
+
+def test_a_run_without_cfg(model: Any) -> None:
+    guided = sample(patched(model, (EMAG,)), SMALLEST, cfg=1.0)
+    assert far(guided, sample(model, SMALLEST, cfg=1.0)) > 1e-3
+
+
+def test_split_batches_give_the_same(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short ComfyUI evaluates the two branches apart."""
+    joint = sample(patched(model, (EMAG,)), SMALLEST)
+    monkeypatch.setattr(type(model.model), "memory_required", lambda *args, **kwargs: 1e30)
+    split: list[torch.Tensor] = []
+    seen = blocks_run(model, lambda: split.append(sample(patched(model, (EMAG,)), SMALLEST)))
+    assert {rows for _, rows in seen} == {1}
+    assert far(split[0], joint) < SAME
+
+
+@pytest.mark.parametrize("lengths", [(6, 12), (12, 6)])
+def test_texts_of_two_lengths(model: Any, lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI repeats texts that share a batch until they are as long; the weak pass must have the same."""
+    conds = {"positive": conditioning(2, length=lengths[0]), "negative": conditioning(3, length=lengths[1])}
+    guided = sample(patched(model, (EMAG,)), SMALLEST, **conds)
+    assert far(guided, sample(model, SMALLEST, **conds)) > 1e-3
+    whole = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7, compat={"resume": False})
+    full = sample(patched(model, (whole,)), SMALLEST, **conds)
+    assert far(guided, full) < SAME
+
+
+def test_each_image_is_its_own(model: Any) -> None:
+    """A batch of two gives what two runs of one give."""
+    guided = patched(model, (EMAG,))
+    both = sample(guided, SMALLEST, rows=2)
+    alone = [sample(guided, SMALLEST, seed=seed) for seed in (1, 2)]
+    assert far(both, torch.cat(alone)) < SAME
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2s_ancestral", "dpm_2", "uni_pc", "dpmpp_2m", "res_multistep", "er_sde",
+                                     "euler_cfg_pp", "dpmpp_sde"])
+def test_samplers(model: Any, sampler: str) -> None:
+    """Those that call the model more than once a step find the step by its sigma."""
+    guided = patched(model, (EMAG,))
+    out = sample(guided, SMALLEST, sampler=sampler)
+    assert far(out, sample(model, SMALLEST, sampler=sampler)) > 1e-3
+    assert torch.isfinite(out).all()
+
+
+def test_heun_averages_once_a_level(model: Any) -> None:
+    """7 evaluations of 4 levels: the average decays 4 times, as with Euler's 4."""
+    seen: list[int] = []
+    guided = patched(model, (EMAG,))
+    spied = guided.clone()
+
+    def spy(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(1)
+        return executor(*args, **kwargs)
+
+    spied.add_wrapper_with_key(pe.WrappersMP.PREDICT_NOISE, "spy", spy)
+    sample(spied, SMALLEST, steps=4, sampler="heun")
+    report = carried(guided).latest.report
+    assert len(seen) == 7 == report.stats.steps
+    indices = [pick is not None for pick in report.stats.picks]
+    assert indices == [False, True, True, True, True, True, True] or sum(indices) >= 3
+
+
+def test_a_window_without_a_step_is_refused_before_anything_runs(model: Any) -> None:
+    guided = patched(model, (emag.EMAG(1.5, layers=(1,), window=emag.Window.progress(0, 0.98, 1)),))
+    with pytest.raises(BadValue, match=r"window|step"):
+        assert not blocks_run(model, lambda: sample(guided, SMALLEST, steps=2))
+
+
+def test_no_effect_is_an_error(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that is not offered to us is named."""
+    from comfy.ldm.modules.diffusionmodules import mmdit
+
+    original = mmdit.optimized_attention
+    monkeypatch.setattr(mmdit, "optimized_attention",
+                        lambda *args, transformer_options=None, **kwargs: original(*args, **kwargs))
+    with pytest.raises(NoEffect, match="transformer_options"):
+        sample(patched(model, (EMAG,)), SMALLEST)
+
+
+def test_two_nodes_in_a_row_are_one_list(model: Any) -> None:
+    one = sample(patched(patched(model, (EMAG,)), (emag.PAG(1.5, layers=(1,)),)), SMALLEST)
+    assert torch.equal(one, sample(patched(model, (EMAG, emag.PAG(1.5, layers=(1,)))), SMALLEST))
+
+
+def test_two_clones_share_no_state(model: Any) -> None:
+    first, second = patched(model, (EMAG,)), patched(model, (emag.SEG(2.0, layers=(1,)),))
+    a, b = sample(first, SMALLEST), sample(second, SMALLEST)
+    assert torch.equal(sample(first, SMALLEST), a)
+    assert torch.equal(sample(second, SMALLEST), b)
+    assert far(a, b) > 1e-3

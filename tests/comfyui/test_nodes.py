@@ -1,0 +1,123 @@
+"""The nodes, loaded and run as ComfyUI does it: validation, effect, several methods at once, refusals in words."""
+
+from typing import Any
+
+import pack
+import pytest
+import torch
+
+import emag
+from emag.records.graph import guidances
+
+
+@pytest.fixture(scope="module")
+def executor() -> Any:
+    pack.load()
+    return pack.executor()
+
+
+def latents(executor: Any, graph: dict[str, Any]) -> torch.Tensor:
+    assert pack.validated(graph) == (True, [])
+    (kept,), errors = pack.run(executor, graph, ["4"])
+    assert not errors
+    return kept["samples"]
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def test_emag_has_an_effect_and_is_exact_at_one(executor: Any) -> None:
+    plain = latents(executor, pack.graph(None))
+    assert torch.equal(latents(executor, pack.graph(pack.emag(scale=1.0))), plain)
+    assert far(latents(executor, pack.graph(pack.emag())), plain) > 1e-2
+
+
+def test_guidance_is_the_same_rule_as_text(executor: Any) -> None:
+    node = latents(executor, pack.graph(pack.emag()))
+    text = latents(executor, pack.graph(pack.guidance("emag=1.5,layers=1-2,window=progress:0:0.2:0.8,beta=0.7")))
+    assert torch.equal(node, text)
+
+
+def test_several_rules_at_once(executor: Any) -> None:
+    """Ours that combines takes the place of the sampler's cfg, whose value is then without effect."""
+    rules = "emag=1.5,layers=1-2,window=progress:0:0.2:0.8 seg=1.2,layers=1 apg=4"
+    one = latents(executor, pack.graph(pack.guidance(rules)))
+    assert torch.equal(one, latents(executor, pack.graph(pack.guidance(rules), cfg=1.0)))
+    assert far(one, latents(executor, pack.graph(pack.guidance("apg=4")))) > 1e-2
+    assert far(latents(executor, pack.graph(pack.guidance("cfg=4"))), latents(executor, pack.graph(None))) < 2e-3
+
+
+def test_recipes_by_name_and_as_json(executor: Any) -> None:
+    named = latents(executor, pack.graph(pack.guidance("", recipe="emag+apg"), steps=28))
+    json = '{"rules": [{"emag": {}}, {"apg": {}}]}'
+    assert torch.equal(named, latents(executor, pack.graph(pack.guidance(json), steps=28)))
+
+
+@pytest.mark.parametrize(("guide", "words"), [
+    (pack.emag(scale=99.0), "bigger than max"),
+    (pack.emag(variant="maps"), "not in list"),
+    (pack.emag(blocks="six"), "layers=six is not a list of block numbers"),
+    (pack.emag(window="0:1"), "write a window as unit:start:delta:stop"),
+    (pack.guidance("emga=1.5"), "emag"),
+    (pack.guidance("emag=1.5,beta=2"), "beta must lie in"),
+    (pack.guidance(""), "name a recipe, or write rules"),
+    (pack.guidance('{"rules": 3}'), "list of one-key objects"),
+    (pack.guidance("emag=1.5", recipe="best"), "there is no recipe 'best'"),
+])
+def test_bad_values_are_refused_before_anything_runs(executor: Any, guide: dict[str, Any], words: str) -> None:
+    good, said = pack.validated(pack.graph(guide))
+    assert not good
+    assert words in " ".join(said)
+
+
+@pytest.mark.parametrize(("guide", "words"), [
+    (pack.emag(blocks="9"), "blocks 0 to 3"),
+    (pack.guidance("apg=4 cfg=3"), "both combine"),
+    (pack.guidance("autoguidance=2,model=small"), "another network"),
+    (pack.guidance("rescale=0.7"), "name a combining rule"),
+    (pack.guidance("negative=1.5,negative=other"), "connect one"),
+])
+def test_what_a_model_cannot_do_is_refused_in_words(executor: Any, guide: dict[str, Any], words: str) -> None:
+    _, errors = pack.run(executor, pack.graph(guide), ["4"])
+    assert words in errors[0]["exception_message"]
+
+
+def test_report(executor: Any) -> None:
+    kept, errors = pack.run(executor, pack.graph(pack.emag(), report=True), ["4", "6", "7", "8", "9"])
+    assert not errors
+    by_kind = {type(one): one for one in kept if not isinstance(one, dict)}
+    assert "block evaluations per image" in by_kind[str]
+    assert by_kind[torch.Tensor].shape[-1] == 3
+    assert by_kind[torch.Tensor].min() >= 0 and by_kind[torch.Tensor].max() <= 1
+    samples = [one["samples"] for one in kept if isinstance(one, dict)]
+    assert {tuple(one.shape) for one in samples} == {(1, 16, 8, 8)}
+    assert len({float(one.sum()) for one in samples}) == 3  # the sampler's, the weak and the clean ones
+
+
+def test_report_without_a_run_says_so(executor: Any) -> None:
+    _, errors = pack.run(executor, pack.graph(pack.emag(scale=1.0), report=True), ["5"])
+    assert "nothing to report" in errors[0]["exception_message"]
+
+
+def test_recipe_out_goes_in_again(executor: Any) -> None:
+    graph = pack.graph(pack.emag())
+    graph["6"] = {"class_type": "EmagRecipe", "inputs": {"model": ["2", 0]}}
+    graph["7"] = {"class_type": "Keep", "inputs": {"value": ["6", 0]}}
+    (text,), errors = pack.run(executor, graph, ["7"])
+    assert not errors
+    assert torch.equal(latents(executor, pack.graph(pack.guidance(text))), latents(executor, pack.graph(pack.emag())))
+
+
+def test_a_graph_holds_the_rules() -> None:
+    graph = pack.graph(pack.emag())
+    graph["9"] = {**pack.guidance("apg=4"), "inputs": {**pack.guidance("apg=4")["inputs"], "model": ["2", 0]}}
+    window = emag.Window.progress(0, 0.2, 0.8)
+    assert guidances(graph) == [(emag.EMAG(1.5, layers=(1, 2), window=window, beta=0.7), emag.APG(4))]
+
+
+def test_two_prompts_share_nothing(executor: Any) -> None:
+    """A guided prompt between two plain ones leaves no trace."""
+    plain = latents(executor, pack.graph(None, steps=5))
+    latents(executor, pack.graph(pack.emag(), steps=5))
+    assert torch.equal(latents(pack.executor(), pack.graph(None, steps=5)), plain)

@@ -1,0 +1,70 @@
+"""The same weights, noise and noise levels give the same guided latents in diffusers and in ComfyUI."""
+
+from typing import Any
+
+import parity
+import pytest
+import torch
+
+import emag
+from emag.hosts.comfy.patch import patched
+
+WINDOW = emag.Window.progress(0, 0.25, 0.9)
+RULES = {
+    "plain": (),
+    "emag-query": (emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7),),
+    "emag-map": (emag.EMAG(1.5, "map", layers=(1, 2), window=WINDOW, beta=0.7),),
+    "pag": (emag.PAG(1.8, layers=(1,)),),
+    "seg": (emag.SEG(1.8, layers=(1,)),),
+    "slg": (emag.SLG(1.8, layers=(2,)),),
+    "emag, apg": (emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7), emag.APG(4.0)),
+    "cads": (emag.CADS(0.2, tau1=0.3, tau2=0.8, psi=1.0), emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)),
+    "cfg, pag": (emag.CFG(4.0), emag.PAG(1.8, layers=(1,))),
+}
+
+
+def under(model: Any, name: str) -> Any:
+    return patched(model, RULES[name]) if RULES[name] else model
+
+
+@pytest.fixture(scope="module")
+def sd3() -> tuple[Any, Any]:
+    pipe = parity.sd3()
+    return pipe, parity.converted(pipe.transformer)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_sd3(sd3: tuple[Any, Any], name: str) -> None:
+    pipe, model = sd3
+    text = [parity.drawn(2, 5, 24, seed=i) for i in (1, 2)]
+    pooled = [parity.drawn(2, 20, seed=i) for i in (3, 4)]
+    noise = parity.drawn(2, 16, 8, 8, seed=5)
+    with emag.guide(pipe, *RULES[name]):
+        ours = pipe(prompt_embeds=text[0], negative_prompt_embeds=text[1], pooled_prompt_embeds=pooled[0],
+                    negative_pooled_prompt_embeds=pooled[1], latents=noise, guidance_scale=4.0, num_inference_steps=8,
+                    output_type="latent", height=16, width=16).images
+    conds = [[[t, {"pooled_output": p}]] for t, p in zip(text, pooled, strict=True)]
+    theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 4.0)
+    assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+    assert torch.isfinite(ours).all()
+
+
+@pytest.fixture(scope="module")
+def flux() -> tuple[Any, Any]:
+    pipe = parity.flux()
+    return pipe, parity.converted(pipe.transformer, parity.COMFY_FLUX)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("emag, apg", "cads", "cfg, pag")])
+def test_flux(flux: tuple[Any, Any], name: str) -> None:
+    """One call a step, guidance-distilled: cfg 1 in ComfyUI. Drawn noise is another one: diffusers packs its latents, whose
+    bytes seed it."""
+    pipe, model = flux
+    text, pooled, noise = parity.drawn(2, 5, 24, seed=1), parity.drawn(2, 20, seed=2), parity.drawn(2, 16, 8, 8, seed=5)
+    with emag.guide(pipe, *RULES[name]):
+        ours = pipe(prompt_embeds=text, pooled_prompt_embeds=pooled, latents=pipe._pack_latents(noise, 2, 16, 8, 8),
+                    guidance_scale=3.5, num_inference_steps=8, output_type="latent", height=8, width=8).images
+    ours = pipe._unpack_latents(ours, 8, 8, 1)
+    conds = [[[text, {"pooled_output": pooled, "guidance": 3.5}]]] * 2
+    theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 1.0)
+    assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()

@@ -1,0 +1,162 @@
+"""The real server with our pack: the shipped workflows are posted to it, and images and history are read back."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from emag.hosts.comfy.install import install
+from emag.records import png
+
+HERE, TOP = Path(__file__).parent, Path(__file__).parents[2]
+EXAMPLES = sorted((TOP / "examples" / "comfy").glob("*.json"))
+STANDS_FOR = {"CheckpointLoaderSimple": "TestCheckpoint", "CLIPTextEncode": "TestText", "VAEDecode": "TestDecode"}
+READ = {"TestCheckpoint": ("ckpt_name",), "TestText": ("text",), "TestDecode": ("samples",)}
+
+
+class Client:
+    """One server on a port of the loopback."""
+
+    def __init__(self, port: int):
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read()
+
+    def post(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": graph}).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def run(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """The history of a graph that was queued and came to its end."""
+        status, said = self.post(graph)
+        assert status == 200, said
+        for _ in range(600):
+            history = json.loads(self.get(f"/history/{said['prompt_id']}"))
+            if history:
+                return history[said["prompt_id"]]
+            time.sleep(0.2)
+        raise AssertionError("the queue did not come to its end")
+
+    def images(self, history: dict[str, Any], node: str) -> list[bytes]:
+        return [self.get("/view?" + urllib.parse.urlencode(one)) for one in history["outputs"][node]["images"]]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    base, port = tmp_path_factory.mktemp("comfy"), free_port()
+    (base / "custom_nodes" / "stand-ins").mkdir(parents=True)
+    (base / "custom_nodes" / "stand-ins" / "__init__.py").write_text((HERE / "standins.py").read_text())
+    install(base, copied=True)
+    root = os.path.abspath(os.environ["COMFYUI"])
+    paths = os.pathsep.join([str(HERE), str(TOP / "src"), os.environ.get("PYTHONPATH", "")])
+    log = (base / "log").open("w")
+    process = subprocess.Popen([sys.executable, str(HERE / "server.py"), root, str(base), str(port)], stdout=log,
+                               stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths})
+    one = Client(port)
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise AssertionError((base / "log").read_text()[-3000:])
+            try:
+                one.get("/system_stats")
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield one
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def small(path: Path) -> dict[str, Any]:
+    """A shipped workflow with stand-ins for what would have to be downloaded, and small pictures."""
+    graph = json.loads(path.read_text())
+    for node in graph.values():
+        kind = STANDS_FOR.get(node["class_type"])
+        if kind:
+            node["class_type"] = kind
+            node["inputs"] = {name: value for name, value in node["inputs"].items() if name in READ[kind]}
+        if node["class_type"] == "EmptySD3LatentImage":
+            node["inputs"].update(width=64, height=64)
+    return graph
+
+
+def pixels(data: bytes) -> bytes:
+    return Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+def test_our_nodes_are_there(client: Client) -> None:
+    info = json.loads(client.get("/object_info/EmagEMAG"))["EmagEMAG"]
+    assert info["display_name"] == "EMAG guidance"
+    scale = info["input"]["required"]["scale"][1]
+    assert "1 is off" in scale["tooltip"]
+    assert scale["max"] == 10.0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_shipped_workflows_run(client: Client, path: Path) -> None:
+    history = client.run(small(path))
+    assert history["status"]["status_str"] == "success", history["status"]
+    assert client.images(history, "8")
+
+
+def test_scale_one_is_exact_and_others_are_not(client: Client) -> None:
+    drawn = {}
+    for scale in (1.0, 1.5):
+        graph = small(TOP / "examples/comfy/emag.json")
+        graph["5"]["inputs"]["scale"] = scale
+        drawn[scale] = pixels(client.images(client.run(graph), "8")[0])
+    plain = small(TOP / "examples/comfy/emag.json")
+    plain["6"]["inputs"]["model"] = ["1", 0]
+    del plain["5"]
+    assert pixels(client.images(client.run(plain), "8")[0]) == drawn[1.0] != drawn[1.5]
+
+
+def test_bad_values_are_refused_by_validation(client: Client) -> None:
+    graph = small(TOP / "examples/comfy/guidance.json")
+    graph["5"]["inputs"]["rules"] = "emag=1.5,beta=7"
+    status, said = client.post(graph)
+    assert status == 400
+    assert "beta must lie in" in json.dumps(said["node_errors"])
+
+
+def test_an_image_holds_the_recipe(client: Client, tmp_path: Path) -> None:
+    data = client.images(client.run(small(TOP / "examples/comfy/guidance.json")), "8")[0]
+    (tmp_path / "one.png").write_bytes(data)
+    graph = png.read_graph(tmp_path / "one.png")
+    assert graph is not None
+    from emag.records.graph import guidances
+
+    assert [rule.name for rule in guidances(graph)[0]] == ["emag", "seg", "apg"]
+
+
+def test_the_report_is_told(client: Client) -> None:
+    history = client.run(small(TOP / "examples/comfy/report.json"))
+    assert "block evaluations per image" in history["outputs"]["9"]["text"][0]
+    assert pixels(client.images(history, "12")[0]) != pixels(client.images(history, "8")[0])

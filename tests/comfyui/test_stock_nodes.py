@@ -1,0 +1,138 @@
+"""Beside ComfyUI's own guidance nodes, on either side of ours: it works, or says in words why not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from smallcomfy import SMALL, build, sample
+
+import emag
+from emag.errors import NoEffect, Unsupported
+from emag.hosts.comfy.patch import patched
+
+pytest.importorskip("comfy.ldm.models", reason="this tree is without its autoencoders, and so without nodes")
+from comfy_extras import (
+    nodes_apg,
+    nodes_cfg,
+    nodes_easycache,
+    nodes_fresca,
+    nodes_mahiro,
+    nodes_model_advanced,
+    nodes_model_merging,
+    nodes_nag,
+    nodes_pag,
+    nodes_sag,
+    nodes_slg,
+    nodes_tcfg,
+)
+
+WINDOW = emag.Window.progress(0, 0.2, 0.8)
+EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)
+Node = Callable[[Any], Any]
+
+
+def first(out: Any) -> Any:
+    return out.args[0] if hasattr(out, "args") else out[0]
+
+
+NODES: dict[str, Node] = {
+    "APG": lambda m: first(nodes_apg.APG.execute(m, 1.0, 5.0, 0.0)),
+    "TCFG": lambda m: first(nodes_tcfg.TCFG.execute(m)),
+    "CFGZeroStar": lambda m: first(nodes_cfg.CFGZeroStar.execute(m)),
+    "CFGNorm": lambda m: first(nodes_cfg.CFGNorm.execute(m, 1.0)),
+    "RescaleCFG": lambda m: nodes_model_advanced.RescaleCFG().patch(m, 0.7)[0],
+    "NAG": lambda m: first(nodes_nag.NAGuidance.execute(m, 5.0, 0.5, 1.5)),
+    "PAG": lambda m: first(nodes_pag.PerturbedAttentionGuidance.execute(m, 3.0)),
+    "SLG": lambda m: first(nodes_slg.SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 1.0, "1", "1")),
+    "FreSca": lambda m: first(nodes_fresca.FreSca.execute(m, 1.0, 1.25, 20)),
+    "Mahiro": lambda m: first(nodes_mahiro.Mahiro.execute(m)),
+    "shift": lambda m: nodes_model_advanced.ModelSamplingSD3().patch(m, 2.0)[0],
+    "merge": lambda m: nodes_model_merging.ModelMergeSimple().merge(m, m.clone(), 0.5)[0],
+}
+PRE_CFG = ("APG", "TCFG", "FreSca")
+_MADE: dict[str, Any] = {}
+
+
+def made(name: str) -> Any:
+    if name not in _MADE:
+        _MADE[name] = build(SMALL[name])
+    return _MADE[name]
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("family", ["sd3", "sdxl"])
+def test_beside(family: str, name: str) -> None:
+    """EMAG has its effect beside the node, in either order the same."""
+    if family == "sdxl" and name == "shift":
+        pytest.skip("a node for flow models")
+    node, small = NODES[name], SMALL[family]
+    alone = sample(node(made(family)), small)
+    before, after = sample(node(patched(made(family), (EMAG,))), small), sample(patched(node(made(family)), (EMAG,)), small)
+    assert torch.equal(before, after)
+    assert far(after, alone) > 1e-3
+
+
+def test_the_nodes_own_effect_stays() -> None:
+    """APG and SLG do beside EMAG what they do: neither is passed over."""
+    small, model = SMALL["sd3"], made("sd3")
+    ours = sample(patched(model, (EMAG,)), small)
+    for name in ("APG", "SLG", "RescaleCFG"):
+        assert far(sample(patched(NODES[name](model), (EMAG,)), small), ours) > 1e-2
+
+
+@pytest.mark.parametrize("name", [*PRE_CFG, "RescaleCFG"])
+def test_two_that_combine_are_refused(name: str) -> None:
+    model = NODES[name](made("sd3"))
+    with pytest.raises(Unsupported, match=r"apg combines.*leave one of the two out"):
+        sample(patched(model, (emag.APG(4.0),)), SMALL["sd3"])
+
+
+def test_caches_are_refused() -> None:
+    for node in (nodes_easycache.EasyCacheNode, nodes_easycache.LazyCacheNode):
+        cached = first(node.execute(made("sdxl"), 0.5, 0.1, 0.9, False))
+        with pytest.raises(Unsupported, match="gives answers of earlier steps"):
+            sample(patched(cached, (EMAG,)), SMALL["sdxl"])
+
+
+def test_a_node_that_takes_the_attention_away_is_named() -> None:
+    """SAG computes the attention of the middle block by itself."""
+    model = first(nodes_sag.SelfAttentionGuidance.execute(made("sdxl"), 0.5, 2.0))
+    with pytest.raises(NoEffect, match="another extension took the place of its attention"):
+        sample(patched(model, (EMAG,)), SMALL["sdxl"])
+
+
+def test_a_lora_works_below_the_guidance() -> None:
+    small, model = SMALL["sd3"], made("sd3")
+    name = "diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight"
+    weight = model.model.state_dict()[name]
+
+    def tuned(base: Any) -> Any:
+        clone = base.clone()
+        clone.add_patches({name: (torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2,)}, 1.0)
+        return clone
+
+    plain = sample(tuned(model), small)
+    guided = sample(patched(tuned(model), (EMAG,)), small)
+    assert far(plain, sample(model, small)) > 1e-3
+    assert far(guided, plain) > 1e-3
+    assert torch.equal(guided, sample(tuned(patched(model, (EMAG,))), small))
+
+
+def test_an_attention_override_of_another_node_stays() -> None:
+    """There is one slot: ours calls the one that was there, whoever came first."""
+    seen: list[int] = []
+
+    def counting(func: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(1)
+        return func(*args, **kwargs)
+
+    model = made("sd3").clone()
+    model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = counting
+    out = sample(patched(model, (EMAG,)), SMALL["sd3"])
+    assert len(seen) > 6 * 4
+    assert torch.equal(out, sample(patched(made("sd3"), (EMAG,)), SMALL["sd3"]))
