@@ -11,7 +11,7 @@ import emag
 HOME = Path(emag.__file__).parent
 BARE = {"one", "at", "found", "taken", "given", "read"}
 # rooms where a name is one file's own: tables of one shape, a family each; small models; commands and pages; a world
-OWN = ("families/", "testing/", "lab/", "worlds/")
+OWN = ("families/", "testing/", "lab/", "worlds/", "hosts/comfy/")
 # a class of the lab that has a namesake below it, and why
 SHARED = {
     "Negative": "an option of the command line, named after what it takes", "Scale": "an option of the command line",
