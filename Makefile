@@ -4,7 +4,7 @@ STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
 # what the oldest diffusers is tried on: networks, the engine around them, pipelines, what is kept of them
-ON_OLDEST := $(wildcard tests/families tests/engine tests/hosts tests/records tests/methods/test_diffusers_parity.py)
+ON_OLDEST := tests/families tests/engine tests/hosts tests/records tests/methods/test_diffusers_parity.py
 # each worker begins with a stretch of neighbours, which share what they have made, and takes over from the other at the end
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BOTH := -n 2 --dist worksteal
@@ -31,7 +31,7 @@ test-long: $(STAMP)
 
 # the Triton kernel, in Triton's interpreter; without a GPU torch brings no Triton
 test-kernel: $(STAMP) $(VENV)/triton/.$(TRITON)
-	PYTHONPATH=$(VENV)/triton $(PYTEST) tests/test_fused_map.py
+	PYTHONPATH=$(VENV)/triton $(PYTEST) tests/methods/test_fused_map.py
 
 $(VENV)/triton/.$(TRITON): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/triton triton==$(TRITON)

@@ -8,6 +8,7 @@ import execution
 import nodes
 import torch
 from comfy_api.latest import io
+
 from smallcomfy import SMALL, build, conditioning
 
 PACK = Path(__file__).parents[2] / "comfy" / "emag-guidance"

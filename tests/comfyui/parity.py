@@ -8,9 +8,9 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from smallcomfy import wrapped
 
 from emag.testing import small
+from smallcomfy import wrapped
 
 CPU = torch.device("cpu")
 

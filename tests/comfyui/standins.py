@@ -2,6 +2,7 @@
 
 import torch
 from comfy_api.latest import ComfyExtension, io
+
 from smallcomfy import SMALL, build, conditioning
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from smallcomfy import SMALL, build, conditioning, sample
 
 import emag
 from emag.errors import BadValue
 from emag.hosts.comfy.patch import carried, patched
 from emag.methods import METHODS
+from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)

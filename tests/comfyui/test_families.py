@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from smallcomfy import SMALL, Small, build, prompt, sample
 
 import emag
 from emag.errors import NoEffect, Unsupported
@@ -12,6 +11,7 @@ from emag.families import BACKBONES
 from emag.families.comfy import COMFY
 from emag.hosts.comfy.networks import entry_of, like_of
 from emag.hosts.comfy.patch import carried, patched
+from smallcomfy import SMALL, Small, build, prompt, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 STEPS = 5

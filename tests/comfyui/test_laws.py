@@ -8,12 +8,12 @@ import comfy.patcher_extension as pe
 import comfy.samplers
 import pytest
 import torch
-from smallcomfy import SMALL, build, conditioning, sample
 
 import emag
 from emag.engine.lock import _owners
 from emag.errors import BadValue, NoEffect
 from emag.hosts.comfy.patch import carried, patched
+from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)

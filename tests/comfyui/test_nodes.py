@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import pack
 import pytest
 import torch
 
 import emag
+import pack
 from emag.records.graph import guidances
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import parity
 import pytest
 import torch
 
 import emag
+import parity
 from emag.hosts.comfy.patch import patched
 
 WINDOW = emag.Window.progress(0, 0.25, 0.9)

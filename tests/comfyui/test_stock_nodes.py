@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from smallcomfy import SMALL, build, sample
 
 import emag
 from emag.errors import NoEffect, Unsupported
 from emag.hosts.comfy.patch import patched
+from smallcomfy import SMALL, build, sample
 
 pytest.importorskip("comfy.ldm.models", reason="this tree is without its autoencoders, and so without nodes")
 from comfy_extras import (

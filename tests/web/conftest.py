@@ -1,6 +1,7 @@
 """One page for all tests of a file."""
 
 import pytest
+
 from page_server import running
 
 

@@ -4,13 +4,13 @@ import threading
 import time
 
 import pytest
-from page_server import running
 
 from emag.lab.draw.sampling import DrawSettings
 from emag.lab.web.job import Ask, see
 from emag.lab.web.model import opened
 from emag.lab.web.stack import parse
 from emag.records import png
+from page_server import running
 
 pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")

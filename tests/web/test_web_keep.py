@@ -23,7 +23,7 @@ from emag.lab.web.stack import parse
 from emag.lab.web.told import code, python, shell
 from emag.methods import METHODS
 from emag.records import png
-from test_cli import emag as run_emag
+from shell import emag as run_emag
 
 A1111 = """a ship, at sea (masterpiece:1.2)
 second line

@@ -1,0 +1,132 @@
+"""What of ComfyUI needs no ComfyUI: graphs in pictures, the pack's folder, where it is put. The rest: tests/comfyui."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+from PIL import Image, PngImagePlugin
+
+import emag
+from emag.errors import BadValue
+from emag.families import BACKBONES
+from emag.families.comfy import COMFY
+from emag.hosts.comfy.install import PACK, install, source
+from emag.records.graph import NODES, emag_rules, guidance_rules, guidances, told
+from emag.records.recipe import parse_all
+from shell import emag as command
+
+TOP = Path(__file__).parents[2]
+
+
+def test_rules_in_one_text():
+    rules = (emag.EMAG(1.5, variant="map"), emag.SEG(1.2, layers=(8,)), emag.APG(4))
+    for text in ("emag=1.5,variant=map seg=1.2,layers=8 apg=4", "emag=1.5,variant=map\nseg=1.2,layers=8\n\napg=4",
+                 " emag = 1.5, variant = map   seg=1.2 ,layers=8 apg=4 "):
+        assert parse_all(text) == rules
+    assert parse_all("") == ()
+
+
+def test_widgets_mean_rules():
+    window = emag.Window.progress(0, 0.2, 0.8)
+    assert emag_rules() == (emag.EMAG(1.5),)
+    assert emag_rules(2, "map", "6-8", "progress:0:0.2:0.8", 0.9, 3) == (
+        emag.EMAG(2, "map", layers=(6, 7, 8), window=window, beta=0.9, every=3),)
+    assert guidance_rules("seg=1.2", "emag+apg") == (*emag.recipes["emag+apg"].rules, emag.SEG(1.2))
+    assert guidance_rules('{"rules": [{"emag": {"scale": 2}}]}') == (emag.EMAG(2),)
+    with pytest.raises(BadValue, match="name a recipe, or write rules"):
+        guidance_rules("")
+    with pytest.raises(BadValue, match="not valid"):
+        guidance_rules("{")
+
+
+def graph():
+    return {"1": {"class_type": "EmagEMAG", "inputs": {"model": ["9", 0], "scale": 2.0}},
+            "2": {"class_type": "EmagGuidance", "inputs": {"model": ["1", 0], "rules": "apg=4"}},
+            "3": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "seed": 8, "steps": 28, "sampler_name": "euler"}},
+            "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a frog"}}}
+
+
+def test_a_graph_is_read_in_the_order_of_its_links():
+    assert guidances(graph()) == [(emag.EMAG(2), emag.APG(4))]
+    assert guidances({"3": graph()["3"]}) == []
+    assert told(graph()) == {"guidances": [[{"emag": {"scale": 2.0}}, {"apg": {"scale": 4.0}}]],
+                             "samplers": [{"seed": 8, "steps": 28, "sampler_name": "euler"}], "texts": ["a frog"]}
+    with pytest.raises(BadValue, match="another version"):
+        guidances({"1": {"class_type": "EmagEMAG", "inputs": {"size": 3}}})
+
+
+def test_two_nodes_that_name_each_other_end():
+    loop = {str(i): {"class_type": "EmagEMAG", "inputs": {"model": [str(1 - i), 0]}} for i in (0, 1)}
+    assert guidances(loop) == []
+
+
+def test_show_reads_a_picture_of_comfyui(monkeypatch, capsys, tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", json.dumps(graph()))
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png", pnginfo=info)
+    code, text, _ = command(monkeypatch, capsys, "show", str(tmp_path / "one.png"))
+    assert code == 0
+    assert "emag: scale=2" in text and "a frog" in text
+    code, text, _ = command(monkeypatch, capsys, "show", str(tmp_path / "one.png"), "--json")
+    assert json.loads(text)["guidances"][0][1] == {"apg": {"scale": 4.0}}
+
+
+def test_the_pack_is_put_where_comfyui_looks(tmp_path):
+    with pytest.raises(BadValue, match="no folder custom_nodes"):
+        install(tmp_path)
+    (tmp_path / "custom_nodes").mkdir()
+    assert install(tmp_path).is_symlink()
+    copied = install(tmp_path, copied=True)
+    assert not copied.is_symlink() and (copied / "nodes.py").is_file()
+    assert install(tmp_path).resolve() == source()
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.3.1"\n')
+    with pytest.raises(BadValue, match=r"is ComfyUI 0.3.1, and the nodes need"):
+        install(tmp_path)
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    other = tmp_path / "custom_nodes" / PACK
+    other.mkdir(parents=True)
+    (other / "mine.py").write_text("")
+    with pytest.raises(BadValue, match="is not ours"):
+        install(tmp_path)
+    assert (other / "mine.py").is_file()
+
+
+def test_the_command_installs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "custom_nodes").mkdir()
+    code, text, _ = command(monkeypatch, capsys, "comfy", "install", str(tmp_path))
+    assert code == 0 and "Restart ComfyUI" in text
+    code, _, error = command(monkeypatch, capsys, "comfy", "remove", str(tmp_path))
+    assert code == 2 and "emag comfy install" in error
+
+
+def test_the_folder_can_be_published():
+    project = tomllib.loads((source() / "pyproject.toml").read_text())
+    assert {"PublisherId", "DisplayName"} <= project["tool"]["comfy"].keys()
+    assert project["project"]["license"] == {"file": "LICENSE"}
+    assert (source() / "LICENSE").read_text() == (TOP / "LICENSE").read_text()
+    assert "comfyui" not in project["project"]["name"] + project["tool"]["comfy"]["DisplayName"].lower()
+    assert project["project"]["dependencies"] == [(source() / "requirements.txt").read_text().strip()]
+
+
+def test_shipped_workflows_name_our_nodes_and_mean_rules():
+    for path in (TOP / "examples" / "comfy").glob("*.json"):
+        found = json.loads(path.read_text())
+        assert guidances(found), path
+        ours = {node["class_type"] for node in found.values() if node["class_type"].startswith("Emag")}
+        assert ours <= {*NODES, "EmagReport"}
+
+
+def test_the_table_names_classes_that_have_defaults():
+    for entry in COMFY.values():
+        assert entry.like in BACKBONES
+        assert entry.like_with is None or entry.like_with[1] in BACKBONES
+
+
+def test_emag_needs_no_comfyui():
+    code = "import sys; from emag.hosts.comfy import patch, picture, install; assert 'comfy.samplers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

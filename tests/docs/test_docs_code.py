@@ -1,0 +1,101 @@
+"""Every block of Python in README and docs is typed, and runs; what needs more than is here says so, and is only typed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from emag.families import EXAMPLES
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"(<!-- type-checked only: [^>]+ -->\n)?```python\n(.*?)```", re.S)
+
+PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "llms.txt")
+         if BLOCK.search(path.read_text())]
+NAMES = {path: path.relative_to(ROOT).with_suffix("").as_posix() for path in PAGES}
+
+ELSEWHERE = {
+    "README": "test_docs.py",
+    "docs/adding-a-method": "test_docs.py", "docs/adding-a-model": "test_strangers_model.py",
+    "docs/models": "test_snippets.py",
+    "docs/worlds": "test_world_judge.py",
+}
+"""Pages whose blocks another test runs, because it looks at what comes of them."""
+
+GIVEN = dict.fromkeys(("docs/models", "docs/modular", "docs/worlds"),
+                       "from typing import Any\nphoto: Any\npipe: Any\nimages: Any\nprompts: list[str]\n")
+"""Names that a page says one has already."""
+
+HOLES: dict[str, set[str]] = {}
+"""Lines that mypy does not accept yet because of our types, by page: {page: {line of code}}. To be emptied."""
+
+
+def blocks(path, declared=True):
+    return [code for mark, code in BLOCK.findall(path.read_text()) if declared or not mark]
+
+
+def loads_from_hub(code):
+    return re.search(r"""(?:load|from_pretrained)\(\s*["'][\w.-]+/[\w.-]+["']""", code)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES.values())
+def test_what_needs_a_hub_model_says_so(path):
+    for declared, code in BLOCK.findall(path.read_text()):
+        assert declared or not loads_from_hub(code) or NAMES[path] == "docs/models", code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in PAGES if NAMES[path] not in ELSEWHERE and blocks(path, declared=False)],
+                         ids=lambda path: NAMES[path])
+def test_the_blocks_of_a_page_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for code in blocks(path, declared=False):
+        exec(code, names)
+
+
+def test_the_quick_start_has_the_lines_of_the_models():
+    """So that tests/families/test_snippets.py runs them, on small networks of the same classes."""
+    known = {model.lines.strip() for model in EXAMPLES}
+    shown = [code.strip().replace(', offload="model"', "") for code in blocks(ROOT / "docs" / "quickstart.md")]
+    assert len(shown) == 4 and all(code in known for code in shown)
+
+
+def test_the_blocks_of_every_page_are_typed(tmp_path, monkeypatch):
+    """By the settings of `make types`, but that functions on a page need no annotations."""
+    mypy = pytest.importorskip("mypy.api")
+    package = tmp_path / "pages"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        (package / f"tutorial_{module(path)}.py").write_text(cells(path))
+    for path in PAGES:
+        (package / f"{module(path)}.py").write_text(GIVEN.get(NAMES[path], "") + "\n".join(blocks(path)))
+    settings = re.search(r"\[tool\.mypy\]\n.*?(?=\[tool\.importlinter\])", (ROOT / "pyproject.toml").read_text(), re.S)[0]
+    free = '[[tool.mypy.overrides]]\nmodule = ["pages.*"]\ndisallow_untyped_defs = false\ndisallow_incomplete_defs = false\n'
+    (tmp_path / "pyproject.toml").write_text(settings + free)
+    monkeypatch.setenv("MYPYPATH", f"{tmp_path}:{ROOT / 'src'}")
+    text, errors, _ = mypy.run(["--config-file", str(tmp_path / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"),
+                                "--python-executable", sys.executable, "-p", "pages"])
+    assert not errors and said(text, package) == HOLES, text
+
+
+def module(path):
+    return re.sub(r"\W", "_", NAMES.get(path, path.stem))
+
+
+def cells(path):
+    """The code of a notebook."""
+    book = json.loads(path.read_text())
+    return "\n".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
+
+
+def said(text, package):
+    """{page: {line of code}} of the errors of mypy."""
+    names, found = {module(path): NAMES[path] for path in PAGES}, {}
+    for name, line in re.findall(r"pages/(\w+)\.py:(\d+): error:", text):
+        code = (package / f"{name}.py").read_text().splitlines()[int(line) - 1].strip()
+        found.setdefault(names.get(name, name), set()).add(code)
+    return found

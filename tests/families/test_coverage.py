@@ -1,0 +1,88 @@
+"""What docs/coverage.md says: our weak branches and diffusers' guiders on every network."""
+
+import functools
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+from emag.engine.network import read_network
+from emag.families import BACKBONES
+from emag.hosts.lookup import denoisers, host_of
+from emag.lab.doctor import coverage, page
+from emag.lab.doctor.finding import Finding
+from shell import run  # noqa: F401  (a fixture)
+
+PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+ROWS = {line.split(" | ")[0].strip("| "): line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+KNOWN = pytest.mark.skipif(diffusers.__version__ != "0.42.1", reason="the page is of diffusers 0.42.1")
+
+
+def test_the_page_has_every_network_once():
+    assert set(BACKBONES) <= set(ROWS) and set(coverage.networks()) == set(BACKBONES)
+
+
+@KNOWN
+@pytest.mark.parametrize("network", ["SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel",
+                                     "QwenImageTransformer2DModel", "WanTransformer3DModel", "UNet2DConditionModel"])
+def test_a_row_of_the_page_is_what_is_found(network):
+    found = list(coverage.coverage(names=[network]))
+    assert ROWS[network] == f"| {network} | {' | '.join(page.cells(found, network))} |"
+
+
+@KNOWN
+def test_no_cell_of_ours_is_without_effect():
+    ours = [line.split(" | ")[1:-3] for name, line in ROWS.items() if name in BACKBONES]
+    assert all(cell in ("yes", "-") for row in ours for cell in row)
+
+
+def test_the_table_counts_and_gathers():
+    found = [Finding("emag", "A", "works", 0.1), Finding("pag", "A", "unsupported", reason="no map"),
+             Finding("emag", "B", "no-effect", reason="same"), Finding("pag", "B", "unsupported", reason="no map")]
+    assert page.cells(found, "A") == ["yes", "-"] and page.cells(found, "B") == ["**none**", "-"]
+    assert page.totals(found) == [1, 0]
+    assert page.reasons(found) == [("pag on A, B", "no map"), ("emag on B", "same")]
+    assert "| **works on, of 2** | 1 | 0 |" in page.markdown(found)
+
+
+def test_the_command(run, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(coverage, "coverage", lambda methods: iter([Finding("pag", "A", "unsupported", reason="no map")]))
+    assert "no map" in run("doctor", "--matrix", "pag")[1]
+    assert '"status": "unsupported"' in run("doctor", "--matrix", "--json")[1]
+    assert run("doctor", "--matrix", "--markdown")[1].startswith("# Coverage")
+    code, _, error = run("doctor", "--matrix", "apg")
+    assert code == 2 and "not apg" in error
+
+
+small = functools.cache(coverage.networks)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks_see_where_tokens_are_or_the_table_says_so(name):
+    """A block that does not gives, for tokens in another order, what it gives for them, in that order."""
+    case = small()[name]
+    pipe = case.pipe()
+    network = read_network(denoisers(pipe, host_of(pipe))[0])
+    block, held = network.blocks[network.depth // 2], []
+
+    def keep(module, args, kwargs):
+        held.append((args, kwargs))
+        raise StopIteration
+
+    block.module.register_forward_pre_hook(keep, with_kwargs=True)
+    with pytest.raises((StopIteration, RuntimeError)):
+        case.run(pipe, (8,), num_inference_steps=2)
+    block.module._forward_pre_hooks.clear()
+    (args, kwargs), stream = held[0], block.stack.streams[0]
+    streams = block.streams(args, kwargs)
+    order = torch.randperm(streams[stream].shape[1], generator=torch.Generator().manual_seed(0))
+
+    def answer(tokens):
+        given = block.with_streams(args, kwargs, {**streams, stream: tokens})
+        return block.returned(block.module(*given[0], **given[1]))[stream]
+
+    with torch.no_grad():
+        plain, moved = answer(streams[stream]), answer(streams[stream][:, order])
+    commutes = bool((moved - plain[:, order]).abs().max() < 1e-4 * plain.abs().max())
+    assert commutes == (not network.placed) or name == "UNet2DConditionModel"  # there convolutions lie between the blocks
