@@ -27,6 +27,14 @@ def test_known_faults_in_words(objects, prompt, says):
     assert faults(prompt, verdict(made(*objects), prompt)) == says
 
 
+def test_a_lump_on_an_object_is_no_further_object():
+    lumpy = made(("red", "circle", 30, 30, 14), ("red", "circle", 44, 40, 6), ("red", "circle", 17, 22, 5))
+    one = verdict(lumpy, "a red circle")
+    apart = verdict(made(("red", "circle", 20, 20, 9), ("red", "circle", 45, 45, 9)), "a red circle")
+    assert one.extra and faults("a red circle", one)[0] == "uneven circle"
+    assert faults("a red circle", apart) == ("2 circles, asked 1",)
+
+
 def test_nothing_there():
     blank = np.full((1, 64, 64, 3), 0.06)
     assert faults("a red ring", judge(blank, ["a red ring"])[0])[0] == "nothing there"

@@ -106,7 +106,7 @@ def _words(faults: Sequence[str], width: int) -> str:
         text = wrapped("; ".join([*faults[:count], *more]), _font(14), width)
         if text.count("\n") < LINES:
             return text
-    return "\n".join(wrapped("; ".join(faults), _font(14), width).split("\n")[:LINES])
+    return "\n".join(wrapped("; ".join(faults), _font(14), width).split("\n")[:LINES]).rstrip(";")
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:

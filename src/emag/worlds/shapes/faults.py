@@ -23,8 +23,12 @@ def faults(prompt: str, verdict: Verdict) -> tuple[str, ...]:
 
 def _number(wanted: Request, verdict: Verdict) -> Iterator[str]:
     asked = len(wanted.kinds)
-    seen = asked + verdict.extra - verdict.missing
     if verdict.number:
+        return
+    uneven = _uneven(verdict)
+    yield from (f"uneven {one.shape or 'shape'}" for one in uneven.values())
+    seen, extra = asked + verdict.extra - verdict.missing - len(uneven), verdict.extra - len(uneven)
+    if uneven and seen == asked:
         return
     if not seen:
         yield "nothing there"
@@ -32,10 +36,21 @@ def _number(wanted: Request, verdict: Verdict) -> Iterator[str]:
         shape = wanted.kinds[0].shape
         name = shape if all(one is None or one.shape == shape for one in verdict.matched) else "object"
         yield f"{seen} {name if seen == 1 else plural(name)}, asked {asked}"
-    elif verdict.extra:
-        yield f"{verdict.extra} too many"
+    elif extra > 0:
+        yield f"{extra} too many"
     else:
         yield from (f"no {kind.colour} {kind.shape}" for kind, one in zip(wanted.kinds, verdict.matched) if one is None)
+
+
+def _uneven(verdict: Verdict) -> dict[int, Found]:
+    """What was taken for objects too many and is a lump on one that was asked for: the number of each, and that one."""
+    return {at: one for at, other in enumerate(verdict.others) for one in verdict.matched if one and _on(other, one)}
+
+
+def _on(lump: Found, one: Found) -> bool:
+    """Whether a lump of the same colour overlaps an object, as objects of the world never do."""
+    (x, y, r), (u, v, s) = lump.place, one.place
+    return lump.colour in (one.colour, None) and float(np.hypot(x - u, y - v)) < max(r, s) + 0.5 * min(r, s)
 
 
 def _objects(wanted: Request, verdict: Verdict) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Verdict:
     False). relation: holds (True where none was asked for; False where the two were not found). extra, missing: objects.
     residual: mean squared difference to the nearest image of the world, values in [0, 1]; edges, flat, ground: its parts
     on outlines, inside objects, and on the background; they add up to it. grey: of the background, in [0, 1]. matched:
-    the found object for each kind asked for, or None.
+    the found object for each kind asked for, or None. others: found and not asked for.
     """
 
     number: bool
@@ -44,6 +44,7 @@ class Verdict:
     ground: float
     grey: float
     matched: tuple[Found | None, ...]
+    others: tuple[Found, ...] = ()
 
     @property
     def right(self) -> bool:
@@ -63,7 +64,7 @@ class Verdict:
 
     def row(self) -> dict[str, float]:
         """Numbers of this verdict by name, for tables."""
-        numbers = {name: float(value) for name, value in asdict(self).items() if name != "matched"}
+        numbers = {name: float(value) for name, value in asdict(self).items() if name not in ("matched", "others")}
         return {"right": float(self.right), **numbers, "decibels": self.decibels}
 
 
@@ -94,7 +95,8 @@ def _verdict(wanted: Request, found: Sequence[Found], ground: str, grey: float, 
         relation=wanted.relation is None or (None not in matched and holds(wanted.relation, *matched)),
         background=wanted.background in (None, ground),
         extra=max(0, len(found) - len(wanted.kinds)), missing=max(0, len(wanted.kinds) - len(found)),
-        residual=sum(parts), edges=parts[0], flat=parts[1], ground=parts[2], grey=grey, matched=matched)
+        residual=sum(parts), edges=parts[0], flat=parts[1], ground=parts[2], grey=grey, matched=matched,
+        others=tuple(one for one in found if not any(one is other for other in matched)))
 
 
 def match(wanted: Request, found: Sequence[Found]) -> tuple[Found | None, ...]:
