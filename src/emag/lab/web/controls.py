@@ -49,12 +49,13 @@ def controls(rule: Rule, resolved: Rule | None = None) -> tuple[Control, ...]:
 
 
 def _control(rule: Rule, field: str, value: Any, told: str) -> Control:
-    hint = hints_of(type(rule))[field]
+    cls: Any = type(rule)
+    hint = hints_of(cls)[field]
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
     about = told or type_name(hint)
     if kinds == [bool] and value is not None:
         return Control(field, "switch", about, value)
-    if kinds == [str] and (choices := choices_of(type(rule), field, value_text(value))):
+    if kinds == [str] and (choices := choices_of(cls, field, value_text(value))):
         return Control(field, "choice", about, value_text(value), choices=choices)
     number = type(value) in (int, float) and set(kinds) <= {int, float, Schedule}
     if number and (ends := _ends(rule, field, value)):
