@@ -55,8 +55,8 @@ LTX = dict(in_channels=128, cross_attention_dim=64, attention_head_dim=32, num_a
            num_layers=3)
 HUNYUAN = dict(in_channels=16, out_channels=16, vec_in_dim=POOLED, context_in_dim=TEXT, hidden_size=96, mlp_ratio=2.0,
                num_heads=3, depth=2, depth_single_blocks=2, axes_dim=[8, 12, 12], theta=256, patch_size=[1, 2, 2],
-               qkv_bias=True, guidance_embed=True, byt5=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow=False,
-               meanflow_sum=False)
+               qkv_bias=True, guidance_embed=True, byt5=False, use_cond_type_embedding=False, vision_in_dim=None,
+               meanflow=False, meanflow_sum=False)
 LUMINA = dict(patch_size=2, in_channels=16, dim=96, n_layers=3, n_refiner_layers=1, n_heads=3, n_kv_heads=1, multiple_of=32,
               qk_norm=True, cap_feat_dim=TEXT, axes_dims=[8, 12, 12], axes_lens=[100, 64, 64])
 ZIMAGE = LUMINA | dict(dim=256, n_heads=8, n_kv_heads=8, pad_tokens_multiple=32, z_image_modulation=True, time_scale=1000.0)
