@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from PIL import Image
-from test_judged_results import pipe  # noqa: F401  (a fixture)
 
 import emag
 from emag.errors import BadValue
@@ -17,6 +16,7 @@ from emag.lab.draw.sampling import DrawSettings, Job
 from emag.methods import METHODS
 from emag.worlds.shapes import place, read, render, to_bytes
 from shell import run  # noqa: F401  (a fixture)
+from test_judged_results import pipe  # noqa: F401  (a fixture)
 
 WORK = [Job("a red ring", None, number) for number in range(12)]
 
