@@ -47,7 +47,7 @@ from .methods.after.higs import HiGS as HiGS
 from .methods.after.momentum import Momentum as Momentum
 from .methods.after.renorm import EPCFG as EPCFG
 from .methods.after.renorm import CFGNorm as CFGNorm
-from .methods.after.renorm import Renorm as Renorm
+from .methods.after.renorm import CFGRenorm as CFGRenorm
 from .methods.after.rescale import Rescale as Rescale
 from .methods.after.sg_prev import SGPrev as SGPrev
 from .methods.after.tag import TAG as TAG

@@ -104,7 +104,7 @@ ROWS = (
     one(C["tonemap"](4.0)),
     one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
     one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
-    one(C["renorm"](0.9), None, CFG(3.0), raw=True),
+    one(C["cfg-renorm"](0.9), None, CFG(3.0), raw=True),
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),
     one(C["ep-cfg"](0.3, 0.7), None, CFG(3.0)),
     one(C["momentum"](0.5, start=1.0, stop=0.0), C["momentum"](0.0), CFG(3.0)),

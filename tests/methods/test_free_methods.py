@@ -259,7 +259,7 @@ def test_skimmed_by_hand():
     assert torch.equal(guided(emag.SkimmedCFG(1.0), row(2), row(1)), row(2))
 
 
-@pytest.mark.parametrize("rule", [emag.Renorm(), emag.CFGNorm(), emag.EPCFG()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [emag.CFGRenorm(), emag.CFGNorm(), emag.EPCFG()], ids=lambda rule: rule.name)
 def test_nothing_is_brought_back_that_has_not_left(rule):
     cond, uncond = tensors(17, 2, 2, 3, 4, 4)
     close(guided((emag.CFG(1.0), rule), cond, uncond), cond)
@@ -268,7 +268,7 @@ def test_nothing_is_brought_back_that_has_not_left(rule):
 def test_sizes_are_those_of_the_condition():
     cond, uncond = tensors(18, 2, 2, 3, 4, 4)
     size = lambda x: x.flatten(1).norm(dim=1)  # noqa: E731
-    close(size(guided((emag.CFG(9.0), emag.Renorm(0.8)), cond, uncond)), 0.8 * size(cond), rtol=1e-6, atol=1e-6)
+    close(size(guided((emag.CFG(9.0), emag.CFGRenorm(0.8)), cond, uncond)), 0.8 * size(cond), rtol=1e-6, atol=1e-6)
     close(size(guided((emag.CFG(9.0), emag.EPCFG(0.0, 1.0)), cond, uncond)), size(cond))
     held = guided((emag.CFG(9.0), emag.CFGNorm()), cond, uncond).norm(dim=1)
     assert (held <= cond.norm(dim=1) * (1 + 1e-9)).all()
@@ -361,7 +361,7 @@ def test_triangle_has_the_mean_it_was_given(sigmas):
     lambda: emag.TAG(-1.0), lambda: emag.CTAG(2.0, -1.0), lambda: emag.TSR(0.0), lambda: emag.TSR(1.0, 0.0),
     lambda: emag.EpsilonScaling(0.0), lambda: emag.Momentum(-1.0), lambda: emag.Momentum(0.5, 1.0),
     lambda: emag.Momentum(0.5, start=0.2, stop=0.5), lambda: emag.SGPrev(1.0, 2.0), lambda: emag.HiGS(stop=0.9),
-    lambda: emag.Renorm(0.0), lambda: emag.CFGNorm(2.0), lambda: emag.EPCFG(0.6, 0.5), lambda: emag.SMCCFG(2.0, -1.0),
+    lambda: emag.CFGRenorm(0.0), lambda: emag.CFGNorm(2.0), lambda: emag.EPCFG(0.6, 0.5), lambda: emag.SMCCFG(2.0, -1.0),
     lambda: emag.FreSca(2.0, -1.0), lambda: emag.ADG(0.5), lambda: emag.ADG(2.0, 0.0), lambda: emag.PMCCFG(2.0, 0.5),
     lambda: emag.AdaMaG(2.0, 2.0), lambda: emag.Tonemap(2.0, 0.0), lambda: emag.SkimmedCFG(2.0, -1.0), lambda: emag.OEC(2.0),
     lambda: emag.PowerLaw(2.0, -1.0), lambda: emag.VAGS(2.0, -1.0)])

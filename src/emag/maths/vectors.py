@@ -52,7 +52,7 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     return per_sample(x.flatten(1).norm(dim=1), x)
 
 
-def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def cosine_between(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Cosine of the angle between samples, [batch, 1, ...]; 0 where one of them is 0."""
     return divided(dot(a, b), norm(a) * norm(b))
 

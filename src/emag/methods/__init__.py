@@ -10,7 +10,7 @@ from .after.dynamic_threshold import DynamicThreshold
 from .after.epsilon_scaling import EpsilonScaling
 from .after.higs import HiGS
 from .after.momentum import Momentum
-from .after.renorm import EPCFG, CFGNorm, Renorm
+from .after.renorm import EPCFG, CFGNorm, CFGRenorm
 from .after.rescale import Rescale
 from .after.sg_prev import SGPrev
 from .after.tag import TAG
@@ -85,7 +85,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
     OEC,
     Rescale, DynamicThreshold, ZeroInit,
-    Renorm, CFGNorm, EPCFG,
+    CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
 )}
 

@@ -8,7 +8,7 @@ import torch
 from ..core import Branches, Schedule, Step
 from ..errors import BadValue
 from ..maths.predictions import convert
-from ..maths.vectors import cosine
+from ..maths.vectors import cosine_between
 from .normed import CAP, both, epsilon_norm
 
 
@@ -101,5 +101,5 @@ class VAGS(Schedule):
             return value
         straight = [convert(p.double(), step.x.double(), step.alpha, step.sigma, step.space, step.path_space)
                     for p in both(self.name, branches)]
-        alike = cosine(*straight).flatten()
+        alike = cosine_between(*straight).flatten()
         return self.strength * torch.exp(self.kappa * (1 - 2 * step.flow_time) * alike)

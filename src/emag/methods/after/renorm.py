@@ -12,7 +12,7 @@ from ...maths.vectors import divided, norm
 
 
 @dataclass(frozen=True)
-class Renorm(Rule):
+class CFGRenorm(Rule):
     """CFG renormalisation: no guided prediction is longer than the conditional one.
 
     In the network's own space, as Lumina-Image 2.0 has it; norms per sample. Works on the combined prediction: name a
@@ -22,20 +22,20 @@ class Renorm(Rule):
         ratio: rho, the longest that is allowed, as a multiple of the conditional norm; above 0.
 
     >>> import emag
-    >>> emag.Renorm().ratio
+    >>> emag.CFGRenorm().ratio
     1.0
     """
 
     ratio: float = 1.0
 
-    name = "renorm"
+    name = "cfg-renorm"
     paper = "arXiv 2503.21758"
     equation = "g min(1, rho |c| / |g|)"
     kind = "after"
 
     def __post_init__(self) -> None:
         if self.ratio <= 0:
-            raise BadValue(f"renorm ratio must be above 0, got {self.ratio}")
+            raise BadValue(f"cfg-renorm ratio must be above 0, got {self.ratio}")
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         allowed = self.ratio * norm(branches[COND].float())
@@ -46,7 +46,7 @@ class Renorm(Rule):
 class CFGNorm(Rule):
     """CFG-norm: at no place is the guided clean sample longer, over its channels, than the conditional one.
 
-    The limit of `Renorm` for each pixel of the latents apart. Works on the combined prediction: name a combining rule
+    The limit of `CFGRenorm` for each pixel of the latents apart. Works on the combined prediction: name a combining rule
     before it.
 
     Args:

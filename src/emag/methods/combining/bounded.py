@@ -9,7 +9,7 @@ import torch
 from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.predictions import convert
-from ...maths.vectors import cosine, divided, dot, norm, project
+from ...maths.vectors import cosine_between, divided, dot, norm, project
 from ...schedules import Scale, check_scale, known, weight
 
 
@@ -51,7 +51,7 @@ class ADG(Rule):
             return pred
         wide, null = pred.double(), branches[UNCOND].double()
         _, across = project(wide, null)
-        angle = torch.acos(cosine(wide, null).clamp(-1, 1))
+        angle = torch.acos(cosine_between(wide, null).clamp(-1, 1))
         turn = ((weight(self.scale, branches, step, state, wide) - 1) * angle).clamp(0, math.radians(self.limit))
         # |p - P_u p| is |p| sin(t): dividing by sin(t) gives it the length of p
         made = turn.cos() * wide + turn.sin() * divided(norm(wide), norm(across)) * across

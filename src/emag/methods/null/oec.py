@@ -7,7 +7,7 @@ import torch
 
 from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
-from ...maths.vectors import cosine, divided, dot
+from ...maths.vectors import cosine_between, divided, dot
 from ..common.history import moves_on
 
 
@@ -53,6 +53,6 @@ class OEC(Rule):
         if state["before"] is None:
             return None
         ours, theirs = ((now - before).double() for now, before in zip(pair, state["before"], strict=True))
-        q = cosine(ours, theirs)
+        q = cosine_between(ours, theirs)
         moved = (1 - q) * divided(dot(ours, theirs), dot(ours, ours)) * ours
         return (pair[1] + torch.where(q < self.threshold, moved, 0.0)).to(pair[1].dtype)
