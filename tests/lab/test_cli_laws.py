@@ -187,14 +187,9 @@ def test_extras_are_those_of_the_project():
 
     import tomllib
 
-<<<<<<< HEAD:tests/lab/test_cli_laws.py
     told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    distributions = {"yaml": "pyyaml", "torch_fidelity": "torch-fidelity", "open_clip": "open_clip_torch"}
-=======
-    told = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity",
                      "open_clip": "open_clip_torch"}
->>>>>>> answer:tests/test_cli_laws.py
     for extra, modules in extras.EXTRAS.items():
         listed = {re.split(r"[>=\[]", one)[0] for one in told[extra] if not one.startswith("emag[")}
         nested = {re.split(r"[>=\[]", one)[0] for one in told["eval"]} if "emag[eval]" in told[extra] else set()
