@@ -1,7 +1,7 @@
 """The nodes. Each only translates: its widgets into rules, a model into one that carries them."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
@@ -10,8 +10,8 @@ from emag.errors import EmagError
 from emag.hosts.comfy.patch import carried, patched
 from emag.hosts.comfy.picture import picture, pixels
 from emag.methods import METHODS
-from emag.methods.emag.rule import VARIANTS
-from emag.records.graph import AUTO, NO_RECIPE, OTHER, read
+from emag.methods.emag.averaging import Variant
+from emag.records.graph import AUTO, NO_RECIPE, OTHER, rules_of_node
 from emag.records.named import recipes
 from emag.records.recipe import to_data
 
@@ -23,7 +23,7 @@ TOLD = fields_of(EMAG)
 def refusal(kind: str, widgets: dict[str, Any]) -> bool | str:
     """True where the widgets of a node mean rules; else what is wrong, in words."""
     try:
-        read(kind, widgets)
+        rules_of_node(kind, widgets)
     except EmagError as error:
         return str(error)
     return True
@@ -39,7 +39,7 @@ class EmagEMAG(io.ComfyNode):
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input("scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TOLD["scale"]),
-                io.Combo.Input("variant", options=list(VARIANTS), default="query", tooltip=TOLD["variant"]),
+                io.Combo.Input("variant", options=list(get_args(Variant)), default="query", tooltip=TOLD["variant"]),
                 io.String.Input("blocks", default=AUTO, 
                                 tooltip=f"{TOLD['layers']} As 6-8 or 6+7+8; auto takes the model's."),
                 io.String.Input("window", default=AUTO, tooltip=f"{TOLD['window']} As progress:0:0.2:0.8 (averaging begins, "
@@ -55,7 +55,7 @@ class EmagEMAG(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        return io.NodeOutput(patched(model, read("EmagEMAG", widgets)))
+        return io.NodeOutput(patched(model, rules_of_node("EmagEMAG", widgets)))
 
 
 class EmagGuidance(io.ComfyNode):
@@ -86,7 +86,7 @@ class EmagGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, rules: str, recipe: str, other: Any = None) -> io.NodeOutput:
         conditions = {} if other is None else {OTHER: other}
-        return io.NodeOutput(patched(model, read("EmagGuidance", {"rules": rules, "recipe": recipe}), conditions))
+        return io.NodeOutput(patched(model, rules_of_node("EmagGuidance", {"rules": rules, "recipe": recipe}), conditions))
 
 
 class EmagReport(io.ComfyNode):

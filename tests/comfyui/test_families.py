@@ -1,16 +1,19 @@
 """Every family of the table, on a small random model of ComfyUI's own classes: effect proven, exact where it is off."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import emag
+from emag.core import OnLayers, Rows, State
 from emag.errors import NoEffect, Unsupported
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
 from emag.hosts.comfy.networks import entry_of, like_of
 from emag.hosts.comfy.patch import carried, patched
+from emag.maths.attention import Attention
 from smallcomfy import SMALL, Small, build, prompt, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
@@ -18,6 +21,7 @@ STEPS = 5
 CROSS = ("sdxl", "sd1.5", "wan2.1", "ltx")
 SINGLE = {"flux": 3, "flux2": 3, "chroma": 3, "hunyuan-video": 3, "hidream": 3}  # a block of the merged stream
 _MADE: dict[str, Any] = {}
+CALLS: list[Attention] = []
 
 
 def made(name: str) -> tuple[Small, Any, torch.Tensor]:
@@ -77,10 +81,71 @@ def test_a_resumed_weak_pass_is_the_full_one(name: str) -> None:
     assert short.stats.evaluations < long.stats.evaluations
 
 
+@dataclass(frozen=True)
+class Looking(OnLayers):
+    """Watches the attention of the clean pass, and is never evaluated."""
+
+    across: bool = False
+    observes = True
+
+    @property
+    def cross(self) -> bool:
+        return self.across
+
+    def start(self, sigmas: Any, streams: Any) -> "Seen":
+        return Seen()
+
+
+class Seen(State):
+    """Keeps the calls it is shown, conditional rows, in CALLS."""
+
+    watches = True
+
+    def watch(self, block: int, call: Attention, rows: Rows) -> None:
+        CALLS.append(call.rows(rows.cond))
+
+
+@dataclass(frozen=True)
+class Look(emag.Rule):
+    """A rule that only looks."""
+
+    layers: tuple[int, ...] = (0,)
+    across: bool = False
+    name = "look"
+    kind = "weak"
+
+    @property
+    def weak(self) -> tuple[Looking, ...]:
+        return (Looking(self.layers, self.across),)
+
+
+def looked(name: str, rule: Look, seed: int) -> Attention:
+    """The first call of a run's first step that a rule was shown."""
+    small, model, _ = made(name)
+    CALLS.clear()
+    sample(patched(model, (rule,)), small, steps=1, seed=seed)
+    return CALLS[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_image_tokens_are_where_the_table_says(name: str) -> None:
+    """In the first block the text does not know of the image yet: with another one, exactly its queries are others."""
+    one, other = looked(name, Look(), 1), looked(name, Look(), 50)
+    moved = (one.q != other.q).flatten(3).any(3).any(1)[0]
+    known = torch.zeros_like(moved)
+    known[one.pictures] = True
+    assert moved[one.image].all()
+    assert torch.equal(moved, known)
+
+
 @pytest.mark.parametrize("name", CROSS)
 def test_cross_attention(name: str) -> None:
     """Where the text has an attention of its own, it is told from the one to the image by its place."""
     _, _, plain = made(name)
+    call = looked(name, Look((1,), across=True), 1)
+    own = looked(name, Look((1,)), 1)
+    assert call.q.shape == own.q.shape
+    assert call.k.shape[2] in (6, 8) != own.k.shape[2]  # Wan pads its text to 8 tokens
     assert far(run(name, emag.PLADIS(layers=(1, 2), cross=True))[0], plain) > 1e-4
 
 

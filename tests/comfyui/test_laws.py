@@ -132,7 +132,7 @@ def test_split_batches_give_the_same(model: Any, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("lengths", [(6, 12), (12, 6)])
 def test_texts_of_two_lengths(model: Any, lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """ComfyUI repeats texts that share a batch until they are as long; the weak pass must have the same."""
+    """Such prompts do not share a batch, or are repeated in it until they are as long."""
     conds = {"positive": conditioning(2, length=lengths[0]), "negative": conditioning(3, length=lengths[1])}
     guided = sample(patched(model, (EMAG,)), SMALLEST, **conds)
     assert far(guided, sample(model, SMALLEST, **conds)) > 1e-3

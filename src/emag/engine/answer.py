@@ -34,7 +34,7 @@ class Answer:
     @classmethod
     def of(cls, made: Any, x: torch.Tensor, backbone: Backbone) -> "Answer":
         """The answer to a call with x_t [rows, channels, ...]. A network that learns a variance returns more channels."""
-        sample = _sample(made)
+        sample = sample_in(made)
         if backbone.sample in backbone.lists:
             sample = torch.stack(list(sample)).squeeze(2)
         sample = sample.movedim(backbone.channel_dim, 1)
@@ -74,15 +74,15 @@ class Answer:
 
     def overwrite(self, new: "Answer") -> None:
         """Put `new` where this answer is, in the host's hands as well."""
-        for ours, theirs in zip(_sample(self.made), _sample(new.made), strict=True):
+        for ours, theirs in zip(sample_in(self.made), sample_in(new.made), strict=True):
             ours.copy_(theirs)
 
     def for_host(self, is_combined: bool) -> Any:
         """What the host gets. is_combined: a rule combines, so whatever the host makes of both branches must be this."""
-        return _with_sample(self.made, combined(_sample(self.made))) if is_combined else self.made
+        return _with_sample(self.made, combined(sample_in(self.made))) if is_combined else self.made
 
 
-def _sample(made: Any) -> Any:
+def sample_in(made: Any) -> Any:
     """The tensor in what a network returned, or its list of them: the first of a tuple, an output object's `sample`."""
     if isinstance(made, (torch.Tensor, list)):
         return made

@@ -92,10 +92,10 @@ def _source(node: Mapping[str, Any]) -> str:
 
 def _rules(node: Mapping[str, Any]) -> tuple[Rule, ...]:
     widgets = {name: value for name, value in node.get("inputs", {}).items() if not isinstance(value, list)}
-    return read(str(node["class_type"]), widgets)
+    return rules_of_node(str(node["class_type"]), widgets)
 
 
-def read(kind: str, widgets: Mapping[str, Any]) -> tuple[Rule, ...]:
+def rules_of_node(kind: str, widgets: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules of a node by its id and widgets. Raises `BadValue`, also for widgets it does not have."""
     try:
         return NODES[kind](**widgets)

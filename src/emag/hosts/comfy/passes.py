@@ -34,26 +34,20 @@ class Part:
 
 @dataclass(frozen=True)
 class NetworkCall:
-    """One call of the network. x: [rows, channels, ...]; text: tokens of its text, None without one; evaluate: makes it."""
+    """One call of the network. x: [rows, channels, ...]; evaluate: makes it."""
 
     x: torch.Tensor
     parts: tuple[Part, ...]
-    text: int | None
     evaluate: Callable[[], torch.Tensor]
 
     @classmethod
-    def of(cls, x: torch.Tensor, text: Any, options: dict[str, Any], evaluate: Callable[[], torch.Tensor]) -> "NetworkCall":
+    def of(cls, x: torch.Tensor, options: dict[str, Any], evaluate: Callable[[], torch.Tensor]) -> "NetworkCall":
         """A call with ComfyUI's options, which say what its rows are."""
         kinds, keys = options["cond_or_uncond"], options["uuids"]
         size = len(x) // len(kinds)
         parts = tuple(Part(key, kind == 0, slice(i * size, (i + 1) * size))
                       for i, (key, kind) in enumerate(zip(keys, kinds)))
-        return cls(x, parts, None if text is None else text.shape[1], evaluate)
-
-    @property
-    def cond(self) -> tuple[Part, ...]:
-        """The conditional parts."""
-        return tuple(part for part in self.parts if part.cond)
+        return cls(x, parts, evaluate)
 
 
 class Passes:
@@ -78,7 +72,7 @@ class Passes:
         self.blocks.recorded, self.blocks.kept = {}, {}
         out = self._pass(call, Pass(taps=taps, looks=looks))
         for site, part in begun:
-            site.looked, site.rows, site.text = True, part.rows, call.text
+            site.looked, site.rows = True, part.rows
             site.recorded, site.kept = self.blocks.recorded, self.blocks.kept
         return out
 

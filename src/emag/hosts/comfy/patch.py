@@ -167,7 +167,7 @@ def _applied(run: Run, entry: ComfyNetwork, executor: Any, x: torch.Tensor, t: t
              c_crossattn: Any = None, control: Any = None, transformer_options: Any = None, **more: Any) -> torch.Tensor:
     check_call(entry, more)
     options = transformer_options or {}
-    call = NetworkCall.of(x, c_crossattn, options,
+    call = NetworkCall.of(x, options,
                           lambda: executor(x, t, c_concat, c_crossattn, control, options, **more))
     return run.network_call(call)
 

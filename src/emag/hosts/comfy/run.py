@@ -22,7 +22,7 @@ from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
-from .conditions import Names, as_evaluated, changed
+from .conditions import Names, changed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -172,7 +172,7 @@ class Run:
         """The prediction of a further branch, of the conditional rows alone."""
         lead = self.sites.found.get(self.sites.lead)  # none yet where a branch comes ahead of the first clean pass
         at = x if lead is None else self._moved_x(lead.states[branch], step, x, sigma)
-        given = self.setting.further[branch.condition] if branch.condition else as_evaluated(cond, self._texts())
+        given = self.setting.further[branch.condition] if branch.condition else cond
         self.making, self.branch = "weak", branch
         try:
             denoised = batch([given], at)[0]
@@ -188,9 +188,6 @@ class Run:
             return x
         moved_x = state.inputs({X: step.x}, ()).get(X)  # as the network sees it
         return x if moved_x is None else (moved_x / self.levels.scale(sigma)).to(x.dtype)
-
-    def _texts(self) -> dict[Any, int | None]:
-        return {key: site.text for key, site in self.sites.found.items()}
 
     def _take_down(self, branches: Mapping[Any, torch.Tensor]) -> None:
         """Note how far the weak predictions are from the clean one; for every condition, as they are seen together."""

@@ -29,12 +29,11 @@ class Ahead:
 
 @dataclass
 class Site:
-    """One condition. rows: its rows in the latest clean pass; text: tokens its text had there, None without text."""
+    """One condition. rows: its rows in the latest clean pass."""
 
     course: Course
     looked: bool = False
     rows: slice = field(default_factory=lambda: slice(None))
-    text: int | None = None
     recorded: dict[int, Tokens] = field(default_factory=dict)
     kept: dict[int, Tokens] = field(default_factory=dict)
 

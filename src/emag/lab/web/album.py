@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...records.png import keep
-from .job import Drawn
+from .job import Drawing
 
 MOST = 24
 """Pictures that a window keeps."""
@@ -17,7 +17,7 @@ class Album:
 
     folder: Path
 
-    def added(self, drawn: Drawn, paths: Sequence[str]) -> list[str]:
+    def added(self, drawn: Drawing, paths: Sequence[str]) -> list[str]:
         """The paths of a window with the pictures of a run before them; the oldest of more than `MOST` are removed."""
         new = [str(keep(image, self.folder, record)) for image, record in zip(drawn.images, drawn.records)]
         kept = list(dict.fromkeys([*new, *paths]))

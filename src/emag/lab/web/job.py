@@ -55,7 +55,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawing:
     """Images of one guidance, a record each, and what the run did. sizes: see `Sizes`."""
 
     images: tuple[Image.Image, ...]
@@ -93,7 +93,7 @@ def _measured(apply: Callable[..., torch.Tensor], found: dict[int, torch.Tensor]
     return new
 
 
-def draw(model: Model, ask: Ask, rules: Sequence[Rule], what: str, tell: Tell, stop: threading.Event) -> Drawn:
+def draw(model: Model, ask: Ask, rules: Sequence[Rule], what: str, tell: Tell, stop: threading.Event) -> Drawing:
     """The images of one guidance, in one call of the pipeline. Raises `Stopped`, and as `emag.guide` does."""
     call = arguments(model.pipe, ask.jobs, ask.settings)
     whole = model.call(ask.jobs[0], ask.settings)
@@ -101,12 +101,12 @@ def draw(model: Model, ask: Ask, rules: Sequence[Rule], what: str, tell: Tell, s
     twice = not model.host.doubled and model.host.guides(whole)
     watch = Watch(model, partial(tell, what), stop.is_set, 2 if twice else 1, len(ask.seeds))
 
-    def work(undo: Undo) -> Drawn:
+    def work(undo: Undo) -> Drawing:
         sizes = Sizes(undo)
         with watched(watch):
             made, run = draw_images(model.pipe, call, list(ask.seeds), rules, opened=sizes.opened)
         records = tuple({**(run.record or {}), "row": row} for row in range(len(made)))
-        return Drawn(tuple(made), records, run.stats, sizes.read(run.stats.steps if run.stats else 0))
+        return Drawing(tuple(made), records, run.stats, sizes.read(run.stats.steps if run.stats else 0))
 
     return undone(work)
 
@@ -116,9 +116,9 @@ class Sight:
     """The pipeline alone, guided, and the weak branch; the last is None where nothing is pushed away from."""
 
     ask: Ask
-    plain: Drawn
-    guided: Drawn
-    weak: Drawn | None = None
+    plain: Drawing
+    guided: Drawing
+    weak: Drawing | None = None
 
 
 def weak_of(rules: Rules) -> tuple[Rule, ...] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...engine import output
+from ...engine.answer import sample_in
 from ...engine.trajectory import Trajectory, trajectory
 from ...errors import EmagError
 from ...hosts.lookup import denoisers
@@ -62,7 +62,7 @@ class Watch:
         assert self.path is not None
         total, backbone = len(self.path.timesteps), self.model.network.backbone
         due = step * PICTURES // total != (step - 1) * PICTURES // total
-        x, p = kwargs.get(backbone.sample, args[0] if args else None), output.sample_of(answer)
+        x, p = kwargs.get(backbone.sample, args[0] if args else None), sample_in(answer)
         if not (self.pictures and due and isinstance(x, torch.Tensor) and x.ndim == 4 and isinstance(p, torch.Tensor)):
             return None
         first = len(x) - self.rows if self.model.host.layout == "neg-pos" else 0

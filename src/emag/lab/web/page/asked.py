@@ -16,7 +16,7 @@ from .spoken import line
 
 
 @dataclass(frozen=True)
-class Asked:
+class Form:
     """The components a person fills in.
 
     shape: counts the changes of the guidance after which its controls are laid out anew. own: the guidance that a control
@@ -38,7 +38,7 @@ class Asked:
         return [self.prompt, self.negative, self.seed, self.steps, self.scale, self.stack]
 
 
-def asked(model: Model, first: str) -> Asked:
+def asked(model: Model, first: str) -> Form:
     """Lay the components out. first: the guidance to begin with."""
     prompt = gr.Textbox(model.example, label="Prompt", lines=2, elem_id="prompt")
     with gr.Row():
@@ -50,7 +50,7 @@ def asked(model: Model, first: str) -> Asked:
                           visible=model.host.negative_prompt is not None)
     stack = gr.Textbox(first, label="The guidance in words", lines=2, elem_id="stack", render=False,
                        info="as after -g of emag generate; rules in order, e.g. emag=1.5 seg=1.2,sigma=4")
-    return Asked(prompt, negative, seed, steps, scale, stack, gr.State(0), gr.State(""))
+    return Form(prompt, negative, seed, steps, scale, stack, gr.State(0), gr.State(""))
 
 
 def ask_of(prompt: str, negative: str, seed: float | None, steps: float | None, scale: float | None, stack: str,
@@ -73,7 +73,7 @@ def priced(model: Model, *values: Any) -> str:
 
 
 def filled(found: Found) -> tuple[Any, ...]:
-    """New values of `Asked.all` from a picture; what it does not say stays."""
+    """New values of `Form.all` from a picture; what it does not say stays."""
     values = (found.prompt, found.negative or "", found.seed, found.steps, found.scale)
     guidance = found.guidance if found.source == "emag" else gr.skip()
     return (*(gr.skip() if value is None else value for value in values), guidance)

@@ -10,7 +10,7 @@ import gradio as gr
 from ..blind import Blind, pair
 from ..model import Model
 from ..stream import Streamed
-from .asked import Asked, ask_of
+from .asked import Form, ask_of
 from .see import ONE_AT_A_TIME, enlarged
 from .spoken import line, spoken
 from .stops import Stops
@@ -61,7 +61,7 @@ class Comparing:
         yield f"Pair {blind.number + 1}: which is better?", enlarged(left), enlarged(right), said, blind, blind.number
 
 
-def compare_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> list[Any]:
+def compare_tab(model: Model, form: Form, stops: Stops, status: gr.HTML) -> list[Any]:
     """Lay the tab out; its events."""
     comparing = Comparing(model, stops)
     state, number = gr.State(None), gr.Number(-1, visible=False)

@@ -12,7 +12,7 @@ from ..explore import Explored, explore, suggested
 from ..model import Model
 from ..stack import parse, text_of, value_text
 from ..stream import Streamed
-from .asked import Asked, ask_of
+from .asked import Form, ask_of
 from .see import ONE_AT_A_TIME
 from .spoken import line, spoken
 from .stops import Stops
@@ -49,7 +49,7 @@ class Exploring:
             return text_of(suggested(parse(guidance), found))
 
 
-def explore_tab(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> list[Any]:
+def explore_tab(model: Model, form: Form, stops: Stops, status: gr.HTML) -> list[Any]:
     """Lay the tab out; its event."""
     exploring = Exploring(model, stops)
     gr.Markdown("One run per block, the first weak branch of the guidance on that block alone (pag where it has none).")

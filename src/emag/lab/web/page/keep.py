@@ -8,10 +8,10 @@ import gradio as gr
 from ....errors import BadValue
 from ..album import Album
 from ..dropped import read
-from ..job import Drawn, Sight
+from ..job import Drawing, Sight
 from ..model import Model
 from ..told import python, shell
-from .asked import Asked, filled
+from .asked import Form, filled
 from .spoken import line, spoken
 
 
@@ -34,7 +34,7 @@ class Kept:
 
     def of(self, sight: Sight, paths: list[str]) -> tuple[Any, ...]:
         """What a run leaves."""
-        drawn: Drawn = sight.guided
+        drawn: Drawing = sight.guided
         paths = self.album.added(drawn, paths)
         try:
             words = shell(self.model, sight.ask)
@@ -66,7 +66,7 @@ class Loading:
         return self.dropped(self.album.read(paths[int(event.index)]))
 
 
-def kept_tab(model: Model, form: Asked, album: Album) -> Kept:
+def kept_tab(model: Model, form: Form, album: Album) -> Kept:
     """Lay it out."""
     loading, quiet = Loading(model, album), {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Row(equal_height=True):

@@ -10,14 +10,14 @@ from PIL import Image
 from ..model import Model
 from ..row import seed_grid, strength_row
 from ..stream import Streamed
-from .asked import Asked, ask_of
+from .asked import Form, ask_of
 from .see import ONE_AT_A_TIME
 from .spoken import spoken
 from .stops import Stops
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowsTab:
     """What the buttons of both tabs do."""
 
     model: Model
@@ -50,9 +50,9 @@ class Rows:
         yield "Done.", work.result
 
 
-def rows_tabs(model: Model, form: Asked, stops: Stops, status: gr.HTML) -> list[Any]:
+def rows_tabs(model: Model, form: Form, stops: Stops, status: gr.HTML) -> list[Any]:
     """Lay both tabs out; their events."""
-    rows, common = Rows(model, stops), {"api_visibility": "private", "show_progress_on": status, **ONE_AT_A_TIME}
+    rows, common = RowsTab(model, stops), {"api_visibility": "private", "show_progress_on": status, **ONE_AT_A_TIME}
     picture: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
     with gr.Tab("Strengths", id="strengths"):
         gr.Markdown("One seed; the first rule that pushes from no push, over the one asked for, to far too much.")

@@ -14,14 +14,14 @@ from .. import palette
 from ..controls import Control, controls
 from ..model import Model, example_rules
 from ..stack import changed, moved, parse, text_of, without
-from .asked import Asked
+from .asked import Form
 from .spoken import spoken
 
 FIRST = 2
 """Controls of a rule that stand open; the others are one click away."""
 
 
-def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
+def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     """Lay out the stack below the form."""
     with gr.Row(equal_height=True):
         named = gr.Dropdown(["", *recipes], value="", label="Recipe by name", elem_id="recipe",
@@ -47,7 +47,7 @@ def rules_editor(page: gr.Blocks, model: Model, form: Asked) -> None:
     named.input(_recipe, [named, form.stack], form.stack, **quiet)
 
 
-def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
+def _one(model: Model, form: Form, at: int, rule: Rule, count: int) -> None:
     """One rule: its name, its place, its controls."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
@@ -68,7 +68,7 @@ def _one(model: Model, form: Asked, at: int, rule: Rule, count: int) -> None:
                     _control(form, at, one)
 
 
-def _control(form: Asked, at: int, one: Control) -> None:
+def _control(form: Form, at: int, one: Control) -> None:
     """One field of a rule."""
     common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True,
                               "elem_id": f"field-{at}-{one.field}"}

@@ -11,7 +11,7 @@ from ..job import Sight, see
 from ..model import Model
 from ..plots import run_figure
 from ..stream import Streamed
-from .asked import Asked, ask_of
+from .asked import Form, ask_of
 from .keep import Kept
 from .spoken import line, spoken
 from .stops import Stops
@@ -52,7 +52,7 @@ class Seeing:
                    *self.kept.of(sight, paths))
 
 
-def see_tab(model: Model, form: Asked, stops: Stops, kept: Kept, run: gr.Button, status: gr.HTML) -> Any:
+def see_tab(model: Model, form: Form, stops: Stops, kept: Kept, run: gr.Button, status: gr.HTML) -> Any:
     """Lay the tab out; its event."""
     both = gr.ImageSlider(label="Plain (left) against guided (right)", format="png", type="pil", interactive=False,
                           buttons=["fullscreen"], elem_id="slider", height=420)
