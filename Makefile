@@ -98,7 +98,7 @@ results-shapes: $(STAMP)
 	sed 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/best.yaml > bench/shapes.yaml
 	OMP_NUM_THREADS=1 $(BIN)/emag run bench/shapes.yaml --out $(SHAPES)/run --workers $(WORKERS)
 	$(BIN)/emag metrics $(SHAPES)/run --against cfg --against cfg-34 --against cfg-42 --against none --against emag \
-		--against apg --against cads
+		--against apg --against cads --against momentum
 	$(BIN)/emag results $(SHAPES)/run $(SHAPES)/sweep --out docs/results/shapes.md --index docs/results.md \
 		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
 
