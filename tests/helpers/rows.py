@@ -96,7 +96,7 @@ ROWS = (
     Trial("c-tag-adaptive", (C["c-tag"](3.0, 0.7, True),)),
     one(C["smc-cfg"](3.0, 2.0, 0.1), C["smc-cfg"](1.0, gain=0.0), raw=True),
     Trial("smc-cfg-soft", (C["smc-cfg"](3.0, 0.05, 0.3, 2, True, True),), raw=True),
-    one(C["fresca"](2.0, 0.8, 1.6, 1), C["fresca"](1.0, 1.0, 1.0)),
+    one(C["fresca"](2.0, 0.8, 1.6, 0.4), C["fresca"](1.0, 1.0, 1.0)),
     one(C["mahiro"](3.0), C["mahiro"](1.0)),
     one(C["adg"](4.0), C["adg"](1.0)),
     one(C["pmc-cfg"](4.0), C["pmc-cfg"](1.0)),

@@ -35,7 +35,7 @@ def without_lora(pipe):
 def draw(pipe, *rules, models=None, case="sd3", conditions=None, **call):
     with emag.guide(pipe, *rules, models=models, conditions=conditions) as run:
         made = CASES[case].run(pipe, **{**FEW, **call})
-    return made, run.stats
+    return made, run.latest
 
 
 def plain(pipe, case="sd3", **call):

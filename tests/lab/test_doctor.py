@@ -30,7 +30,9 @@ def expected(method, kind, case):
         return "works" if case in ONE_CALL and case not in NO_TEXT else "unsupported"
     if method == "tpg":
         return "unsupported" if case in ONE_CALL else "works"  # blocks do not see where tokens are
-    if method == "pladis":
+    if method == "taca":
+        return "unsupported" if case in (*NO_TEXT, *APART) else "works"
+    if method in ("pladis", "gag"):
         return "unsupported" if case in NO_TEXT else "works"
     if method == "s-cfg" and case in (*NO_TEXT, *APART):
         return "unsupported"

@@ -26,7 +26,7 @@ def draw(case, *rules, conditions=None, pipe=None, **call):
     pipe = pipe or CASES[case].pipe()
     with emag.guide(pipe, *rules, conditions=conditions) as run:
         made = CASES[case].run(pipe, **{**FEW, **call})
-    return made, run.stats
+    return made, run.latest
 
 
 def plain(case, **call):

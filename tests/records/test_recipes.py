@@ -23,7 +23,7 @@ def run(name, case="sd3", **more):
     counter = Counter(pipe.transformer, "attn")
     with emag.guide(pipe, *(recipes[name].rules if name else ())) as handle:
         image = CASES[case].run(pipe, **more)
-    return image, handle.stats, sum(counter.blocks.values())
+    return image, handle.latest, sum(counter.blocks.values())
 
 
 @NAMED

@@ -40,7 +40,7 @@ def EMAG(scale=1.5, **more):
 
 def run(page, *rules, seeds=(8, 9), **more):
     with emag.guide(page["pipe"], *rules) as handle:
-        return page["pipe"](**sd3_call(seeds, **more)).images, handle.stats
+        return page["pipe"](**sd3_call(seeds, **more)).images, handle.latest
 
 
 def test_the_defaults_are_the_strangers(page):

@@ -106,7 +106,7 @@ def draw(model: Model, ask: Ask, rules: Sequence[Rule], what: str, tell: Tell, s
         with watched(watch):
             made, run = draw_images(model.pipe, call, list(ask.seeds), rules, opened=sizes.opened)
         records = tuple({**(run.record or {}), "row": row} for row in range(len(made)))
-        return Drawing(tuple(made), records, run.stats, sizes.read(run.stats.steps if run.stats else 0))
+        return Drawing(tuple(made), records, run.latest, sizes.read(run.latest.steps if run.latest else 0))
 
     return undone(work)
 

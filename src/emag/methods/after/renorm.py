@@ -92,7 +92,8 @@ class EPCFG(Rule):
 
     Args:
         low: the lower percentile, as a fraction in [0, 1].
-        high: the upper percentile, as a fraction in [0, 1], above `low`. 0 and 1 take the whole energy.
+        high: the upper percentile, as a fraction in [0, 1], above `low`. 0.45 and 0.55 in a port; 0 and 1 take the whole
+            energy.
 
     >>> import emag
     >>> emag.EPCFG(0.0, 1.0).high

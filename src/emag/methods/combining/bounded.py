@@ -113,7 +113,7 @@ class AdaMaG(Rule):
         scale: w at pure noise, at least 0, or a schedule. None takes the model's default.
         beta: share of the part along the noise that is kept, in [0, 1]; 1 keeps all.
         gamma: power of s that w falls with, at least 0; 0 is constant.
-        least: the least scale, at least 0.
+        least: the least scale, at least 0. Defaults of all three from a port.
 
     >>> import emag
     >>> emag.AdaMaG(5.0, beta=1.0, gamma=0.0).space is None  # CFG

@@ -20,7 +20,8 @@ class SkimmedCFG(Rule):
 
     Args:
         scale: w, above 1 to act, or a schedule of time; 1 is off. None takes the model's default.
-        skimming: s, the scale at such entries, at least 0. 2 to 3 strong, 4 moderate, 5 to 7 light.
+        skimming: s, the scale at such entries, at least 0. 2 to 3 strong, 4 moderate, 5 to 7 light, in the author's
+            own words for it; 7 published.
         full: skim the unconditional prediction to 0.
         flip: look at the move from x too, as the node does.
 
