@@ -12,7 +12,6 @@ from emag.lab.cli import weakness
 from emag.lab.draw import columns
 from emag.lab.pages import catalogue
 from emag.records import png as images
-from shell import run  # noqa: F401  (a fixture)
 from tiny import dit, sd3
 
 FAST = ["--steps", "6"]

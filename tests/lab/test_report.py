@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from dataclasses import asdict, replace
 from html import unescape
 from html.parser import HTMLParser
@@ -14,6 +13,7 @@ import yaml
 from PIL import Image
 
 import browser
+import reported
 from emag.errors import BadValue
 from emag.lab.evaluate.metrics.extractors.embedded import Embedded
 from emag.lab.evaluate.metrics.features import Images, features
@@ -166,7 +166,7 @@ def test_texts_are_escaped_and_nothing_is_fetched(run):
 
 
 def test_control_characters_are_shown_and_the_spec_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "EVIL", "\x1b[31m \u202e<b> \x9b5m \u2028")
+    monkeypatch.setattr(reported, "EVIL", "\x1b[31m \u202e<b> \x9b5m \u2028")
     run = folder(tmp_path / "run", images=6)
     made = page(run)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]", made)

@@ -356,7 +356,8 @@ def test_triangle_has_the_mean_it_was_given(sigmas):
     lambda: emag.EpsilonScaling(0.0), lambda: emag.Momentum(-1.0), lambda: emag.Momentum(0.5, 1.0),
     lambda: emag.Momentum(0.5, start=0.2, stop=0.5), lambda: emag.SGPrev(1.0, 2.0), lambda: emag.HiGS(stop=0.9),
     lambda: emag.CFGRenorm(0.0), lambda: emag.CFGNorm(2.0), lambda: emag.EPCFG(0.6, 0.5), lambda: emag.SMCCFG(2.0, -1.0),
-    lambda: emag.FreSca(2.0, -1.0), lambda: emag.FreSca(2.0, cutoff=1.0), lambda: emag.ADG(0.5), lambda: emag.ADG(2.0, 0.0), lambda: emag.PMCCFG(2.0, 0.5),
+    lambda: emag.FreSca(2.0, -1.0),
+    lambda: emag.FreSca(2.0, cutoff=1.0), lambda: emag.ADG(0.5), lambda: emag.ADG(2.0, 0.0), lambda: emag.PMCCFG(2.0, 0.5),
     lambda: emag.AdaMaG(2.0, 2.0), lambda: emag.Tonemap(2.0, 0.0), lambda: emag.SkimmedCFG(2.0, -1.0), lambda: emag.OEC(2.0),
     lambda: emag.PowerLaw(2.0, -1.0), lambda: emag.VAGS(2.0, -1.0)])
 def test_values_out_of_range_are_refused(make):

@@ -72,8 +72,8 @@ def chunked(server, size, count):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as found:
         found.sendall(head.encode())
         try:
-            for _ in range(count):
-                found.sendall(f"{size:x}\r\n{'y' * size}\r\n".encode())
+            for part in ("--x\r\nContent-Disposition: form-data; name=\"files\"\r\n\r\n", *["y" * size] * count):
+                found.sendall(f"{len(part):x}\r\n{part}\r\n".encode())
         except OSError:  # it was refused before its end
             pass
         return int(found.recv(100).split()[1])

@@ -6,6 +6,7 @@ from typing import Any
 from ...core import COND, Rule
 from ...methods.combining.compositional import compositional
 from ...methods.combining.cs_apg import CSAPG
+from ...methods.combining.perp_neg import PerpNeg
 from ...methods.weak.negative import Negative
 from ..pages.catalogue import catalogue
 from .columns import Column
@@ -24,6 +25,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
     "negative": (Negative(2.0, OTHER),),
+    "perp-neg": (PerpNeg(negative=OTHER),),
     "nag": "nag cfg=1",
     "vsf": "vsf cfg=1",
     "constant": None,  # the same as a plain number

@@ -20,14 +20,15 @@ class OEC(Rule):
     step is left. It combines nothing: whatever does sees the new u.
 
     Args:
-        threshold: acts per sample where q is below, in [-1, 1]; not published, 0.5 in a port. -1 is off.
+        threshold: acts per sample where q is below, in [-1, 1]; not published: 1 acts wherever the changes are not
+            parallel, a port has 0.5. -1 is off.
 
     >>> import emag
     >>> emag.OEC().kind  # emag.guide(pipe, emag.OEC(), emag.CFG(4.0))
     'null'
     """
 
-    threshold: float = 0.5
+    threshold: float = 1.0
 
     name = "cfg-oec"
     paper = "arXiv 2511.14075"

@@ -1,0 +1,3 @@
+"""The command line as a fixture."""
+
+from shell import run  # noqa: F401
