@@ -49,7 +49,7 @@ def test_a_client_draws_what_guide_draws(client):
     file = client.predict(**CALL, api_name="/draw")[5]
     sight = see(opened("tiny"), Ask("a photo of a ship", parse("emag=1.5"), settings=DrawSettings(3, 2.5)),
                 lambda *told: None, threading.Event())
-    assert png.same_pixels(png.opened(file), sight.guided.images[0])
+    assert png.same_pixels(png.read_image(file), sight.guided.images[0])
     assert png.read_record(file)["seeds"] == [8]
 
 

@@ -165,7 +165,7 @@ def test_a_dropped_picture_fills_the_form(page, tmp_path):
     page.wait_for_selector("#download:not([disabled])")
     with page.expect_download() as got:
         page.click("#download")
-    assert png.same_pixels(png.opened(got.value.path()), png.opened(path))
+    assert png.same_pixels(png.read_image(got.value.path()), png.read_image(path))
     assert png.read_record(got.value.path())["rules"] == png.read_record(path)["rules"]
 
 
