@@ -6,9 +6,7 @@ import torch
 
 import emag
 from editing import EMAG, KINDS, MORE, SCALE, cases, cast, far
-from emag.engine import trajectory
 from emag.hosts.pipeline import _bind
-from emag.maths.attention import Attention
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from separate import rows_evaluated, size_of
@@ -141,20 +139,3 @@ def test_cfg_at_1_is_the_pipeline_without_guidance(case):
     assert run.stats.evaluations == run.stats.planned == run.stats.steps * run.stats.depth
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """The steps, and of each tapped attention the image queries and the reference tokens."""
-    steps, queries, step, image_queries = [], set(), trajectory.Trajectory.step, Attention.image_queries
-
-    def noted_step(*args, **kwargs):
-        steps.append(step(*args, **kwargs))
-        return steps[-1]
-
-    def noted_queries(call):
-        found = image_queries(call)
-        queries.add((found.shape[2], call.references))
-        return found
-
-    monkeypatch.setattr(trajectory.Trajectory, "step", noted_step)
-    monkeypatch.setattr(Attention, "image_queries", noted_queries)
-    return steps, queries

@@ -8,7 +8,7 @@ import torch
 import emag
 from editing import EMAG, KINDS, MORE, REFERENCES, SCALE, cases, cast, far
 from emag.core import Rows
-from emag.engine import arguments, step_rules, trajectory
+from emag.engine import arguments, step_rules
 from emag.engine.network import read_network
 from emag.maths.attention import Attention
 from emag.maths.layout import unpack
@@ -28,25 +28,6 @@ PLACES = {"qwen-edit": ((2, 3, 2), 6, 12), "qwen-edit-2511": ((2, 3, 2), 6, 12),
           "klein-edit": ((4, 4, 2), 16, 32 + 16), "klein-inpaint": ((4, 4, 2), 16, 16),
           "longcat-edit": ((2, 8, 2), 16, 16)}
 """Grid of the image in the making, its tokens, and those of its reference images."""
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """The steps, and of each tapped attention the image queries and the reference tokens."""
-    steps, queries, step, image_queries = [], set(), trajectory.Trajectory.step, Attention.image_queries
-
-    def noted_step(*args, **kwargs):
-        steps.append(step(*args, **kwargs))
-        return steps[-1]
-
-    def noted_queries(call):
-        found = image_queries(call)
-        queries.add((found.shape[2], call.references))
-        return found
-
-    monkeypatch.setattr(trajectory.Trajectory, "step", noted_step)
-    monkeypatch.setattr(Attention, "image_queries", noted_queries)
-    return steps, queries
 
 
 @cases(REFERENCES)

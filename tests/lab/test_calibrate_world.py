@@ -15,7 +15,6 @@ from emag.lab.draw.columns import Outcome
 from emag.lab.draw.sampling import DrawSettings, Job
 from emag.methods import METHODS
 from emag.worlds.shapes import place, read, render, to_bytes
-from shell import run  # noqa: F401  (a fixture)
 from test_judged_results import pipe  # noqa: F401  (a fixture)
 
 WORK = [Job("a red ring", None, number) for number in range(12)]

@@ -16,7 +16,6 @@ from emag.errors import EmagError
 from emag.lab.cli.show import described
 from emag.lab.draw import remake
 from emag.records import png as images
-from shell import run  # noqa: F401  (a fixture)
 
 RECORD = {
     "model": {"model": "tiny", "revision": None, "lora": None, "dtype": "float32"}, "pipeline": "TinyPipeline",
@@ -142,7 +141,7 @@ def test_many_damaged_files(tmp_path):
     _fuzz_records(tmp_path / "a.png", 20_000)
 
 
-def _fuzz_again(run, folder, seeds):  # noqa: F811
+def _fuzz_again(run, folder, seeds):
     path = folder / "a.png"
     for seed in seeds:
         rng = random.Random(seed)
@@ -152,13 +151,13 @@ def _fuzz_again(run, folder, seeds):  # noqa: F811
         assert code == 1 or sum(line.startswith("emag: error:") for line in said.splitlines()) == 1
 
 
-def test_again_of_altered_records(run, tmp_path, monkeypatch):  # noqa: F811
+def test_again_of_altered_records(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     _fuzz_again(run, tmp_path, range(12))
 
 
 @pytest.mark.long
-def test_again_of_many_altered_records(run, tmp_path, monkeypatch):  # noqa: F811
+def test_again_of_many_altered_records(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     _fuzz_again(run, tmp_path, range(12, 600))
 
@@ -210,7 +209,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     ({"call": {**RECORD["call"], "height": 10**6}}, "height=1000000"), ({"model": None}, "model is not recorded"),
     ({"rules": [{"magic": {}}]}, "no method"), ({"rules": [{"emag": {"scale": -1}}]}, "scale"),
     ({"unrecorded": ["callback_on_step_end"]}, "callback_on_step_end could not be recorded")])
-def test_what_again_refuses_before_it_loads(run, tmp_path, monkeypatch, change, says):  # noqa: F811
+def test_what_again_refuses_before_it_loads(run, tmp_path, monkeypatch, change, says):
     monkeypatch.setattr("emag.hosts.load.load", lambda *args, **more: pytest.fail("loaded"))
     (tmp_path / "a.png").write_bytes(png(json.dumps({**RECORD, **change})))
     code, _, said = run("again", tmp_path / "a.png", "-o", tmp_path / "out")
@@ -218,7 +217,7 @@ def test_what_again_refuses_before_it_loads(run, tmp_path, monkeypatch, change, 
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_again_says_what_it_loads_before_it_does(run, tmp_path, monkeypatch):  # noqa: F811
+def test_again_says_what_it_loads_before_it_does(run, tmp_path, monkeypatch):
     """The names in a PNG are a stranger's: they are shown first, and no escape sequence among them reaches the terminal."""
     def stop(*args, **more):
         raise EmagError("stopped before loading")

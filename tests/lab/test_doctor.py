@@ -13,7 +13,6 @@ from emag.lab.draw.showcase import columns
 from emag.lab.pages.catalogue import catalogue
 from emag.methods import METHODS
 from emag.testing.small import MATRIX
-from shell import run  # noqa: F401  (a fixture)
 from spy import changes, snapshot
 from tiny import CASES, sd3
 
@@ -64,7 +63,7 @@ def test_a_diagnosis_leaves_the_pipeline_as_it_was():
     assert changes(before, snapshot(pipe), own=False) == []
 
 
-def test_the_command(run):  # noqa: F811
+def test_the_command(run):
     code, text, error = run("doctor", "emag", "pag", "s-cfg", "-m", "tiny", "-n", 6, "--json")
     assert code == 0, error
     found = {one["method"]: one for one in json.loads(text)}
@@ -106,7 +105,7 @@ def test_the_entry_names_the_neighbours_that_move_most():
     assert set(BANDS) <= set(made["blocks"][0])
 
 
-def test_the_calibrate_command(run, tmp_path):  # noqa: F811
+def test_the_calibrate_command(run, tmp_path):
     code, _, error = run("calibrate", "pag=1.5", "-p", "a ship", "-n", 4, "-o", tmp_path)
     assert code == 0, error
     made = json.loads((tmp_path / "pag-tiny.json").read_text())
@@ -116,7 +115,7 @@ def test_the_calibrate_command(run, tmp_path):  # noqa: F811
     assert code == 2 and "nothing to calibrate" in error
 
 
-def test_tables_of_all_methods_fit_in_80_columns_with_whole_names(run, monkeypatch):  # noqa: F811
+def test_tables_of_all_methods_fit_in_80_columns_with_whole_names(run, monkeypatch):
     from emag.lab.doctor import coverage
     from emag.lab.doctor.finding import Finding
 

@@ -65,19 +65,6 @@ def test_dinov2_stretches():
     close(resize.stretched(image, 16)[0].permute(1, 2, 0), wanted, atol=1e-6)
 
 
-@pytest.fixture
-def clip():
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    net = CLIPModel(CLIPConfig(text_config={**layers, "vocab_size": 31, "bos_token_id": 1, "eos_token_id": 30},
-                               vision_config={**layers, "image_size": 16, "patch_size": 8}, projection_dim=12)).eval()
-    made = towers.Clip()
-    made.__dict__["loaded"] = (net, words)
-    return made
-
-
 def test_clip_is_its_own_forward_pass(clip):
     images, texts = pictures(4), ["a", "ship", "frog", ""]
     found = clip(images, texts)

@@ -33,7 +33,6 @@ from emag.models.phrases import PhraseEncoder
 from emag.models.shapes import ShapesPipeline
 from emag.worlds.shapes import place, read, render, to_bytes
 from emag.worlds.shapes.draw import PLANS
-from shell import run  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"model": "shapes", "prompts": {"world": "shapes", "count": 60}, "images": 60, "steps": 2, "batch_size": 20,
@@ -253,7 +252,7 @@ def test_questions_that_cannot_be_answered_are_refused(judged, tmp_path):
         read_questions(tmp_path / "q.yaml")
 
 
-def test_the_commands_measure_and_write_the_page(made, run, tmp_path):  # noqa: F811
+def test_the_commands_measure_and_write_the_page(made, run, tmp_path):
     made(tmp_path / "run")
     line = ("metrics", tmp_path / "run", "--against", "cfg", "--against", "cfg-3", "--json")
     code, out, error = run(*line)  # a world's prompts are judged unless other metrics are named

@@ -14,7 +14,6 @@ import emag
 from emag.lab.draw import sampling
 from emag.records import png as images
 from emag.records import seeds
-from shell import run  # noqa: F401  (a fixture)
 
 FAST = ("-n", 2, "-g", "emag=0,window=progress:0:0:1")
 
@@ -28,7 +27,7 @@ def drawn(monkeypatch):
     return made
 
 
-def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):  # noqa: F811
+def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):
     (tmp_path / "prompts.txt").write_text("a frog\na ship\na horse\n")
     command = ("generate", "--prompts", tmp_path / "prompts.txt", "-s", "8-9", "-b", 2, "-o", tmp_path / "out", *FAST)
     assert run(*command)[0] == 0 and drawn == [[8, 9]] * 3
@@ -46,14 +45,14 @@ def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):  # noqa: F811
     assert "6 of them from before" in " ".join(run(*command)[1].split()) and not drawn
 
 
-def test_what_differs_is_drawn_anew(run, drawn, tmp_path):  # noqa: F811
+def test_what_differs_is_drawn_anew(run, drawn, tmp_path):
     for more in ((), ("-n", 3), ("--scale", 2), ("-s", "9"), ("--negative", "a dog")):
         command = ("generate", "a frog", "-o", tmp_path, *FAST, *more)
         assert run(*command)[0] == 0 == run(*command)[0]
     assert len(drawn) == 5 == len(list(tmp_path.iterdir()))
 
 
-def test_other_weights_under_the_same_name_are_drawn_anew(run, drawn, tmp_path, monkeypatch):  # noqa: F811
+def test_other_weights_under_the_same_name_are_drawn_anew(run, drawn, tmp_path, monkeypatch):
     from emag.hosts import load as module
 
     opened = module._open
@@ -106,7 +105,7 @@ COMMANDS = {
 
 
 @pytest.fixture
-def here(run, tmp_path, monkeypatch):  # noqa: F811
+def here(run, tmp_path, monkeypatch):
     """A folder with an image, to work in."""
     monkeypatch.chdir(tmp_path)
     images.write(Image.new("RGB", (32, 32)), Path("made.png"), {
@@ -115,7 +114,7 @@ def here(run, tmp_path, monkeypatch):  # noqa: F811
     return tmp_path
 
 
-def refused(run, command, reason):  # noqa: F811
+def refused(run, command, reason):
     code, _, said = run(*command)
     lines = [line for line in said.splitlines() if line.startswith("emag: error:")]
     assert code == 2 and len(lines) == 1 and reason in lines[0] and "Traceback" not in said
@@ -123,7 +122,7 @@ def refused(run, command, reason):  # noqa: F811
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_disk_that_is_full_or_read_only_is_known_before_the_work(run, here, monkeypatch, command):  # noqa: F811
+def test_a_disk_that_is_full_or_read_only_is_known_before_the_work(run, here, monkeypatch, command):
     monkeypatch.setattr("emag.hosts.load.load", lambda *args, **more: pytest.fail("loaded"))
     open_ = os.open
     for code, reason in ((errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")):
@@ -143,7 +142,7 @@ def test_a_disk_that_is_full_or_read_only_is_known_before_the_work(run, here, mo
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_disk_that_fills_up_in_the_work_leaves_no_half_file(run, here, monkeypatch, command):  # noqa: F811
+def test_a_disk_that_fills_up_in_the_work_leaves_no_half_file(run, here, monkeypatch, command):
     monkeypatch.setattr(Image.Image, "save", lambda image, draft, **more: no_space(Path(draft).write_bytes(b"half")))
     monkeypatch.setattr(Path, "write_text", no_space)
     monkeypatch.setattr("emag.lab.cli.demo.STEPS", 2)
@@ -167,7 +166,7 @@ def test_seeds():
     assert seeds.read_seeds(str(2**64 - 1)) == [2**64 - 1] and len(seeds.read_seeds("0-99999")) == 100_000
 
 
-def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):  # noqa: F811
+def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):
     assert run("generate", "a frog", "-s", 2**64 - 1, "-o", tmp_path, *FAST)[0] == 0
     path = next(tmp_path.glob("*.png"))
     assert f"_s{2**64 - 1}_" in path.name and images.read_record(path)["seeds"] == [2**64 - 1]
@@ -175,7 +174,7 @@ def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):  # noqa: F811
     assert code == 0 and "byte-identical" in text
 
 
-def test_again_of_other_pixels_exits_with_1_and_says_what_differs(run, tmp_path):  # noqa: F811
+def test_again_of_other_pixels_exits_with_1_and_says_what_differs(run, tmp_path):
     run("generate", "a frog", "-o", tmp_path, *FAST)
     path = next(tmp_path.glob("*.png"))
     record, picture = images.read_with_image(path)

@@ -24,7 +24,6 @@ from emag.lab.evaluate.results.write import results_of, write
 from emag.lab.evaluate.spec import parse
 from emag.lab.evaluate.sweep.search import sweep as search
 from emag.lab.evaluate.sweep.spec import parse_sweep
-from shell import run  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[2]
 METRICS = {"fd": Metric("a network", False), "recall": Metric("k=5", True), "accuracy": Metric("a network", True),
@@ -200,7 +199,7 @@ def folders(tmp_path_factory):
     return root
 
 
-def test_the_command_makes_the_page_from_folders_and_again_from_its_numbers(run, folders, tmp_path):  # noqa: F811
+def test_the_command_makes_the_page_from_folders_and_again_from_its_numbers(run, folders, tmp_path):
     page = folders / "page.md"
     code, _, error = run("results", folders / "run", "--out", page)
     assert code == 2 and "has no metrics.json: give emag metrics" in error
@@ -236,7 +235,7 @@ def test_runs_that_cannot_stand_in_one_table_are_refused(folders, tmp_path):
         results_of(["a.json", str(other)])
 
 
-def test_the_page_is_markdown(run, folders):  # noqa: F811
+def test_the_page_is_markdown(run, folders):
     assert "Markdown file" in run("results", folders / "run", "--out", "a.html")[2]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import emag as library
 from emag.errors import BadValue, EmagError
 from emag.lab.draw import columns
 from emag.lab.evaluate import check
@@ -20,29 +19,10 @@ from emag.lab.evaluate.verify import verify
 from running import SMALL, bytes_of, made
 from tiny import dit
 
-
-@pytest.fixture(scope="module")
-def pipe():
-    loaded = library.load("tiny", device="cpu")
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-@pytest.fixture(autouse=True)
-def loaded(request, monkeypatch):
-    """The model is loaded once for all runs of this file, where a test asks for no other."""
-    if "pipe" in request.fixturenames:
-        monkeypatch.setattr(running, "open_model", lambda model, device=None: request.getfixturevalue("pipe"))
+pytestmark = pytest.mark.usefixtures("loaded")
 
 
 # the folder
-
-
-@pytest.fixture(scope="module")
-def finished(pipe, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_model", lambda model, device=None: pipe)
-        return made(tmp_path_factory.mktemp("runs") / "first")
 
 
 def test_what_the_index_holds(finished, pipe):

@@ -9,24 +9,11 @@ import torch
 
 from emag.errors import BadValue
 from emag.lab.evaluate.metrics import measure, reference, resize
-from emag.lab.evaluate.metrics.extractors import hps, rewards, towers
+from emag.lab.evaluate.metrics.extractors import hps, rewards
 from extracting import close, pictures, words
 
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
-
-
-@pytest.fixture
-def clip():
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    net = CLIPModel(CLIPConfig(text_config={**layers, "vocab_size": 31, "bos_token_id": 1, "eos_token_id": 30},
-                               vision_config={**layers, "image_size": 16, "patch_size": 8}, projection_dim=12)).eval()
-    made = towers.Clip()
-    made.__dict__["loaded"] = (net, words)
-    return made
 
 
 class Tower(torch.nn.Module):

@@ -20,7 +20,6 @@ from emag.lab.evaluate.sweep.search import beaten, sweep
 from emag.lab.evaluate.sweep.space import filled, grid, label, opens
 from emag.lab.evaluate.sweep.spec import parse_sweep
 from emag.lab.evaluate.sweep.study import Optuna, Random
-from shell import run  # noqa: F401  (a fixture)
 
 OPEN = {"guidance_scale": {"grid": [2.0, 2.5]}, "rules": [{"emag": {"scale": {"low": 1.1, "high": 2.0}, "layers": [2, 3]}}]}
 SWEEP = {"model": "tiny", "classes": ["frog", "ship"], "images": 8, "batch_size": 2, "steps": 2, "seed": 3,
@@ -175,7 +174,7 @@ def test_what_is_given_up_makes_a_quarter_of_its_images(tmp_path, monkeypatch):
     assert drawn == [2, len(found["front"])]  # a distance on fewer images is no match for the others
 
 
-def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):  # noqa: F811
+def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):
     spec, best, plot = tmp_path / "s.yaml", tmp_path / "best.yaml", tmp_path / "front.png"
     spec.write_text(yaml.safe_dump({**SWEEP, "out": str(tmp_path / "out")}))
     code, text, error = run("sweep", spec, "--images", 9, "--device", "cpu", "--best", best, "--plot", plot)

@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import emag as library
 from emag.errors import BadValue
 from emag.lab.draw import columns
-from emag.lab.evaluate import run as running
 from emag.lab.evaluate import work
 from emag.lab.evaluate.folder import INDEX, RunFolder
 from emag.lab.evaluate.spec import parse
@@ -23,26 +21,7 @@ from emag.lab.evaluate.verify import repair, verify
 from running import SMALL, bytes_of, made
 from shell import emag
 
-
-@pytest.fixture(scope="module")
-def pipe():
-    loaded = library.load("tiny", device="cpu")
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-@pytest.fixture(autouse=True)
-def loaded(request, monkeypatch):
-    """The model is loaded once for all runs of this file, where a test asks for no other."""
-    if "pipe" in request.fixturenames:
-        monkeypatch.setattr(running, "open_model", lambda model, device=None: request.getfixturevalue("pipe"))
-
-
-@pytest.fixture(scope="module")
-def finished(pipe, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_model", lambda model, device=None: pipe)
-        return made(tmp_path_factory.mktemp("runs") / "first")
+pytestmark = pytest.mark.usefixtures("loaded")
 
 
 # verify

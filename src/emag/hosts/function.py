@@ -16,6 +16,7 @@ from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..maths.predictions import SPACES, Space
 from ..maths.streams import Streams
+from ..maths.vectors import widened
 from ..samplers.conditioned import alike
 from ..samplers.path import Path
 from .defaults import resolve, resolved
@@ -170,7 +171,7 @@ class Function:
 
     def _step(self, x: torch.Tensor, i: int) -> Step:
         assert self._streams is not None
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = widened(x)
         return self.trajectory.step(i, x, self._streams, self.grid, self.masks)
 
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
@@ -199,7 +200,7 @@ class Function:
         if changing:
             condition = _changed(changing, condition, replace(step, branch=UNCOND if name == UNCOND else COND))
         pred = self._call(x, step.alpha, step.sigma, condition)
-        return pred.to(torch.promote_types(pred.dtype, torch.float32))
+        return widened(pred)
 
     def _call(self, x: torch.Tensor, alpha: float, sigma: float, condition: Any) -> torch.Tensor:
         self.evaluations += 1

@@ -7,6 +7,7 @@ constant to z changes nothing; alpha near 1 is softmax. arXiv 1905.05702, Eq. 6 
 import torch
 
 from ..errors import BadValue
+from .vectors import widened
 
 ALPHAS = (1.5, 2.0)
 
@@ -18,7 +19,7 @@ def entmax(z: torch.Tensor, alpha: float = 1.5) -> torch.Tensor:
     """
     if alpha not in ALPHAS:
         raise BadValue(f"entmax alpha must be 1.5 or 2, got {alpha!r}")
-    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    wide = widened(z)
     scaled = ((wide - wide.amax(-1, keepdim=True)) * (alpha - 1)).clamp(min=-1)  # the largest gets at most 1: tau >= -1
     # p = [s - tau]_+^(1 / (alpha - 1)) with s = (alpha - 1) z: the power is 1 for alpha 2, and 2 for alpha 1.5
     threshold = _sparsemax if alpha == 2 else _entmax15

@@ -42,6 +42,11 @@ def on_channels(new: torch.Tensor, old: torch.Tensor, channels: int | None) -> t
     return new if channels is None else torch.cat([new[:, :channels], old[:, channels:]], dim=1)
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """`x`, of any shape, in at least fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Inner product of each sample, shaped to multiply it [batch, 1, ...]."""
     return per_sample((a * b).flatten(1).sum(1), a)

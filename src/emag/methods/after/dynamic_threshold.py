@@ -7,7 +7,7 @@ import torch
 
 from ...core import Branches, Rule, Step
 from ...errors import BadValue
-from ...maths.vectors import per_sample
+from ...maths.vectors import per_sample, widened
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DynamicThreshold(Rule):
             raise BadValue(f"dynamic-threshold maximum must be at least 1 (None is no cap), got {self.maximum}")
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         q = per_sample(quantile(wide.flatten(1).abs(), self.percentile).clamp(1, self.maximum), wide)
         return (wide.clamp(-q, q) / q).to(pred.dtype)
 

@@ -8,7 +8,7 @@ import torch
 from ...core import COND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
-from ...maths.vectors import divided, norm
+from ...maths.vectors import divided, norm, widened
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class CFGNorm(Rule):
         unpack(start.first.x, start.first)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        wide = torch.promote_types(pred.dtype, torch.float32)
-        guided, clean = unpack(pred.to(wide), step), unpack(branches[COND].to(wide), step)
+        guided, clean = (unpack(widened(x), step) for x in (pred, branches[COND]))
         ratio = divided(clean.norm(dim=1, keepdim=True), guided.norm(dim=1, keepdim=True), otherwise=1.0).clamp(max=1)
         return pack(guided * (1 + self.share * (ratio - 1)), step).to(pred.dtype)
 

@@ -7,7 +7,7 @@ import torch
 
 from ...core import COND, Branches, Rule, Step
 from ...errors import BadValue
-from ..common.history import moves_on
+from ..common.history import previous
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class SGPrev(Rule):
         return self.strength == 0
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if moves_on(step, state):
-            state["before"], state["last"] = state.get("last"), branches[COND]
-        before = state["before"]
+        before = previous(step, state, branches[COND])
         if before is None or step.time >= self.until:
             return pred
         return pred + self.strength * (branches[COND] - before)

@@ -9,7 +9,8 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.entmax import ALPHAS
 from ...maths.streams import Streams
-from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys, wide
+from ...maths.vectors import widened
+from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys
 from .pladis import sharpening
 
 
@@ -39,7 +40,7 @@ class BoundedState(State):
         live, text = sdpa(call.q), text_keys(call, "gag")
         values = call.values()[:, :, text]
         shift = [sharpening(call.weights(chunk)[..., text], self.spec.alpha) @ values for chunk in call.chunks()]
-        old = wide(live[:, :, call.image])
+        old = widened(live[:, :, call.image])
         new = bounded(old, torch.cat(shift, dim=2), self.spec)
         self.note(has_moved(new, old))
         return put_rows(live, slice(None), call.image, new)

@@ -9,8 +9,9 @@ from ...core import Rows, RunStart, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
+from ...maths.vectors import widened
 from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
-from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, wide
+from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows
 from ..common.negative_text import NegativePass, NegativeText
 
 Norm = Literal["l1", "l2"]
@@ -79,7 +80,7 @@ class NormalizedState(NegativeText):
 def normalized(plus: torch.Tensor, minus: torch.Tensor, spec: NormalizedAttention) -> torch.Tensor:
     """Z from Z+ and Z- [B, H, tokens, d]; norms per token over all heads, in at least fp32."""
     assert not isinstance(spec.scale, Schedule)
-    plus, minus = wide(plus), wide(minus)
+    plus, minus = widened(plus), widened(minus)
     # extrapolated, then no longer than tau times what it was, then blended back: sizes stay what the next layer knows
     far = plus + (spec.scale - 1) * (plus - minus)
     size, limit = (torch.linalg.vector_norm(z, NORMS[spec.norm], dim=(1, 3), keepdim=True) for z in (far, plus))

@@ -10,7 +10,8 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.entmax import ALPHAS, entmax
 from ...maths.streams import Streams
-from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys, wide
+from ...maths.vectors import widened
+from ..common.inside import Inside, Strong, has_moved, put_rows, text_keys
 
 Origin = Literal["dense", "sparse"]
 
@@ -39,7 +40,7 @@ class SparseState(State):
         live, text = sdpa(call.q), text_keys(call, "pladis")
         values, alpha = call.values()[:, :, text], self.spec.alpha
         shift = [sharpening(call.weights(chunk)[..., text], alpha) @ values for chunk in call.chunks()]
-        old = wide(live[:, :, call.image])
+        old = widened(live[:, :, call.image])
         new = old + self.spec.weight * torch.cat(shift, dim=2)
         self.note(has_moved(new, old))
         return put_rows(live, slice(None), call.image, new)

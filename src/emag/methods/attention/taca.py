@@ -8,7 +8,8 @@ from ...core import Rows, Sdpa, State
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
-from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, text_keys, wide
+from ...maths.vectors import widened
+from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, text_keys
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LouderState(State):
         k = keys.k.clone()
         k[:, :, text] *= self.spec.factor  # a factor on keys is one on their logits; a mask is added after it
         new, old = attend(call, Keys(k, keys.v, keys.mask)), live[:, :, call.image]
-        self.note(has_moved(wide(new), wide(old)))
+        self.note(has_moved(widened(new), widened(old)))
         return put_rows(live, slice(None), call.image, new)
 
 

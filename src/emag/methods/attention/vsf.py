@@ -8,7 +8,8 @@ from ...core import Rows, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
-from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows, wide
+from ...maths.vectors import widened
+from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows
 from ..common.negative_text import NegativePass, NegativeText
 
 
@@ -42,10 +43,10 @@ class FlippedState(NegativeText):
         if rows.cond.start == rows.cond.stop:
             return live
         part, negative = call.rows(rows.cond), self.negative(block, call, rows)
-        old = wide(live[rows.cond][:, :, call.image])
-        share = wide(negative_share(part, negative, self.spec.offset))
+        old = widened(live[rows.cond][:, :, call.image])
+        share = widened(negative_share(part, negative, self.spec.offset))
         # (1 - g) O + g O-, with O- turned and scaled: one softmax over both sets of keys, without building it
-        new = old + share * (-self.spec.flip * wide(attend(part, negative)) - old)
+        new = old + share * (-self.spec.flip * widened(attend(part, negative)) - old)
         self.note(has_moved(new, old))
         return put_rows(live, rows.cond, call.image, new)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
+from ...maths.vectors import widened
 from ...schedules import Scale, known, weight
 from .fdg import check_band
 
@@ -63,7 +64,7 @@ class FACFG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
             return pred
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         # D = p - u in two bands: what the smaller stage could have shown, and what this size adds
         shift = wide - branches[UNCOND].to(wide.dtype)
         coarse = from_planes(self.coarse(planes(shift, step)), step, shift)

@@ -9,7 +9,7 @@ from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...maths.pyramid import collapse, laplacian
-from ...maths.vectors import project
+from ...maths.vectors import project, widened
 from ...schedules import Scale, Schedule, check_scale, known, weight
 
 
@@ -67,7 +67,7 @@ class FDG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
             return pred
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         # the pyramid is linear, so bands of D can be scaled one by one and added up again
         ours, shift = (laplacian(planes(x, step), len(self.scales)) for x in (wide, wide - branches[UNCOND].to(wide.dtype)))
         moved = []

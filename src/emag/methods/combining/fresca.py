@@ -8,6 +8,7 @@ import torch
 from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
+from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, known, weight
 
 
@@ -56,7 +57,7 @@ class FreSca(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
             return pred
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         push = wide - branches[UNCOND].to(wide)
         scale = weight(self.scale, branches, step, state, wide)
         return (wide + (scale - 1) * push + scale * self._gained(push, step)).to(pred.dtype)

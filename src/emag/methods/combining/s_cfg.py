@@ -9,6 +9,7 @@ from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.layout import pack, unpack
 from ...maths.pyramid import blur
+from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, known, weight
 from ..common.push import layers_of
 from ..common.token_maps import GAUSSIAN, NO_IMAGE, NO_TEXT, TokenMaps, Watcher, check_bos
@@ -92,7 +93,7 @@ class SCFG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
             return pred
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         shift = unpack(wide - branches[UNCOND].to(wide.dtype), step)
         rate = self._rate(shift.norm(dim=1), step.seen[self.observer])
         strength = weight(self.scale, branches, step, state, rate) * rate

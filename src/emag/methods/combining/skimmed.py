@@ -7,6 +7,7 @@ import torch
 
 from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
+from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, known, weight
 
 
@@ -52,7 +53,7 @@ class SkimmedCFG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
             return pred
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         null, x = branches[UNCOND].to(wide), self._noisy(step).to(wide)
         scale = torch.as_tensor(weight(self.scale, branches, step, state, wide)).to(wide)
         null = self._skimmed(null, wide, x, scale, 0.0 if self.full else self.skimming)

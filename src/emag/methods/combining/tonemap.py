@@ -8,6 +8,7 @@ import torch
 from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
+from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, weight
 
 
@@ -44,7 +45,7 @@ class Tonemap(Rule):
         unpack(start.first.x, start.first)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        wide = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        wide = widened(pred)
         null = branches[UNCOND].to(wide)
         push = unpack(wide - null, step)
         length = push.norm(dim=1, keepdim=True)

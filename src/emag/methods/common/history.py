@@ -13,3 +13,10 @@ def moves_on(step: Step, state: dict[str, Any]) -> bool:
     new = state.get("level") != step.index
     state["level"] = step.index
     return new
+
+
+def previous(step: Step, state: dict[str, Any], value: Any) -> Any:
+    """What was given here at the noise level before, None at the first; `value` is remembered for the next."""
+    if moves_on(step, state):
+        state["before"], state["last"] = state.get("last"), value
+    return state["before"]

@@ -151,11 +151,6 @@ def _no_text(name: str) -> str:
             "cross=True, for cross-attention (PixArt)")
 
 
-def wide(x: torch.Tensor) -> torch.Tensor:
-    """`x`, of any shape, in at least fp32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def put_rows(live: torch.Tensor, rows: slice, image: slice, new: torch.Tensor) -> torch.Tensor:
     """`live` [rows, H, L, d] with `new` in the place of some rows' image tokens."""
     out = live.clone()

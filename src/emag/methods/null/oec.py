@@ -8,7 +8,7 @@ import torch
 from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import cosine_between, divided, dot
-from ..common.history import moves_on
+from ..common.history import previous
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,10 @@ class OEC(Rule):
             state.clear()
             return None
         pair = branches[COND], branches[UNCOND]
-        if moves_on(step, state):
-            state["before"], state["last"] = state.get("last"), pair
-        if state["before"] is None:
+        before = previous(step, state, pair)
+        if before is None:
             return None
-        ours, theirs = ((now - before).double() for now, before in zip(pair, state["before"], strict=True))
+        ours, theirs = ((now - then).double() for now, then in zip(pair, before, strict=True))
         q = cosine_between(ours, theirs)
         moved = (1 - q) * divided(dot(ours, theirs), dot(ours, ours)) * ours
         return (pair[1] + torch.where(q < self.threshold, moved, 0.0)).to(pair[1].dtype)

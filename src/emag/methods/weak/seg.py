@@ -9,6 +9,7 @@ from ...core import OnLayers, Sdpa, State
 from ...errors import BadValue, Unsupported
 from ...maths.attention import Attention, differ
 from ...maths.streams import Streams
+from ...maths.vectors import widened
 from ..common.push import Push
 
 INFINITE = 9999.0
@@ -53,7 +54,7 @@ def smoothed(queries: torch.Tensor, grid: tuple[int, ...], sigma: float) -> torc
     Raises `Unsupported` where the tokens are not those of the grid.
     """
     check_grid(queries.shape[2], grid)
-    wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    wide = widened(queries)
     planes = wide.unflatten(2, (-1, *grid[-2:]))
     down, across = (blur_kernel(n, sigma, wide) for n in grid[-2:])
     # a Gaussian blur is one along the rows and one along the columns: two small matrices
