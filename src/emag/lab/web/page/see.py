@@ -16,8 +16,9 @@ from .keep import Kept
 from .spoken import line, spoken
 from .stops import Stops
 
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-"""Of every event that draws: one network, one run."""
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "multiple"}
+"""Of every event that draws: one network, one run. trigger_mode: a press while the last one is still on its
+way out, as after a cancel, waits for its turn; by default Gradio drops it."""
 
 
 @dataclass(frozen=True)
