@@ -9,6 +9,7 @@ from ..album import Album
 from ..model import Model
 from .asked import asked, priced
 from .compare import compare_tab
+from .events import AT_ONCE
 from .explored import explore_tab
 from .interface import interface
 from .keep import kept_tab
@@ -46,9 +47,8 @@ def build(model: Model, folder: Path) -> gr.Blocks:
                 with see:
                     events.append(see_tab(model, form, stops, kept, run, status))
         for one in form.all:
-            one.change(partial(priced, model), form.all, cost, show_progress="hidden", api_visibility="private",
-                       trigger_mode="always_last")
-        end.click(stops.ended, None, status, queue=False, cancels=events, api_visibility="private")
+            one.change(partial(priced, model), form.all, cost, trigger_mode="always_last", **AT_ONCE)
+        end.click(stops.ended, None, status, cancels=events, **AT_ONCE)
         page.unload(stops.gone)
         interface(model)
     return page

@@ -29,7 +29,7 @@ class Form:
     steps: gr.Number
     scale: gr.Number
     stack: gr.Textbox
-    shape: gr.State
+    shape: gr.Number
     own: gr.State
 
     @property
@@ -50,7 +50,8 @@ def asked(model: Model, first: str) -> Form:
                           visible=model.host.negative_prompt is not None)
     stack = gr.Textbox(first, label="The guidance in words", lines=2, elem_id="stack", render=False,
                        info="as after -g of emag generate; rules in order, e.g. emag=1.5 seg=1.2,sigma=4")
-    return Form(prompt, negative, seed, steps, scale, stack, gr.State(0), gr.State(""))
+    shape = gr.Number(0, label="Changes of the guidance", visible="hidden")
+    return Form(prompt, negative, seed, steps, scale, stack, shape, gr.State(""))
 
 
 def ask_of(prompt: str, negative: str, seed: float | None, steps: float | None, scale: float | None, stack: str,

@@ -11,7 +11,8 @@ from ..blind import Blind, pair
 from ..model import Model
 from ..stream import Streamed
 from .asked import Form, ask_of
-from .see import ONE_AT_A_TIME, enlarged
+from .events import AT_ONCE, ONE_AT_A_TIME
+from .see import enlarged
 from .spoken import line, spoken
 from .stops import Stops
 
@@ -83,5 +84,5 @@ def compare_tab(model: Model, form: Form, stops: Stops, status: gr.HTML) -> list
     events = [begin.click(comparing.begun, [*form.all[:-1], a, b], outputs, **common)]
     for name, button in buttons:
         events.append(button.click(comparing.voted, [gr.State(name), state, number], outputs, **common))
-    tell.click(comparing.counted, state, result, show_progress="hidden", api_visibility="private")
+    tell.click(comparing.counted, state, result, **AT_ONCE)
     return events

@@ -13,7 +13,7 @@ from ..model import Model
 from ..stack import parse, text_of, value_text
 from ..stream import Streamed
 from .asked import Form, ask_of
-from .see import ONE_AT_A_TIME
+from .events import AT_ONCE, ONE_AT_A_TIME
 from .spoken import line, spoken
 from .stops import Stops
 
@@ -57,6 +57,6 @@ def explore_tab(model: Model, form: Form, stops: Stops, status: gr.HTML) -> list
     plot = gr.Plot(label="How far each block reaches", show_label=False, format="png", elem_id="reach")
     said, found = gr.HTML("nothing measured yet", elem_id="suggestion"), gr.State(None)
     take = gr.Button("Take the suggestion", elem_id="take")
-    take.click(exploring.taken, [found, form.stack], form.stack, show_progress="hidden", api_visibility="private")
+    take.click(exploring.taken, [found, form.stack], form.stack, **AT_ONCE)
     return [go.click(exploring.measured, form.all, [status, plot, said, found], api_visibility="private",
                      show_progress_on=status, **ONE_AT_A_TIME)]

@@ -12,6 +12,7 @@ from ..job import Drawing, Sight
 from ..model import Model
 from ..told import python, shell
 from .asked import Form, filled
+from .events import AT_ONCE
 from .spoken import line, spoken
 
 
@@ -68,7 +69,7 @@ class Loading:
 
 def kept_tab(model: Model, form: Form, album: Album) -> Kept:
     """Lay it out."""
-    loading, quiet = Loading(model, album), {"show_progress": "hidden", "api_visibility": "private"}
+    loading = Loading(model, album)
     with gr.Row(equal_height=True):
         download = gr.DownloadButton("Download the guided PNG with its recipe", interactive=False, elem_id="download")
     with gr.Accordion("In a shell, in Python", open=False, elem_id="words"):
@@ -83,6 +84,6 @@ def kept_tab(model: Model, form: Form, album: Album) -> Kept:
     said = gr.HTML("", elem_id="read")
     paths = gr.State([])
     changes = [*form.all, said]
-    drop.upload(loading.dropped, drop, changes, **quiet)
-    gallery.select(loading.picked, paths, changes, **quiet)
+    drop.upload(loading.dropped, drop, changes, **AT_ONCE)
+    gallery.select(loading.picked, paths, changes, **AT_ONCE)
     return Kept(model, album, download, words, lines, gallery, paths)

@@ -11,7 +11,7 @@ from ..model import Model
 from ..row import seed_grid, strength_row
 from ..stream import Streamed
 from .asked import Form, ask_of
-from .see import ONE_AT_A_TIME
+from .events import ONE_AT_A_TIME
 from .spoken import spoken
 from .stops import Stops
 

@@ -15,6 +15,7 @@ from ..controls import Control, controls
 from ..model import Model, example_rules
 from ..stack import changed, moved, parse, text_of, without
 from .asked import Form
+from .events import AT_ONCE
 from .spoken import spoken
 
 FIRST = 2
@@ -29,8 +30,8 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     with gr.Accordion("Add a rule", open=False, elem_id="add"):
         picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
                          elem_id="palette")
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
+    # a layout goes through the queue: outside it Gradio mounts it twice. Its trigger is a component, not a State, whose
+    # changes are told by the queue alone
     @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
     def _show(text: str) -> None:
         try:
@@ -42,23 +43,22 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
 
     form.stack.render()
     form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last",
-                      **quiet)
-    picked.select(Adding(model).added, form.stack, form.stack, **quiet)
-    named.input(_recipe, [named, form.stack], form.stack, **quiet)
+                      **AT_ONCE)
+    picked.select(Adding(model).added, form.stack, form.stack, **AT_ONCE)
+    named.input(_recipe, [named, form.stack], form.stack, **AT_ONCE)
 
 
 def _one(model: Model, form: Form, at: int, rule: Rule, count: int) -> None:
     """One rule: its name, its place, its controls."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
         gr.Markdown(f"**{at + 1}. {rule.name}** {summary_of(type(rule))}", padding=True)
         with gr.Row():
             for name, by in (("Up", -1), ("Down", 1)):
                 able = 0 <= at + by < count
                 gr.Button(f"{name}: {rule.name}", size="sm", min_width=60, interactive=able, elem_id=f"{name.lower()}-{at}"
-                          ).click(partial(_edited, moved, at=at, by=by), form.stack, form.stack, **quiet)
+                          ).click(partial(_edited, moved, at=at, by=by), form.stack, form.stack, **AT_ONCE)
             gr.Button(f"Remove {rule.name}", size="sm", min_width=60, elem_id=f"remove-{at}").click(
-                partial(_edited, without, at=at), form.stack, form.stack, **quiet)
+                partial(_edited, without, at=at), form.stack, form.stack, **AT_ONCE)
         found = controls(rule, _resolved(model, rule))
         for one in found[:FIRST]:
             _control(form, at, one)
@@ -85,8 +85,7 @@ def _control(form: Form, at: int, one: Control) -> None:
     else:
         made = gr.Textbox(one.value, max_lines=1, **common)
         events = [made.submit, made.blur]
-    gr.on(events, change, [form.stack, made], [form.stack, form.own], show_progress="hidden", api_visibility="private",
-          trigger_mode="always_last")
+    gr.on(events, change, [form.stack, made], [form.stack, form.own], trigger_mode="always_last", **AT_ONCE)
 
 
 def _resolved(model: Model, rule: Rule) -> Rule | None:

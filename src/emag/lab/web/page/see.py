@@ -12,13 +12,10 @@ from ..model import Model
 from ..plots import run_figure
 from ..stream import Streamed
 from .asked import Form, ask_of
+from .events import AT_ONCE, ONE_AT_A_TIME
 from .keep import Kept
 from .spoken import line, spoken
 from .stops import Stops
-
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "multiple"}
-"""Of every event that draws: one network, one run. trigger_mode: a press while the last one is still on its
-way out, as after a cancel, waits for its turn; by default Gradio drops it."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,7 @@ def see_tab(model: Model, form: Form, stops: Stops, kept: Kept, run: gr.Button, 
     drawing = run.click(Seeing(model, stops, kept).drawn, [*form.all, kept.paths],
                         [status, both, forming, weak, plot, *kept.all], api_name="draw", show_progress_on=status,
                         **ONE_AT_A_TIME)
-    drawing.success(lambda: gr.update(interactive=True), None, kept.download, show_progress="hidden", queue=False,
-                    api_visibility="private")
+    drawing.success(lambda: gr.update(interactive=True), None, kept.download, **AT_ONCE)
     return drawing
 
 
