@@ -18,7 +18,7 @@ class Walk:
     """Files of the engine entered, and how often one is entered from another; what is inside a pass is left out."""
 
     def __init__(self):
-        self.rooms, self.ways, self.stack, self.inside = set(), 0, [], 0
+        self.rooms, self.called, self.ways, self.stack, self.inside = set(), set(), 0, [], 0
 
     def __call__(self, frame, event, _):
         code = frame.f_code
@@ -29,7 +29,9 @@ class Walk:
         if event == "call":
             room = Path(code.co_filename).name
             self.rooms.add(room)
-            self.ways += bool(self.stack) and self.stack[-1] != room
+            if self.stack and self.stack[-1] != room:
+                self.ways += 1
+                self.called |= {room} if self.stack[-1] == "run.py" else set()
             self.stack.append(room)
         elif event == "return" and self.stack:
             self.stack.pop()
@@ -59,5 +61,6 @@ def test_the_path_of_one_step_is_the_one_drawn(monkeypatch):
     text = (ROOT / "docs" / "architecture.md").read_text().partition("## The path of one step")[2].partition("`tests/")[0]
     drawn, told = text.split("```")[1:]
     assert walk.rooms == set(re.findall(r"engine/(\w+\.py)", drawn))
-    rooms, ways = re.findall(r"network: (\d+), with (\d+)", " ".join(told.split()))[0]
-    assert int(rooms) == len(walk.rooms) and int(ways) >= walk.ways
+    told = " ".join(told.split())
+    rooms, called, ways = re.findall(r"network: (\d+), of which `run.py` itself calls (\d+), with (\d+)", told)[0]
+    assert (int(rooms), int(called)) == (len(walk.rooms), len(walk.called)) and int(ways) >= walk.ways

@@ -1,7 +1,7 @@
 """The methods by name. Adding one: a file in the room of its kind, a line here, its name in `emag/__init__.pyi`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
 
 from ..core import Rule
 from ..errors import BadValue
@@ -90,6 +90,13 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
 )}
 
 
+Made = TypeVar("Made")
+
+
+@overload
+def method(name: str) -> Callable[..., Rule]: ...
+@overload
+def method(name: str, registry: Mapping[str, Made]) -> Made: ...
 def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
     """The rule of that name, as recipes and the command line spell it: `emag.method("pag")(2.0)`.
 

@@ -44,7 +44,7 @@ def from_data(data: Any) -> tuple[Rule, ...]:
         data = data["rules"]
     if not isinstance(data, list) or not all(isinstance(item, dict) and len(item) == 1 for item in data):
         raise BadValue('the rules of a recipe are a list of one-key objects, e.g. [{"emag": {"scale": 1.5}}]')
-    return tuple(make_value(name, method(name), values) for item in data for name, values in item.items())
+    return tuple(make_value(name, method(name, METHODS), values) for item in data for name, values in item.items())
 
 
 def read_rules(path: str | Path) -> tuple[Rule, ...]:
