@@ -60,7 +60,7 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
-# every generated page of docs/ (methods, models, reference, llms.txt) from the code. Measured pages have commands of their own:
+# every generated page of docs/ (methods, models, reference, works, llms.txt) from the code. Measured pages have commands of their own:
 # docs/coverage.md `emag doctor --matrix --markdown > docs/coverage.md` (minutes), docs/results.md `make results` (hours)
 pages: $(STAMP)
 	$(BIN)/python -m emag.lab.pages docs
