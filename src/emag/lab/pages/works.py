@@ -35,8 +35,11 @@ class Work:
 def works() -> dict[int, Work]:
     """All works by number."""
     data = yaml.safe_load((files(__package__) / "works.yaml").read_text("utf-8"))
-    return {number: Work(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-            for number, row in data.items()}
+    return {number: _work(row) for number, row in data.items()}
+
+
+def _work(row: dict[str, Any]) -> Work:
+    return Work(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
 
 
 def found(name: str) -> Any:
