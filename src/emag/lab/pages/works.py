@@ -39,7 +39,8 @@ def works() -> dict[int, Work]:
 
 
 def _work(row: dict[str, Any]) -> Work:
-    return Work(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return Work(**values)
 
 
 def found(name: str) -> Any:
