@@ -89,7 +89,7 @@ def test_controls_know_choices_ranges_and_the_defaults_of_the_model(model):
     rule = emag.EMAG()
     found = {one.field: one for one in controls(rule, model.resolved([rule])[0])}
     assert found["variant"].choices == ("query", "map", "image", "text") and found["layers"].value == "2-4"
-    assert (found["beta"].low, found["beta"].high) == (0, 1) and found["scale"].value == 1.5
+    assert (found["beta"].low, found["beta"].high) == (0, 1) and found["scale"].value == 1.05
     assert found["maps"].choices == ("auto", "float32", "scaled16", "scaled8")  # idle beside "query", and yet words of it
     assert isinstance(rule.window, Window | None) and found["window"].kind == "text"
 

@@ -9,7 +9,7 @@ FAMILY = Family(
     defaults={
         "tiny": {
             "emag": Default({"scale": 1.05, "layers": (2, 3, 4), "window": SD3_WINDOW},
-                            "beside CFG the best of a sweep lies this near to off, and is not told from CFG alone; 1.5 shows "
+                            "beside CFG the best of a sweep is this near to off, and is not told from CFG alone; 1.5 shows "
                             "on sheets and raises the distance: docs/emag.md"),
             "pag": Default({"scale": 1.3, "layers": (4,)}, _LOOKED), "seg": Default({"scale": 1.3, "sigma": 2.0}, _LOOKED),
             "asag": Default({"scale": 1.2}, _LOOKED), "erg-push": Default({"scale": 1.25}, _LOOKED),
