@@ -131,6 +131,15 @@ from .samplers import (
     W2SD as W2SD,
 )
 from .samplers import (
+    CFGpp2M as CFGpp2M,
+)
+from .samplers import (
+    CFGpp2S as CFGpp2S,
+)
+from .samplers import (
+    CFGppEuler as CFGppEuler,
+)
+from .samplers import (
     Corrector as Corrector,
 )
 from .samplers import (

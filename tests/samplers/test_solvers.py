@@ -11,6 +11,7 @@ from emag.samplers import (
     Path,
     RectifiedCFGpp,
     UniPC,
+    predicted_ratios,
     sample,
     sampled_path,
     search_ratios,
@@ -156,6 +157,20 @@ def test_search_leaves_a_perfect_solver_alone():
 def test_golden_section():
     for best in (0.51, 0.8, 1.3):
         assert golden_section(lambda r, best=best: (r - best) ** 2, 0.5, 1.5, 30) == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "steps", "told"), [
+    (7.5, 5, (1, 1, 1.0271, 0.7392, 1.2263)), (4.5, 5, (1, 1, 1.0503, 0.6372, 1.3752)),
+    (7.5, 10, (1, 1, 0.4446, 0.898, 1.0628, 1.0426, 0.9408, 0.861, 0.9068, 1.1816)),
+])
+def test_the_regression_gives_the_ratios_of_its_authors(scale, steps, told):
+    assert predicted_ratios(scale, steps).ratios == pytest.approx(told, abs=6e-5)
+
+
+@pytest.mark.parametrize(("scale", "steps"), [(8.0, 5), (1.0, 5), (7.5, 4), (7.5, 20), (7.5, 5.5), (float("nan"), 5)])
+def test_the_regression_is_not_taken_elsewhere(scale, steps):
+    with pytest.raises(BadValue, match="search_ratios"):
+        predicted_ratios(scale, steps)
 
 
 @pytest.mark.parametrize("make", [

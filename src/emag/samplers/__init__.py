@@ -1,6 +1,8 @@
 """Our own sampling loop, its solvers, and the correctors that need one."""
 
 from .base import Corrector, GuidedModel, Solver, guided_prediction
+from .cfgpp import CFGpp2M, CFGpp2S, CFGppEuler
+from .cpr import predicted_ratios
 from .dc_solver import DCSolver, search_ratios
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
 from .langevin import PCG
@@ -13,32 +15,37 @@ from .reverse_sde import ReverseSDE
 from .solvers import Euler, advance
 from .unipc import UniPC
 
-SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp)}
+SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
+    Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S)}
 CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD)}
 
 __all__ = [
-           "CORRECTORS",
-           "FKC",
-           "PCG",
-           "SOLVERS",
-           "W2SD",
-           "Corrector",
-           "DCSolver",
-           "Euler",
-           "FKCAnneal",
-           "FKCProduct",
-           "GuidedModel",
-           "Path",
-           "RectifiedCFGpp",
-           "Reflection",
-           "ReverseSDE",
-           "Solver",
-           "UniPC",
-           "advance",
-           "effective_size",
-           "guided_prediction",
+                                                        "CORRECTORS",
+                                                        "FKC",
+                                                        "PCG",
+                                                        "SOLVERS",
+                                                        "W2SD",
+                                                        "CFGpp2M",
+                                                        "CFGpp2S",
+                                                        "CFGppEuler",
+                                                        "Corrector",
+                                                        "DCSolver",
+                                                        "Euler",
+                                                        "FKCAnneal",
+                                                        "FKCProduct",
+                                                        "GuidedModel",
+                                                        "Path",
+                                                        "RectifiedCFGpp",
+                                                        "Reflection",
+                                                        "ReverseSDE",
+                                                        "Solver",
+                                                        "UniPC",
+                                                        "advance",
+                                                        "effective_size",
+                                                        "guided_prediction",
+                                                        "predicted_ratios",
            "resample",
-           "sample",
-           "sampled_path",
-           "search_ratios",
+                                                        "sample",
+                                                        "sampled_path",
+                                                        "search_ratios",
 ]

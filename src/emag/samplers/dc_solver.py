@@ -19,7 +19,8 @@ class DCSolver(UniPC):
 
     The corrector moves x after its prediction was made. Before the step from level i, that prediction is replaced by
     the Lagrange interpolation of the last K + 1 buffered x0 predictions at t' = r_i t_i + (1 - r_i) t_(i-1), for
-    good. `search_ratios` finds the ratios for a model.
+    good. `search_ratios` finds the ratios for
+    a model, `predicted_ratios` has those of Stable Diffusion 2.1.
 
     Args:
         ratios: r_i, one per step, finite; 1 leaves a prediction as it is, bit for bit; () is 1 everywhere, which is

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..errors import BadValue
+from ..errors import BadValue, Unsupported
 from ..maths.predictions import Space
 
 
@@ -60,6 +60,20 @@ class Path:
     def shrink(self, i: int, j: int) -> float:
         """k_j / k_i for levels i < j: the share of the noise of level i that is left at level j, in [0, 1)."""
         return self.sigmas[j] * self.alphas[i] / (self.sigmas[i] * self.alphas[j])
+
+    def below(self, i: int, share: float) -> tuple[float, float]:
+        """(alpha, sigma) where the noise level is `share` of that of level i, on a path of the same kind.
+
+        Raises `Unsupported` for a path that is of no known kind.
+        """
+        k = share * self.ratios[i]
+        if self.fits("flow"):
+            return 1 / (1 + k), k / (1 + k)
+        if self.fits("v"):
+            return 1 / math.hypot(1, k), k / math.hypot(1, k)
+        if set(self.alphas) == {1.0}:
+            return 1.0, k
+        raise Unsupported("a level between two of the path is known for flow, variance preserving and EDM paths alone")
 
     def fits(self, space: Space) -> bool:
         """True where `space` makes sense on this path: flow needs alpha + sigma = 1, v alpha^2 + sigma^2 = 1."""
