@@ -18,7 +18,7 @@ class UnGuide(TwoModels):
     """UnGuide: mix a network with its unlearned version, by a weight that depends on the prompt.
 
     w e_full + (1 - w) e_unlearned, both guided with the same scale. Name it before the rule that combines.
-    `emag.methods.null.unguide.unguide_weight` finds the weight for a prompt.
+    `emag.hosts.unguide.measured_weight` finds the weight for a prompt on a pipeline.
 
     Args:
         scale: w, the weight of the pipeline's own network, finite, or a schedule of time; 1 is off. Published: -1 for
