@@ -1,7 +1,6 @@
 """UnGuide's weight for a prompt, measured on a pipeline."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +60,8 @@ def measured_weight(pipe: Any, prompt: str, model: str = "lora:0", models: Mappi
 
     Two runs of `repeats` images, with `prompt` and with "", under CFG at `scale`; each measures, at `share` of its steps,
     how far the unlearned network is from the pipeline's (arXiv 2508.05755: step 40 of 50, 30 repeats; its command line
-    takes 10). The same seed gives the same answer. model, models: as in `UnGuide` and `emag.guide`. call: further arguments of
-    the pipeline, e.g. num_inference_steps=50. Raises `BadValue`, and what the pipeline raises.
+    takes 10). The same seed gives the same answer. model, models: as in `UnGuide` and `emag.guide`. call: further
+    arguments of the pipeline, e.g. num_inference_steps=50. Raises `BadValue`, and what the pipeline raises.
     """
     if repeats < 1:
         raise BadValue(f"unguide measures on at least one image, got repeats={repeats}")
@@ -70,9 +69,11 @@ def measured_weight(pipe: Any, prompt: str, model: str = "lora:0", models: Mappi
     def distances(text: str) -> torch.Tensor:
         rule = UnlearnedDistance(model, share)
         noise = [torch.Generator().manual_seed(seed + i) for i in range(repeats)]
-        # two networks that agree on a text are no fault here, but a distance of 0
-        with suppress(NoEffect), guide(pipe, rule, CFG(scale), models=models):
-            pipe(prompt=[text] * repeats, generator=noise, output_type="latent", **call)
+        try:
+            with guide(pipe, rule, CFG(scale), models=models):
+                pipe(prompt=[text] * repeats, generator=noise, output_type="latent", **call)
+        except NoEffect:  # the two agree on this text: what they differ by is rounding
+            return torch.zeros(repeats)
         return torch.cat(rule.distances)
 
     return unguide_weight(distances(prompt), distances(""), erase, keep)
