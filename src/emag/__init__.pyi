@@ -170,6 +170,9 @@ from .samplers import (
     Solver as Solver,
 )
 from .samplers import (
+    StyleMoments as StyleMoments,
+)
+from .samplers import (
     UniPC as UniPC,
 )
 from .samplers import (

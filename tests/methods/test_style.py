@@ -11,7 +11,8 @@ from emag.core import COND, UNCOND, Rows
 from emag.errors import BadValue, Unsupported
 from emag.maths.attention import Attention
 from emag.maths.streams import Streams
-from emag.methods.weak.spg import SPG, StyledState, read_latents
+from emag.methods.weak.spg import SPG, StyledState
+from emag.samplers.style import read_latents
 from reference import at_step, softmax_map, tensors
 from spy import network_outputs, scheduler_steps
 from styles import latents, style

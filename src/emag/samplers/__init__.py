@@ -13,11 +13,13 @@ from .rectified import RectifiedCFGpp
 from .reflection import W2SD, Reflection
 from .reverse_sde import ReverseSDE
 from .solvers import Euler, advance
+from .style import StyleMoments
 from .unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
     Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S)}
-CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD)}
+CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD,
+                                                              StyleMoments)}
 
 __all__ = [
                                                         "CORRECTORS",
@@ -39,6 +41,7 @@ __all__ = [
                                                         "Reflection",
                                                         "ReverseSDE",
                                                         "Solver",
+           "StyleMoments",
                                                         "UniPC",
                                                         "advance",
                                                         "effective_size",

@@ -1,22 +1,18 @@
 """Style-prompting guidance: a branch whose image tokens look at those of a style image of the same noise level."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ...core import UNCOND, Branches, Perturbation, Rows, RunStart, Sdpa, State, Step
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
+from ...samplers.style import check_style, read_latents
 from ...schedules import Scale, known
 from ..common.inside import Keys, attend, has_moved, put_rows, text_keys
 from ..common.push import Push
-
-KEY = "latents"
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class StyledState(State):
     def noised(self, x: torch.Tensor) -> torch.Tensor:
         """The style at this step's noise level, shaped as x [batch, ...]; noise of its own for every step and sample."""
         style = self.latents.to(x.device, torch.float32)
-        _check_shape(style, x)
+        check_style(style, x)
         return (self.step.alpha * style + self.step.sigma * self.streams.normal("spg", x)).to(x.dtype)
 
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
@@ -93,23 +89,6 @@ class StyledState(State):
         return value
 
 
-def _check_shape(style: torch.Tensor, x: torch.Tensor) -> None:
-    if style.shape[1:] != x.shape[1:] or len(style) not in (1, len(x)):
-        raise BadValue(f"the style latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
-                       "with a first dimension of 1")
-
-
-def read_latents(path: str) -> torch.Tensor:
-    """The tensor "latents" of a safetensors file. Raises `BadValue` where it cannot be read, or is not there."""
-    try:
-        tensors = load_file(Path(path))
-    except (OSError, SafetensorError) as error:
-        raise BadValue(f"cannot read the style latents {path}: {str(error).splitlines()[0]}") from None
-    if KEY not in tensors:
-        raise BadValue(f"{path} holds no tensor {KEY!r}: save the style image's latents under that name")
-    return tensors[KEY]
-
-
 @dataclass(frozen=True)
 class SPG(Push):
     """Style-prompting guidance: move towards a prediction whose image tokens look at those of a style image.
@@ -122,7 +101,7 @@ class SPG(Push):
     Named after CFG it is the published form; before it, or under the pipeline's CFG at g, its effect is g times as
     large. It is for networks that evaluate both branches in one call (SD3, DiT, PixArt). It is not meant to go with
     NAG or VSF, which would take the style's rows for the negative prompt's. The published method also matches mean and
-    standard deviation of the latents to the noised style's after each step; that part is not here.
+    standard deviation of the latents to the noised style's after each step: `StyleMoments`, in our own loop.
 
     Args:
         scale: w, at least 0, or a schedule; 1 is off (published: s 3 on SDXL).
@@ -166,7 +145,7 @@ class SPG(Push):
         read_latents(self.style)
 
     def fits_run(self, start: RunStart) -> None:
-        _check_shape(read_latents(self.style), start.first.x)
+        check_style(read_latents(self.style), start.first.x)
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1
