@@ -56,9 +56,9 @@ def test_refusals():
 
 
 def test_in_the_loop_of_the_embedded_model():
-    """Pictures take on the mean of the style, channel by channel; the model's latents are its pixels."""
+    """Pictures take on the mean of the style, channel by channel; the model takes pixels twice as large."""
     pipe = emag.load("tiny")
     red = torch.tensor([0.8, -0.6, -0.6]).view(1, 3, 1, 1) + 0.2 * latents(shape=(1, 3, 32, 32))
-    loop = Loop((emag.CFG(2.5),), (StyleMoments(style(red), "reached"),), None, 4)
+    loop = Loop((emag.CFG(2.5),), (StyleMoments(style(2 * red), "reached"),), None, 4)
     picture = np.asarray(run_loop(pipe, loop, ["a photo of a frog"], [None], [0])[0][0], float) / 127.5 - 1
     assert np.abs(picture.mean((0, 1)) - [0.8, -0.6, -0.6]).max() < 0.1
