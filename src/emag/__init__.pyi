@@ -112,6 +112,7 @@ from .methods.weak.pag import PAG as PAG
 from .methods.weak.s2 import S2 as S2
 from .methods.weak.sag import SAG as SAG
 from .methods.weak.seg import SEG as SEG
+from .methods.weak.sg import SG as SG
 from .methods.weak.sine import SINE as SINE
 from .methods.weak.slg import SLG as SLG
 from .methods.weak.spg import SPG as SPG

@@ -162,6 +162,10 @@ class Passes:
             if state.differed is None:  # conditions stay what they are over a run: the device is asked once
                 state.note(torch.tensor(differs(new, call, given)))
             call = self.conditions.on(new, rows)
+        if branch.noisier:
+            assert state.now is not None
+            time, clock = state.now.time, state.now.clock
+            call = call.later((min(time + branch.noisier, 1.0) - time) * clock)
         network, sample = call.network, call.network.backbone.sample
         values = {**call.values, **call.condition(), X: network.latents(call.sample)}
         changed = dict(state.inputs(values, network.backbone.condition))

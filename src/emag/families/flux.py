@@ -45,6 +45,7 @@ FAMILY = Family(
     defaults={
         "FluxTransformer2DModel": {
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),
+            "sg": Default({"scale": 2.0}, "the authors' s 1 on FLUX.1"),
             "cfg": Default({"scale": 3.5}, "untested default"),
             "s-cfg": Default({"scale": 3.5, "layers": MIDDLE}, "untested default: the CFG scale, the middle blocks"),
         },

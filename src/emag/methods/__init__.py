@@ -62,6 +62,7 @@ from .weak.pag import PAG
 from .weak.s2 import S2
 from .weak.sag import SAG
 from .weak.seg import SEG
+from .weak.sg import SG
 from .weak.sine import SINE
 from .weak.slg import SLG
 from .weak.spg import SPG
@@ -76,7 +77,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, Negative, Autoguidance, SINE,
+    TSG, SG, Negative, Autoguidance, SINE,
     ICG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
