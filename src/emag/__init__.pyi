@@ -117,6 +117,7 @@ from .methods.weak.sine import SINE as SINE
 from .methods.weak.slg import SLG as SLG
 from .methods.weak.spg import SPG as SPG
 from .methods.weak.stg import STG as STG
+from .methods.weak.swg import SWG as SWG
 from .methods.weak.tpg import TPG as TPG
 from .methods.weak.tsg import TSG as TSG
 from .records.named import recipes as recipes

@@ -119,7 +119,8 @@ class Passes:
 
     def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
-        branch, times = group[0][0], len(group)
+        branch = group[0][0]
+        times = len(group) * branch.copies
         for _, state in group:
             state.choose()
         call, part, own = calls.of(branch)
@@ -134,7 +135,8 @@ class Passes:
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
         now = Pass(mode, part, times, taps, changers=changing(group))
         answer = self._checked(calls.clean.forward, call, now, group)
-        return [part.prediction(own) for part in answer.parts(times)]
+        made = [part.prediction(own) for part in answer.parts(times)]
+        return made if branch.copies == 1 else [torch.cat(made)]
 
     def _checked(self, forward: Forward, call: Arguments, now: Pass, group: Group) -> Answer:
         """The answer of a weak pass, which has to reach what it is about; another network is not held against anything."""

@@ -67,6 +67,7 @@ from .weak.sine import SINE
 from .weak.slg import SLG
 from .weak.spg import SPG
 from .weak.stg import STG
+from .weak.swg import SWG
 from .weak.tpg import TPG
 from .weak.tsg import TSG
 
@@ -77,7 +78,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, SG, Negative, Autoguidance, SINE,
+    TSG, SG, SWG, Negative, Autoguidance, SINE,
     ICG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
