@@ -57,6 +57,7 @@ from .methods.after.zero_init import ZeroInit as ZeroInit
 # inside the attention
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
+from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
 from .methods.attention.vsf import VSF as VSF
@@ -115,6 +116,8 @@ from .methods.weak.seg import SEG as SEG
 from .methods.weak.sg import SG as SG
 from .methods.weak.sine import SINE as SINE
 from .methods.weak.slg import SLG as SLG
+from .methods.weak.soft_pag import SoftPAG as SoftPAG
+from .methods.weak.soft_pag import select_heads as select_heads
 from .methods.weak.spg import SPG as SPG
 from .methods.weak.stg import STG as STG
 from .methods.weak.swg import SWG as SWG

@@ -23,6 +23,7 @@ FAMILY = Family(
             "erg-push": Default({"scale": 1.5}, "EMAG's comparison on DiT"),
             "sg": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.4 and 3"),
             "swg": Default({"scale": 1.2}, "the authors' s 0.2 on EDM2-S, for FID; 2.1 for FDD"),
+            "soft-pag": Default({"scale": 4.0}, "the authors' s 3; 8 on FLUX"),
             "asag": Default({"scale": 2.5}, "a community port: s 1.5, the middle block"),
             "apg": Default({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
                            "untested default: DiT's scale and momentum, diffusers' threshold"),

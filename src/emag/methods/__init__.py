@@ -18,6 +18,7 @@ from .after.tsr import TSR
 from .after.zero_init import ZeroInit
 from .attention.gag import GAG
 from .attention.nag import NAG
+from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
 from .attention.vsf import VSF
@@ -65,6 +66,7 @@ from .weak.seg import SEG
 from .weak.sg import SG
 from .weak.sine import SINE
 from .weak.slg import SLG
+from .weak.soft_pag import SoftPAG
 from .weak.spg import SPG
 from .weak.stg import STG
 from .weak.swg import SWG
@@ -73,8 +75,8 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, VSF, PLADIS, GAG, TACA,
-    EMAG, PAG,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA,
+    EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
