@@ -127,13 +127,25 @@ from .records.named import recipes as recipes
 
 # our own loop
 from .samplers import (
+    CFGMP as CFGMP,
+)
+from .samplers import (
+    FDS as FDS,
+)
+from .samplers import (
     FKC as FKC,
+)
+from .samplers import (
+    FSG as FSG,
 )
 from .samplers import (
     PCG as PCG,
 )
 from .samplers import (
     W2SD as W2SD,
+)
+from .samplers import (
+    Characteristic as Characteristic,
 )
 from .samplers import (
     Corrector as Corrector,

@@ -1,10 +1,14 @@
 """Our own sampling loop, its solvers, and the correctors that need one."""
 
 from .base import Corrector, GuidedModel, Solver, guided_prediction
+from .characteristic import Characteristic
 from .dc_solver import DCSolver, search_ratios
+from .divergence import FDS
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
+from .foresight import FSG
 from .langevin import PCG
 from .loop import sample, sampled_path
+from .manifold import CFGMP
 from .particles import effective_size, resample
 from .path import Path
 from .rectified import RectifiedCFGpp
@@ -13,15 +17,21 @@ from .reverse_sde import ReverseSDE
 from .solvers import Euler, advance
 from .unipc import UniPC
 
-SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp)}
-CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD)}
+SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp,
+                                                        Characteristic)}
+CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD,
+                                                              FSG, CFGMP, FDS)}
 
 __all__ = [
+           "CFGMP",
            "CORRECTORS",
+           "FDS",
            "FKC",
+           "FSG",
            "PCG",
            "SOLVERS",
            "W2SD",
+           "Characteristic",
            "Corrector",
            "DCSolver",
            "Euler",
