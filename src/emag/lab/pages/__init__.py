@@ -11,9 +11,10 @@ FOLDERS = ("methods", "reference")
 
 def pages() -> dict[str, str]:
     """{file below docs/: text} of all generated pages."""
-    from . import llms, methods, models, reference
+    from . import functions, llms, methods, models, reference
 
-    return {**methods.pages(), **reference.pages(), "models.md": models.markdown(), "llms.txt": llms.text()}
+    return {**methods.pages(), "methods/functions.md": functions.page(), **reference.pages(), "models.md": models.markdown(),
+            "llms.txt": llms.text()}
 
 
 def stale(docs: Path) -> list[str]:
