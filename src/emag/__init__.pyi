@@ -60,6 +60,7 @@ from .methods.attention.nag import NAG as NAG
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
+from .methods.attention.textailor import TexTailor as TexTailor
 from .methods.attention.vsf import VSF as VSF
 
 # combining

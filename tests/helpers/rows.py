@@ -44,6 +44,8 @@ ROWS = (
     one(C["pladis"](2.0, layers=(1, 2)), C["pladis"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),
     one(C["gag"](0.8, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),
     one(C["taca"](1.6, 0.5, layers=(1, 2)), C["taca"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    one(C["textailor"](1.7, layers=(1, 2)), C["textailor"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    Trial("textailor-cond", (C["textailor"](0.5, (1, 3), "cond", 1, 4),), sees=True, only=("sd3", "true-cfg")),
     one(C["spg"](2.0, style(), (1, 2)), C["spg"](1.0, style(), (1, 2)), sees=True, only=("sd3", "dit", "pixart")),
     one(emag.EMAG(1.5, layers=(1, 2), window=WINDOW), emag.EMAG(1.0, layers=(1, 2), window=WINDOW), sees=True),
     one(C["pag"](2.0, (1, 2)), C["pag"](1.0, (1, 2)), sees=True),

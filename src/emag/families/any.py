@@ -12,6 +12,7 @@ FAMILY = Family(
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75},
                            "the authors' ComfyUI workflows for Flux and SD3.5"),
             "vsf": Default({"flip": 3.5, "offset": 0.1}, "the authors' SD3.5-large-turbo script"),
+            "textailor": Default({"layers": tuple(at / 57 for at in (2, 7, 12, 17, 22))}, "the authors' blocks of FLUX.1 dev"),
             "s-cfg": Default({"scale": 7.5}, "the authors' Stable Diffusion scripts"),
             "slg": Default({"scale": SKIP}, "diffusers' SLG guider: s 2.8"),
             "stg": Default({"scale": 2.0}, "the authors' s 1 on video models"),

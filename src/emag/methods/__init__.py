@@ -21,6 +21,7 @@ from .attention.nag import NAG
 from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
+from .attention.textailor import TexTailor
 from .attention.vsf import VSF
 from .combining.apg import APG
 from .combining.bounded import ADG, PMCCFG, AdaMaG
@@ -75,7 +76,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, ONAG, VSF, PLADIS, GAG, TACA,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,

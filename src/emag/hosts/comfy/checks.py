@@ -46,6 +46,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
         if branch.all_rows or branch.needs_uncond or branch.null:
             raise Unsupported(f"{rule.name} with these settings needs the unconditional rows in a weak pass, and here weak "
                               "passes are of the conditional rows alone: use other settings, or emag.guide")
+        if branch.strong and branch.changes:
+            raise Unsupported(f"{rule.name} changes what enters blocks in every pass, which is not built for ComfyUI's classes: "
+                              "use emag.guide")
         if branch.copies > 1:
             raise Unsupported(f"{rule.name} evaluates parts of the latent as images of their own, which ComfyUI's conditions do "
                               "not fit: use emag.guide")
