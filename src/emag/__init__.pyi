@@ -32,6 +32,7 @@ from .errors import NoEffect as NoEffect
 from .errors import NotFinite as NotFinite
 from .errors import Unsupported as Unsupported
 from .families import register as register
+from .hosts.content import content_tokens as content_tokens
 from .hosts.function import guided as guided
 from .hosts.guider import EmagGuider as EmagGuider
 from .hosts.load import load as load
@@ -93,6 +94,7 @@ from .methods.emag.rule import EMAG as EMAG
 
 # the unconditional branch
 from .methods.null.ag import AG as AG
+from .methods.null.cdg import CDG as CDG
 from .methods.null.cfg_cache import CFGCache as CFGCache
 from .methods.null.domain import Domain as Domain
 from .methods.null.erg import ERG as ERG

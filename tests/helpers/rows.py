@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 import emag
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
@@ -23,7 +25,7 @@ from emag.testing import Trial
 from emag.testing import trial as one
 from heads import written
 from styles import style
-from tiny import sd3
+from tiny import noise, sd3
 
 WINDOW = emag.Window.progress(0, 0.2, 0.9)
 
@@ -33,6 +35,8 @@ CFG = emag.CFG
 _OTHER = sd3(seed=1).transformer
 OTHER: dict[str, Any] = {"sees": True, "only": ("sd3",), "more": (
     ("models", dict.fromkeys(("guide", "tuned", "base", "pretrained"), _OTHER)),)}
+EMPTIED = (("conditions", {"null": {"encoder_hidden_states": noise(900, 1, 5, 12), "pooled_projections": noise(950, 1, 10)}}),
+           ("masks", {"content": torch.tensor([[True, True, True, False, False]])}))
 
 ROWS = (
     one(C["phase-negative"](1.5, 1), C["phase-negative"](1.0), sees=True, only=("sd3", "dit", "pixart", "true-cfg")),
@@ -71,6 +75,7 @@ ROWS = (
     one(C["icg"](), sees=True, only=("sd3", "pixart", "true-cfg")),
     Trial("icg-label", (C["icg"]("label", redraw=False),), sees=True, only=("dit",)),
     Trial("icg-given", (C["icg"]("given", ("prompt:281", "prompt:7")),), sees=True, only=("dit",)),
+    one(C["cdg"](1, "null"), sees=True, only=("sd3", "true-cfg"), more=EMPTIED),
     one(C["domain"](), **OTHER),
     one(C["priors"](), **OTHER),
     one(C["personalization"]("base"), **OTHER),

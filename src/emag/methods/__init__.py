@@ -43,6 +43,7 @@ from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
 from .emag.rule import EMAG
 from .null.ag import AG
+from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
 from .null.domain import Domain
 from .null.erg import ERG
@@ -82,7 +83,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SEG, ERG, ERGPush, ASAG,
     SPG,
     TSG, SG, SWG, Negative, Autoguidance, SINE,
-    ICG, Domain, Priors, Personalization, RLG, UnGuide,
+    ICG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...core import Perturbation, Rows, State, Tokens
-from ...errors import BadValue, Unsupported
+from ...errors import BadValue
 from ...maths.streams import Streams
 from ..common.inside import Inside
+from ..common.text_stream import check_flow, text_name
 
 TailoredRows = Literal["both", "cond"]
-TEXTS = ("text", "encoder_hidden_states")
-"""What a block's stream of text tokens is called: a part of its one stream, or a stream of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class TailoredState(State):
         self.spec = spec
 
     def enter(self, block: int, streams: Tokens, rows: Rows) -> Tokens:
-        name = next(name for name in TEXTS if name in streams)
+        name = text_name(streams)
         text, mine = streams[name], rows.cond if self.spec.rows == "cond" else slice(None)
         new = text.clone()
         new[mine, self.spec.first:self.spec.last] *= self.spec.factor
@@ -96,17 +95,10 @@ class TexTailor(Inside):
 
     def fits_network(self, network: Any) -> None:
         super().fits_network(network)
-        without = [at for at in self.layers or () if not flows(network.blocks[at])]
-        if without:
-            raise Unsupported(f"textailor needs a text that flows through the blocks (SD3, FLUX), and in blocks {without} of "
-                              f"{network.backbone.name} none does")
+        check_flow(self.name, network, self.layers or ())
 
     @property
     def perturbation(self) -> TailoredText:
         assert self.layers is not None
         return TailoredText(self.layers, self.factor, self.rows, self.first, self.last)
 
-
-def flows(block: Any) -> bool:
-    """True where a block takes text tokens as a stream, or as a part of one."""
-    return "text" in block.stack.tokens and (block.merged or TEXTS[1] in block.stack.streams)
