@@ -72,7 +72,8 @@ def test_every_method_stands_once_on_the_page_of_its_kind():
 def test_every_paper_of_the_code_is_on_a_page_of_methods_and_the_other_way_round():
     """Numbers of arXiv: what code is after a paper, a reader finds by it."""
     home = Path(emag.__file__).parent
-    code = {number: path.relative_to(home).as_posix() for path in home.rglob("*.py") for number in numbers_in(path.read_text())}
+    texts = {path.relative_to(home).as_posix(): path.read_text() for path in home.rglob("*.py")}
+    code = {number: path for path, text in texts.items() for number in numbers_in(text)}
     pages_ = "".join(text for name, text in pages.pages().items() if name.startswith("methods/"))
     told = set(numbers_in(pages_))
     assert {number: path for number, path in code.items() if number not in told} == {}

@@ -35,7 +35,8 @@ CFG = emag.CFG
 _OTHER = sd3(seed=1).transformer
 OTHER: dict[str, Any] = {"sees": True, "only": ("sd3",), "more": (
     ("models", dict.fromkeys(("guide", "tuned", "base", "pretrained"), _OTHER)),)}
-EMPTIED = (("conditions", {"null": {"encoder_hidden_states": noise(900, 1, 5, 12), "pooled_projections": noise(950, 1, 10)}}),
+NULL = {"encoder_hidden_states": noise(900, 1, 5, 12), "pooled_projections": noise(950, 1, 10)}
+EMPTIED = (("conditions", {"null": NULL}),
            ("masks", {"content": torch.tensor([[True, True, True, False, False]])}))
 
 ROWS = (

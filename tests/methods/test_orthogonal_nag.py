@@ -55,7 +55,7 @@ def test_it_acts_on_conditional_image_rows_while_the_noise_lasts(kind):
 
 
 def test_a_window_without_steps_is_refused():
-    with pytest.raises(BadValue, match="o-nag sigma_end=0.95 leaves no step"):
+    with pytest.raises(BadValue, match=r"o-nag sigma_end=0\.95 leaves no step"):
         OrthogonalAttention((3,), False, 3.0, 0.95).check((0.9, 0.5))
     for wrong in ({"strength": -1.0}, {"sigma_end": 2.0}):
         with pytest.raises(BadValue, match="o-nag strength is at least 0"):

@@ -240,7 +240,8 @@ def test_characteristic_off_is_the_plain_step_and_it_guides_alone():
 @pytest.mark.parametrize("make", [
     lambda: CFGMP(-1), lambda: CFGMP(until=2.0), lambda: CFGMP(ridge=0.0), lambda: FSG((0,), (1, 2), (1,)),
     lambda: FSG((0, 0), (1, 1), (1, 1)), lambda: FSG((0,), (0,), (1,)), lambda: FSG(scale=-1.0), lambda: FDS(-1.0),
-    lambda: FDS(until=2.0), lambda: Characteristic(0.5), lambda: Characteristic(2.0, 0), lambda: Characteristic(2.0, tolerance=0)])
+    lambda: FDS(until=2.0), lambda: Characteristic(0.5), lambda: Characteristic(2.0, 0),
+    lambda: Characteristic(2.0, tolerance=0)])
 def test_values_out_of_range_are_refused(make):
     with pytest.raises(BadValue, match=r"must|needs|at least"):
         make()
@@ -251,5 +252,5 @@ def test_a_model_without_a_null_condition_is_refused(part):
     model = Toy(path("flow"), "flow", cond=PLAIN)
     if part.name == "fds":
         part = FDS(cfg=3.0)
-    with pytest.raises(Unsupported, match="unconditional|'uncond'"):
+    with pytest.raises(Unsupported, match=r"unconditional|'uncond'"):
         sample(model, points(), part)

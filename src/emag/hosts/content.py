@@ -19,6 +19,6 @@ def content_tokens(pipe: Any, prompts: str | Sequence[str]) -> torch.Tensor:
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     backbone = read_network(denoisers(pipe, host_of(pipe))[0]).backbone
     if backbone.content is None:
-        raise Unsupported(f"which text tokens of {type(pipe).__name__} are padding is not known here: give the mask yourself, "
-                          "bool [1 or images, text tokens], true at content")
+        raise Unsupported(f"which text tokens of {type(pipe).__name__} are padding is not known here: give the mask "
+                          "yourself, bool [1 or images, text tokens], true at content")
     return backbone.content(pipe, texts)

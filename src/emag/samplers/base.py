@@ -118,5 +118,6 @@ def clean_prediction(model: GuidedModel, x: torch.Tensor, i: int, name: str, who
     """The clean prediction of the branch `name` at level i, [batch, ...]. Raises `Unsupported` where the model has none."""
     found = model.branch(x, i, name) if isinstance(model, Selective) else model.branches(x, i).get(name)
     if found is None:
-        raise Unsupported(f"{who} needs the {name!r} prediction, and this model gives none. Use a model with a null condition.")
+        raise Unsupported(f"{who} needs the {name!r} prediction, and this model gives none. Use a model with a null "
+                          "condition.")
     return found

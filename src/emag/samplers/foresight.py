@@ -58,8 +58,8 @@ class FSG(Corrector):
         # back up from sigma 0 there is no noise to go by
         last -= model.path.sigmas[-1] == 0
         if any(i + far > last for i, far in zip(self.at, self.interval)):
-            raise BadValue(f"fsg looks ahead from {self.at} by {self.interval} levels, and this run has {len(model.path)} steps: "
-                           "choose earlier steps, shorter intervals or more steps")
+            raise BadValue(f"fsg looks ahead from {self.at} by {self.interval} levels, and this run has {len(model.path)} "
+                           "steps: choose earlier steps, shorter intervals or more steps")
 
     def before(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         if i not in self.at:

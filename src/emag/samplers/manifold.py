@@ -48,7 +48,8 @@ class CFGMP(Corrector):
         if type(self.iterations) is not int or self.iterations < 0:
             raise BadValue(f"cfg-mp iterations must be a whole number of at least 0 (0 is off), got {self.iterations!r}")
         if not 0 <= self.until <= 1 or self.swap < 0 or not self.ridge > 0:
-            raise BadValue(f"cfg-mp needs until in [0, 1], swap >= 0 and ridge > 0, got {self.until}, {self.swap}, {self.ridge}")
+            raise BadValue("cfg-mp needs until in [0, 1], swap >= 0 and ridge > 0, got "
+                           f"{self.until}, {self.swap}, {self.ridge}")
 
     def check(self, model: GuidedModel) -> None:
         if model.space != "flow":
@@ -75,7 +76,10 @@ class CFGMP(Corrector):
 
     def _mixed(self, made: torch.Tensor, step: torch.Tensor, made_before: torch.Tensor,
                step_before: torch.Tensor) -> torch.Tensor:
-        """a G(z) + (1 - a) G(z_before), a such that |a f + (1 - a) f_before|^2 + ridge |(a, 1 - a)|^2 is least; f = G(z) - z."""
+        """a G(z) + (1 - a) G(z_before), a such that |a f + (1 - a) f_before|^2 + ridge (a^2 + (1 - a)^2) is least.
+
+        f is the step that G makes, G(z) - z.
+        """
         turn = step - step_before
         share = (self.ridge - dot(step_before, turn)) / (dot(turn, turn) + 2 * self.ridge)
         return made_before + share * (made - made_before)

@@ -87,7 +87,8 @@ class TexTailor(Inside):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor < 0 or self.first < 0 or (self.last is not None and self.last <= self.first):
-            raise BadValue(f"textailor needs factor >= 0 and 0 <= first < last, got {self.factor}, {self.first}, {self.last}")
+            raise BadValue("textailor needs factor >= 0 and 0 <= first < last, got "
+                           f"{self.factor}, {self.first}, {self.last}")
 
     @property
     def neutral(self) -> bool:

@@ -96,8 +96,8 @@ def emptied(text: torch.Tensor, null: torch.Tensor, content: torch.Tensor) -> to
     Raises `BadValue` where the shapes are others.
     """
     if null.shape != text.shape or content.shape not in ((1, text.shape[1]), text.shape[:2]):
-        raise BadValue(f"cdg needs a mask of content [1 or {len(text)}, {text.shape[1]} text tokens] and a null prompt as long, "
-                       f"got {list(content.shape)} and {null.shape[1]} tokens")
+        raise BadValue(f"cdg needs a mask of content [1 or {len(text)}, {text.shape[1]} text tokens] and a null prompt as "
+                       f"long, got {list(content.shape)} and {null.shape[1]} tokens")
     return torch.where(content.to(text.device).bool()[..., None], null.to(text.dtype), text)
 
 
@@ -131,7 +131,7 @@ class CDG(NullBranch):
     name = "cdg"
     paper = "arXiv 2603.10780"
     equation = "u <- e(prompt with its content emptied at the input of a block)"
-    cost = "none: its evaluation is in the place of the unconditional one; one more, of the null prompt, at the first step"
+    cost = "none: its evaluation is in the place of the unconditional one; one of the null prompt a run"
 
     def __post_init__(self) -> None:
         if type(self.block) is not int or self.block < 0:

@@ -119,13 +119,13 @@ class SWG(Push):
         larger = [name for name, value in given.items() if isinstance(value, torch.Tensor)
                   and value.ndim == 4 and value.shape[2:] == x.shape[2:] and value.shape[1] != x.shape[1]]
         if start.first.grid is not None or x.ndim != 4 or names or larger:
-            raise Unsupported("swg cuts spatial latents [batch, channels, height, width] into windows, without anything of the "
-                              f"image's size beside them; here are {', '.join(names + larger) or tuple(x.shape)}")
+            raise Unsupported("swg cuts spatial latents [batch, channels, height, width] into windows, without anything of "
+                              f"the image's size beside them; here are {', '.join(names + larger) or tuple(x.shape)}")
         for side in x.shape[-2:]:
             size = self.perturbation.size(side)
             if not side / self.count <= size < side:
-                raise BadValue(f"{self.count} windows of {size} latent pixels do not cover a side of {side} and leave one out: "
-                               "change swg share, count or unit")
+                raise BadValue(f"{self.count} windows of {size} latent pixels do not cover a side of {side}, or are no part "
+                               "of it: change swg share, count or unit")
 
     @property
     def perturbation(self) -> Windows:
