@@ -73,6 +73,7 @@ from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
+from .methods.combining.covhis import CovHiS as CovHiS
 from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
 from .methods.combining.fdg import FDG as FDG

@@ -116,6 +116,7 @@ ROWS = (
     one(C["adamag"](4.0), C["adamag"](1.0, 1.0, 0.0)),
     one(C["tonemap"](4.0)),
     one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
+    one(C["covhis"](3.0, 3, 2, -0.3, 0.2, 0.8)),
     one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
     one(C["cfg-renorm"](0.9), None, CFG(3.0), raw=True),
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),

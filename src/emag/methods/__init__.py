@@ -28,6 +28,7 @@ from .combining.bounded import ADG, PMCCFG, AdaMaG
 from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
+from .combining.covhis import CovHiS
 from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
 from .combining.fdg import FDG
@@ -88,7 +89,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CFG, APG,
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
-    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
+    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
     OEC,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
