@@ -39,9 +39,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
         raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: "
                           f"connect it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
-    if getattr(rule, "masks", ()):
-        raise Unsupported(f"{rule.name} names the mask {rule.masks[0]!r}, and ComfyUI's nodes give none: use emag.guide around "
-                          "a diffusers pipeline")
+    for mask in getattr(rule, "masks", ()):
+        raise Unsupported(f"{rule.name} names the mask {mask!r}, and ComfyUI's nodes give none: use emag.guide "
+                          "around a diffusers pipeline")
     for branch in rule.weak:
         if branch.model or branch.lora_scale is not None:
             raise Unsupported(f"{rule.name} needs another network, or LoRA layers of its own, which a ComfyUI model does "

@@ -22,7 +22,8 @@ class CovHiS(Rule):
     earlier steps, each sample's own. d is m without (1 - eta) of its part in Q. With q = |w d| / |c| the result is
     u + w d min(sqrt(gamma q), gamma) / q: pushes longer than gamma |c| are cut to that, shorter ones grow towards it.
 
-    Window, rank and the three numbers are unconfirmed, and all defaults untested; whether the step's own D is among the
+    All of it is in the space where the sampler's path is straight: epsilon, or the velocity of flows. Window, rank and the
+    three numbers are unconfirmed, and all defaults untested; whether the step's own D is among the
     window's as well.
 
     Args:
@@ -36,7 +37,7 @@ class CovHiS(Rule):
 
     >>> import emag
     >>> emag.CovHiS(7.5).space
-    'epsilon'
+    'path'
     """
 
     scale: Scale | None = None
@@ -50,7 +51,7 @@ class CovHiS(Rule):
     paper = "CovHiS, ACCV 2026"
     equation = "u + w d min(sqrt(g q), g) / q, d = (I - Q Q^T) m + eta Q Q^T m, q = |w d| / |c|"
     kind = "combining"
-    space = "epsilon"
+    space = "path"
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
