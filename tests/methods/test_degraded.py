@@ -82,6 +82,15 @@ def test_only_content_is_replaced():
         emptied(text, null[:, :4], CONTENT)
 
 
+@pytest.mark.parametrize("mask", [CONTENT[:, :4], CONTENT[0], torch.ones(3, 5)])
+def test_a_mask_of_another_shape_is_refused_before_anything_is_evaluated(mask):
+    pipe, calls = CASES["sd3"].pipe(), []
+    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(BadValue, match=r"bool \[1 or 2, 5 tokens\]"):
+        seen(CASES["sd3"], emag.CDG(1, "null"), mask, pipe)
+    assert not calls
+
+
 def test_what_it_lacks_is_said_before_the_run():
     case = CASES["sd3"]
     with pytest.raises(BadValue, match="mask 'content', which was not given"):

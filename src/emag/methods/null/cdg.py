@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...core import Branches, Perturbation, State, Step, Tokens
+from ...core import Branches, Perturbation, RunStart, State, Step, Tokens
 from ...errors import BadValue
 from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
@@ -146,6 +146,14 @@ class CDG(NullBranch):
         super().fits_network(network)
         network.check_layers((self.block,))
         check_flow(self.name, network, (0, self.block))
+
+    def fits_run(self, start: RunStart) -> None:
+        mask, rows = start.first.masks.get(self.mask), len(start.first.x)
+        text = (start.arguments or {}).get("encoder_hidden_states")
+        tokens = text.shape[1] if isinstance(text, torch.Tensor) else None
+        if mask is None or mask.ndim != 2 or len(mask) not in (1, rows) or tokens not in (None, mask.shape[1]):
+            raise BadValue(f"cdg needs the mask {self.mask!r}, bool [1 or {rows}, {tokens or 'text'} tokens], true at "
+                           f"content; got {None if mask is None else list(mask.shape)}")
 
     @property
     def perturbation(self) -> Emptied:
