@@ -16,7 +16,7 @@ TINY = 1e-8
 
 @dataclass(frozen=True)
 class CovHiS(Rule):
-    """CovHiS, first stage: CFG whose push leaves out what the last steps pushed most, and is as long as its share allows.
+    """CovHiS, first stage: CFG whose push leaves out what the last steps pushed most, its length bounded.
 
     D = p - u; m = D + beta m_before; Q are the first `rank` right singular vectors of the last `window` D, those of
     earlier steps, each sample's own. d is m without (1 - eta) of its part in Q. With q = |w d| / |c| the result is

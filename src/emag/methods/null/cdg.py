@@ -12,8 +12,6 @@ from ...maths.streams import Streams
 from ..common.null_branch import NullBranch
 from ..common.text_stream import check_flow, text_name
 
-Run = Callable[[Tokens], Tokens]
-
 
 @dataclass(frozen=True)
 class EmptyText(Perturbation):
@@ -47,7 +45,7 @@ class EmptyTextState(State):
         super().__init__()
         self.text: torch.Tensor | None = None
 
-    def change(self, block: int, streams: Tokens, run: Run) -> Tokens:
+    def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
         self.text = streams[text_name(streams)].clone()
         return run(streams)
 
@@ -84,7 +82,7 @@ class EmptiedState(State):
         assert isinstance(found, EmptyTextState)
         self.source = found
 
-    def change(self, block: int, streams: Tokens, run: Run) -> Tokens:
+    def change(self, block: int, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
         name = text_name(streams)
         assert self.source.text is not None and self.now is not None
         return run({**streams, name: emptied(streams[name], self.source.text, self.now.masks[self.spec.mask])})
