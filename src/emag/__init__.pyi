@@ -32,6 +32,7 @@ from .errors import NoEffect as NoEffect
 from .errors import NotFinite as NotFinite
 from .errors import Unsupported as Unsupported
 from .families import register as register
+from .hosts.content import content_tokens as content_tokens
 from .hosts.function import guided as guided
 from .hosts.guider import EmagGuider as EmagGuider
 from .hosts.load import load as load
@@ -57,8 +58,10 @@ from .methods.after.zero_init import ZeroInit as ZeroInit
 # inside the attention
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
+from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
+from .methods.attention.textailor import TexTailor as TexTailor
 from .methods.attention.vsf import VSF as VSF
 
 # combining
@@ -70,6 +73,7 @@ from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
+from .methods.combining.covhis import CovHiS as CovHiS
 from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
 from .methods.combining.fdg import FDG as FDG
@@ -91,6 +95,7 @@ from .methods.emag.rule import EMAG as EMAG
 
 # the unconditional branch
 from .methods.null.ag import AG as AG
+from .methods.null.cdg import CDG as CDG
 from .methods.null.cfg_cache import CFGCache as CFGCache
 from .methods.null.domain import Domain as Domain
 from .methods.null.erg import ERG as ERG
@@ -112,17 +117,30 @@ from .methods.weak.pag import PAG as PAG
 from .methods.weak.s2 import S2 as S2
 from .methods.weak.sag import SAG as SAG
 from .methods.weak.seg import SEG as SEG
+from .methods.weak.sg import SG as SG
 from .methods.weak.sine import SINE as SINE
 from .methods.weak.slg import SLG as SLG
+from .methods.weak.soft_pag import SoftPAG as SoftPAG
+from .methods.weak.soft_pag import select_heads as select_heads
 from .methods.weak.spg import SPG as SPG
 from .methods.weak.stg import STG as STG
+from .methods.weak.swg import SWG as SWG
 from .methods.weak.tpg import TPG as TPG
 from .methods.weak.tsg import TSG as TSG
 from .records.named import recipes as recipes
 
 # our own loop
 from .samplers import (
+    CFGMP as CFGMP,
+)
+from .samplers import (
+    FDS as FDS,
+)
+from .samplers import (
     FKC as FKC,
+)
+from .samplers import (
+    FSG as FSG,
 )
 from .samplers import (
     PCG as PCG,
@@ -138,6 +156,9 @@ from .samplers import (
 )
 from .samplers import (
     CFGppEuler as CFGppEuler,
+)
+from .samplers import (
+    Characteristic as Characteristic,
 )
 from .samplers import (
     Corrector as Corrector,

@@ -14,6 +14,7 @@ import emag
 from emag.lab import pages
 from emag.lab.pages import public
 from emag.lab.pages.catalogue import KINDS, catalogue
+from emag.lab.pages.functions import numbers_in
 from emag.methods import METHODS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,6 +67,17 @@ def test_every_method_stands_once_on_the_page_of_its_kind():
     for kind in KINDS:
         headings = re.findall(r"^## (.+)$", (DOCS / "methods" / f"{kind}.md").read_text(), re.M)
         assert headings == [method["name"] for method in catalogue() if method["kind"] == kind]
+
+
+def test_every_paper_of_the_code_is_on_a_page_of_methods_and_the_other_way_round():
+    """Numbers of arXiv: what code is after a paper, a reader finds by it."""
+    home = Path(emag.__file__).parent
+    texts = {path.relative_to(home).as_posix(): path.read_text() for path in home.rglob("*.py")}
+    code = {number: path for path, text in texts.items() for number in numbers_in(text)}
+    pages_ = "".join(text for name, text in pages.pages().items() if name.startswith("methods/"))
+    told = set(numbers_in(pages_))
+    assert {number: path for number, path in code.items() if number not in told} == {}
+    assert told <= set(code) and len(told) > 90
 
 
 def test_every_public_name_stands_once_in_the_reference():

@@ -31,7 +31,7 @@ SEEN = ("attention has a mask", "among", "embeds one per token")
 """What only the network's own attention and time embedders show, in the first clean evaluation."""
 OTHER, ONE = "other", ("wan-vace",)  # the latter makes one video a call
 MODELS = ("guide", "tuned", "pretrained", "base")
-MASK = {"mine": torch.ones(3, 3)}
+MASK = {"mine": torch.ones(3, 3), "content": torch.tensor([[True, True, False, True, False]])}
 NAMES = ("cond", "uncond", OTHER)
 
 
@@ -83,6 +83,10 @@ def own(rng, method, style):
         "cads": lambda: {"tau1": 0.2, "tau2": 0.9, "psi": 0.5},
         "spg": lambda: {"style": style},
         "negative": lambda: {"negative": OTHER},
+        "o-nag": lambda: {"negative": rng.choice((None, OTHER)), "sigma_end": rng.choice((0.0, 0.5))},
+        "soft-pag": lambda: {"heads": rng.choice((("1.0",), ("0.1", "2.0"), ("1.9",))), "strength": rng.choice((0.3, 1.0))},
+        "swg": lambda: {"share": 0.7, "unit": 2},
+        "cdg": lambda: {"null": OTHER, "mask": rng.choice(("mine", "content")), "block": rng.choice((0, 1, 9))},
         "compose": lambda: {"base": rng.choice(NAMES), "terms": tuple(
             Term(scale(rng), rng.choice(NAMES), rng.choice((None, *NAMES)) or "uncond",
                  rng.choice((None, "box:0:0:0.5:1", "mine", "frames:0:0.5"))) for _ in range(rng.randint(1, 2)))},

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 import emag
 from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
@@ -23,7 +25,7 @@ from emag.testing import Trial
 from emag.testing import trial as one
 from heads import written
 from styles import style
-from tiny import sd3
+from tiny import noise, sd3
 
 WINDOW = emag.Window.progress(0, 0.2, 0.9)
 
@@ -33,20 +35,28 @@ CFG = emag.CFG
 _OTHER = sd3(seed=1).transformer
 OTHER: dict[str, Any] = {"sees": True, "only": ("sd3",), "more": (
     ("models", dict.fromkeys(("guide", "tuned", "base", "pretrained"), _OTHER)),)}
+NULL = {"encoder_hidden_states": noise(900, 1, 5, 12), "pooled_projections": noise(950, 1, 10)}
+EMPTIED = (("conditions", {"null": NULL}),
+           ("masks", {"content": torch.tensor([[True, True, True, False, False]])}))
 
 ROWS = (
     one(C["phase-negative"](1.5, 1), C["phase-negative"](1.0), sees=True, only=("sd3", "dit", "pixart", "true-cfg")),
     one(emag.CADS(0.3, 0.3, 0.9, 0.7), emag.CADS(0.3, 1.0, 1.0, 0.7), sees=True, only=("sd3", "dit", "pixart", "true-cfg")),
     one(C["nag"](4.0, 2.5, 0.5, 0.0, layers=(1, 2)), C["nag"](1.0, 2.5, 0.5, 0.0, layers=(1, 2)), sees=True,
         only=("sd3", "pixart")),
+    one(C["o-nag"](2.0, layers=(1, 2)), C["o-nag"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart")),
     one(C["vsf"](2.0, 0.1, layers=(1, 2)), sees=True, only=("sd3", "pixart")),
     one(C["pladis"](2.0, layers=(1, 2)), C["pladis"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),
     one(C["gag"](0.8, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),
     one(C["taca"](1.6, 0.5, layers=(1, 2)), C["taca"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    one(C["textailor"](1.7, layers=(1, 2)), C["textailor"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    Trial("textailor-cond", (C["textailor"](0.5, (1, 3), "cond", 1, 4),), sees=True, only=("sd3", "true-cfg")),
     one(C["spg"](2.0, style(), (1, 2)), C["spg"](1.0, style(), (1, 2)), sees=True, only=("sd3", "dit", "pixart")),
     one(emag.EMAG(1.5, layers=(1, 2), window=WINDOW), emag.EMAG(1.0, layers=(1, 2), window=WINDOW), sees=True),
     one(C["pag"](2.0, (1, 2)), C["pag"](1.0, (1, 2)), sees=True),
     Trial("pag-soft", (C["pag"](2.0, (1, 2), "joint", 0.6, (1,)),), (C["pag"](2.0, (1, 2), strength=0.0),), sees=True),
+    one(C["soft-pag"](2.0, ("1.0", "2.1"), "uniform", 0.7), C["soft-pag"](2.0, ("1.0",), strength=0.0), sees=True),
+    Trial("soft-pag-argmax", (C["soft-pag"](2.0, ("1.1", "2.0", "2.1"), "argmax", 1.0),), sees=True),
     one(C["seg"](2.0, (1, 2), 1.0), C["seg"](2.0, (1, 2), 0.0), sees=True),
     one(C["erg"]((1, 2), kickoff=0.3), C["erg"]((1, 2), kickoff=1.0), sees=True),
     one(C["erg-push"](2.0, (1, 2), 0.1), C["erg-push"](1.0, (1, 2)), sees=True),
@@ -58,12 +68,15 @@ ROWS = (
     one(C["tpg"](1.2, (1, 2)), C["tpg"](1.0, (1, 2)), sees=True, only=("true-cfg",)),
     one(C["sag"](1.5, (1, 2)), C["sag"](1.0, (1, 2)), sees=True),
     one(C["tsg"](2.0), C["tsg"](1.0), sees=True),
+    one(C["sg"](2.0, 0.05), C["sg"](1.0, 0.05), sees=True),
+    one(C["swg"](2.0, 0.7, unit=2), C["swg"](1.0, 0.7, unit=2), sees=True, only=("sd3", "dit", "pixart")),
     one(C["negative"](2.0, "prompt:281"), C["negative"](1.0), sees=True, only=("dit",)),
     one(C["autoguidance"](2.0), C["autoguidance"](1.0), **OTHER),
     Trial("sine", (C["sine"](0.7, source="cond"),), (C["sine"](1.0),), **OTHER),
     one(C["icg"](), sees=True, only=("sd3", "pixart", "true-cfg")),
     Trial("icg-label", (C["icg"]("label", redraw=False),), sees=True, only=("dit",)),
     Trial("icg-given", (C["icg"]("given", ("prompt:281", "prompt:7")),), sees=True, only=("dit",)),
+    one(C["cdg"](1, "null"), sees=True, only=("sd3", "true-cfg"), more=EMPTIED),
     one(C["domain"](), **OTHER),
     one(C["priors"](), **OTHER),
     one(C["personalization"]("base"), **OTHER),
@@ -103,6 +116,7 @@ ROWS = (
     one(C["adamag"](4.0), C["adamag"](1.0, 1.0, 0.0)),
     one(C["tonemap"](4.0)),
     one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
+    one(C["covhis"](3.0, 3, 2, -0.3, 0.2, 0.8)),
     one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
     one(C["cfg-renorm"](0.9), None, CFG(3.0), raw=True),
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),

@@ -34,6 +34,16 @@ class Perturbation:
         return None
 
     @property
+    def noisier(self) -> float:
+        """By how much noisier a time than the step's the network is told, as a share of the training schedule."""
+        return 0.0
+
+    @property
+    def copies(self) -> int:
+        """How many times over its rows are evaluated, where its state gives each copy inputs of its own."""
+        return 1
+
+    @property
     def resume(self) -> int:
         """First block that differs from the clean pass."""
         return 0
@@ -111,7 +121,7 @@ class Perturbation:
     @property
     def whole(self) -> bool:
         """True where it is evaluated from inputs, or with weights, of its own: nothing recorded can stand in for them."""
-        swapped = self.model or self.modules or self.lora_scale is not None
+        swapped = self.model or self.modules or self.noisier or self.copies > 1 or self.lora_scale is not None
         return bool(self.condition or self.null or swapped)
 
     @property

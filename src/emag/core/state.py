@@ -113,6 +113,10 @@ class State:
         """Attention output of one of `blocks` in every pass, for a branch that is strong. `rows`: of this pass."""
         return sdpa(call.q)
 
+    def enter(self, block: int, streams: Tokens, rows: Rows) -> Tokens:
+        """What enters one of `changes` in every pass, for a branch that is strong. `rows`: of this pass."""
+        return streams
+
     def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """New output, in the weak pass, of a submodule that `modules` names."""
         return value

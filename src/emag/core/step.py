@@ -27,7 +27,8 @@ class Step:
     (alpha, sigma) the sampler ends at; x = alpha x0 + sigma epsilon. `time` is the timestep as a fraction of the training
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
-    `seen`: what the observers asked for saw. `fresh`: another network has just taken over.
+    `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
+    timestep rises by as `time` rises from 0 to 1.
     """
 
     index: int
@@ -43,6 +44,7 @@ class Step:
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     fresh: bool = False
+    clock: float = 1.0
 
     @property
     def count(self) -> int:

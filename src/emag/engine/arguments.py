@@ -82,6 +82,15 @@ class Arguments:
             new[outer] = {**(new.get(outer) or {}), inner: value} if inner else value
         return replace(self, values=new)
 
+    def later(self, by: float) -> "Arguments":
+        """The same call, its timestep moved by so much of the scheduler's."""
+        backbone = self.network.backbone
+        told = torch.as_tensor(self.values[backbone.timestep])
+        time = told * backbone.time_scale + backbone.time_offset
+        # tokens of a given picture have a time of their own, 0, and keep it
+        moved = torch.where((time == 0) & (time < time.amax()), told, told + by / backbone.time_scale)
+        return self.replacing({backbone.timestep: moved.to(told.dtype) if told.is_floating_point() else moved})
+
     def conditioned(self, condition: dict[str, Any]) -> "Arguments":
         """The same call under another condition: masks of the call's own type; masks and positions cover the image too."""
         backbone, pictures = self.network.backbone, self.network.image_tokens(self.values) + self.network.references

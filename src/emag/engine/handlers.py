@@ -1,19 +1,20 @@
 """What stands in for the tapped attention and the changed blocks of one pass: the states of its branches, in their rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rows, State
+from ..core import Perturbation, Rows, State, Tokens
 from ..maths.attention import Attention
 from .seam import Handler, Live
 from .taps import Tap
+from .wanted import Changer
 
 Group = Sequence[tuple[Perturbation, State]]
 Handlers = dict[Tap, Handler]
+Changers = dict[int, Changer]
 
 
 def watching(group: Group, rows: Rows) -> Handlers:
@@ -68,10 +69,27 @@ def strengthening(group: Group, below: Handlers, rows: Rows) -> Handlers:
     return handlers
 
 
-def changing(group: Group) -> dict[int, Any]:
+def changing(group: Group) -> Changers:
     """Blocks that a pass changes as a whole; such a branch has a pass of its own."""
     branch, state = group[0]
     return {block: partial(state.change, block) for block in branch.changes}
+
+
+def entering(group: Group, below: Changers, rows: Rows) -> Changers:
+    """`below`, and where a block is evaluated what the branches that work in every pass let into it."""
+    changers = dict(below)
+    for branch, state in group:
+        for block in branch.changes:
+            changers[block] = partial(_enter, partial(state.enter, block, rows=rows), changers.get(block, _as_it_is))
+    return changers
+
+
+def _enter(entered: Callable[[Tokens], Tokens], inner: Changer, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
+    return inner(streams, lambda given: run(entered(given)))
+
+
+def _as_it_is(streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
+    return run(streams)
 
 
 def _live(call: Attention, live: Live) -> torch.Tensor:

@@ -13,7 +13,7 @@ from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions, conditioned, differs
-from .handlers import Group, changing, looking, perturbing, strengthening, watching
+from .handlers import Group, changing, entering, looking, perturbing, strengthening, watching
 from .network import Network
 from .packed import Packing
 from .reached import Reached
@@ -21,7 +21,7 @@ from .swaps import Times, scale_lora
 from .taps import Tap
 from .undo import Undo, undone
 from .view import Extras
-from .wanted import WHOLE, Pass
+from .wanted import CLEAN, WHOLE, Pass
 
 Forward = Callable[..., Any]
 X = "hidden_states"  # what states call x_t
@@ -86,7 +86,7 @@ class Passes:
 
     def other(self, call: NetworkCall) -> Answer:
         """An evaluation that is the host's own business; it is not counted."""
-        return self._pass(call.forward, call.arguments, Pass(taps=strengthening(self.strong, {}, call.rows)))
+        return self._pass(call.forward, call.arguments, self._strengthened(call.rows))
 
     def clean(self, call: NetworkCall, watchers: Group, lookers: Group = ()) -> Answer:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
@@ -94,7 +94,7 @@ class Passes:
         self._count(arguments, self.depth)
         # from the inside out: who watches, who changes every pass, who looks on for the first time
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
-        now = Pass(taps=taps, looks=looks)
+        now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows))
         reached = self._reached.get(self.blocks.network.module)
         with reached.clean() if reached else nullcontext():
             return undone(lambda undo: self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now))
@@ -115,11 +115,16 @@ class Passes:
 
     def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
-        return self._pass(call.forward, call.arguments, Pass(block + 1, taps=strengthening(self.strong, {}, call.rows)))
+        return self._pass(call.forward, call.arguments, self._strengthened(call.rows, block + 1))
+
+    def _strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
+        """A pass with nothing in it but the branches that work in every one."""
+        return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows))
 
     def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
-        branch, times = group[0][0], len(group)
+        branch = group[0][0]
+        times = len(group) * branch.copies
         for _, state in group:
             state.choose()
         call, part, own = calls.of(branch)
@@ -129,12 +134,14 @@ class Passes:
         call = self._prepared(call.repeated(times), rows, group)
         self.conditions.rows = rows
         self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
-        taps = strengthening(() if branch.ahead else self.strong, perturbing(group, total // times), rows)
+        strong = () if branch.ahead else self.strong
+        taps = strengthening(strong, perturbing(group, total // times), rows)
         # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
-        now = Pass(mode, part, times, taps, changers=changing(group))
+        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows))
         answer = self._checked(calls.clean.forward, call, now, group)
-        return [part.prediction(own) for part in answer.parts(times)]
+        made = [part.prediction(own) for part in answer.parts(times)]
+        return made if branch.copies == 1 else [torch.cat(made)]
 
     def _checked(self, forward: Forward, call: Arguments, now: Pass, group: Group) -> Answer:
         """The answer of a weak pass, which has to reach what it is about; another network is not held against anything."""
@@ -162,6 +169,10 @@ class Passes:
             if state.differed is None:  # conditions stay what they are over a run: the device is asked once
                 state.note(torch.tensor(differs(new, call, given)))
             call = self.conditions.on(new, rows)
+        if branch.noisier:
+            assert state.now is not None
+            time, clock = state.now.time, state.now.clock
+            call = call.later((min(time + branch.noisier, 1.0) - time) * clock)
         network, sample = call.network, call.network.backbone.sample
         values = {**call.values, **call.condition(), X: network.latents(call.sample)}
         changed = dict(state.inputs(values, network.backbone.condition))

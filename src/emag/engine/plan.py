@@ -51,7 +51,8 @@ class Plan:
 
     def cost(self, branch: Perturbation) -> int:
         """Block evaluations per image of one weak pass."""
-        return (self.host_rows if branch.all_rows else 1) * (self.depth - branch.entry) - branch.skipped
+        rows = self.host_rows if branch.all_rows else branch.copies
+        return rows * (self.depth - branch.entry) - branch.skipped
 
 
 def departs(rules: Sequence[Rule]) -> bool:

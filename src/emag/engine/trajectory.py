@@ -25,7 +25,7 @@ class Trajectory:
     times, alphas, sigmas: per distinct timestep; x = alpha x0 + sigma epsilon. space: the network's prediction.
     end: (alpha, sigma) that the sampler ends at. takeover: number of the distinct timestep at which a second network takes
     over, None where none does. whole: distinct timesteps of the schedule of which a late start leaves out the first; None
-    where the run has them all.
+    where the run has them all. clock: see `Step`.
     """
 
     timesteps: tuple[float, ...]
@@ -37,6 +37,7 @@ class Trajectory:
     end: tuple[float, float] = (1.0, 0.0)
     takeover: int | None = None
     whole: int | None = None
+    clock: float = 1.0
 
     @classmethod
     def even(cls, count: int) -> "Trajectory":
@@ -57,7 +58,7 @@ class Trajectory:
              masks: Mapping[str, torch.Tensor] | None = None) -> Step:
         """The step at distinct timestep `index`, with x_t of its conditional rows."""
         return Step(index, self.sigmas, self.alphas, self.times[index], self.space, x, streams, end=self.end, grid=grid,
-                    masks=masks or {}, fresh=index == self.takeover)
+                    masks=masks or {}, fresh=index == self.takeover, clock=self.clock)
 
 
 def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
@@ -80,7 +81,8 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
         alphas, sigmas = _variance_preserving(scheduler, distinct, [first + timesteps.index(t) for t in distinct])
     index = tuple(distinct.index(t) for t in timesteps)
     whole = len(set(scheduler.timesteps.tolist()))
-    return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole)
+    return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole,
+                      clock=-trained if inverted else trained)
 
 
 def prediction_space(scheduler: Any) -> Space:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from ..errors import BadValue
 from .records import Tensors
 
@@ -15,6 +17,12 @@ def states_and_mask(pipe: Any, texts: list[str]) -> Tensors:
     """The text tokens, and which of them are no padding."""
     states, mask, _, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False)
     return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+
+def content(tokenizer: Any, texts: list[str], length: int) -> torch.Tensor:
+    """True at a text's own tokens, start and end among them, false at padding: [texts, length]."""
+    made = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return made.attention_mask.bool()
 
 
 def label_of(pipe: Any, text: str) -> int:

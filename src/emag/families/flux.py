@@ -2,13 +2,19 @@
 
 from typing import Any
 
-from .encode import Tensors
+import torch
+
+from .encode import Tensors, content
 from .records import EARLY, FLUX_NEGATIVE, JOINT, MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
     states, pooled, ids = pipe.encode_prompt(texts, None)
     return {"encoder_hidden_states": states, "pooled_projections": pooled, "txt_ids": ids}
+
+
+def content_of(pipe: Any, texts: list[str]) -> torch.Tensor:
+    return content(pipe.tokenizer_2, texts, 512)
 
 
 FAMILY = Family(
@@ -24,7 +30,7 @@ FAMILY = Family(
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
             time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, ()),
             time_modules=("time_text_embed.timestep_embedder",),
-            encode=encode, usual_text=512,
+            encode=encode, content=content_of, usual_text=512,
         ),
     ),
     pipelines=(
@@ -45,6 +51,7 @@ FAMILY = Family(
     defaults={
         "FluxTransformer2DModel": {
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),
+            "sg": Default({"scale": 2.0}, "the authors' s 1 on FLUX.1"),
             "cfg": Default({"scale": 3.5}, "untested default"),
             "s-cfg": Default({"scale": 3.5, "layers": MIDDLE}, "untested default: the CFG scale, the middle blocks"),
         },

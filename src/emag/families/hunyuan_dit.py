@@ -39,6 +39,7 @@ FAMILY = Family(
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 5.0}, "diffusers HunyuanDiTPipeline"),
         },

@@ -27,6 +27,7 @@ FAMILY = Family(
             "stg": Default({"scale": 2.0, "layers": (19 / 28,)}, "the authors' s 1, block 19 of 28"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),

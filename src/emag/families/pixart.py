@@ -30,6 +30,7 @@ FAMILY = Family(
                            "the authors' values for Wan-1.3B, a model with cross-attention: s 1.7 to 1.9, bias -0.2"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "pag": Default({"scale": 5.0, "layers": (14 / 28,)}, "diffusers PixArt PAG example: s 4, block 14"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 4.5}, "diffusers PixArtAlphaPipeline"),

@@ -49,6 +49,7 @@ FAMILY = Family(
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},
                             "none works: linear attention has no map"),
             "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline"),

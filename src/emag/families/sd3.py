@@ -2,13 +2,26 @@
 
 from typing import Any
 
-from .encode import Tensors
+import torch
+
+from .encode import Tensors, content
 from .records import EARLY, JOINT, MIDDLE, SD3_WINDOW, SKIP, Backbone, Default, Example, Family, Host, Stack
+
+T5 = 256
+"""Tokens that the pipeline gives T5."""
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
     states, _, pooled, _ = pipe.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
     return {"encoder_hidden_states": states, "pooled_projections": pooled}
+
+
+def content_of(pipe: Any, texts: list[str]) -> torch.Tensor:
+    """77 tokens of CLIP, then 256 of T5, of which none is content where T5 is left out."""
+    clip = content(pipe.tokenizer, texts, pipe.tokenizer_max_length)
+    if pipe.text_encoder_3 is None:
+        return torch.cat([clip, clip.new_zeros(len(texts), T5)], 1)
+    return torch.cat([clip, content(pipe.tokenizer_3, texts, T5)], 1)
 
 
 FAMILY = Family(
@@ -22,7 +35,7 @@ FAMILY = Family(
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
             time_modules=("time_text_embed.timestep_embedder",), placed=False,
-            encode=encode, usual_text=333,
+            encode=encode, content=content_of, usual_text=333,
         ),
     ),
     pipelines=(

@@ -66,6 +66,7 @@ FAMILY = Family(
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "pladis": Default({"cross": True}, "published for cross-attention, on Stable Diffusion and SDXL"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "emag": Default({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
             "apg": Default({"scale": 10.0, "norm_threshold": 7.5, "momentum": -0.75},
                            "the paper's for Stable Diffusion 2.1, as quoted; for SDXL 15, 15 and -0.5"),

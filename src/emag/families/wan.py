@@ -45,6 +45,7 @@ FAMILY = Family(
             "stg": Default({"scale": 2.0, "layers": (2 / 30,)}, "the authors' s 1, block 2; of 30 (1.3B) is unconfirmed"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True},
                            "the authors' ComfyUI workflow for Wan, with CFG 8; for 4 steps 11, 0.5, 0.75 and tau 3.5"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "the authors' Wan-1.3B: s 1.7 to 1.9, bias -0.2"),
@@ -54,6 +55,7 @@ FAMILY = Family(
         "WanVACETransformer3DModel": {
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+            "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),

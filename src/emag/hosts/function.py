@@ -155,12 +155,18 @@ class Function:
         """Clean predictions at level i: COND, and UNCOND where there is one. Beside the run: changes no state."""
         return self.branches_at(x, *self.path.at(i))
 
-    @torch.no_grad()
+    def branch(self, x: torch.Tensor, i: int, name: str) -> torch.Tensor | None:
+        """One of `branches`, without the others; None where there is none."""
+        return self._beside(x, *self.path.at(i), [name] if name in self.conditions else []).get(name)
+
     def branches_at(self, x: torch.Tensor, alpha: float, sigma: float) -> dict[str, torch.Tensor]:
-        """`branches` at a level that need not be on the path."""
-        names = [name for name in (COND, UNCOND) if name in self.conditions]
+        """`branches` at a level that need not be on the path. With gradients where x asks for them."""
+        return self._beside(x, alpha, sigma, [name for name in (COND, UNCOND) if name in self.conditions])
+
+    def _beside(self, x: torch.Tensor, alpha: float, sigma: float, names: Sequence[str]) -> dict[str, torch.Tensor]:
         self.beside += len(names)
-        return {name: self._call(x, alpha, sigma, self.conditions[name]) for name in names}
+        with torch.set_grad_enabled(x.requires_grad):
+            return {name: self._call(x, alpha, sigma, self.conditions[name]) for name in names}
 
     def noise(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Standard normal noise shaped as `like` [batch, ...]; row i's depends on sample i, `name` and the step alone."""

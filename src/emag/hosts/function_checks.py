@@ -66,6 +66,12 @@ def check_inside(rules: Sequence[Rule], network: Network) -> None:
         network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
         if any(branch.model for branch in rule.weak):
             raise Unsupported(f"{rule.name} needs another network, and a function has one: use emag.guide around a pipeline")
+        if any(branch.noisier for branch in rule.weak):
+            raise Unsupported(f"{rule.name} moves the time by a share of the training schedule, which a function does not "
+                              "tell: use emag.guide around a pipeline, or sg-prev")
+        if any(branch.copies > 1 for branch in rule.weak):
+            raise Unsupported(f"{rule.name} evaluates parts of x as images of their own, and a function's x has one size: "
+                              "use emag.guide around a pipeline")
         if any(branch.needs_uncond or branch.all_rows for branch in rule.weak):
             raise Unsupported(f"{rule.name} with these settings needs conditional and unconditional rows in one network "
                               "call, and a function evaluates one condition at a time: name the negative in the rule where "

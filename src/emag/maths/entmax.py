@@ -1,7 +1,7 @@
 r"""Sparse softmaxes, exact: entmax with alpha 1.5 and 2 (sparsemax), thresholds found by sorting.
 
 $p = [(\alpha - 1) z - \tau]_+^{1 / (\alpha - 1)}$ along the last dimension, with the $\tau$ for which p sums to 1. Adding a
-constant to z changes nothing; alpha near 1 is softmax. arXiv 1905.05702, Eq. 6 and appendix; sparsemax: arXiv 1602.02068.
+constant to z changes nothing; alpha near 1 is softmax.
 """
 
 import torch
@@ -15,7 +15,8 @@ ALPHAS = (1.5, 2.0)
 def entmax(z: torch.Tensor, alpha: float = 1.5) -> torch.Tensor:
     """Weights [..., n] that sum to 1 for logits z [..., n], many of them 0; same dtype, computed in at least fp32.
 
-    alpha: 1.5 or 2. Logits may be -inf as long as one of a row is finite. Raises `BadValue` for another alpha.
+    alpha: 1.5 or 2. Logits may be -inf as long as one of a row is finite. Raises `BadValue` for another alpha. arXiv
+    1905.05702, Eq. 6 and appendix; sparsemax: arXiv 1602.02068.
     """
     if alpha not in ALPHAS:
         raise BadValue(f"entmax alpha must be 1.5 or 2, got {alpha!r}")

@@ -18,14 +18,17 @@ from .after.tsr import TSR
 from .after.zero_init import ZeroInit
 from .attention.gag import GAG
 from .attention.nag import NAG
+from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
+from .attention.textailor import TexTailor
 from .attention.vsf import VSF
 from .combining.apg import APG
 from .combining.bounded import ADG, PMCCFG, AdaMaG
 from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
+from .combining.covhis import CovHiS
 from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
 from .combining.fdg import FDG
@@ -41,6 +44,7 @@ from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
 from .emag.rule import EMAG
 from .null.ag import AG
+from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
 from .null.domain import Domain
 from .null.erg import ERG
@@ -62,27 +66,30 @@ from .weak.pag import PAG
 from .weak.s2 import S2
 from .weak.sag import SAG
 from .weak.seg import SEG
+from .weak.sg import SG
 from .weak.sine import SINE
 from .weak.slg import SLG
+from .weak.soft_pag import SoftPAG
 from .weak.spg import SPG
 from .weak.stg import STG
+from .weak.swg import SWG
 from .weak.tpg import TPG
 from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, VSF, PLADIS, GAG, TACA,
-    EMAG, PAG,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor,
+    EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, Negative, Autoguidance, SINE,
-    ICG, Domain, Priors, Personalization, RLG, UnGuide,
+    TSG, SG, SWG, Negative, Autoguidance, SINE,
+    ICG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
-    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG,
+    PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
     OEC,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,

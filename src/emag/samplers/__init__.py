@@ -2,11 +2,15 @@
 
 from .base import Corrector, GuidedModel, Solver, guided_prediction
 from .cfgpp import CFGpp2M, CFGpp2S, CFGppEuler
+from .characteristic import Characteristic
 from .cpr import predicted_ratios
 from .dc_solver import DCSolver, search_ratios
+from .divergence import FDS
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
+from .foresight import FSG
 from .langevin import PCG
 from .loop import sample, sampled_path
+from .manifold import CFGMP
 from .particles import effective_size, resample
 from .path import Path
 from .rectified import RectifiedCFGpp
@@ -17,38 +21,42 @@ from .style import StyleMoments
 from .unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
-    Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S)}
-CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD,
-                                                              StyleMoments)}
+    Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S, Characteristic)}
+CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (
+    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments)}
 
 __all__ = [
-                                                        "CORRECTORS",
-                                                        "FKC",
-                                                        "PCG",
-                                                        "SOLVERS",
-                                                        "W2SD",
-                                                        "CFGpp2M",
-                                                        "CFGpp2S",
-                                                        "CFGppEuler",
-                                                        "Corrector",
-                                                        "DCSolver",
-                                                        "Euler",
-                                                        "FKCAnneal",
-                                                        "FKCProduct",
-                                                        "GuidedModel",
-                                                        "Path",
-                                                        "RectifiedCFGpp",
-                                                        "Reflection",
-                                                        "ReverseSDE",
-                                                        "Solver",
-           "StyleMoments",
-                                                        "UniPC",
-                                                        "advance",
-                                                        "effective_size",
-                                                        "guided_prediction",
-                                                        "predicted_ratios",
-           "resample",
-                                                        "sample",
-                                                        "sampled_path",
-                                                        "search_ratios",
+    "CFGMP",
+    "CORRECTORS",
+    "FDS",
+    "FKC",
+    "FSG",
+    "PCG",
+    "SOLVERS",
+    "W2SD",
+    "CFGpp2M",
+    "CFGpp2S",
+    "CFGppEuler",
+    "Characteristic",
+    "Corrector",
+    "DCSolver",
+    "Euler",
+    "FKCAnneal",
+    "FKCProduct",
+    "GuidedModel",
+    "Path",
+    "RectifiedCFGpp",
+    "Reflection",
+    "ReverseSDE",
+    "Solver",
+    "StyleMoments",
+    "UniPC",
+    "advance",
+    "effective_size",
+    "guided_prediction",
+    "predicted_ratios",
+    "resample",
+    "sample",
+    "sampled_path",
+    "search_ratios",
 ]

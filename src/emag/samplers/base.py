@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -36,6 +36,14 @@ class GuidedModel(Protocol):
 
     def noise(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Standard normal noise shaped as `like` [batch, ...]; row i's depends on sample i and `name` alone."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """What a `GuidedModel` may offer beside: one clean prediction, without an evaluation of the others."""
+
+    def branch(self, x: torch.Tensor, i: int, name: str) -> torch.Tensor | None:
+        """The clean prediction of one branch at level i; None where there is none. Changes no state."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +112,12 @@ def guided_prediction(branches: Mapping[Any, torch.Tensor], scale: float, who: s
         raise Unsupported(f"{who} at scale {scale:g} needs the unconditional prediction, and this model gives none. "
                           "Use scale 1, or a model with a null condition.")
     return torch.lerp(branches[UNCOND], branches[COND], scale)
+
+
+def clean_prediction(model: GuidedModel, x: torch.Tensor, i: int, name: str, who: str) -> torch.Tensor:
+    """The clean prediction of the branch `name` at level i, [batch, ...]. Raises `Unsupported` where the model has none."""
+    found = model.branch(x, i, name) if isinstance(model, Selective) else model.branches(x, i).get(name)
+    if found is None:
+        raise Unsupported(f"{who} needs the {name!r} prediction, and this model gives none. Use a model with a null "
+                          "condition.")
+    return found

@@ -16,15 +16,16 @@ _Denoiser = Callable[[torch.Tensor], torch.Tensor]
 
 
 def reflect(x: torch.Tensor, strong: _Denoiser, weak: _Denoiser, path: Path, i: int, space: Space,
-            repeats: int = 1) -> torch.Tensor:
-    """x [batch, ...] at level i, taken to level i + 1 with `strong` and back with `weak`, `repeats` times.
+            repeats: int = 1, interval: int = 1) -> torch.Tensor:
+    """x [batch, ...] at level i, taken to level i + `interval` with `strong` and back with `weak`, `repeats` times.
 
     Both predict at level i. In flow space: x + (sigma' - sigma) (u_strong(x) - u_weak(x')). Where neither depends on x and
     they agree, x comes back.
     """
     for _ in range(repeats):
-        down = advance(x, strong(x), path, i, i + 1, space)
-        x = advance(down, weak(down), path, i + 1, i, space)
+        down = advance(x, strong(x), path, i, i + interval, space)
+        # `weak` predicts at level i and is read there: what it says of the noise takes x back
+        x = advance(down, weak(down), path, i + interval, i, space)
     return x
 
 

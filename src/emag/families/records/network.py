@@ -12,6 +12,9 @@ Tensors = dict[str, torch.Tensor]
 Encode = Callable[[Any, list[str]], Tensors]
 """(pipeline, prompts) -> the arguments its network takes for them, one row each."""
 
+Content = Callable[[Any, list[str]], torch.Tensor]
+"""(pipeline, prompts) -> bool [prompts, text tokens], true at what is no padding."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -118,6 +121,8 @@ class Backbone:
     """Its blocks write into the streams they are given, so what is recorded is copied."""
     encode: Encode | None = None
     """How prompts become its arguments; None: conditions by text are refused."""
+    content: Content | None = None
+    """Which text tokens of prompts are no padding; None: not known."""
     usual_text: int = 0
     """Text tokens of an ordinary call, for forecasts."""
     latent_pixels: int = 8

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ...core import Rule
+from ...core import Perturbation, Rule
 from ...engine.network import Network
 from ...errors import BadValue, Unsupported
 from ...families.comfy import ComfyNetwork
@@ -39,6 +39,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
         raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: "
                           f"connect it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
+    for mask in getattr(rule, "masks", ()):
+        raise Unsupported(f"{rule.name} names the mask {mask!r}, and ComfyUI's nodes give none: use emag.guide "
+                          "around a diffusers pipeline")
     for branch in rule.weak:
         if branch.model or branch.lora_scale is not None:
             raise Unsupported(f"{rule.name} needs another network, or LoRA layers of its own, which a ComfyUI model does "
@@ -46,9 +49,21 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
         if branch.all_rows or branch.needs_uncond or branch.null:
             raise Unsupported(f"{rule.name} with these settings needs the unconditional rows in a weak pass, and here weak "
                               "passes are of the conditional rows alone: use other settings, or emag.guide")
-        if branch.modules:
-            raise Unsupported(f"{rule.name} changes how the network embeds the timestep, which is not known for ComfyUI's "
-                              "classes: use emag.guide")
+        _check_branch(rule.name, branch)
+
+
+def _check_branch(name: str, branch: Perturbation) -> None:
+    """Refuse what needs more of the network's classes than is known of ComfyUI's."""
+    instead = "use emag.guide around a diffusers pipeline"
+    if branch.modules or branch.noisier:
+        raise Unsupported(f"{name} changes what the network is told of the timestep, or how it embeds it, which is not "
+                          f"known for ComfyUI's classes: {instead}")
+    if branch.strong and branch.changes:
+        raise Unsupported(f"{name} changes what enters blocks in every pass, which is not built for ComfyUI's classes: "
+                          f"{instead}")
+    if branch.copies > 1:
+        raise Unsupported(f"{name} evaluates parts of the latent as images of their own, which ComfyUI's conditions do not "
+                          f"fit: {instead}")
 
 
 def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, further: Collection[str]) -> None:

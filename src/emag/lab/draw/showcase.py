@@ -24,9 +24,16 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "compose": (compositional({COND: 2.0, OTHER: 1.5}),),
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
+    "sg": "sg=3,shift=0.03",
+    "swg": "swg=2,share=0.7,unit=2",
+    "soft-pag": "soft-pag=4,heads=2.0+2.1,strength=1",
+    "fsg": "cfg fsg,at=0+2,interval=2+2,repeats=1+1",
+    "fds": "cfg fds=0.3",
+    "characteristic": "characteristic=3",
     "negative": (Negative(2.0, OTHER),),
     "perp-neg": (PerpNeg(negative=OTHER),),
     "nag": "nag cfg=1",
+    "o-nag": "o-nag cfg=1",
     "vsf": "vsf cfg=1",
     "constant": None,  # the same as a plain number
     "cfg": None,  # the pipeline's own
@@ -34,6 +41,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
 """For methods that need more than their defaults; None leaves a method out."""
 
 SKIPPED = {
+    "cdg": "needs a mask of the prompt's own tokens, from Python: emag.content_tokens",
     "annealing": "needs a file of trained weights",
     "feedback": "needs a scoring function, from Python",
     "spg": "needs a file of the style image's latents",

@@ -11,10 +11,10 @@ FOLDERS = ("methods", "reference")
 
 def pages() -> dict[str, str]:
     """{file below docs/: text} of all generated pages."""
-    from . import llms, methods, models, reference, works
+    from . import functions, llms, methods, models, reference, works
 
-    return {**methods.pages(), **reference.pages(), "models.md": models.markdown(), "llms.txt": llms.text(),
-            "works.md": works.markdown()}
+    return {**methods.pages(), "methods/functions.md": functions.page(), **reference.pages(), "models.md": models.markdown(),
+            "llms.txt": llms.text(), "works.md": works.markdown()}
 
 
 def stale(docs: Path) -> list[str]:

@@ -29,7 +29,8 @@ def index(kinds: dict[str, list[dict[str, Any]]]) -> str:
         lines += [f"| [{method['name']}]({kind}.md#{anchor(method['name'])}) | {cell(method['summary'])} | "
                   f"{cell(method['cost'])} | {link(method['paper'])} |" for method in methods]
         lines.append("")
-    return "\n".join([*lines, "## [Recipes](recipes.md)", "", "Combinations that papers report, by name."]) + "\n"
+    return "\n".join([*lines, "## [Recipes](recipes.md)", "", "Combinations that papers report, by name.", "",
+                      "## [Functions](functions.md)", "", "What papers gave and is no method by name."]) + "\n"
 
 
 def page(kind: str, methods: list[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import widened
 from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
-from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows
+from ..common.inside import Inside, Strong
 from ..common.negative_text import NegativePass, NegativeText
 
 Norm = Literal["l1", "l2"]
@@ -58,16 +58,10 @@ class NormalizedState(NegativeText):
         self.acts = self.sigmas[index] >= self.spec.sigma_end
 
     def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
-        live = sdpa(call.q)
         spec = self._spec_now()
-        if not self.acts or spec.scale == 1 or rows.cond.start == rows.cond.stop:
-            return live
-        part, negative = call.rows(rows.cond), self.negative(block, call, rows)
-        keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
-        plus = live[rows.cond][:, :, call.image]
-        new = normalized(plus, attend(part, keys), spec)
-        self.note(has_moved(new, plus))
-        return put_rows(live, rows.cond, call.image, new)
+        if not self.acts or spec.scale == 1:
+            return sdpa(call.q)
+        return self.pushed(block, call, sdpa, rows, lambda plus, minus: normalized(plus, minus, spec))
 
     def _spec_now(self) -> NormalizedAttention:
         """The spec, with the strength that a schedule gives at this step."""

@@ -1,6 +1,6 @@
 """Where NAG and VSF have their negative text from: the unconditional rows of the call, or a pass of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,10 @@ from ...core import Perturbation, Rows, Sdpa, State
 from ...errors import Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams
-from .inside import Keys, text_keys
+from .inside import Keys, attend, has_moved, put_rows, text_keys
+
+FeaturePush = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Z from Z+ and Z-, [B, H, tokens, d] each."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,15 @@ class NegativeText(State):
                               "evaluates both in one (SD3, PixArt), its guidance on")
         held = self.held[block]
         return held.repeated((rows.cond.stop - rows.cond.start) // len(held.k))
+
+    def pushed(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows, push: FeaturePush) -> torch.Tensor:
+        """The live output, its conditional image features Z+ moved by `push`(Z+, Z-), Z- those of the negative text."""
+        live = sdpa(call.q)
+        if rows.cond.start == rows.cond.stop:
+            return live
+        part, negative = call.rows(rows.cond), self.negative(block, call, rows)
+        keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
+        plus = live[rows.cond][:, :, call.image]
+        new = push(plus, attend(part, keys))
+        self.note(has_moved(new, plus))
+        return put_rows(live, rows.cond, call.image, new)

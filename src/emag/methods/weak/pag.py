@@ -104,8 +104,8 @@ class PAG(Push):
         form: "image": each image query sees its own key and all text keys, text rows stay as they are. "joint": O = V for
             all tokens, text included, which is the attention form of STG. Without text in the attention the two are one.
             "uniform": each image query sees all keys alike, the other end of the same paper's soft maps.
-        strength: share of the identity in the map, 0 (off) to 1 (PAG). Between: SoftPAG, arXiv 2506.10978 (unconfirmed).
-        heads: only these heads of every listed block, as in HeadHunter (same paper); None is all.
+        strength: share of the identity in the map, 0 (off) to 1 (PAG). Between: see `SoftPAG`.
+        heads: only these heads of every listed block; None is all. `SoftPAG` has other ones in each.
 
     >>> import emag
     >>> emag.PAG(1.7, layers=(13,)).equation

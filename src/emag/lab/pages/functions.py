@@ -1,0 +1,44 @@
+"""What papers gave beside methods by name: functions, and classes that are no plain data. docs/methods/functions.md."""
+
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+from .methods import MADE, cell
+
+NUMBER = re.compile(r"\b\d{4}\.\d{5}\b")
+"""A number of arXiv."""
+MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
+           "maths.entmax")
+
+
+def rows() -> list[tuple[str, str, list[str]]]:
+    """(name below emag, first line, arXiv numbers) of everything public in `MODULES` whose text names a paper."""
+    found = [(f"emag.{name}.{key}", inspect.getdoc(value) or "") for name in MODULES for key, value in _public(name)]
+    return [(name, text.partition("\n")[0], numbers) for name, text in found if (numbers := numbers_in(text))]
+
+
+def numbers_in(text: str) -> list[str]:
+    """arXiv numbers in a text, each once."""
+    return list(dict.fromkeys(NUMBER.findall(text)))
+
+
+def _public(name: str) -> list[tuple[str, Any]]:
+    module = import_module(f"emag.{name}")
+    return [(key, value) for key, value in vars(module).items() if key[0] != "_" and callable(value)
+            and getattr(value, "__module__", "") == module.__name__]
+
+
+def page() -> str:
+    """The functions as a page."""
+    lines = ["# Functions", "", MADE, "", "What papers gave and is no method by name: ways to write a combination, guidance "
+             "of language models on logits, of mixtures, and what takes a function of yours. All are ordinary Python.", "",
+             "| name | what it does | paper |", "|---|---|---|"]
+    lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
+              for name, text, numbers in rows()]
+    return "\n".join(lines) + "\n"
+
+
+def _link(number: str) -> str:
+    return f"[arXiv {number}](https://arxiv.org/abs/{number})"
