@@ -88,6 +88,28 @@ def test_a_stack_is_built_run_and_slid(page):
     assert page.locator("#slider").screenshot() != before
 
 
+def test_rules_are_dragged_and_moved_by_arrow(page):
+    page.fill("#stack textarea", "emag=1.5 seg=1.2 cads")
+    places = page.locator("#order button")
+    page.wait_for_selector("#order button >> nth=2")
+    places.nth(2).hover()
+    page.mouse.down()
+    first = places.nth(0).bounding_box()
+    page.mouse.move(first["x"] + 20, first["y"] + first["height"] / 2, steps=4)
+    page.mouse.up()
+    words(page, "cads emag=1.5 seg=1.2")
+    says(page, "1. cads", "#order")
+    page.wait_for_selector("#rule-0:has-text('cads')")
+    places.nth(0).press("ArrowDown")
+    words(page, "emag=1.5 cads seg=1.2")
+    says(page, "2. cads", "#order")
+    page.keyboard.press("ArrowDown")  # the keyboard went with the rule
+    words(page, "emag=1.5 seg=1.2 cads")
+    page.keyboard.press("ArrowDown")  # and the last one stays
+    page.fill("#stack textarea", "cads")
+    page.wait_for_function("document.querySelectorAll('#order button').length === 0")
+
+
 def test_words_make_controls_and_greyed_ones_say_why(page):
     page.fill("#stack textarea", "cads apg=4")
     page.wait_for_selector("#rule-1:has-text('apg')")

@@ -10,7 +10,7 @@ from ....core import Rule
 from ....core.docs import summary_of
 from ....errors import BadValue, EmagError
 from ....records.named import recipes
-from .. import palette
+from .. import order, palette
 from ..controls import Control, controls
 from ..model import Model, example_rules
 from ..stack import changed, moved, parse, text_of, without
@@ -30,6 +30,7 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     with gr.Accordion("Add a rule", open=False, elem_id="add"):
         picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
                          elem_id="palette")
+    places = gr.HTML("", css_template=order.CSS, js_on_load=order.SCRIPT, elem_id="order")
     # a layout goes through the queue: outside it Gradio mounts it twice. Its trigger is a component, not a State, whose
     # changes are told by the queue alone
     @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
@@ -44,6 +45,8 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     form.stack.render()
     form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last",
                       **AT_ONCE)
+    form.stack.change(_listed, form.stack, places, trigger_mode="always_last", **AT_ONCE)
+    places.select(_dragged, form.stack, form.stack, **AT_ONCE)
     picked.select(Adding(model).added, form.stack, form.stack, **AT_ONCE)
     named.input(_recipe, [named, form.stack], form.stack, **AT_ONCE)
 
@@ -110,6 +113,20 @@ def _set(text: str, value: Any, at: int, field: str) -> tuple[str, str]:
 def _edited(change: Any, text: str, **where: int) -> str:
     with spoken():
         return text_of(change(parse(text), **where))
+
+
+def _listed(text: str) -> str:
+    try:
+        return order.html(parse(text))
+    except EmagError:
+        return ""
+
+
+def _dragged(text: str, event: gr.EventData) -> str:
+    """The guidance with a rule at the place where it was let go; as it is where there is no such rule."""
+    with spoken():
+        rules, at, to = parse(text), int(event._data["at"]), int(event._data["to"])
+        return text_of(moved(rules, at, to - at)) if 0 <= at < len(rules) else text
 
 
 @dataclass(frozen=True)
