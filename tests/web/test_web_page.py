@@ -118,6 +118,15 @@ def test_words_make_controls_and_greyed_ones_say_why(page):
     page.click("#remove-0")
     words(page, "apg=4")
     page.click("#add button")
+    second = page.locator("li:has(button[data-name=cfg])")
+    playwright.expect(second).to_contain_text("Not with these rules: apg and cfg both combine", timeout=SECONDS)
+    assert page.locator('button[data-name="cfg"]').is_disabled()
+    page.click('button[data-name="rescale"]')
+    words(page, "apg=4 rescale")
+    page.click("#remove-0")
+    playwright.expect(second).not_to_contain_text("Not with", timeout=SECONDS)
+    page.click('button[data-name="cfg"]')  # before the one that works on what it combines
+    words(page, "cfg rescale")
     greyed = page.locator('button[data-name="tpg"]')
     assert greyed.is_disabled() and "moves tokens about" in page.locator("li:has(button[data-name=tpg])").inner_text()
 

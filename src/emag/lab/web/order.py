@@ -1,4 +1,4 @@
-"""The rules as a short list, each dragged to its place by pointer or moved by the arrow keys; empty where nothing can move."""
+"""The rules as a short list, each dragged to its place or moved there by the arrow keys; empty where none can move."""
 
 from collections.abc import Sequence
 from html import escape
