@@ -10,5 +10,6 @@
     blind.py, explore.py         which of two recipes is liked better; how far each block reaches
     album.py                     the pictures of a session
     page/                        Gradio: only layout and wires
-    guard.py, server.py          who is answered, and where
+    guard.py, payload.py         who is answered; which files a request may name
+    server.py                    where the page is
 """
