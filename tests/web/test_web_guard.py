@@ -148,7 +148,8 @@ def test_a_file_that_was_dropped_is_read(server, window, secret):
 def test_no_file_of_the_machine_is_read_by_naming_it(server, window, secret, event):
     """Gradio would copy it to where its files are served, whatever the component."""
     inside = server.folder / "cache" / ".." / ".." / secret.relative_to("/")
-    for path in (str(secret), f"{server.folder}/cache/../../..{secret}", str(inside), "/etc/hostname", "secret.png", "\0", 7):
+    away = f"{server.folder}/cache/../../..{secret}"
+    for path in (str(secret), away, str(inside), "/etc/hostname", "secret.png", "\0", 7):
         for data in ([file(path)], [[file(path)]], [{"value": file(path)}]):
             assert window(event, *data)[0] == 403, path
     assert not cached(server) & {"secret.png", "hostname"}

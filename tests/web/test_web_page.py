@@ -5,9 +5,12 @@ import time
 
 import pytest
 
+from emag.hosts.load import MODELS
 from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images
+from emag.lab.web.model import opened
 from emag.lab.web.stack import parse
 from emag.records import png
+from page_server import running
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -32,10 +35,11 @@ def page(browser, server):
 
 
 class window:
-    """A window of its own session, `width` pixels wide."""
+    """A window of its own session, `width` pixels wide. first: a script that it runs before the page's own."""
 
-    def __init__(self, browser, server, width=1400):
+    def __init__(self, browser, server, width=1400, first=""):
         self.context = browser.new_context(viewport={"width": width, "height": 1000})
+        self.context.add_init_script(first)
         self.own, self.problems = (server.url, "data:", "blob:"), []
         self.url = server.url
 
@@ -123,7 +127,9 @@ def test_words_make_controls_and_greyed_ones_say_why(page):
     assert page.locator('button[data-name="cfg"]').is_disabled()
     page.click('button[data-name="rescale"]')
     words(page, "apg=4 rescale")
+    page.wait_for_selector("#rule-1:has-text('rescale')")
     page.click("#remove-0")
+    words(page, "rescale")
     playwright.expect(second).not_to_contain_text("Not with", timeout=SECONDS)
     page.click('button[data-name="cfg"]')  # before the one that works on what it combines
     words(page, "cfg rescale")
@@ -181,8 +187,6 @@ def test_a_vote_by_key_and_its_result(page):
 
 
 def test_a_dropped_picture_fills_the_form(page, tmp_path):
-    from emag.lab.web.model import opened
-
     pipe = opened("tiny").pipe
     call = arguments(pipe, [Job("a photo of a frog", None, 5)], DrawSettings(3, 1.5))
     made, run = draw_images(pipe, call, [5], parse("seg=1.3 apg=3"))
@@ -198,6 +202,49 @@ def test_a_dropped_picture_fills_the_form(page, tmp_path):
         page.click("#download")
     assert png.same_pixels(png.read_image(got.value.path()), png.read_image(path))
     assert png.read_record(got.value.path())["rules"] == png.read_record(path)["rules"]
+
+
+LATE = """(() => {
+  const plain = window.fetch, end = 'data: {"msg":"close_stream"';
+  window.fetch = async (...given) => {
+    const answer = await plain(...given);
+    if (!String(given[0]?.url ?? given[0]).includes('/queue/data')) return answer;
+    const late = new TransformStream({async transform(part, to) {
+      const text = new TextDecoder().decode(part), at = text.indexOf(end), code = new TextEncoder();
+      if (at < 0) return to.enqueue(part);
+      if (at > 0) to.enqueue(code.encode(text.slice(0, at)));
+      window.ending = true;
+      await new Promise((go) => setTimeout(go, 2000));
+      window.ending = false;
+      to.enqueue(code.encode(text.slice(at)));
+    }});
+    return new Response(answer.body.pipeThrough(late), answer);
+  };
+})();"""
+"""What the server says of the end of its answers comes two seconds late to the window."""
+
+
+def test_a_press_as_the_last_run_ends_is_answered(browser, server):
+    """The server has closed its stream, and the window does not know it yet."""
+    with window(browser, server, first=LATE) as page:
+        page.click("#draw")
+        says(page, "Done: 76 block")
+        page.wait_for_function("window.ending")
+        page.locator("#steps input").fill("5")
+        with page.expect_response(lambda answer: "/queue/join" in answer.url):
+            page.click("#draw")
+        assert page.evaluate("window.ending"), "the press came too late to be one of these"
+        says(page, "Done: 98 block")
+
+
+@pytest.mark.skipif("shapes" not in MODELS, reason="its weights are not in this package")
+def test_the_world_of_shapes_is_judged(browser):
+    with running(opened("shapes")) as server, window(browser, server) as page:
+        assert page.input_value("#prompt textarea") == opened("shapes").example and page.input_value("#scale input") == "3"
+        page.click("#draw")
+        says(page, "Done")
+        for name in ("Plain", "Guided", "Weak"):
+            says(page, name, "#verdict")
 
 
 def test_a_reload_begins_anew(page):

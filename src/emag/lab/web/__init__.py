@@ -6,7 +6,7 @@
     model.py, price.py           a loaded model, what it refuses, what a run on it costs
     watch.py, job.py, stream.py  one run: seen step by step, stopped at any step, told of from another thread
     dropped.py, told.py          settings read from a PNG; the same settings as a command and as Python
-    row.py, plots.py             strengths and seeds in one picture; what a run did, drawn
+    row.py, plots.py, truth.py   strengths and seeds in one picture; what a run did, drawn; what is right in a picture
     blind.py, explore.py         which of two recipes is liked better; how far each block reaches
     album.py                     the pictures of a session
     page/                        Gradio: only layout and wires

@@ -34,7 +34,7 @@ SCRIPT = """element.addEventListener('click', (event) => {
 
 
 def html(refused: Mapping[str, str], apart: Mapping[str, str] | None = None) -> str:
-    """The list. refused: why a method cannot work on this model, by its name; apart: why not with the rules that are there."""
+    """The list. refused: why a method cannot work on this model, by its name; apart: why not with the present rules."""
     reasons = {name: ("Not with these rules:", reason) for name, reason in (apart or {}).items()}
     reasons |= {name: ("Not on this model:", reason) for name, reason in refused.items()}
     parts = []

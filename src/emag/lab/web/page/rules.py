@@ -30,8 +30,8 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
                             info="from papers; replaces the rules")
     adding = Adding(model)
     with gr.Accordion("Add a rule", open=False, elem_id="add"):
-        picked = gr.HTML(adding.listed(*(one.value for one in form.all)), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
-                         elem_id="palette")
+        picked = gr.HTML(adding.listed(*(one.value for one in form.all)), css_template=palette.CSS,
+                         js_on_load=palette.SCRIPT, max_height=340, elem_id="palette")
     places = gr.HTML("", css_template=order.CSS, js_on_load=order.SCRIPT, elem_id="order")
     # a layout goes through the queue: outside it Gradio mounts it twice. Its trigger is a component, not a State, whose
     # changes are told by the queue alone
@@ -144,8 +144,8 @@ class Adding:
               event: gr.EventData) -> str:
         """The guidance with the rule that was picked, at the last place where it works."""
         with spoken():
-            ask = ask_of(prompt, negative, seed, steps, scale, guidance)
-            return text_of(added(self.model, ask.rules, str(event._data["name"]), self.model.call(ask.jobs[0], ask.settings)))
+            ask, name = ask_of(prompt, negative, seed, steps, scale, guidance), str(event._data["name"])
+            return text_of(added(self.model, ask.rules, name, self.model.call(ask.jobs[0], ask.settings)))
 
     def listed(self, *values: Any) -> Any:
         """The list, what cannot work with the present rules greyed as well; as it is where they cannot be read."""
