@@ -1,5 +1,6 @@
 """The page in a real browser: built, run, slid, cancelled, voted on, a picture dropped, and nobody else asked."""
 
+import os
 import shutil
 import time
 
@@ -238,7 +239,8 @@ def test_a_press_as_the_last_run_ends_is_answered(browser, server):
 
 
 @pytest.mark.skipif("shapes" not in MODELS, reason="its weights are not in this package")
-def test_the_world_of_shapes_is_judged(browser):
+def test_the_world_of_shapes_is_judged(browser, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # Gradio has one for all servers
     with running(opened("shapes")) as server, window(browser, server) as page:
         assert page.input_value("#prompt textarea") == opened("shapes").example and page.input_value("#scale input") == "3"
         page.click("#draw")
