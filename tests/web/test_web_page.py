@@ -1,13 +1,17 @@
 """The page in a real browser: built, run, slid, cancelled, voted on, a picture dropped, and nobody else asked."""
 
+import os
 import shutil
 import time
 
 import pytest
 
+from emag.hosts.load import MODELS
 from emag.lab.draw.sampling import DrawSettings, Job, arguments, draw_images
+from emag.lab.web.model import opened
 from emag.lab.web.stack import parse
 from emag.records import png
+from page_server import running
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -32,10 +36,11 @@ def page(browser, server):
 
 
 class window:
-    """A window of its own session, `width` pixels wide."""
+    """A window of its own session, `width` pixels wide. first: a script that it runs before the page's own."""
 
-    def __init__(self, browser, server, width=1400):
+    def __init__(self, browser, server, width=1400, first=""):
         self.context = browser.new_context(viewport={"width": width, "height": 1000})
+        self.context.add_init_script(first)
         self.own, self.problems = (server.url, "data:", "blob:"), []
         self.url = server.url
 
@@ -88,6 +93,28 @@ def test_a_stack_is_built_run_and_slid(page):
     assert page.locator("#slider").screenshot() != before
 
 
+def test_rules_are_dragged_and_moved_by_arrow(page):
+    page.fill("#stack textarea", "emag=1.5 seg=1.2 cads")
+    places = page.locator("#order button")
+    page.wait_for_selector("#order button >> nth=2")
+    places.nth(2).hover()
+    page.mouse.down()
+    first = places.nth(0).bounding_box()
+    page.mouse.move(first["x"] + 20, first["y"] + first["height"] / 2, steps=4)
+    page.mouse.up()
+    words(page, "cads emag=1.5 seg=1.2")
+    says(page, "1. cads", "#order")
+    page.wait_for_selector("#rule-0:has-text('cads')")
+    places.nth(0).press("ArrowDown")
+    words(page, "emag=1.5 cads seg=1.2")
+    says(page, "2. cads", "#order")
+    page.keyboard.press("ArrowDown")  # the keyboard went with the rule
+    words(page, "emag=1.5 seg=1.2 cads")
+    page.keyboard.press("ArrowDown")  # and the last one stays
+    page.fill("#stack textarea", "cads")
+    page.wait_for_function("document.querySelectorAll('#order button').length === 0")
+
+
 def test_words_make_controls_and_greyed_ones_say_why(page):
     page.fill("#stack textarea", "cads apg=4")
     page.wait_for_selector("#rule-1:has-text('apg')")
@@ -96,6 +123,17 @@ def test_words_make_controls_and_greyed_ones_say_why(page):
     page.click("#remove-0")
     words(page, "apg=4")
     page.click("#add button")
+    second = page.locator("li:has(button[data-name=cfg])")
+    playwright.expect(second).to_contain_text("Not with these rules: apg and cfg both combine", timeout=SECONDS)
+    assert page.locator('button[data-name="cfg"]').is_disabled()
+    page.click('button[data-name="rescale"]')
+    words(page, "apg=4 rescale")
+    page.wait_for_selector("#rule-1:has-text('rescale')")
+    page.click("#remove-0")
+    words(page, "rescale")
+    playwright.expect(second).not_to_contain_text("Not with", timeout=SECONDS)
+    page.click('button[data-name="cfg"]')  # before the one that works on what it combines
+    words(page, "cfg rescale")
     greyed = page.locator('button[data-name="tpg"]')
     assert greyed.is_disabled() and "moves tokens about" in page.locator("li:has(button[data-name=tpg])").inner_text()
 
@@ -150,8 +188,6 @@ def test_a_vote_by_key_and_its_result(page):
 
 
 def test_a_dropped_picture_fills_the_form(page, tmp_path):
-    from emag.lab.web.model import opened
-
     pipe = opened("tiny").pipe
     call = arguments(pipe, [Job("a photo of a frog", None, 5)], DrawSettings(3, 1.5))
     made, run = draw_images(pipe, call, [5], parse("seg=1.3 apg=3"))
@@ -167,6 +203,50 @@ def test_a_dropped_picture_fills_the_form(page, tmp_path):
         page.click("#download")
     assert png.same_pixels(png.read_image(got.value.path()), png.read_image(path))
     assert png.read_record(got.value.path())["rules"] == png.read_record(path)["rules"]
+
+
+LATE = """(() => {
+  const plain = window.fetch, end = 'data: {"msg":"close_stream"';
+  window.fetch = async (...given) => {
+    const answer = await plain(...given);
+    if (!String(given[0]?.url ?? given[0]).includes('/queue/data')) return answer;
+    const late = new TransformStream({async transform(part, to) {
+      const text = new TextDecoder().decode(part), at = text.indexOf(end), code = new TextEncoder();
+      if (at < 0) return to.enqueue(part);
+      if (at > 0) to.enqueue(code.encode(text.slice(0, at)));
+      window.ending = true;
+      await new Promise((go) => setTimeout(go, 2000));
+      window.ending = false;
+      to.enqueue(code.encode(text.slice(at)));
+    }});
+    return new Response(answer.body.pipeThrough(late), answer);
+  };
+})();"""
+"""What the server says of the end of its answers comes two seconds late to the window."""
+
+
+def test_a_press_as_the_last_run_ends_is_answered(browser, server):
+    """The server has closed its stream, and the window does not know it yet."""
+    with window(browser, server, first=LATE) as page:
+        page.click("#draw")
+        says(page, "Done: 76 block")
+        page.wait_for_function("window.ending")
+        page.locator("#steps input").fill("5")
+        with page.expect_response(lambda answer: "/queue/join" in answer.url):
+            page.click("#draw")
+        assert page.evaluate("window.ending"), "the press came too late to be one of these"
+        says(page, "Done: 98 block")
+
+
+@pytest.mark.skipif("shapes" not in MODELS, reason="its weights are not in this package")
+def test_the_world_of_shapes_is_judged(browser, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # Gradio has one for all servers
+    with running(opened("shapes")) as server, window(browser, server) as page:
+        assert page.input_value("#prompt textarea") == opened("shapes").example and page.input_value("#scale input") == "3"
+        page.click("#draw")
+        says(page, "Done")
+        for name in ("Plain", "Guided", "Weak"):
+            says(page, name, "#verdict")
 
 
 def test_a_reload_begins_anew(page):

@@ -5,7 +5,10 @@ speak to it: neither across origins, nor by a name of its own that it lets point
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
+
+from . import payload
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,6 +20,12 @@ LARGEST = 32 << 20
 """Bytes of one request: of a dropped PNG, most of all."""
 ELSEWHERE = ("/file=http:", "/file=https:", "/proxy=")
 """Paths by which Gradio would fetch from another server."""
+API = "/gradio_api/"
+UPLOAD = f"{API}upload"
+POSTS = tuple(f"{API}{name}" for name in ("upload", "queue/join", "run/", "call/", "api/", "cancel", "reset"))
+"""Where the page and clients post to. Gradio has more: recordings, streams, an editor of the page's own code."""
+UNASKED = (f"{API}deep_link",)
+"""Paths that would write a file each time."""
 POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
           "style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; form-action 'self'; frame-ancestors 'none'; "
           "base-uri 'self'")
@@ -28,11 +37,11 @@ FIXED = ((b"content-security-policy", POLICY.encode()), (b"x-content-type-option
 class Guard:
     """An ASGI application before another one, which it calls for requests that are the page's own.
 
-    port: a function that gives the port, which is known once the server listens.
+    port: a function that gives the port, which is known once the server listens. uploads: where dropped files are.
     """
 
-    def __init__(self, app: App, port: Callable[[], int]):
-        self.app, self.port = app, port
+    def __init__(self, app: App, port: Callable[[], int], uploads: Path):
+        self.app, self.port, self.uploads = app, port, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -45,6 +54,14 @@ class Guard:
             await answer(send, *refused)
             return
         exchange = Exchange(receive, send)
+        if scope["method"] == "POST" and scope["path"] != UPLOAD:
+            body = await exchange.whole()
+            refused = payload.refusal(body, self.uploads)
+            if refused:
+                await exchange.refuse(*refused)
+            if exchange.over:
+                return
+            exchange.held = body
         await self.app(scope, exchange.receive, exchange.send)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
@@ -62,6 +79,9 @@ class Guard:
             return 403, "another site"
         if any(part in scope["path"].lower() for part in ELSEWHERE):
             return 403, "this server asks no other"
+        posted, path = scope["method"] not in ("GET", "HEAD"), scope["path"]
+        if path.startswith(UNASKED) or (posted and (scope["method"] != "POST" or not path.startswith(POSTS))):
+            return 403, "not open here"
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST:
             return 413, f"a request has at most {LARGEST} bytes"
@@ -74,15 +94,34 @@ class Exchange:
     def __init__(self, receive: Receive, send: Send):
         self.receive_, self.send_ = receive, send
         self.came, self.begun, self.over = 0, False, False
+        self.held: bytes | None = None
+
+    async def whole(self) -> bytes:
+        """The body; less than that where nobody is there any more."""
+        parts, more = [], True
+        while more:
+            message = await self.receive()
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def refuse(self, status: int, text: str) -> None:
+        """The answer, unless there was one."""
+        if not self.over:
+            self.over = True
+            await answer(self.send_, status, text)
 
     async def receive(self) -> MutableMapping[str, Any]:
         """The next part; once too much has come, that nobody is there any more."""
+        if self.held is not None:
+            body, self.held = self.held, None
+            return {"type": "http.request", "body": body, "more_body": False}
         message = await self.receive_()
         self.came += len(message.get("body", b""))
         if self.came <= LARGEST:
             return message
-        if not self.begun and not self.over:
-            await answer(self.send_, 413, f"a request has at most {LARGEST} bytes")
+        if not self.begun:
+            await self.refuse(413, f"a request has at most {LARGEST} bytes")
         self.over = True
         return {"type": "http.disconnect"}
 

@@ -17,6 +17,7 @@ from ...hosts.load import DtypeName, Offloading, load
 from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
 from ...methods import METHODS
+from ...methods.combining.cfg import CFG
 from ..draw.sampling import DrawSettings, Job, arguments
 from ..draw.showcase import SKIPPED, columns
 from .stack import text_of
@@ -109,4 +110,6 @@ def opened(name: str = "tiny", device: str | None = None, dtype: DtypeName | Non
 def example_rules() -> dict[str, tuple[Rule, ...]]:
     """The rules that a method is added as, by its name: at its defaults, or with what it needs to act."""
     found = {column.label: column.rules for column in columns(KINDS)}
+    # a column of its own would be the pipeline alone; named, it is what other rules can follow
+    found[CFG.name] = (CFG(),)
     return {name: tuple(rule for rule in rules if rule.name == name) for name, rules in found.items()}

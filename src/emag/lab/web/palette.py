@@ -1,4 +1,7 @@
-"""The list of methods as HTML: a button each with what it does, its cost and its paper; what cannot work here is greyed."""
+"""The list of methods as HTML: a button each with what it does, its cost and its paper; what cannot work here is greyed.
+
+The reasons are those with which a run would be refused.
+"""
 
 from collections.abc import Mapping
 from html import escape
@@ -6,6 +9,7 @@ from html import escape
 from ...core import Rule
 from ...core.docs import summary_of
 from ...methods import METHODS
+from ...shown import visible
 from ..pages.catalogue import KINDS
 
 CSS = """
@@ -29,19 +33,21 @@ SCRIPT = """element.addEventListener('click', (event) => {
 });"""
 
 
-def html(refused: Mapping[str, str]) -> str:
-    """The list. refused: why a method cannot work on this model, by its name."""
+def html(refused: Mapping[str, str], apart: Mapping[str, str] | None = None) -> str:
+    """The list. refused: why a method cannot work on this model, by its name; apart: why not with the present rules."""
+    reasons = {name: ("Not with these rules:", reason) for name, reason in (apart or {}).items()}
+    reasons |= {name: ("Not on this model:", reason) for name, reason in refused.items()}
     parts = []
     for kind, title in KINDS.items():
         rules = [rule for rule in METHODS.values() if rule.kind == kind]
         if rules:
-            parts.append(f"<h4>{escape(title)}</h4><ul>{''.join(_row(rule, refused.get(rule.name)) for rule in rules)}</ul>")
+            parts.append(f"<h4>{escape(title)}</h4><ul>{''.join(_row(rule, reasons.get(rule.name)) for rule in rules)}</ul>")
     return "".join(parts)
 
 
-def _row(rule: type[Rule], reason: str | None) -> str:
+def _row(rule: type[Rule], reason: tuple[str, str] | None) -> str:
     about, facts = escape(summary_of(rule)), escape(" · ".join(filter(None, (f"cost: {rule.cost}", rule.paper))))
-    why = f"<small><strong>Not on this model:</strong> {escape(reason)}</small>" if reason else ""
+    why = f"<small><strong>{reason[0]}</strong> {escape(visible(reason[1]))}</small>" if reason else ""
     state = (' class="off"', " disabled") if reason else ("", "")
     return (f'<li{state[0]}><button type="button" data-name="{escape(rule.name)}"{state[1]}>{escape(rule.name)}</button>'
             f"<span>{about}<small>{facts}</small>{why}</span></li>")

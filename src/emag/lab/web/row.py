@@ -8,10 +8,10 @@ from PIL import Image
 
 from ...core import Rule
 from ...errors import BadValue
-from ..draw.sheets import sheet
 from .job import Ask, Tell, alone, draw
 from .model import Model
 from .stack import Rules, value_text
+from .truth import judged_rows
 
 PUSHES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Of the push that is asked for: none, mild, as asked, and on to broken."""
@@ -50,7 +50,7 @@ def strength_row(model: Model, ask: Ask, tell: Tell, stop: threading.Event) -> I
     asked = strengths(model, ask.rules)
     with alone(model, stop):
         made = [draw(model, ask, rules, label, tell, stop).images[0] for label, rules in asked]
-    return sheet([made], [label for label, _ in asked], [""], "", CELL)
+    return judged_rows(model, ask.prompt, [made], [label for label, _ in asked], [""], CELL)
 
 
 def seed_grid(model: Model, ask: Ask, tell: Tell, stop: threading.Event) -> Image.Image:
@@ -60,6 +60,6 @@ def seed_grid(model: Model, ask: Ask, tell: Tell, stop: threading.Event) -> Imag
         for what, rules in (("plain", ()), ("guided", ask.rules)):
             rows.append([draw(model, replace(ask, seeds=(seed,)), rules, f"{what}, seed {seed}", tell, stop).images[0]
                          for seed in ask.seeds])
-    return sheet(rows, [f"seed {seed}" for seed in ask.seeds], ["plain", "guided"], "", CELL)
+    return judged_rows(model, ask.prompt, rows, [f"seed {seed}" for seed in ask.seeds], ["plain", "guided"], CELL)
 
 

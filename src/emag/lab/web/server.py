@@ -14,6 +14,8 @@ from .model import Model
 
 HOST = "127.0.0.1"
 LARGEST_FILE = "24mb"
+CACHE = "cache"
+"""Within the folder of a session: what was dropped, and copies of what is shown."""
 
 
 class Server:
@@ -25,9 +27,9 @@ class Server:
     def __init__(self, model: Model, port: int, folder: Path):
         import uvicorn
 
-        self.socket = listening(port)
+        self.folder, self.socket = folder, listening(port)
         self.port = int(self.socket.getsockname()[1])
-        app = Guard(application(model, folder), lambda: self.port)
+        app = Guard(application(model, folder), lambda: self.port, folder / CACHE)
         config = uvicorn.Config(app, log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=1)
         self.uvicorn = uvicorn.Server(config)
 
@@ -67,7 +69,7 @@ def served(model: Model, port: int = 0) -> Iterator[Server]:
 
 def application(model: Model, folder: Path) -> Any:
     """The application: Gradio below FastAPI, which serves files of `folder` alone. Nothing is sent to anybody."""
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(folder / "cache"), HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(folder / CACHE), HF_HUB_DISABLE_TELEMETRY="1")
     import gradio
     from fastapi import FastAPI
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .heard import SCRIPT
+
 SYSTEM, FIXED = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 
 CSS = """
@@ -9,6 +11,8 @@ CSS = """
 #title h1 { margin: 0; font-size: 1.35rem; }
 #title p { margin: .1rem 0 0; }
 #slider { max-width: 440px; margin: 0 auto; width: 100%; }
+#verdict { max-width: 440px; margin: 0 auto; width: 100%; }
+#verdict span { display: inline-block; margin-right: 1rem; }
 #stack textarea, .mono textarea { font-family: ui-monospace, monospace; }
 #price { padding: .55rem .7rem; border-radius: 6px; background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); }
@@ -22,7 +26,7 @@ button[role=tab].selected { color: var(--primary-700); }
 footer { opacity: 1 !important; }
 """
 
-HEAD = """<script>
+HEAD = f"<script>{SCRIPT}</script>" + """<script>
 document.addEventListener('keydown', (event) => {
   const button = {ArrowLeft: 'vote-left', ArrowRight: 'vote-right', ArrowDown: 'vote-none'}[event.key];
   const typing = event.target.closest('input, textarea, select, [role=slider], [role=tab], [contenteditable=true]');

@@ -8,13 +8,14 @@ import gradio as gr
 
 from ....core import Rule
 from ....core.docs import summary_of
-from ....errors import BadValue, EmagError
+from ....errors import EmagError
 from ....records.named import recipes
-from .. import palette
+from .. import order, palette
+from ..adding import added, apart
 from ..controls import Control, controls
-from ..model import Model, example_rules
+from ..model import Model
 from ..stack import changed, moved, parse, text_of, without
-from .asked import Form
+from .asked import Form, ask_of
 from .events import AT_ONCE
 from .spoken import spoken
 
@@ -27,9 +28,11 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     with gr.Row(equal_height=True):
         named = gr.Dropdown(["", *recipes], value="", label="Recipe by name", elem_id="recipe",
                             info="from papers; replaces the rules")
+    adding = Adding(model)
     with gr.Accordion("Add a rule", open=False, elem_id="add"):
-        picked = gr.HTML(palette.html(model.refused), css_template=palette.CSS, js_on_load=palette.SCRIPT, max_height=340,
-                         elem_id="palette")
+        picked = gr.HTML(adding.listed(*(one.value for one in form.all)), css_template=palette.CSS,
+                         js_on_load=palette.SCRIPT, max_height=340, elem_id="palette")
+    places = gr.HTML("", css_template=order.CSS, js_on_load=order.SCRIPT, elem_id="order")
     # a layout goes through the queue: outside it Gradio mounts it twice. Its trigger is a component, not a State, whose
     # changes are told by the queue alone
     @gr.render(inputs=[form.stack], triggers=[page.load, form.shape.change], show_progress="hidden")
@@ -44,7 +47,12 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
     form.stack.render()
     form.stack.change(_shaped, [form.stack, form.shape, form.own], [form.shape, form.own], trigger_mode="always_last",
                       **AT_ONCE)
-    picked.select(Adding(model).added, form.stack, form.stack, **AT_ONCE)
+    form.stack.change(_listed, form.stack, places, trigger_mode="always_last", **AT_ONCE)
+    places.select(_dragged, form.stack, form.stack, **AT_ONCE)
+    picked.select(adding.added, form.all, form.stack, **AT_ONCE)
+    # what else is asked for has a say, too: without a scale of its own the pipeline has nothing to combine
+    gr.on([form.stack.change, form.scale.change, form.negative.change], adding.listed, form.all, picked,
+          trigger_mode="always_last", **AT_ONCE)
     named.input(_recipe, [named, form.stack], form.stack, **AT_ONCE)
 
 
@@ -112,23 +120,41 @@ def _edited(change: Any, text: str, **where: int) -> str:
         return text_of(change(parse(text), **where))
 
 
+def _listed(text: str) -> str:
+    try:
+        return order.html(parse(text))
+    except EmagError:
+        return ""
+
+
+def _dragged(text: str, event: gr.EventData) -> str:
+    """The guidance with a rule at the place where it was let go; as it is where there is no such rule."""
+    with spoken():
+        rules, at, to = parse(text), int(event._data["at"]), int(event._data["to"])
+        return text_of(moved(rules, at, to - at)) if 0 <= at < len(rules) else text
+
+
 @dataclass(frozen=True)
 class Adding:
-    """What a pick from the list does."""
+    """The list to pick from, and what a pick does."""
 
     model: Model
 
-    def added(self, text: str, event: gr.EventData) -> str:
-        """The guidance with the rule that was picked at its end."""
+    def added(self, prompt: str, negative: str, seed: float, steps: float, scale: float | None, guidance: str,
+              event: gr.EventData) -> str:
+        """The guidance with the rule that was picked, at the last place where it works."""
         with spoken():
-            name = str(event._data["name"])
-            rules = example_rules().get(name)
-            if name in self.model.refused or not rules:
-                raise BadValue(f"{name} cannot be added here: {self.model.refused.get(name, 'it has no usual form')}")
-            try:
-                return text_of((*parse(text), *rules))
-            except BadValue as error:
-                raise BadValue(f"cannot add {name}: {error}") from None
+            ask, name = ask_of(prompt, negative, seed, steps, scale, guidance), str(event._data["name"])
+            return text_of(added(self.model, ask.rules, name, self.model.call(ask.jobs[0], ask.settings)))
+
+    def listed(self, *values: Any) -> Any:
+        """The list, what cannot work with the present rules greyed as well; as it is where they cannot be read."""
+        try:
+            ask = ask_of(*values)
+            found = apart(self.model, ask.rules, self.model.call(ask.jobs[0], ask.settings))
+        except EmagError:
+            return gr.skip()
+        return palette.html(self.model.refused, found)
 
 
 def _recipe(name: str, text: str) -> str:
