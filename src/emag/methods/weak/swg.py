@@ -76,7 +76,8 @@ class WindowsState(State):
         return torch.where(count > least, total / count, self.cond)
 
     def _windows(self, x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-        return self.spec.windows(*x.shape[-2:], patches(x, self.grid))
+        height, width = x.shape[-2:]
+        return self.spec.windows(height, width, patches(x, self.grid))
 
 
 def patches(x: torch.Tensor, tokens: tuple[int, ...]) -> tuple[int, int]:
