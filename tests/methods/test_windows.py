@@ -58,11 +58,20 @@ def test_each_window_is_an_image_of_its_own(case):
 
 def test_the_published_windows_of_edm2():
     spec = emag.SWG(1.2).perturbation
-    assert spec.size(64) == 40 and spec.starts(64) == [0, 24]
+    assert spec.along(64) == [slice(0, 40), slice(24, 64)]
     overlapping = torch.zeros(64, 64)
     for rows, columns in spec.windows(64, 64):
         overlapping[rows, columns] += 1
     assert float((overlapping > 1).float().mean()) == 0.4375
+
+
+def test_windows_are_whole_patches():
+    spec = Windows(0.7, 2, 2, True)
+    assert spec.along(32, 4) == [slice(0, 24), slice(8, 32)] and spec.along(32) == [slice(0, 22), slice(10, 32)]
+    state = WindowsState(spec)
+    state.place((8, 8))
+    x, = tensors(2, 1, 8, 3, 32, 32)
+    assert state.inputs({"hidden_states": x}, ())["hidden_states"].shape == (8, 3, 24, 24)
 
 
 @pytest.mark.parametrize("values", [{"share": 1.0}, {"share": 0.0}, {"count": 1}, {"unit": 0}])

@@ -29,7 +29,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "soft-pag": "soft-pag=4,heads=2.0+2.1,strength=1",
     "fsg": "cfg fsg,at=0+2,interval=2+2,repeats=1+1",
     "fds": "cfg fds=0.3",
-    "characteristic": "characteristic=3",
+    "characteristic": "characteristic=3,iterations=12,tolerance=0.01",
     "negative": (Negative(2.0, OTHER),),
     "perp-neg": (PerpNeg(negative=OTHER),),
     "nag": "nag cfg=1",

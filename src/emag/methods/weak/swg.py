@@ -1,5 +1,6 @@
 """Sliding windows: a weak branch that sees the image through overlapping windows, each by itself."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -30,18 +31,20 @@ class Windows(Perturbation):
     def copies(self) -> int:
         return self.count**2
 
-    def size(self, side: int) -> int:
-        """Length of a window along a side of `side` latent pixels."""
-        return max(1, round(self.share * side / self.unit)) * self.unit
+    def size(self, side: int, patch: int = 1) -> int:
+        """Length of a window along a side of `side` latent pixels, in whole patches."""
+        unit = math.lcm(self.unit, patch)
+        return max(1, round(self.share * side / unit)) * unit
 
-    def starts(self, side: int) -> list[int]:
-        """Where windows begin along a side: the first at 0, the last ends with the side, the others evenly between."""
-        return [round(i * (side - self.size(side)) / (self.count - 1)) for i in range(self.count)]
+    def along(self, side: int, patch: int = 1) -> list[slice]:
+        """Windows along a side: the first begins at 0, the last ends with the side, the others lie evenly between."""
+        size = self.size(side, patch)
+        starts = [round(i * (side - size) / (self.count - 1)) for i in range(self.count)]
+        return [slice(start, start + size) for start in starts]
 
-    def windows(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    def windows(self, height: int, width: int, patch: tuple[int, int] = (1, 1)) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of every window, row by row."""
-        for top, left in product(self.starts(height), self.starts(width)):
-            yield slice(top, top + self.size(height)), slice(left, left + self.size(width))
+        return product(self.along(height, patch[0]), self.along(width, patch[1]))
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> State:
         return WindowsState(self)
@@ -59,18 +62,28 @@ class WindowsState(State):
 
     def inputs(self, values: dict[str, Any], condition: tuple[str, ...]) -> dict[str, Any]:
         x = values["hidden_states"]  # all copies, one after the other
-        parts = zip(x.chunk(self.spec.copies), self.spec.windows(*x.shape[-2:]), strict=True)
+        parts = zip(x.chunk(self.spec.copies), self._windows(x), strict=True)
         return {"hidden_states": torch.cat([part[..., rows, columns] for part, (rows, columns) in parts])}
 
     def at_step(self, prediction: torch.Tensor) -> torch.Tensor:
         """The mean of all windows at each pixel; where one alone lies, the clean prediction if only overlaps count."""
         total, count = torch.zeros_like(widened(self.cond)), self.cond.new_zeros(self.cond.shape[-2:])
         parts = prediction.chunk(self.spec.copies)
-        for part, (rows, columns) in zip(parts, self.spec.windows(*count.shape), strict=True):
+        for part, (rows, columns) in zip(parts, self._windows(self.cond), strict=True):
             total[..., rows, columns] += part
             count[rows, columns] += 1
         least = 1 if self.spec.overlap else 0
         return torch.where(count > least, total / count, self.cond)
+
+    def _windows(self, x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+        height, width = x.shape[-2:]
+        return self.spec.windows(height, width, patches(x, self.grid))
+
+
+def patches(x: torch.Tensor, tokens: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a patch of latents [..., height, width] with so many tokens a side; 1 where that is not known."""
+    rows, columns = tokens[-2:] or x.shape[-2:]
+    return x.shape[-2] // rows, x.shape[-1] // columns
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,8 @@ class SWG(Push):
     Args:
         share: side of a window as a share of the image's, above 0 and below 1; 5/8 published.
         count: windows along each side, at least 2.
-        unit: sides of windows are multiples of so many latent pixels: 8 for U-Nets that halve three times, the side of
-            a patch for transformers.
+        unit: sides of windows are multiples of so many latent pixels, and of the network's patches: 8 for U-Nets that
+            halve three times.
         overlap: guide only where windows overlap; False guides everywhere.
 
     >>> import emag
@@ -121,8 +134,8 @@ class SWG(Push):
         if start.first.grid is not None or x.ndim != 4 or names or larger:
             raise Unsupported("swg cuts spatial latents [batch, channels, height, width] into windows, without anything of "
                               f"the image's size beside them; here are {', '.join(names + larger) or tuple(x.shape)}")
-        for side in x.shape[-2:]:
-            size = self.perturbation.size(side)
+        for side, patch in zip(x.shape[-2:], patches(x, start.tokens), strict=True):
+            size = self.perturbation.size(side, patch)
             if not side / self.count <= size < side:
                 raise BadValue(f"{self.count} windows of {size} latent pixels do not cover a side of {side}, or are no part "
                                "of it: change swg share, count or unit")
