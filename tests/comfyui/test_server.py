@@ -131,7 +131,8 @@ def test_shipped_workflows_run(client: Client, path: Path) -> None:
 def test_the_pages_form_is_what_is_posted(client: Client, path: Path) -> None:
     """What the pack ships for the page means the API's graph, with the widgets and links of the nodes as they are."""
     info = json.loads(client.get("/object_info"))
-    posted = {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in json.loads(path.read_text()).items()}
+    graph = json.loads(path.read_text())
+    posted = {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in graph.items()}
     page = json.loads((workflows.PAGE / path.name).read_text())
     assert workflows.to_api(page, info) == posted
     assert {path.name for path in workflows.PAGE.glob("*.json")} == {path.name for path in EXAMPLES}

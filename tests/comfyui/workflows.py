@@ -54,7 +54,8 @@ def to_page(graph: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         top = below.get(column, 0)
         below[column] = top + height + 60
         nodes.append({"id": int(key), "type": node["class_type"], "pos": [column * 380, top], "size": [320, height],
-                      "flags": {}, "order": order, "mode": 0, "inputs": slots, "outputs": [], "title": node["_meta"]["title"],
+                      "flags": {}, "order": order, "mode": 0, "inputs": slots, "outputs": [],
+                      "title": node["_meta"]["title"],
                       "properties": {"Node name for S&R": node["class_type"]}, "widgets_values": values})
     for node in nodes:
         own = info[node["type"]]

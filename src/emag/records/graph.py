@@ -87,8 +87,8 @@ def guidance_of(graph: Mapping[str, Any], key: str) -> tuple[Rule, ...]:
 
     Raises `BadValue` for widgets that mean no rule.
     """
-    nodes, chain = _nodes(graph), []
-    ours = _ours(graph)
+    nodes, ours = _nodes(graph), _ours(graph)
+    chain: list[str] = []
     at = _source(key, nodes, ours)
     while at is not None and at not in chain:
         chain.insert(0, at)

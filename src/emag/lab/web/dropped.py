@@ -113,7 +113,7 @@ def _seed(value: Any) -> int | None:
 
 
 def _graph(text: str, name: str) -> Found:
-    """The graph of ComfyUI: its first node that samples, the texts that lead to it, and the rules of our nodes on its model."""
+    """The graph of ComfyUI: its first node that samples, the texts that lead to it, the rules of our nodes on its model."""
     try:
         graph = parsed(text)
     except ValueError as error:
