@@ -1,7 +1,7 @@
 """EMAG over plain sampling in ComfyUI, beside the same in diffusers and ComfyUI's own SLG node: seconds and exact counts.
 
 make test-comfy  # once: a ComfyUI tree and its environment
-COMFYUI=.venv/comfy/0.30.0/tree PYTHONPATH=src:tests/comfyui .venv/comfy/0.30.0/venv/bin/python bench/comfy_overhead.py
+COMFYUI=.venv/comfy/0.30.0/tree PYTHONPATH=src .venv/comfy/0.30.0/venv/bin/python bench/comfy_overhead.py
 
 One mid-size SD3 with random weights, the same ones in both hosts, on the CPU: they cost what trained ones cost. Lines are
 timed in turn, and ratios are taken within a round. Seconds are the processor's, so that a busy machine tells the same;
@@ -11,28 +11,23 @@ counts are rows that entered blocks, seen by hooks from outside.
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import typer
+from diffusers import FlowMatchEulerDiscreteScheduler
 from rich.console import Console
 from rich.table import Table
 
-from tree import use
+import emag
+from emag.testing import small
 
-VERSION = use(os.environ["COMFYUI"])
-
-from comfy_extras.nodes_slg import SkipLayerGuidanceDiT  # noqa: E402
-from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
-
-import emag  # noqa: E402
-import parity  # noqa: E402
-from emag.hosts.comfy.patch import patched  # noqa: E402
-from emag.testing import small  # noqa: E402
-
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "comfyui"))
 TEXT, POOLED, LENGTH, CFG = 256, 256, 77, 4.5
 Lines = dict[str, tuple[Callable[[], Any], Any]]
 
@@ -50,6 +45,11 @@ def pipeline(blocks: int, side: int) -> Any:
 
 def lines(pipe: Any, side: int, steps: int, layers: tuple[int, ...]) -> Lines:
     """What is compared: its call, and the blocks that it runs through. The first line of each host is plain CFG."""
+    from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+
+    import parity
+    from emag.hosts.comfy.patch import patched
+
     window = emag.Window.progress(0, 0.2, 0.8)
     rule, model = emag.EMAG(1.5, layers=layers, window=window), parity.converted(pipe.transformer)
     text = [parity.drawn(1, LENGTH, TEXT, seed=i) for i in (1, 2)]
@@ -110,6 +110,11 @@ def measured(found: Lines, repeats: int) -> dict[str, tuple[list[float], int]]:
 
 def main(blocks: int = 6, side: int = 32, steps: int = 10, layers: str = "2-3", repeats: int = 3) -> None:
     """Time plain CFG, EMAG and SLG in one run."""
+    from tree import use
+
+    if "COMFYUI" not in os.environ:
+        raise SystemExit("say COMFYUI=folder of a ComfyUI; `make test-comfy` gets one")
+    version = use(os.environ["COMFYUI"])
     low, _, high = layers.partition("-")
     torch.set_num_threads(1)
     found = measured(lines(pipeline(blocks, side), side, steps, tuple(range(int(low), int(high or low) + 1))), repeats)
@@ -120,7 +125,7 @@ def main(blocks: int = 6, side: int = 32, steps: int = 10, layers: str = "2-3", 
         ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
         table.add_row(name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}", f"{ratio:.3f}",
                       str(count), f"{count / base_count:.3f}")
-    Console(width=130).print(table, f"{cpu()}, 1 thread, torch {torch.__version__}, ComfyUI {VERSION}")
+    Console(width=130).print(table, f"{cpu()}, 1 thread, torch {torch.__version__}, ComfyUI {version}")
 
 
 def cpu() -> str:
