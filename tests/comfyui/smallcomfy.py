@@ -96,16 +96,22 @@ def build(small: Small, seed: int = 0) -> Any:
 def wrapped(model: Any, seed: int | None = 0) -> Any:
     """A model of ComfyUI as a `ModelPatcher`, its weights drawn unless seed is None."""
     if seed is not None:
-        awaken(model.diffusion_model, seed)
-        generator = torch.Generator().manual_seed(seed)
-        for name, gain in model.diffusion_model.named_parameters():
-            if name.endswith(".scale") and gain.ndim == 1:  # an older name of norms' weights
-                gain.data.normal_(1.5, 0.2, generator=generator)
-        for name, buffer in model.diffusion_model.named_buffers():
-            if "pos_embed" in name and buffer.is_floating_point():
-                buffer.normal_(0, 0.5, generator=generator)
+        draw_weights(model.diffusion_model, seed)
     model.eval()
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def draw_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights that hide no bug, what ComfyUI would have loaded as buffers too."""
+    awaken(module, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, gain in module.named_parameters():
+        if name.endswith(".scale") and gain.ndim == 1:  # an older name of norms' weights
+            gain.data.normal_(1.5, 0.2, generator=generator)
+    for name, buffer in module.named_buffers():
+        if "pos_embed" in name and buffer.is_floating_point():
+            buffer.normal_(0, 0.5, generator=generator)
+    return module
 
 
 def conditioning(seed: int, width: int = TEXT, length: int = 6, rows: int = 1, **more: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import workflows
 from emag.hosts.comfy.install import install
 from emag.records import png
 
@@ -124,6 +125,24 @@ def test_shipped_workflows_run(client: Client, path: Path) -> None:
     history = client.run(small(path))
     assert history["status"]["status_str"] == "success", history["status"]
     assert client.images(history, "8")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_pages_form_is_what_is_posted(client: Client, path: Path) -> None:
+    """What the pack ships for the page means the API's graph, with the widgets and links of the nodes as they are."""
+    info = json.loads(client.get("/object_info"))
+    graph = json.loads(path.read_text())
+    posted = {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in graph.items()}
+    page = json.loads((workflows.PAGE / path.name).read_text())
+    assert workflows.to_api(page, info) == posted
+    assert {path.name for path in workflows.PAGE.glob("*.json")} == {path.name for path in EXAMPLES}
+
+
+def test_comfyui_offers_the_pages_form(client: Client) -> None:
+    """The page lists the workflows of a pack among its templates."""
+    assert set(json.loads(client.get("/workflow_templates"))["emag-guidance"]) == {path.stem for path in EXAMPLES}
+    served = json.loads(client.get("/api/workflow_templates/emag-guidance/emag.json"))
+    assert served == json.loads((workflows.PAGE / "emag.json").read_text())
 
 
 def test_scale_one_is_exact_and_others_are_not(client: Client) -> None:

@@ -64,6 +64,10 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 @pytest.mark.parametrize("name", NODES)
 @pytest.mark.parametrize("family", ["sd3", "sdxl"])
 def test_beside(family: str, name: str) -> None:
@@ -107,20 +111,43 @@ def test_a_node_that_takes_the_attention_away_is_named() -> None:
 
 
 def test_a_lora_works_below_the_guidance() -> None:
-    small, model = SMALL["sd3"], made("sd3")
-    name = "diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight"
-    weight = model.model.state_dict()[name]
+    """As ComfyUI's loader puts it on, before or after ours: what the weights with it in them give."""
+    import comfy.sd
+
+    small, model, (up, down) = SMALL["sd3"], made("sd3"), (torch.randn(768, 4, generator=seeded(0)),
+                                                           torch.randn(4, 192, generator=seeded(1)) * 0.1)
+    key = "diffusion_model.joint_blocks.1.x_block.mlp.fc1"
+    lora = {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
 
     def tuned(base: Any) -> Any:
-        clone = base.clone()
-        clone.add_patches({name: (torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.2,)}, 1.0)
-        return clone
+        return comfy.sd.load_lora_for_models(base, None, lora, 0.8, 0.0)[0]
 
     plain = sample(tuned(model), small)
     guided = sample(patched(tuned(model), (EMAG,)), small)
-    assert far(plain, sample(model, small)) > 1e-3
-    assert far(guided, plain) > 1e-3
+    assert far(plain, sample(model, small)) > 1e-2
+    assert far(guided, plain) > 1e-2
     assert torch.equal(guided, sample(tuned(patched(model, (EMAG,))), small))
+    held = build(small)
+    held.model.state_dict()[f"{key}.weight"].add_(0.8 * up @ down)
+    assert far(guided, sample(patched(held, (EMAG,)), small)) < 2e-3
+    assert torch.equal(sample(model, small), sample(build(small), small))  # the weights below are as they were
+
+
+@pytest.mark.parametrize("guided_first", [True, False])
+def test_a_merge_of_two_models_is_guided_as_one(guided_first: bool) -> None:
+    """Half of each of two models is the model of the mean weights."""
+    small, one, other = SMALL["sd3"], made("sd3"), build(SMALL["sd3"], seed=1)
+
+    def half(a: Any) -> Any:
+        return nodes_model_merging.ModelMergeSimple().merge(a, other, 0.5)[0]
+
+    merged = half(patched(one, (EMAG,))) if guided_first else patched(half(one), (EMAG,))
+    mean = build(small)
+    for weight, more in zip(mean.model.parameters(), other.model.parameters(), strict=True):
+        weight.data.lerp_(more, 0.5)
+    expected = sample(patched(mean, (EMAG,)), small)
+    assert far(sample(merged, small), expected) < 2e-3
+    assert far(expected, sample(mean, small)) > 1e-2
 
 
 def test_an_attention_override_of_another_node_stays() -> None:

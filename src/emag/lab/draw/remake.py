@@ -58,9 +58,13 @@ def sources(record: Mapping[str, Any]) -> list[str]:
     model = record["model"]
     revision = f", revision {model['revision']!r}" if model.get("revision") else ""
     lora = [f"the LoRA {model['lora']!r}"] if model.get("lora") else []
-    named = dict.fromkeys(text for text in _texts(record["rules"]) if text.startswith(LOAD))
-    others = [f"the second network {name.removeprefix(LOAD)!r}" for name in named]
-    return [f"the model {model['model']!r}{revision}", *lora, *others]
+    return [f"the model {model['model']!r}{revision}", *lora, *networks(record["rules"])]
+
+
+def networks(rules: Any) -> list[str]:
+    """The further networks that rules as data load, a line for each."""
+    named = dict.fromkeys(text for text in _texts(rules) if text.startswith(LOAD))
+    return [f"the second network {name.removeprefix(LOAD)!r}" for name in named]
 
 
 def _texts(data: Any) -> list[str]:

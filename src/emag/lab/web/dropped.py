@@ -10,16 +10,16 @@ from typing import Any
 
 from ...errors import BadValue
 from ...files import parsed
+from ...records import graph as graphs
 from ...records import png
 from ...records import record as records
+from ...records.recipe import to_data
 from ...records.seeds import is_seed
 from ..draw import remake
-from .stack import text_of
+from .stack import parse, short, text_of
 
 LONGEST = 1 << 20
 """Characters of a text that is read."""
-FARTHEST = 32
-"""Nodes between a sampler and the text of its condition."""
 LAST = re.compile(r"^Steps: \d+")
 PAIR = re.compile(r"([A-Z][\w ]*): ([^,]+)")
 
@@ -113,32 +113,29 @@ def _seed(value: Any) -> int | None:
 
 
 def _graph(text: str, name: str) -> Found:
-    """The graph of ComfyUI: the first node that samples, and the texts that lead to it."""
+    """The graph of ComfyUI: its first node that samples, the texts that lead to it, the rules of our nodes on its model."""
     try:
         graph = parsed(text)
     except ValueError as error:
         raise BadValue(f"the graph in {name} is no JSON: {error}") from None
-    nodes = {key: node["inputs"] for key, node in graph.items()
-             if isinstance(node, dict) and isinstance(node.get("inputs"), dict)} if isinstance(graph, dict) else {}
-    sampler = next((one for one in nodes.values() if "steps" in one and "positive" in one), None)
-    if sampler is None:
+    found = graphs.sampling(graph) if isinstance(graph, dict) else None
+    if found is None:
         raise BadValue(f"the graph in {name} has no node that samples with steps and a positive condition")
-    model = next((one["ckpt_name"] for one in nodes.values() if isinstance(one.get("ckpt_name"), str)), None)
-    notes = tuple(f"not taken over: {key} {sampler[key]}" for key in ("sampler_name", "scheduler", "denoise")
-                  if key in sampler)
-    texts = _words(nodes, sampler["positive"]), _words(nodes, sampler.get("negative")) or None
-    return Found("ComfyUI", *texts, _seed(sampler.get("seed", sampler.get("noise_seed"))), _count(sampler["steps"]),
-                 _number(sampler.get("cfg")), "", model, notes)
+    own = found.settings
+    notes = [f"not taken over: {key} {own[key]}" for key in ("sampler_name", "scheduler", "denoise") if key in own]
+    guidance, more = _guidance(graph, found.key)
+    return Found("ComfyUI", found.positive, found.negative, _seed(own.get("seed", own.get("noise_seed"))),
+                 _count(own.get("steps")), _number(own.get("cfg")), guidance, found.model, (*notes, *more))
 
 
-def _words(nodes: Mapping[str, dict[str, Any]], link: Any) -> str | None:
-    """The text behind a link [node, output], through nodes that hand a condition on."""
-    for _ in range(FARTHEST):
-        if not isinstance(link, list) or not link or str(link[0]) not in nodes:
-            return None
-        inputs = nodes[str(link[0])]
-        text = inputs.get("text")
-        if isinstance(text, str):
-            return text
-        link = next((inputs[key] for key in ("text", "conditioning", "positive", "conditioning_1") if key in inputs), None)
-    return None
+def _guidance(graph: Mapping[str, Any], sampler: str) -> tuple[str, list[str]]:
+    """The rules of our nodes on a sampler's model as text, and what is to be said of them."""
+    try:
+        rules = graphs.guidance_of(graph, sampler)
+        other = [rule for rule in rules if getattr(rule, "negative", None) == graphs.OTHER]
+        guidance = text_of([rule for rule in rules if rule not in other])
+        parse(guidance)
+    except BadValue as error:
+        return "", [f"not taken over: a guidance, for {error}"]
+    return guidance, [*(f"not taken over: {short(rule)}, whose condition another node gives" for rule in other),
+                      *(f"it names {one}, loaded as you draw" for one in remake.networks(to_data(rules)))]
