@@ -76,5 +76,6 @@ def priced(model: Model, *values: Any) -> str:
 def filled(found: Found) -> tuple[Any, ...]:
     """New values of `Form.all` from a picture; what it does not say stays."""
     values = (found.prompt, found.negative or "", found.seed, found.steps, found.scale)
-    guidance = found.guidance if found.source == "emag" else gr.skip()
+    # a picture of ours without rules was drawn without any; of another program, nothing is known
+    guidance = found.guidance if found.guidance or found.source == "emag" else gr.skip()
     return (*(gr.skip() if value is None else value for value in values), guidance)
