@@ -12,7 +12,8 @@ from spy import changes, snapshot
 from tiny import CASES, noise, sd3, sd3_call
 
 COLUMNS = {column.label: _sure(column) for column in tried()}
-ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"}
+ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg",
+         "o-nag", "sg", "swg"}
 
 
 def rules_of(label):

@@ -37,7 +37,7 @@ def test_strengths_are_multiples_of_the_push(model):
     found = strengths(model, parse("cads seg=1.5 cfg=3"))
     assert [rules[1].scale for _, rules in found] == [1 + k * 0.5 for k in PUSHES]
     assert [label for label, _ in found][:3] == ["seg=1", "seg=1.25", "seg=1.5"]
-    assert strengths(model, parse("emag"))[2][0] == "emag=1.5"  # the model's own
+    assert strengths(model, parse("emag"))[2][0] == "emag=1.05"  # the model's own
     with pytest.raises(BadValue, match="no rule here pushes"):
         strengths(model, parse("cads"))
 

@@ -28,7 +28,7 @@ class CFGppEuler(Solver):
     combining rule beside it would guide twice, and is refused. Raises `Unsupported` without "uncond".
 
     Args:
-        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5.
+        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5 in the authors' table.
         eta: share of ancestral noise, 0 to 1; 0 is deterministic, 1 is Euler a.
 
     >>> import emag
@@ -70,7 +70,7 @@ class CFGpp2M(Solver):
     beside it is refused. Raises `Unsupported` without "uncond".
 
     Args:
-        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5.
+        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5 in the authors' table.
         difference: whose change since the last step's D(u) gives the second order. "guided" is the authors' code for
             Stable Diffusion 1.5, "uncond" their code for XL; the paper does not say.
 
@@ -114,7 +114,7 @@ class CFGpp2S(Solver):
     `Unsupported` without "uncond".
 
     Args:
-        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5.
+        scale: lambda, at least 0: 0 is unconditional; 0.6 is about CFG at 7.5 in the authors' table.
         eta: share of ancestral noise, 0 to 1; 1 as in the authors' code.
 
     >>> import emag

@@ -8,6 +8,7 @@ from ...methods.combining.compositional import compositional
 from ...methods.combining.cs_apg import CSAPG
 from ...methods.combining.perp_neg import PerpNeg
 from ...methods.weak.negative import Negative
+from ...samplers import SOLVERS
 from ..pages.catalogue import catalogue
 from .columns import Column
 
@@ -20,7 +21,6 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
     "fkc-anneal": "fkc-anneal reverse-sde",
     "fkc-product": "fkc-product,branches=cond+prompt:deer reverse-sde",
-    "rectified-cfg++": "rectified-cfg++",
     "compose": (compositional({COND: 2.0, OTHER: 1.5}),),
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
@@ -45,6 +45,7 @@ SKIPPED = {
     "annealing": "needs a file of trained weights",
     "feedback": "needs a scoring function, from Python",
     "spg": "needs a file of the style image's latents",
+    "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
     **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
                     "needs a second network: name it, model=load:FOLDER, or model=lora:0.5 where there is a LoRA"),
@@ -63,7 +64,8 @@ def columns(kinds: Sequence[str] = tuple(FORMS)) -> list[Column]:
 
 def _column(method: dict[str, Any]) -> Column | None:
     name = method["name"]
-    example = EXAMPLES.get(name, FORMS[method["kind"]].format(name))
+    guides = name in SOLVERS and SOLVERS[name].guides  # by a scale of its own
+    example = EXAMPLES.get(name, name if guides else FORMS[method["kind"]].format(name))
     if isinstance(example, tuple):
         return Column(name, example)
     return None if example is None else Column.parse(f"{name}: {example}")
