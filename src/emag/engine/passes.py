@@ -1,13 +1,13 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rows, State
+from ..core import Perturbation, Rows, State, Step
 from ..errors import NoEffect, Unsupported
 from .answer import Answer
 from .arguments import Arguments
@@ -120,6 +120,16 @@ class Passes:
     def _strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
         """A pass with nothing in it but the branches that work in every one."""
         return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows))
+
+    def all_weak(self, calls: StepCalls, needed: Group, step: Step, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
+        """The predictions of the weak branches of a step, those that can share a pass in one. cond: the clean one."""
+        for _, state in needed:
+            state.predicted(step, cond)
+        made: dict[Hashable, torch.Tensor] = {}
+        for group in groups(needed):
+            for (branch, state), prediction in zip(group, self.weak(calls, group), strict=True):
+                made[branch] = state.at_step(prediction)
+        return made
 
     def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""

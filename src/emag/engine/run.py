@@ -15,9 +15,8 @@ from .blocks import Blocks
 from .conditions import Conditions
 from .course import Course
 from .finite import Finite
-from .handlers import Group
 from .network import Network
-from .passes import Forward, NetworkCall, Passes, StepCalls, groups
+from .passes import Forward, NetworkCall, Passes, StepCalls
 from .plan import departs
 from .step_rules import StepRules
 from .undo import Undo
@@ -183,20 +182,11 @@ class Run:
         branches: dict[Hashable, torch.Tensor] = {COND: answer.prediction(rows.cond)}
         if rows.uncond is not None:
             branches[UNCOND] = answer.prediction(rows.uncond)
-        branches |= self._weak(calls, [item for item in needed if not item[0].ahead], branches[COND])
+        weak = self.passes.all_weak(calls, [item for item in needed if not item[0].ahead], self.now.step, branches[COND])
+        self.course.take_down(weak, branches[COND])
+        branches |= weak
         self.now.check(branches)
         return answer, branches
-
-    def _weak(self, calls: StepCalls, needed: Group, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
-        """The predictions of the weak branches, those that can share a pass in one."""
-        for _, state in needed:
-            state.predicted(self.now.step, cond)
-        weak: dict[Hashable, torch.Tensor] = {}
-        for group in groups(needed):
-            made = self.passes.weak(calls, group)
-            weak |= {branch: state.at_step(pred) for (branch, state), pred in zip(group, made, strict=True)}
-        self.course.take_down(weak, cond)
-        return weak
 
     def _result(self, branches: Branches, answer: Answer) -> StepResult:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
@@ -204,7 +194,7 @@ class Run:
         pred = self.now.result(after)
         if pred is not branches[COND]:
             self.now.check_cast(pred, answer.sample.dtype)
-        self.finite.after_step()
+        self.now.end()
         if self.on_step is not None:
             self.on_step(self.course.seen, self.course.count)
         null = pred if self.combines else after.get(UNCOND)

@@ -82,6 +82,10 @@ class StepRules:
         if torch.finfo(dtype).max < torch.finfo(torch.bfloat16).max:
             self._ask(f"the result of the rules, in {str(dtype).removeprefix('torch.')},", prediction.to(dtype))
 
+    def end(self) -> None:
+        """The end of the step: what was asked is answered, now or as soon as the device has it (see `Finite.after_step`)."""
+        self.finite.after_step()
+
     def alone(self, host: str) -> "StepRules":
         """The step in a run whose host has stopped evaluating unconditional rows: rules about those have nothing to do.
 

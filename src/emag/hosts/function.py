@@ -116,7 +116,7 @@ class Function:
         prediction = rules.result(self.latest)
         rules.check_cast(prediction, x.dtype)
         prediction = prediction.to(x.dtype)
-        self._finite.after_step()
+        rules.end()
         if i == len(self.path) - 1:
             self.check()
         return prediction
