@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import emag as library
 from emag.errors import BadValue, Busy
 from emag.lab.draw.columns import Outcome
 from emag.lab.evaluate import run as running
@@ -29,13 +28,6 @@ SPEC = {"classes": ["frog", "ship"], "images": 30, "steps": 2, "batch_size": 4,
 FEW = {**SPEC, "images": 4, "batch_size": 2}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    loaded = library.load("tiny", device="cpu")
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
 
 
 @pytest.fixture

@@ -20,7 +20,39 @@ from .unipc import log_snr
 
 
 @dataclass(frozen=True)
-class CFGppEuler(Solver):
+class _CFGppSolver(Solver):
+    """What all three share: lambda, whose work they are, and that they read the unconditional prediction."""
+
+    scale: float = 0.6
+
+    paper = "arXiv 2406.08070"
+    guides = True
+
+    def __post_init__(self) -> None:
+        check_lambda(self.name, self.scale)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return (UNCOND,)
+
+
+@dataclass(frozen=True)
+class _Ancestral(_CFGppSolver):
+    """A step that may go further down, and be brought up again by noise."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eta(self.name, self.eta)
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.eta > 0
+
+
+@dataclass(frozen=True)
+class CFGppEuler(_Ancestral):
     """CFG++ on Euler's step, also ancestral: x' = alpha' D(g) + sigma' epsilon(u).
 
     With eta 0 it is `CFGpp` as a scale, one evaluation pair a step. With eta above 0 the step goes down to a lower level and
@@ -36,25 +68,8 @@ class CFGppEuler(Solver):
     True
     """
 
-    scale: float = 0.6
-    eta: float = 0.0
-
     name = "cfg++-euler"
-    paper = "arXiv 2406.08070"
     equation = "alpha' D(g) + sigma' (x - alpha D(u)) / sigma"
-    guides = True
-
-    def __post_init__(self) -> None:
-        check_lambda(self.name, self.scale)
-        check_eta(self.name, self.eta)
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.eta > 0
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return (UNCOND,)
 
     def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         guided, uncond = estimates(pred, x, i, model, self.scale, self.name)
@@ -63,7 +78,7 @@ class CFGppEuler(Solver):
 
 
 @dataclass(frozen=True)
-class CFGpp2M(Solver):
+class CFGpp2M(_CFGppSolver):
     """CFG++ on DPM-Solver++ 2M: second order from the step before, one evaluation pair a step.
 
     The first step, and one to sigma 0, are Euler's. Weak rules act through the conditional prediction; a combining rule
@@ -79,20 +94,10 @@ class CFGpp2M(Solver):
     'guided'
     """
 
-    scale: float = 0.6
     difference: Literal["guided", "uncond"] = "guided"
 
     name = "cfg++-2m"
-    paper = "arXiv 2406.08070"
     equation = "D(g) - e^-h D(u) + (1 - e^-h) (D(g) - D(u)_before) / 2r + e^-h z"
-    guides = True
-
-    def __post_init__(self) -> None:
-        check_lambda(self.name, self.scale)
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return (UNCOND,)
 
     def step(self, x: torch.Tensor, pred: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
         guided, uncond = estimates(pred, x, i, model, self.scale, self.name)
@@ -106,7 +111,7 @@ class CFGpp2M(Solver):
 
 
 @dataclass(frozen=True)
-class CFGpp2S(Solver):
+class CFGpp2S(_Ancestral):
     """CFG++ on DPM-Solver++ 2S, also ancestral: second order from a point half way, two evaluation pairs a step.
 
     The way there is unconditional; the step uses the estimates found there. From pure noise and to sigma 0 it is Euler's,
@@ -122,26 +127,11 @@ class CFGpp2S(Solver):
     False
     """
 
-    scale: float = 0.6
     eta: float = 1.0
 
     name = "cfg++-2s"
-    paper = "arXiv 2406.08070"
     equation = "D2(g) - e^-h D2(u) + e^-h z, D2 at e^-h/2 z + (1 - e^-h/2) D(u)"
     cost = "1 evaluation pair, but from pure noise and to sigma 0"
-    guides = True
-
-    def __post_init__(self) -> None:
-        check_lambda(self.name, self.scale)
-        check_eta(self.name, self.eta)
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.eta > 0
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return (UNCOND,)
 
     def check(self, model: GuidedModel) -> None:
         rules = [rule.name for rule in getattr(model, "rules", ())]

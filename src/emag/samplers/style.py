@@ -51,9 +51,10 @@ class StyleMoments(Corrector):
         if x.ndim != 4:
             raise Unsupported(f"{self.name} takes spatial latents [batch, channels, height, width], got {tuple(x.shape)}")
         alpha, sigma = model.path.at(i if self.level == "left" else i + 1)
-        style = widened(read_latents(self.style)).to(x.device)
-        check_style(style, x)
-        noised = alpha * style + sigma * model.noise(f"{self.name}/{i}", x).to(x)
+        if "style" not in state:  # read once a run
+            state["style"] = widened(read_latents(self.style)).to(x.device)
+            check_style(state["style"], x)
+        noised = alpha * state["style"] + sigma * model.noise(f"{self.name}/{i}", x).to(x)
         return with_moments(x, noised).to(x.dtype)
 
 

@@ -12,7 +12,7 @@ from ...maths.streams import Streams
 from ...maths.vectors import widened
 from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
 from ..common.inside import Inside, Strong
-from ..common.negative_text import NegativePass, NegativeText
+from ..common.negative_text import NegativePass, NoisyFeatures, check_noise
 
 Norm = Literal["l1", "l2"]
 NORMS: dict[Norm, int] = {"l1": 1, "l2": 2}
@@ -37,25 +37,20 @@ class NormalizedAttention(Strong):
 
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where no step is noisy enough."""
-        if max(sigmas) < self.sigma_end:
-            raise BadValue(f"nag sigma_end={self.sigma_end:g} leaves no step: the noisiest has sigma {max(sigmas):.3g}")
+        check_noise("nag", self.sigma_end, sigmas)
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "NormalizedState":
         return NormalizedState(self, sigmas)
 
 
-class NormalizedState(NegativeText):
+class NormalizedState(NoisyFeatures):
     """Acts while the noise is at least `sigma_end`."""
 
     name = "nag"
 
     def __init__(self, spec: NormalizedAttention, sigmas: tuple[float, ...]):
-        super().__init__(spec.negative)
-        self.spec, self.sigmas, self.acts = spec, sigmas, False
-
-    def begin(self, index: int) -> None:
-        super().begin(index)
-        self.acts = self.sigmas[index] >= self.spec.sigma_end
+        super().__init__(spec.negative, spec.sigma_end, sigmas)
+        self.spec = spec
 
     def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
         spec = self._spec_now()

@@ -10,7 +10,7 @@ from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import divided, widened
 from ..common.inside import Inside, Strong
-from ..common.negative_text import NegativePass, NegativeText
+from ..common.negative_text import NegativePass, NoisyFeatures, check_noise
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,20 @@ class OrthogonalAttention(Strong):
 
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where no step is noisy enough."""
-        if max(sigmas) < self.sigma_end:
-            raise BadValue(f"o-nag sigma_end={self.sigma_end:g} leaves no step: the noisiest has sigma {max(sigmas):.3g}")
+        check_noise("o-nag", self.sigma_end, sigmas)
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "OrthogonalState":
         return OrthogonalState(self, sigmas)
 
 
-class OrthogonalState(NegativeText):
+class OrthogonalState(NoisyFeatures):
     """Acts while the noise is at least `sigma_end`."""
 
     name = "o-nag"
 
     def __init__(self, spec: OrthogonalAttention, sigmas: tuple[float, ...]):
-        super().__init__(spec.negative)
-        self.spec, self.sigmas, self.acts = spec, sigmas, False
-
-    def begin(self, index: int) -> None:
-        super().begin(index)
-        self.acts = self.sigmas[index] >= self.spec.sigma_end
+        super().__init__(spec.negative, spec.sigma_end, sigmas)
+        self.spec = spec
 
     def strengthen(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows) -> torch.Tensor:
         if not self.acts:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...core import Perturbation, Rows, Sdpa, State
-from ...errors import Unsupported
+from ...errors import BadValue, Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from .inside import Keys, attend, has_moved, put_rows, text_keys
@@ -124,3 +124,21 @@ class NegativeText(State):
         new = push(plus, attend(part, keys))
         self.note(has_moved(new, plus))
         return put_rows(live, rows.cond, call.image, new)
+
+
+class NoisyFeatures(NegativeText):
+    """State of one that acts while the noise is at least `sigma_end`."""
+
+    def __init__(self, source: NegativePass | None, sigma_end: float, sigmas: tuple[float, ...]):
+        super().__init__(source)
+        self.sigma_end, self.sigmas, self.acts = sigma_end, sigmas, False
+
+    def begin(self, index: int) -> None:
+        super().begin(index)
+        self.acts = self.sigmas[index] >= self.sigma_end
+
+
+def check_noise(name: str, sigma_end: float, sigmas: tuple[float, ...]) -> None:
+    """Raise `BadValue` where no step is noisy enough."""
+    if max(sigmas) < sigma_end:
+        raise BadValue(f"{name} sigma_end={sigma_end:g} leaves no step: the noisiest has sigma {max(sigmas):.3g}")
