@@ -91,6 +91,7 @@ from .methods.condition.cads import CADS as CADS
 from .methods.condition.phase_negative import PhaseNegative as PhaseNegative
 
 # weak branches
+from .methods.emag.in_null import EMAGNull as EMAGNull
 from .methods.emag.rule import EMAG as EMAG
 
 # the unconditional branch

@@ -53,6 +53,8 @@ ROWS = (
     Trial("textailor-cond", (C["textailor"](0.5, (1, 3), "cond", 1, 4),), sees=True, only=("sd3", "true-cfg")),
     one(C["spg"](2.0, style(), (1, 2)), C["spg"](1.0, style(), (1, 2)), sees=True, only=("sd3", "dit", "pixart")),
     one(emag.EMAG(1.5, layers=(1, 2), window=WINDOW), emag.EMAG(1.0, layers=(1, 2), window=WINDOW), sees=True),
+    one(emag.EMAGNull(1.0, layers=(1, 2), window=WINDOW), emag.EMAGNull(0.0, layers=(1, 2), window=WINDOW), sees=True,
+        only=("sd3", "dit", "pixart", "true-cfg")),
     one(C["pag"](2.0, (1, 2)), C["pag"](1.0, (1, 2)), sees=True),
     Trial("pag-soft", (C["pag"](2.0, (1, 2), "joint", 0.6, (1,)),), (C["pag"](2.0, (1, 2), strength=0.0),), sees=True),
     one(C["soft-pag"](2.0, ("1.0", "2.1"), "uniform", 0.7), C["soft-pag"](2.0, ("1.0",), strength=0.0), sees=True),

@@ -33,8 +33,9 @@ class Rule(FiniteFields):
     equation: ClassVar[str] = ""
     kind: ClassVar[RuleKind] = "combining"
     cost: ClassVar[str] = "none"  # evaluations beyond the conditional and the unconditional one
-    of_null: ClassVar[bool] = False  # of a condition rule: it changes the unconditional condition, and nothing where none is
+    of_null: ClassVar[bool] = False  # it changes what the unconditional rows are made of, and nothing where there are none
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
+    defaults_of: ClassVar[str] = ""  # another method, whose defaults it takes for the fields that both have
     # The space the rule works in; None where any affine space gives the same. "path" is flow on a flow model's path and
     # epsilon elsewhere: what is compared with its own past lives there.
     space: ClassVar[Space | Literal["path"] | None] = None

@@ -25,7 +25,7 @@ def resolve(rule: Rule, models: tuple[str, ...], depth: int, middle: tuple[int, 
     Layers that no entry names, and "auto", are those of `Rule.automatic_layers`, by default the middle block, or `middle`
     where the network has such blocks.
     """
-    values = entry(rule.name, models).values
+    values = {**entry(rule.defaults_of, models).values, **entry(rule.name, models).values}
     missing = {f.name: values[f.name] for f in fields(rule) if getattr(rule, f.name) is None and f.name in values}
     if "layers" in missing:
         missing["layers"] = blocks_at(missing["layers"], depth)

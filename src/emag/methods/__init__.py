@@ -42,6 +42,7 @@ from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
 from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
+from .emag.in_null import EMAGNull
 from .emag.rule import EMAG
 from .null.ag import AG
 from .null.cdg import CDG
@@ -78,7 +79,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,

@@ -61,6 +61,9 @@ def _check_branch(name: str, branch: Perturbation) -> None:
     if branch.strong and branch.changes:
         raise Unsupported(f"{name} changes what enters blocks in every pass, which is not built for ComfyUI's classes: "
                           f"{instead}")
+    if branch.strong and branch.sees_null:
+        raise Unsupported(f"{name} changes the unconditional rows alone, and ComfyUI batches its conditions as it likes: "
+                          f"{instead}")
     if branch.copies > 1:
         raise Unsupported(f"{name} evaluates parts of the latent as images of their own, which ComfyUI's conditions do not "
                           f"fit: {instead}")
