@@ -89,6 +89,7 @@ results: $(STAMP) $(RESULTS)/test.npz $(RESULTS)/plain.npz
 	$(MEASURE) --recipe none --recipe emag-alone --recipe pag-alone --recipe seg-alone --against none
 	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results/tiny.md --index docs/results.md \
 		--again "make results"
+	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
 
 # docs/results/shapes.md from nothing, with the judge of the world: IMAGES of each recipe, a sixth of them in the sweep.
 results-shapes: $(STAMP)
@@ -101,6 +102,7 @@ results-shapes: $(STAMP)
 		--against apg --against cads --against momentum
 	$(BIN)/emag results $(SHAPES)/run $(SHAPES)/sweep --out docs/results/shapes.md --index docs/results.md \
 		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
+	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
 
 # the same few recipes on a checkpoint that was kept on the way: make results-weaker KEPT=FOLDER NAME=a-tenth
 results-weaker: $(STAMP)

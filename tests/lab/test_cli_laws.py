@@ -252,7 +252,8 @@ def test_version_and_suggestions(run, tmp_path):
 
 @pytest.mark.parametrize(("shell", "words", "expected"), [
     ("bash", "emag comp", {"compare"}), ("bash", "emag generate --rec", {"--recipe"}),
-    ("bash", "emag plan -g ema", {"emag"}), ("bash", "emag generate --recipe emag+", {"emag+cfg", "emag+apg", "emag+cads"}),
+    ("bash", "emag plan -g ema", {"emag", "emag-null"}),
+    ("bash", "emag generate --recipe emag+", {"emag+cfg", "emag+apg", "emag+cads"}),
 ])
 def test_tab_completion(run, monkeypatch, shell, words, expected):
     monkeypatch.setenv("_EMAG_COMPLETE", f"complete_{shell}")

@@ -21,7 +21,7 @@ SECTIONS = {
     "Look up": ("models", "methods", "plan"),
     "Look inside": ("doctor", "calibrate"),
     "Elsewhere": ("comfy",),
-    "Evaluate": ("run", "verify", "reference", "metrics", "report", "vote", "sweep", "results", "reproduce"),
+    "Evaluate": ("run", "verify", "reference", "metrics", "report", "vote", "sweep", "results", "worth", "reproduce"),
 }
 MODULES = {"again": "show", "models": "listing", "methods": "listing", "reference": "metrics"}
 """Where a command is that does not stand in the module of its name."""

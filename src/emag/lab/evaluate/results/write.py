@@ -1,5 +1,6 @@
-"""Stores the page, its numbers and its pictures."""
+"""Stores the pages, their numbers and their pictures."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .collect import collect
 from .numbers import Question, Results
 from .page import markdown
 from .picture import pairs, png
+from .worth import gains_of
+from .worth_page import markdown as worth_page
+from .worth_picture import png as draw_worth
 
 
 def results_of(sources: Sequence[str], against: str | None = None, again: Sequence[str] = (),
@@ -57,3 +61,21 @@ def write(results: Results, page: Path, sources: Sequence[str] = ()) -> list[Pat
     for path, data in made.items():
         storage.write(path.name, data)
     return list(made)
+
+
+def write_worth(sources: Sequence[str | Path], page: Path) -> list[Path]:
+    """Write the page of what is worth its evaluations, and a picture for each model, beside it. Raises `BadValue`.
+
+    sources: JSON files of results pages, one a model; the pages are taken to lie beside them.
+    """
+    found = {f"{os.path.relpath(path, page.parent)[:-len('.json')]}.md": read(path) for path in map(Path, sources)}
+    models = [one.run["model"]["id"] for one in found.values()]
+    if doubled := sorted({model for model in models if models.count(model) > 1}):
+        raise BadValue(f"{', '.join(doubled)} is in two of the files; give one file a model")
+    storage = Storage(*url_to_fs(str(page.parent)))
+    drawn = {at: page.with_name(f"{page.stem}-{Path(at).stem}.png") for at, one in found.items() if gains_of(one)}
+    made = {drawn[at]: draw_worth(found[at]) for at in drawn}
+    made[page] = worth_page(found, {at: path.name for at, path in drawn.items()}).encode()
+    for path, data in made.items():
+        storage.write(path.name, data)
+    return [page, *drawn.values()]
