@@ -14,10 +14,11 @@ MEASURE := $(BIN)/emag metrics $(RESULTS)/run --reference $(RESULTS)/test.npz --
 
 SHAPES := out/results-shapes
 IMAGES := 300
+MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-shapes results-weaker clean
+.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-shapes results-main results-weaker clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -103,6 +104,15 @@ results-shapes: $(STAMP)
 	$(BIN)/emag results $(SHAPES)/run $(SHAPES)/sweep --out docs/results/shapes.md --index docs/results.md \
 		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
 	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
+
+# docs/results/shapes-main.md: the rows that matter most, over MAIN images each, at the settings of results-shapes
+ROWS := none cfg cfg-34 emag emag-map emag-alone emag-null apg adg momentum
+results-main: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/emag run bench/shapes.yaml --out $(SHAPES)/main --images $(MAIN) --workers $(WORKERS) \
+		$(addprefix --recipe ,$(ROWS))
+	$(BIN)/emag metrics $(SHAPES)/main --against cfg --against cfg-34 --against none
+	$(BIN)/emag results $(SHAPES)/main $(SHAPES)/sweep --out docs/results/shapes-main.md --index docs/results.md \
+		--questions bench/shapes_main_questions.yaml --changes emag --again "make results-main MAIN=$(MAIN)"
 
 # the same few recipes on a checkpoint that was kept on the way: make results-weaker KEPT=FOLDER NAME=a-tenth
 results-weaker: $(STAMP)

@@ -42,6 +42,14 @@ def test_what_the_index_holds(finished, pipe):
         finished.index("apg")
 
 
+def test_a_spec_can_be_run_for_some_of_its_recipes():
+    spec = parse({**SMALL, "recipes": {"none": {"guidance_scale": 1}, "cfg": {}, "pag": {"rules": ["pag=1.5"]}}})
+    assert [one.label for one in spec.only(["pag", "none"]).recipes] == ["none", "pag"]  # in the spec's order
+    assert spec.only(()) == spec
+    with pytest.raises(BadValue, match=r"no recipe 'pog'; .*pag"):
+        spec.only(["cfg", "pog"])
+
+
 def test_images_in_order(finished):
     stacks = list(finished.images("cfg", batch=2))
     assert [len(stack) for stack in stacks] == [2, 2, 1]

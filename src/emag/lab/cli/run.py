@@ -18,12 +18,14 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; defaul
 
 
 @command("emag run spec.yaml", "emag run spec.yaml -o runs/first --images 1000", "emag run spec.yaml --dry-run",
+         "emag run spec.yaml -o runs/main --recipe cfg --recipe emag --images 5000",
          kept="finished batches are kept; the same command goes on where it was", needs=("eval",))
 def run(
     spec: Annotated[Path, typer.Argument(help="YAML file: model, prompts or classes, images, recipes, ...")],
     folder: shared.RunOut = None,
     images: Images = None, device: Device = None, engine: Engine = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per device.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Only these recipes of the spec. Repeat.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make one batch of each recipe, keep nothing, and print "
                                           "what the run would take.")] = False,
     as_json: shared.Json = False,
@@ -33,7 +35,7 @@ def run(
     from ..evaluate.spec import read_spec
 
     check_run_out(folder)
-    asked = read_spec(spec, images, device)
+    asked = read_spec(spec, images, device).only(recipe or ())
     if dry_run:
         _show_plan(replace(asked, out=folder or asked.out), workers, as_json)
         return

@@ -84,6 +84,11 @@ class RunSpec:
             raise BadValue(f"the run has no recipe {name!r}; {choices(name, [one.label for one in self.recipes], 'it has')}")
         return found
 
+    def only(self, names: Sequence[str]) -> "RunSpec":
+        """The same run of these recipes alone, in the spec's order; of all where none is named. Raises `BadValue`."""
+        asked = {self.recipe(name).label for name in names}
+        return replace(self, recipes=tuple(one for one in self.recipes if not names or one.label in asked))
+
     def with_prompts(self, prompts: Sequence[Prompt]) -> "RunSpec":
         """The same with these prompts."""
         return replace(self, prompts=tuple(prompts))
