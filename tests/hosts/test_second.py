@@ -98,8 +98,37 @@ def test_in_a_modular_pipeline(tmp_path):
     assert modular.near(modular.run(modular.pipe(pipe, EmagGuider(*rules)), inputs), want)
 
 
+def test_words_of_its_own_are_given_the_prompts(tiny, tmp_path):
+    """The other network under its own states of the call's prompts: the same as a function that puts them in by hand."""
+    place = trained(tmp_path, words=None)
+    other = load(place, device="cpu")
+    states = other.encode_prompt(["frog", "ship"], do_classifier_free_guidance=False)
+    asked = []
+
+    def by_hand(**given):
+        asked.append(len(given["hidden_states"]))
+        return other.transformer(**{**given, "encoder_hidden_states": states[0], "pooled_projections": states[2]})
+
+    named, run = draw(tiny, Autoguidance(2.0, model=f"load:{place}"))
+    handed, _ = draw(tiny, Autoguidance(2.0), models={"guide": by_hand})
+    unread, _ = draw(tiny, Autoguidance(2.0), models={"guide": other.transformer})
+    assert torch.equal(named, handed) and asked == [2] * 3 and not torch.equal(named, unread)
+    assert run.record["unrecorded"] == []
+
+
+def test_words_of_its_own_are_asked_the_prompt_alone(tiny, tmp_path):
+    name = f"load:{trained(tmp_path, words=None)}"
+    with pytest.raises(BadValue, match=r"domain asks .* another condition than the prompt"):
+        draw(tiny, METHODS["domain"](model=name))
+    with pytest.raises(BadValue, match=r"cads changes the condition, .* leave one out"):
+        draw(tiny, METHODS["cads"](), Autoguidance(2.0, model=name))
+    found = dict(zip(("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+                     tiny.encode_prompt(["frog"])))
+    with emag.guide(tiny, Autoguidance(2.0, model=name)), pytest.raises(BadValue, match="call the pipeline with a prompt"):
+        tiny(**found, num_inference_steps=2)
+
+
 @pytest.mark.parametrize(("settings", "says"), [
-    ({"words": None}, "its words mean something else; train it with --words"),
     ({"scale": 1.0}, "its pixels are scaled by 1.0, not 2.0")])
 def test_a_network_that_would_be_asked_in_another_language(tiny, tmp_path, settings, says):
     place = trained(tmp_path, **settings)

@@ -14,7 +14,7 @@ from ..families.records import Tensors
 from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
 from .companions import COMPANIONS, UNBATCHED, whole_text
-from .second import second
+from .second import asked
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
 """A prompt or class label, one for each image, or network arguments by name, each [1 or images, ...]."""
@@ -65,15 +65,15 @@ class Given:
                                f"{{{branch.model!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub "
                                "id' in the rule")
 
-    def networks(self, rules: Sequence[Rule], pipe: Any, network: Network) -> dict[str, Callable[..., Any]]:
-        """The networks that `rules` name beside `network`. Raises `BadValue` for one that cannot be loaded."""
-        names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
-        return {name: self._other(name, pipe, network) for name in names}
+    def networks(self, rules: Sequence[Rule], host: Host, pipe: Any, network: Network,
+                 arguments: Mapping[str, Any] | None = None) -> dict[str, Callable[..., Any]]:
+        """The networks that `rules` name beside `network`. Raises `BadValue` for one that cannot be loaded.
 
-    def _other(self, name: str, pipe: Any, network: Network) -> Callable[..., Any]:
-        if name in self.models:
-            return _by_name(self.models[name], network)
-        return second(pipe, network.module, name)
+        `arguments` are the call's, for a network that reads the prompts in words of its own.
+        """
+        names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
+        return {name: _by_name(self.models[name], network) if name in self.models
+                else asked(pipe, network, name, rules, host, arguments or {}) for name in names}
 
     def _value(self, name: str) -> Condition:
         if name in self.conditions:

@@ -138,7 +138,7 @@ class GuiderRun:
         check_pipeline_call(rules, host, networks, {})
         check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
-        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, pipe, networks[0]))
+        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, host, pipe, networks[0]))
         branches, made = weak_branches(rules), self._blocks
         self._blocks = {one.module: blocks_of(one, branches, made.get(one.module)) for one in networks}
         first, *others = self._blocks.values()

@@ -98,7 +98,8 @@ class Guided(WithBlock):
         check_pipeline_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
         check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
-        view = PipelineView(self.host, pipe, arguments, conditions, self.given.networks(self.active, pipe, networks[0]))
+        others = self.given.networks(self.active, self.host, pipe, networks[0], arguments)
+        view = PipelineView(self.host, pipe, arguments, conditions, others)
 
         def guided(undo: Undo) -> Any:
             for network in networks:
