@@ -1,34 +1,39 @@
 """EMAG over plain sampling in ComfyUI, beside the same in diffusers and ComfyUI's own SLG node: seconds and exact counts.
 
 make test-comfy  # once: a ComfyUI tree and its environment
-COMFYUI=.venv/comfy/0.30.0/tree PYTHONPATH=src .venv/comfy/0.30.0/venv/bin/python bench/comfy_overhead.py
+COMFYUI=.venv/comfy/0.30.0/tree PYTHONPATH=src .venv/comfy/0.30.0/venv/bin/python bench/comfy_overhead.py \\
+    --page docs/comfy.md
 
-One mid-size SD3 with random weights, the same ones in both hosts, on the CPU: they cost what trained ones cost. Lines are
-timed in turn, and ratios are taken within a round. Seconds are the processor's, so that a busy machine tells the same;
+One mid-size SD3 with random weights, the same ones in both hosts, on the CPU: they cost what trained ones cost. A round
+times every line once, forwards and backwards in turn, and ratios are taken within a round: their geometric mean over the
+rounds, with Student's 95 % interval of the logarithms. Seconds are the processor's, so that a busy machine tells the same;
 counts are rows that entered blocks, seen by hooks from outside.
 """
 
+import math
 import os
 import platform
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
 from diffusers import FlowMatchEulerDiscreteScheduler
-from rich.console import Console
-from rich.table import Table
+from scipy.stats import ttest_1samp
 
 import emag
 from emag.testing import small
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "comfyui"))
 TEXT, POOLED, LENGTH, CFG = 256, 256, 77, 4.5
+MARKS = "<!-- by bench/comfy_overhead.py -->", "<!-- end -->"
 Lines = dict[str, tuple[Callable[[], Any], Any]]
 
 
@@ -92,23 +97,69 @@ def counted(blocks: Any) -> Iterator[list[int]]:
             hook.remove()
 
 
-def measured(found: Lines, repeats: int) -> dict[str, tuple[list[float], int]]:
-    """Seconds of every round and block evaluations, by line."""
-    counts = {}
-    for name, (call, blocks) in found.items():  # a first round that is not timed
+@dataclass(frozen=True)
+class Ratio:
+    """Of two lines, over the rounds: the geometric mean, and its 95 % interval where there are rounds enough."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], base: Sequence[float]) -> "Ratio":
+        """From the seconds of two lines in the same rounds."""
+        logs = [math.log(a / b) for a, b in zip(seconds, base, strict=True)]
+        interval = ttest_1samp(logs, 0.0).confidence_interval(0.95)
+        return cls(*map(math.exp, (statistics.fmean(logs), *map(float, interval))))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def counts(found: Lines) -> dict[str, int]:
+    """Block evaluations by line: a first round that is not timed."""
+    made = {}
+    for name, (call, blocks) in found.items():
         with counted(blocks) as rows:
             call()
-        counts[name] = sum(rows)
+        made[name] = sum(rows)
+    return made
+
+
+def timed(found: Lines, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round, by line."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(repeats):
-        for name, (call, _) in found.items():
+    for round_ in range(rounds):
+        for name in list(found)[::-1 if round_ % 2 else 1]:
             start = time.process_time()
-            call()
+            found[name][0]()
             seconds[name].append(time.process_time() - start)
-    return {name: (seconds[name], counts[name]) for name in found}
+    return seconds
 
 
-def main(blocks: int = 6, side: int = 32, steps: int = 10, layers: str = "2-3", repeats: int = 3) -> None:
+def table(seconds: dict[str, list[float]], evaluations: dict[str, int]) -> str:
+    """Every line beside plain CFG of its host, in Markdown."""
+    rows = ["| | s/image | over CFG there (95 %) | block evaluations | over CFG there |", "|---|---|---|---|---|"]
+    for name, own in seconds.items():
+        plain = f"{name.split(',')[0]}, CFG"
+        ratio = "1" if name == plain else str(Ratio.of(own, seconds[plain]))
+        rows.append(f"| {name} | {statistics.median(own):.2f} | {ratio} | {evaluations[name]} | "
+                    f"{evaluations[name] / evaluations[plain]:.3f} |")
+    return "\n".join(rows)
+
+
+def put(page: Path, text: str) -> None:
+    """A text between the marks of a page, in the place of what was there."""
+    before = page.read_text()
+    after, found = re.subn("(?s)(?<=" + MARKS[0] + ").*?(?=" + MARKS[1] + ")", lambda _: f"\n{text}\n", before)
+    if found != 1:
+        raise SystemExit(f"{page} has {found} places between {MARKS[0]} and {MARKS[1]}, expected one")
+    page.write_text(after)
+
+
+def main(blocks: int = 6, side: int = 32, steps: int = 10, layers: str = "2-3",
+         rounds: Annotated[int, typer.Option(min=2)] = 8,
+         page: Annotated[Path | None, typer.Option(help="A page whose marked part is written anew.")] = None) -> None:
     """Time plain CFG, EMAG and SLG in one run."""
     from tree import use
 
@@ -117,15 +168,14 @@ def main(blocks: int = 6, side: int = 32, steps: int = 10, layers: str = "2-3", 
     version = use(os.environ["COMFYUI"])
     low, _, high = layers.partition("-")
     torch.set_num_threads(1)
-    found = measured(lines(pipeline(blocks, side), side, steps, tuple(range(int(low), int(high or low) + 1))), repeats)
-    table = Table("line", "CPU s/image", "spread", "x CFG there", "block evaluations", "x CFG there", box=None,
-                  title=f"{blocks} blocks, {64 * blocks} wide, {side * side // 4} + {LENGTH} tokens, {steps} steps, fp32")
-    for name, (seconds, count) in found.items():
-        base, base_count = found[f"{name.split(',')[0]}, CFG"]
-        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
-        table.add_row(name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}", f"{ratio:.3f}",
-                      str(count), f"{count / base_count:.3f}")
-    Console(width=130).print(table, f"{cpu()}, 1 thread, torch {torch.__version__}, ComfyUI {version}")
+    found = lines(pipeline(blocks, side), side, steps, tuple(range(int(low), int(high or low) + 1)))
+    evaluations = counts(found)
+    text = (f"{blocks} blocks, {64 * blocks} wide, {side * side // 4} image and {LENGTH} text tokens, {steps} steps, fp32,\n"
+            f"EMAG among blocks {layers}; one thread of {cpu()}, torch {torch.__version__}, ComfyUI {version}; "
+            f"{rounds} rounds:\n\n{table(timed(found, rounds), evaluations)}")
+    print(text)
+    if page:
+        put(page, text)
 
 
 def cpu() -> str:

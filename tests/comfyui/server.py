@@ -5,12 +5,14 @@ import runpy
 import sys
 from pathlib import Path
 
+import rooms
 from tree import stand_in
 
 
 def serve(root: str, base: str, port: str) -> None:
     """Serve on the loopback until ended."""
     stand_in()
+    rooms.stand_in(Path(root))
     front = Path(base) / "front"
     front.mkdir(exist_ok=True)
     (front / "index.html").write_text("<p>no front end</p>")

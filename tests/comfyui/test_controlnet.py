@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import comfy.controlnet as controlnet
 import pytest
 import torch
 
@@ -9,7 +10,6 @@ import emag
 from emag.hosts.comfy.patch import carried, patched
 from smallcomfy import FLUX, SD3, SD15, SMALL, Small, build, conditioning, draw_weights, sample
 
-controlnet = pytest.importorskip("comfy.controlnet", reason="this tree is without what a ControlNet needs")
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 FAMILIES = ("sd3", "flux", "sd1.5")
 SAME = 2e-3  # see test_laws

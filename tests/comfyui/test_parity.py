@@ -7,6 +7,7 @@ import torch
 
 import emag
 import parity
+import trained
 from emag.hosts.comfy.patch import patched
 
 WINDOW = emag.Window.progress(0, 0.25, 0.9)
@@ -67,4 +68,17 @@ def test_flux(flux: tuple[Any, Any], name: str) -> None:
     ours = pipe._unpack_latents(ours, 8, 8, 1)
     conds = [[[text, {"pooled_output": pooled, "guidance": 3.5}]]] * 2
     theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 1.0)
+    assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+
+
+@pytest.mark.parametrize("rules", [(), (emag.EMAG(1.5),), (emag.EMAG(1.5, "map"), emag.APG(3.0))],
+                         ids=["plain", "emag", "emag-map, apg"])
+def test_trained_weights(rules: tuple[emag.Rule, ...]) -> None:
+    """The model of the world of shapes, whose heads are 40 wide, as the pictures of docs/comfy.md are made with it."""
+    pipe, text = trained.pipeline(), "a cyan ring above a purple square"
+    model, noise = trained.model(pipe), parity.drawn(1, 4, 16, 16, seed=3)
+    with emag.guide(pipe, *rules):
+        ours = pipe(text, latents=noise, guidance_scale=3.0, num_inference_steps=10, output_type="latent").images
+    conds = [trained.conditioning(pipe, one) for one in (text, "")]
+    theirs = parity.comfy_latents(patched(model, rules) if rules else model, noise, pipe.scheduler.sigmas, *conds, 3.0)
     assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()

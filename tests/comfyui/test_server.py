@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import rooms
 import workflows
 from emag.hosts.comfy.install import install
 from emag.records import png
@@ -85,7 +86,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             if process.poll() is not None:
                 raise AssertionError((base / "log").read_text()[-3000:])
             try:
-                one.get("/system_stats")
+                one.get("/prompt")
                 break
             except OSError:
                 time.sleep(0.2)
@@ -138,6 +139,7 @@ def test_the_pages_form_is_what_is_posted(client: Client, path: Path) -> None:
     assert {path.name for path in workflows.PAGE.glob("*.json")} == {path.name for path in EXAMPLES}
 
 
+@pytest.mark.skipif(not rooms.complete(Path(os.environ["COMFYUI"])), reason="this tree is without what serves templates")
 def test_comfyui_offers_the_pages_form(client: Client) -> None:
     """The page lists the workflows of a pack among its templates."""
     assert set(json.loads(client.get("/workflow_templates"))["emag-guidance"]) == {path.stem for path in EXAMPLES}

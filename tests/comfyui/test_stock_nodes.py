@@ -1,17 +1,11 @@
 """Beside ComfyUI's own guidance nodes, on either side of ours: it works, or says in words why not."""
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-
-import emag
-from emag.errors import NoEffect, Unsupported
-from emag.hosts.comfy.patch import patched
-from smallcomfy import SMALL, build, sample
-
-pytest.importorskip("comfy.ldm.models", reason="this tree is without its autoencoders, and so without nodes")
 from comfy_extras import (
     nodes_apg,
     nodes_cfg,
@@ -20,12 +14,16 @@ from comfy_extras import (
     nodes_mahiro,
     nodes_model_advanced,
     nodes_model_merging,
-    nodes_nag,
     nodes_pag,
     nodes_sag,
     nodes_slg,
     nodes_tcfg,
 )
+
+import emag
+from emag.errors import NoEffect, Unsupported
+from emag.hosts.comfy.patch import patched
+from smallcomfy import SMALL, build, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)
@@ -42,7 +40,6 @@ NODES: dict[str, Node] = {
     "CFGZeroStar": lambda m: first(nodes_cfg.CFGZeroStar.execute(m)),
     "CFGNorm": lambda m: first(nodes_cfg.CFGNorm.execute(m, 1.0)),
     "RescaleCFG": lambda m: nodes_model_advanced.RescaleCFG().patch(m, 0.7)[0],
-    "NAG": lambda m: first(nodes_nag.NAGuidance.execute(m, 5.0, 0.5, 1.5)),
     "PAG": lambda m: first(nodes_pag.PerturbedAttentionGuidance.execute(m, 3.0)),
     "SLG": lambda m: first(nodes_slg.SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 1.0, "1", "1")),
     "FreSca": lambda m: first(nodes_fresca.FreSca.execute(m, 1.0, 1.25, 20)),
@@ -50,6 +47,10 @@ NODES: dict[str, Node] = {
     "shift": lambda m: nodes_model_advanced.ModelSamplingSD3().patch(m, 2.0)[0],
     "merge": lambda m: nodes_model_merging.ModelMergeSimple().merge(m, m.clone(), 0.5)[0],
 }
+if importlib.util.find_spec("comfy_extras.nodes_nag"):  # an older ComfyUI has none
+    from comfy_extras import nodes_nag
+
+    NODES["NAG"] = lambda m: first(nodes_nag.NAGuidance.execute(m, 5.0, 0.5, 1.5))
 PRE_CFG = ("APG", "TCFG", "FreSca")
 _MADE: dict[str, Any] = {}
 

@@ -1,14 +1,17 @@
-"""A ComfyUI tree made importable, on a torch without torchvision and torchaudio too: those get import stand-ins."""
+"""A ComfyUI tree made importable: what may be missing, and no test of ours computes with, gets import stand-ins.
+
+torchvision and torchaudio, of which there may be none for this torch. ComfyUI's autoencoders: the tree of 0.9.2 in the
+package registry is without them, and all of its nodes import them by name.
+"""
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import os
 import sys
 import types
 from typing import Any
 
-MISSING = ("torchvision", "torchaudio")
+MISSING = ("torchvision", "torchaudio", "comfy.ldm.models")
 
 
 class _Empty(types.ModuleType):
@@ -24,7 +27,8 @@ class _Empty(types.ModuleType):
 
 class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in MISSING else None
+        missing = any(f"{name}.".startswith(f"{one}.") for one in MISSING)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if missing else None
 
     def create_module(self, spec: Any) -> types.ModuleType:
         return _Empty(spec.name)
@@ -37,8 +41,7 @@ def stand_in() -> None:
     """Stand-ins for what is missing; transformers looks for torchvision first, and must see none."""
     import transformers  # noqa: F401
 
-    if importlib.util.find_spec("torchvision") is None:
-        sys.meta_path.append(_StandIns())
+    sys.meta_path.append(_StandIns())  # asked last: what is there is taken
 
 
 def use(root: str) -> str:
