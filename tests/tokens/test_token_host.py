@@ -118,7 +118,7 @@ def test_assisted_decoding_makes_the_same_text(name, draft):
 @every
 def test_rows_that_have_ended_do_not_touch_the_others(name):
     model, inputs = model_of(name, ends=True), prompts(name, 6, 3, 4, 5)
-    model.generation_config.eos_token_id = list(range(2, 8))  # so that some rows end soon
+    model.generation_config.eos_token_id = [4, 6, 22]  # so that some rows end soon
     try:
         together, _ = guided(model, inputs, count=12)
         lengths = set()

@@ -108,7 +108,7 @@ def filtered(logp: torch.Tensor, score: torch.Tensor, mass: float, target: float
     From the lowest class probability up, as long as the guided mass so far is below `mass` (0 filters nothing) and the
     class probability exp(score) below `target`. At least one token stays: the mass of all of them is 1.
     """
-    order = score.argsort(-1, stable=True)
+    order = score.argsort(dim=-1, stable=True)
     p = logp.softmax(-1).gather(-1, order)
     out = (p.cumsum(-1) < mass) & (score.gather(-1, order).exp() < target)
     # rounding may leave the whole sum a hair below 1
