@@ -68,9 +68,7 @@ def inputs_of(null: Null, call: Inputs, model: Any, tokenizer: Any, name: str = 
     if callable(null):
         return inputs_of(null(call), call, model, tokenizer, name)
     if isinstance(null, Mapping):
-        # other ids have another mask, all ones where none is said, and an encoder reads them anew
-        stale = {"attention_mask", "encoder_outputs"} if "input_ids" in null else set()
-        return {**{key: value for key, value in call.items() if key not in stale}, **null}
+        return _replaced(call, null)
     if null is None:
         return _dropped(call, model, name)
     if isinstance(null, torch.Tensor):
@@ -114,6 +112,15 @@ def _encoded_context(model: Any, ids: Any, mask: Any, rest: Inputs, samples: int
     none = torch.zeros(samples * heads, 0, dtype=torch.long, device=states.device)
     always = {"encoder_outputs": found["encoder_outputs"], "attention_mask": mask}
     return Context(none, none, {key: _samples(value, samples, name) for key, value in always.items()}, {}, heads)
+
+
+def _replaced(call: Inputs, new: Inputs) -> Inputs:
+    made = {**call, **new}
+    if made.get("input_ids") is call.get("input_ids"):
+        return made
+    # other ids have another mask, all ones where none is said, and an encoder reads them anew
+    stale = [name for name in ("attention_mask", "encoder_outputs") if made.get(name) is call.get(name)]
+    return {name: value for name, value in made.items() if name not in stale}
 
 
 def _dropped(call: Inputs, model: Any, name: str) -> Inputs:
