@@ -13,9 +13,9 @@ from .combine import (
 )
 from .fields import FiniteFields, check_finite
 from .rule import AUTO, Rule, RuleKind
-from .schedule import Scale, Schedule, at_time, check_scale, check_timed, known, label, weight
+from .schedule import Scale, Schedule, at_time, check_scale, check_timed, check_tokens, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Branches, RunStart, Side, Step
+from .step import COND, UNCOND, Branches, RunStart, Side, Step, TokenStep
 
 __all__ = [
     "AUTO",
@@ -37,11 +37,13 @@ __all__ = [
     "State",
     "States",
     "Step",
+    "TokenStep",
     "Tokens",
     "at_time",
     "check_finite",
     "check_scale",
     "check_timed",
+    "check_tokens",
     "combine",
     "evaluates_null",
     "known",

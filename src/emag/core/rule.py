@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..errors import Unsupported
 from ..maths.predictions import Space
 from .branch import Perturbation
 from .fields import FiniteFields
@@ -36,6 +37,7 @@ class Rule(FiniteFields):
     of_null: ClassVar[bool] = False  # it changes what the unconditional rows are made of, and nothing where there are none
     required: ClassVar[Mapping[str, str]] = {}  # fields without which it cannot work, each with an example
     defaults_of: ClassVar[str] = ""  # another method, whose defaults it takes for the fields that both have
+    remembers: ClassVar[bool] = False  # over tokens it keeps what earlier ones showed, row by row, which beams would mix up
     # The space the rule works in; None where any affine space gives the same. "path" is flow on a flow model's path and
     # epsilon elsewhere: what is compared with its own past lives there.
     space: ClassVar[Space | Literal["path"] | None] = None
@@ -64,6 +66,15 @@ class Rule(FiniteFields):
 
     def fits_run(self, start: RunStart) -> None:
         """Raise `Unsupported` or `BadValue` where the rule cannot work in a run, before anything is evaluated."""
+
+    def fits_tokens(self, timed: bool) -> None:
+        """Raise `Unsupported` or `BadValue` where the rule cannot work on the logits of tokens; by default it cannot.
+
+        timed: it is known how many tokens the run will have, which schedules need.
+        """
+        where = f"in {self.space}" if self.space else "on what a denoiser predicts"
+        raise Unsupported(f"{self.name} works {where}, and nobody has said what it would mean for logits of tokens: leave it "
+                          "out; cfg, negative, compose, ag and the rules of emag.tokens work there")
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""

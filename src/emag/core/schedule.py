@@ -50,6 +50,11 @@ class Schedule(FiniteFields):
         """True where the strength depends on the predictions, so that nobody knows it before they are made."""
         return type(self).at is not Schedule.at
 
+    @property
+    def over_tokens(self) -> bool:
+        """True where it depends on nothing but how far a run is, and so works over the tokens of a text."""
+        return False
+
     def known(self, step: Step) -> float | None:
         """The strength at `step` where it does not depend on the predictions, else None."""
         return None
@@ -98,6 +103,19 @@ def check_timed(name: str, scale: Scale | None, why: str) -> None:
     if isinstance(scale, Schedule) and scale.measures:
         raise BadValue(f"{name} {why}, so it cannot have {scale.name}, which measures the predictions: give a number, or a "
                        "schedule of time such as Interval or Curve")
+
+
+def check_tokens(name: str, scale: Scale | None, timed: bool) -> None:
+    """Raise `BadValue` for a strength that a loop over tokens cannot have. timed: it is known how many tokens there will be."""
+    if scale is None or (isinstance(scale, Schedule) and scale.scale is None):
+        raise BadValue(f"{name} has no default scale for tokens: give one, e.g. {name}=1.5 (1 is off)")
+    if not isinstance(scale, Schedule):
+        return
+    if not scale.over_tokens:
+        raise BadValue(f"{name} cannot have {label(scale)} over tokens, which have no noise level: give a number, a Curve, or "
+                       "an Interval with unit='progress'")
+    if not timed:
+        raise BadValue(f"{name} has a schedule, which needs the number of tokens: say tokens=N, as many as will be made")
 
 
 def at_time(scale: Scale | None, step: Step) -> float:

@@ -98,3 +98,15 @@ class RunStart:
     steps: tuple[Step, ...]
     tokens: tuple[int, ...] = ()
     arguments: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStep(Step):
+    """One token of a run over tokens. `x`: the tokens so far, [rows, length]; there is no noise, alpha and sigma are NaN.
+
+    cond: what the host predicts, in `space`, [rows, vocabulary]: known before any other branch is evaluated.
+    live: which rows still grow, [rows]; a row that has ended is carried along and read by nobody.
+    """
+
+    cond: torch.Tensor = field(repr=False)
+    live: torch.Tensor = field(repr=False)

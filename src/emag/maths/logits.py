@@ -79,12 +79,41 @@ def selective(cond: torch.Tensor, uncond: torch.Tensor | Callable[[], torch.Tens
     """
     if not threshold == threshold:
         raise BadValue("threshold must be a number of nats (inf guides nothing, -1 every row), got nan")
-    # entropy -sum p log p, where entr is -p log p and 0 at p = 0
     log_cond = cond.log_softmax(-1)
-    unsure = torch.special.entr(log_cond.exp()).sum(-1, keepdim=True) > threshold
+    unsure = entropy(cond).unsqueeze(-1) > threshold
     if _checked(scale) == 1 or not unsure.any():
         return log_cond
     return torch.where(unsure, guide_logits(cond, uncond() if callable(uncond) else uncond, scale), log_cond)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of the distributions of logits [..., vocabulary], in nats, [...]; an excluded token (-inf) adds nothing."""
+    # entr is -p log p, and 0 at p = 0
+    return torch.special.entr(logits.softmax(-1)).sum(-1)
+
+
+def reweighted(logp: torch.Tensor, score: torch.Tensor, strength: float) -> torch.Tensor:
+    """log p(v) + strength log C(v), the re-weighting of CAIF and GeDi, [..., vocabulary], up to a constant per row.
+
+    score: log-probability of the wanted class once token v is added; -inf where it was not asked, which excludes v. What
+    logp excludes stays so.
+    """
+    pushed = logp + strength * score
+    return pushed.masked_fill(score.isneginf() | logp.isneginf(), -torch.inf)
+
+
+def filtered(logp: torch.Tensor, score: torch.Tensor, mass: float, target: float) -> torch.Tensor:
+    """GeDi's filter, arXiv 2009.06367: the tokens that fit the class least are excluded.
+
+    From the lowest class probability up, as long as the guided mass so far is below `mass` (0 filters nothing) and the
+    class probability exp(score) below `target`. At least one token stays: the mass of all of them is 1.
+    """
+    order = score.argsort(dim=-1, stable=True)
+    p = logp.softmax(-1).gather(-1, order)
+    out = (p.cumsum(-1) < mass) & (score.gather(-1, order).exp() < target)
+    # rounding may leave the whole sum a hair below 1
+    out[..., -1] = False
+    return logp.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
 
 
 def _extrapolate(cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:

@@ -11,8 +11,11 @@ import torch
 
 from ..errors import BadValue
 
-Space = Literal["epsilon", "v", "flow", "x0"]
-SPACES: tuple[Space, ...] = get_args(Space)
+DenoiserSpace = Literal["epsilon", "v", "flow", "x0"]
+TokenSpace = Literal["logp", "logits"]
+"""What a token model predicts: log-probabilities, or logits as they are. There is no x, so nothing converts them."""
+Space = Literal[DenoiserSpace, TokenSpace]
+SPACES: tuple[DenoiserSpace, ...] = get_args(DenoiserSpace)
 
 
 def to_x0(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
@@ -41,6 +44,7 @@ def convert(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, source
     """Prediction `p` at `x`, from space `source` to space `target`; all [batch, ...]."""
     if source == target:
         return p
+    _check_denoiser(source, target)
     return from_x0(to_x0(p, x, alpha, sigma, source), x, alpha, sigma, target)
 
 
@@ -51,9 +55,15 @@ def difference_scale(alpha: float, sigma: float, source: Space, target: Space) -
     """
     if source == target:
         return 1.0
+    _check_denoiser(source, target)
     # x0 = alpha x - sigma v and epsilon = sigma x + alpha v, so dx0 = -sigma dv and depsilon = alpha dv; flow likewise
     unit = {"x0": -sigma, "epsilon": alpha, "v": 1.0, "flow": 1.0}
     return unit[target] / _nonzero(unit[source], source)
+
+
+def _check_denoiser(*spaces: Space) -> None:
+    if not set(spaces) <= set(SPACES):
+        raise BadValue(f"{spaces[0]} cannot be converted to {spaces[1]}: only predictions of a denoiser have an x to go by")
 
 
 def _nonzero(value: float, space: Space) -> float:

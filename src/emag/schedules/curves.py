@@ -34,6 +34,7 @@ class Constant(Schedule):
     name = "constant"
     paper = "arXiv 2207.12598"
     equation = "w"
+    over_tokens = True
 
     def known(self, step: Step) -> float | None:
         return self.scale
@@ -74,6 +75,10 @@ class Interval(Schedule):
     def known(self, step: Step) -> float | None:
         return self.scale if self.inside(step) else 1.0
 
+    @property
+    def over_tokens(self) -> bool:
+        return self.unit == "progress"
+
     def inside(self, step: Step) -> bool:
         """True where the step is guided."""
         if self.unit == "progress":  # below 1 at the last step too, so that high = 1 leaves none out
@@ -113,6 +118,7 @@ class Curve(Schedule):
     name = "curve"
     paper = "arXiv 2404.13040"
     equation = "max(floor, 1 + (w - 1) curve(tau))"
+    over_tokens = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

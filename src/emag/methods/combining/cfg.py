@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Step
+from ...core import UNCOND, Branches, Rule, Step, check_tokens
 from ...errors import BadValue
 from ...maths.vectors import extrapolate, on_channels
 from ...schedules import Scale, check_scale, known, weight
@@ -52,6 +52,11 @@ class CFG(Rule):
             return pred
         scale = weight(self.scale, branches, step, state, pred)
         return on_channels(extrapolate(branches[UNCOND], pred, scale), pred, self.channels)
+
+    def fits_tokens(self, timed: bool) -> None:
+        check_tokens(self.name, self.scale, timed)
+        if self.channels is not None:
+            raise BadValue("cfg channels are those of an image, and tokens have none: leave it out")
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Conditioned, FiniteFields, Perturbation, Rule, RunStart, Step
+from ...core import COND, UNCOND, Branches, Conditioned, FiniteFields, Perturbation, Rule, RunStart, Step, check_tokens
 from ...errors import BadValue
 from ...maths.masks import evaluate_mask, mask_names, read_mask
 from ...schedules import Scale, Schedule, known, weight
@@ -106,6 +106,12 @@ class Compose(Rule):
         for term in self.terms:
             if term.mask is not None:
                 evaluate_mask(term.mask, start.first.x, start.first)
+
+    def fits_tokens(self, timed: bool) -> None:
+        if self.masks or any(term.mask is not None for term in self.terms):
+            raise BadValue("compose masks are regions of an image, and tokens have none: leave them out")
+        for term in self.terms:
+            check_tokens(self.name, term.scale, timed)
 
     def branches(self, step: Step) -> tuple[Perturbation, ...]:
         return _given(_active(self._net(self._known(step))))

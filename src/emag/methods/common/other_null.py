@@ -7,7 +7,7 @@ import torch
 
 from ...core import COND, UNCOND, Branches, Perturbation, Step
 from ...errors import BadValue
-from ...maths.predictions import Space, convert
+from ...maths.predictions import DenoiserSpace, convert
 from .null_branch import NullBranch
 from .other_model import check_condition, check_network, other
 
@@ -27,7 +27,7 @@ class OtherNull(NullBranch):
 
     model: str = "base"
     null: str = UNCOND
-    prediction: Space | None = None
+    prediction: DenoiserSpace | None = None
 
     cost = "none: the other network's evaluation is in the place of the unconditional one"
 

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Rule, Step
+from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.predictions import convert
 from ...maths.vectors import per_sample
 
-AGSpace = Literal["x0", "epsilon"]
+AGSpace = Literal["x0", "epsilon", "logp"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class AG(Rule):
 
     Args:
         threshold: cosine from which on the branches agree, in (-1, 1]; above 1 is off; None takes the model's, for x0.
-        on: space of the cosine, "x0" or "epsilon". In epsilon branches agree near pure noise whatever they say (where alpha
-            is 0, nothing is decided).
+        on: space of the cosine, "x0" or "epsilon"; for tokens "logp". In epsilon branches agree near pure noise whatever
+            they say (where alpha is 0, nothing is decided).
 
     >>> import emag
     >>> emag.AG(0.99).equation, emag.AG(1.1).neutral
@@ -43,13 +43,27 @@ class AG(Rule):
     equation = "u <- c from the first step with cos(c, u) >= threshold"
     kind = "null"
     cost = "spares the unconditional evaluation from then on"
+    remembers = True
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not self.threshold == self.threshold:
             raise BadValue(f"ag threshold must be a number, about 0.999, got {self.threshold}")
         if self.threshold is None and self.on != "x0":
             raise BadValue("ag has a default threshold for x0 alone: name one for epsilon (the paper's is 0.991, on a "
-                           "latent diffusion model)")
+                           "latent diffusion model) or logp")
+
+    def fits_network(self, network: Any) -> None:
+        super().fits_network(network)
+        if self.on == "logp":
+            raise BadValue("ag on 'logp' is for tokens: a denoiser's branches are compared on 'x0' or 'epsilon'")
+
+    def fits_run(self, start: RunStart) -> None:
+        self.fits_network(None)
+
+    def fits_tokens(self, timed: bool) -> None:
+        if self.on != "logp":
+            raise BadValue(f"ag compares branches in {self.on}, which tokens have not: say on='logp' and a threshold of yours "
+                           "(nobody has published one)")
 
     @property
     def neutral(self) -> bool:

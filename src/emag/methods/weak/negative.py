@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core import COND, UNCOND, Conditioned, Perturbation
+from ...core import COND, UNCOND, Conditioned, Perturbation, check_tokens
 from ...errors import BadValue
 from ..common.other_model import check_condition
 from ..common.push import Push
@@ -42,3 +42,9 @@ class Negative(Push):
     @property
     def perturbation(self) -> Perturbation:
         return Conditioned(self.negative)
+
+    def fits_tokens(self, timed: bool) -> None:
+        check_tokens(self.name, self.scale, timed)
+        if self.every != 1 or self.agree != -1:
+            raise BadValue("negative every and agree carry a direction from step to step, and the next token has another one: "
+                           "leave them out")

@@ -1,0 +1,93 @@
+"""Everything about a guidance of tokens that can be refused before anything is generated."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core import COND, UNCOND, Rule, check_finite, weak_branches
+from ..errors import BadValue, Unsupported
+from ..maths.predictions import TokenSpace
+from ..methods.tokens.base import Scored, TokenRule
+from .run import Asked
+
+SPACES = ("logp", "logits")
+
+
+def check_asked(model: Any, asked: Asked, timed: bool) -> None:
+    """Raise `BadValue` or `Unsupported` for rules and branches that cannot work. timed: the number of tokens is known."""
+    if not hasattr(getattr(model, "config", None), "is_encoder_decoder") or not callable(getattr(model, "forward", None)):
+        raise BadValue(f"a model of transformers that generates is wanted, got {type(model).__name__}")
+    if asked.space not in SPACES:
+        raise BadValue(f"space must be one of {', '.join(SPACES)}, got {asked.space!r}")
+    for rule in asked.rules:
+        if not isinstance(rule, Rule):
+            raise BadValue(f"a guidance is made of rules such as emag.CFG(1.5), got {rule!r}")
+        rule.fits_tokens(timed)
+        if isinstance(rule, TokenRule) and asked.space != rule.space:
+            raise BadValue(f"{rule.name} works on log-probabilities: leave out space={asked.space!r}")
+    _check_order(asked)
+    _check_names(asked)
+
+
+def _check_order(asked: Asked) -> None:
+    combining = [rule.name for rule in asked.rules if rule.kind == "combining"]
+    if len(combining) > 1:
+        raise BadValue(f"{' and '.join(combining)} both combine the prompt's logits with those of the null; keep one. A second "
+                       "scale nested inside is a negative before it, e.g. negative=1.3,negative=speaker cfg=1.5")
+    kinds = [rule.kind for rule in asked.rules]
+    if "after" in kinds and any(kind != "after" for kind in kinds[kinds.index("after"):]):
+        raise BadValue(f"{asked.rules[kinds.index('after')].name} works on the guided logits: name it last")
+    null = next((rule.name for rule in asked.rules if rule.kind == "null"), None)
+    if null and not combining:
+        raise BadValue(f"{null} is about the unconditional branch, which nothing reads here: add a combining rule, e.g. cfg=1.5")
+    if asked.null is not None and not combining:
+        raise BadValue("null= is the branch that a combining rule goes away from, and none is named: add e.g. emag.CFG(1.5)")
+
+
+def _check_names(asked: Asked) -> None:
+    branches = weak_branches(asked.rules)
+    read = {branch.scorer for branch in branches if isinstance(branch, Scored)}
+    named = {branch.condition for branch in branches if branch.condition} - {UNCOND}
+    for name in sorted(read - set(asked.scorers)):
+        raise BadValue(f"a rule names the scorer {name!r}, which was not given: give scorers={{{name!r}: ...}}")
+    for name in sorted(name for name in named if not name.startswith("prompt:") and name not in asked.conditions):
+        raise BadValue(f"a rule names the condition {name!r}, which was not given: give conditions={{{name!r}: ...}}")
+    idle = [*sorted(set(asked.scorers) - read), *sorted(set(asked.conditions) - named)]
+    if idle:
+        raise BadValue(f"no rule names {idle[0]!r}: leave it out, or name it in a rule")
+    if COND in asked.conditions:
+        raise BadValue("'cond' is the prompt of the call itself: give the condition another name")
+
+
+def check_call(asked: Asked, config: Any, arguments: Mapping[str, Any], codebooks: int) -> None:
+    """Refuse what a call of `generate` asks for and guidance does not go with. config: its `GenerationConfig`."""
+    for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
+        if arguments.get(name) is not None:
+            raise BadValue(f"{name} belongs to generate's own guidance: say emag.tokens.guide(..., null=ids)")
+    if config.guidance_scale not in (None, 1):
+        raise BadValue(f"guidance_scale={config.guidance_scale:g} of generate would guide a second time: give "
+                       "guidance_scale=1 to the call, and the scale to a rule")
+    check_finite("temperature", config.temperature)
+    if arguments.get("custom_generate") is not None:
+        raise Unsupported("custom_generate brings a loop of its own: use emag.tokens.processor in it")
+    if arguments.get("inputs_embeds") is not None and arguments.get("input_ids") is None:
+        raise Unsupported("a prompt given as inputs_embeds alone has no tokens: give input_ids")
+    beams, drafted = (config.num_beams or 1) > 1, _drafts(config, arguments)
+    keeper = next((rule.name for rule in asked.rules if rule.remembers), None)
+    if keeper and (beams or drafted):
+        what = "beams change places" if beams else "drafted tokens are taken back"
+        raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave {keeper} out")
+    if beams and asked.space == "logits":
+        raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
+    if codebooks > 1 and (config.num_return_sequences or 1) > 1:
+        raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")
+
+
+def _drafts(config: Any, arguments: Mapping[str, Any]) -> bool:
+    return arguments.get("assistant_model") is not None or bool(config.prompt_lookup_num_tokens)
+
+
+def token_space(name: str) -> TokenSpace:
+    """A space by name."""
+    if name == "logp" or name == "logits":
+        return name
+    raise BadValue(f"space must be one of {', '.join(SPACES)}, got {name!r}")

@@ -1,0 +1,197 @@
+"""`guide`: a model whose `generate` runs under a guidance; `processor`: the same for loops of one's own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..core import Rule
+from ..engine.lock import hold
+from ..engine.undo import Undo, patch, undone
+from ..errors import BadValue, Busy
+from .checks import check_asked, check_call, token_space
+from .context import Inputs, Null
+from .follower import Shape
+from .run import Asked, Scorer, TokenRun
+from .stats import TokenStats
+
+PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
+"""Arguments of `generate` that a text is conditioned on. Those a null leaves out are not given to its branch."""
+
+
+class GuidedTokens:
+    """Handle of a `with emag.tokens.guide(...)`: the rules, and what the latest call of `generate` did."""
+
+    def __init__(self, model: Any, asked: Asked):
+        check_asked(model, asked, timed=True)
+        self.asked, self._model = asked, model
+        self.latest: TokenStats | None = None
+        self._undo: Undo | None = None
+        self._run: TokenRun | None = None
+
+    def __enter__(self) -> "GuidedTokens":
+        if self._undo is not None:
+            raise Busy("this guidance is already inside its with block")
+        self._undo = undo = Undo()
+        try:
+            hold(self._model, "emag.tokens.guide", undo)
+            if self.asked.rules:
+                patch(undo, self._model, "generate", self._generate(self._model.generate))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._undo is not None:
+            self._undo.close()
+        self._undo = None
+
+    def __str__(self) -> str:
+        return str(self.latest or "emag run: none yet; call model.generate inside the with block")
+
+    @property
+    def stats(self) -> TokenStats:
+        """What the latest call did. Raises `BadValue` before one has come to its end, and where no rule is active."""
+        if self.latest is None:
+            raise BadValue("there is no finished call to tell of: call model.generate inside the with block first"
+                           if self.asked.rules else "no rule is active, so the model ran as it is and nothing was counted")
+        return self.latest
+
+    def _generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            inputs = dict(kwargs) if not args else {"input_ids": args[0], **kwargs}
+            if "inputs" in inputs:
+                inputs["input_ids"] = inputs.pop("inputs")
+            self.latest, self._run = None, None
+            result = undone(lambda undo: self._called(original, args, kwargs, inputs, undo))
+            if self._run is None:
+                raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors, so nothing was guided")
+            self._run.finish()
+            self.latest = self._run.stats()
+            return result
+
+        return generate
+
+    def _called(self, original: Callable[..., Any], args: Any, kwargs: Any, inputs: dict[str, Any], undo: Undo) -> Any:
+        model = self._model
+        config = kwargs.get("generation_config") or model.generation_config
+        check_call(self.asked, _Told(config, kwargs), inputs, _codebooks(model))
+        given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
+        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given))
+        patch(undo, model, "_get_candidate_generator", self._without_ours(model._get_candidate_generator))
+        return original(*args, **kwargs)
+
+    def _with_ours(self, original: Callable[..., Any], inputs: Inputs) -> Callable[..., Any]:
+        """The list of processors with ours before all others, so that penalties and masks come after guidance."""
+        def processors(generation_config: Any, input_ids_seq_length: int, **more: Any) -> Any:
+            made = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
+            count = generation_config.max_length - input_ids_seq_length
+            ends = getattr(generation_config, "_eos_token_tensor", None)
+            self._run = TokenRun(self._model, self.asked, inputs, count, ends, _delayed(self._model, generation_config))
+            made.insert(0, self._run)
+            return made
+
+        return processors
+
+    def _without_ours(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Drafts are made without guidance: they are only proposals, and it is the guided model that takes or refuses them."""
+        def generator(**given: Any) -> Any:
+            ours = given["logits_processor"]
+            return original(**{**given, "logits_processor": type(ours)(one for one in ours if one is not self._run)})
+
+        return generator
+
+
+class Processor:
+    """A logits processor for loops of one's own: call it first of all, with all tokens so far and the prompt's scores.
+
+    stats: what was done since the beginning, or the last `reset`.
+    """
+
+    def __init__(self, model: Any, asked: Asked, tokens: int, inputs: Inputs):
+        check_asked(model, asked, timed=tokens > 0)
+        self._begun: Callable[[], TokenRun] = lambda: TokenRun(model, asked, inputs, tokens)
+        self._run = self._begun()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Guided scores, fp32, for input_ids [rows, length] and scores [rows, vocabulary]. The first call holds the prompt."""
+        return self._run(input_ids, scores)
+
+    def reset(self) -> None:
+        """Forget the text: the next call begins another one."""
+        self._run = self._begun()
+
+    @property
+    def stats(self) -> TokenStats:
+        return self._run.stats()
+
+
+class _Told:
+    """A generation config as a call of `generate` has it: what the call names comes first."""
+
+    def __init__(self, config: Any, named: Mapping[str, Any]):
+        self._config, self._named = config, named
+
+    def __getattr__(self, name: str) -> Any:
+        return self._named[name] if name in self._named else getattr(self._config, name, None)
+
+
+def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, Null] | None = None,
+          scorers: Mapping[str, Scorer] | None = None, tokenizer: Any = None, space: str = "logp") -> GuidedTokens:
+    """Run the calls of `model.generate` under `rules`, in order, while a `with` block lasts.
+
+        with emag.tokens.guide(model, emag.CFG(1.5), null="a dull story", tokenizer=tokenizer) as run:
+            model.generate(**inputs)
+
+    model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen. null: what the unconditional branch
+    sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
+    guidance (arXiv 2306.17806). conditions: further ones that rules name, each like null. scorers: functions that rules
+    name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space: "logp", log-probabilities, or "logits" as the
+    model gives them.
+
+    Guidance comes first, then the penalties, masks and warpers of the call. Greedy decoding, sampling, beams and assisted
+    decoding give what the guided distributions say. Returns a handle, `as run`: `print(run)`, `run.stats`. Raises
+    `BadValue`, `Unsupported` and `Busy` before anything is generated, `NotFinite` at guided logits that are no numbers, and
+    `NoEffect` after a call in which a branch was the prompt itself.
+    """
+    return GuidedTokens(model, _asked(rules, null, conditions, scorers, tokenizer, space))
+
+
+def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, Null] | None = None,
+              scorers: Mapping[str, Scorer] | None = None, tokenizer: Any = None, space: str = "logp", tokens: int = 0,
+              **inputs: Any) -> Processor:
+    """`guide` as a logits processor, for loops that do not go through `generate`, or that put it in a list themselves.
+
+    tokens: how many will be made, for schedules. inputs: what the prompt's own branch is given beside its tokens, by name:
+    attention_mask, pixel_values; input_ids where an encoder reads the prompt. Each call is given all tokens so far.
+    Raises as `guide` does.
+    """
+    if tokens < 0:
+        raise BadValue(f"tokens must be at least 0 (0: not known), got {tokens}")
+    return Processor(model, _asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
+
+
+def _asked(rules: Any, null: Null, conditions: Any, scorers: Any, tokenizer: Any, space: str) -> Asked:
+    active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
+    return Asked(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
+
+
+def _codebooks(model: Any) -> int:
+    return getattr(getattr(model, "decoder", None), "num_codebooks", 1)
+
+
+def _delayed(model: Any, config: Any) -> Shape | None:
+    """What a decoder of several codebooks is fed: tokens of later codebooks are late, and padding until then."""
+    decoder = getattr(model, "decoder", None)
+    if not hasattr(decoder, "build_delay_pattern_mask"):
+        return None
+    pattern: list[torch.Tensor] = []
+
+    def delayed(ids: torch.Tensor) -> torch.Tensor:
+        if not pattern:
+            start = config._decoder_start_token_tensor
+            pattern.append(decoder.build_delay_pattern_mask(ids, pad_token_id=start, max_length=config.max_length)[1])
+        return decoder.apply_delay_pattern_mask(ids, pattern[0])
+
+    return delayed

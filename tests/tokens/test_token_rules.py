@@ -1,0 +1,204 @@
+"""Rules over tokens on real models: what they do, what they spare, and what is counted."""
+
+import copy
+import math
+
+import pytest
+import torch
+from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
+from transformers import AttentionInterface
+
+import emag
+from emag.maths.logits import entropy, soft_value_weights
+
+NULL = torch.tensor([4, 9, 2])
+W, COUNT = 1.7, 10
+close = torch.testing.assert_close
+decoders = pytest.mark.parametrize("name", DECODERS)
+
+
+def guided(model, inputs, *rules, null=NULL, count=COUNT, given=None, **more):
+    torch.manual_seed(3)
+    with emag.tokens.guide(model, *rules, null=null, **(given or {})) as run:
+        return generate(model, inputs, count, **more), run
+
+
+def scores_at(model, inputs, made, scale):
+    """(row, index, scores, the prompt's own log-probabilities, those of the definition at `scale`)."""
+    for row in range(len(made.sequences)):
+        prompt, tokens = decoded(model, inputs, made, row)
+        for i, scores in enumerate(made.scores):
+            yield row, i, scores[row], logp(model, prompt, tokens[:i]), by_hand(model, prompt, NULL, tokens[:i], scale)
+
+
+@decoders
+def test_a_schedule_runs_over_the_tokens_and_spares_those_at_1(name):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    made, run = guided(model, inputs, emag.CFG(emag.Interval(W, 0.2, 0.7, "progress")))
+    for _, i, scores, plain, by_rule in scores_at(model, inputs, made, W):
+        close(scores, by_rule if 2 <= i < 7 else plain, atol=1e-4, rtol=1e-4)
+    # what was missed is read in one pass
+    assert run.stats.passes == {"uncond": 5} and run.stats.fed == {"uncond": len(NULL) + 6}
+
+
+@decoders
+def test_a_curve_runs_over_the_tokens(name):
+    model, inputs = model_of(name), prompts(name, 6)
+    made, _ = guided(model, inputs, emag.CFG(emag.Curve(3.0)))
+    prompt, tokens = decoded(model, inputs, made, 0)
+    for i, scores in enumerate(made.scores):
+        w = 1 + 2 * 2 * i / (COUNT - 1)
+        close(scores[0], by_hand(model, prompt, NULL, tokens[:i], w), atol=1e-4, rtol=1e-4)
+
+
+@decoders
+@pytest.mark.parametrize("times", [1, 3])
+def test_unsure_tokens_alone_are_guided_row_by_row(name, times):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    middle = 2.1 if name == "llama" else 1.0
+    more = {"do_sample": True} if times == 1 else {"num_beams": times}
+    made, run = guided(model, inputs, emag.tokens.MTI(W, threshold=middle), **more)
+    if times == 1:
+        seen = []
+        for _, i, scores, plain, by_rule in scores_at(model, inputs, made, W):
+            unsure = bool(entropy(plain) > middle)
+            close(scores, by_rule if unsure else plain, atol=1e-4, rtol=1e-4)
+            seen.append((i, unsure))
+        needed = {i for i, unsure in seen if unsure}
+        assert 0 < len(needed) < COUNT and run.stats.passes == {"uncond": len(needed)}
+    every, _ = guided(model, inputs, emag.tokens.MTI(W, threshold=-1.0), **more)
+    cfg, _ = guided(model, inputs, emag.CFG(W), **more)
+    assert every.sequences.tolist() == cfg.sequences.tolist()
+    none, run = guided(model, inputs, emag.tokens.MTI(W, threshold=math.log(VOCABULARY) + 1e-4), **more)
+    torch.manual_seed(3)
+    assert none.sequences.tolist() == generate(model, inputs, COUNT, **more).sequences.tolist() and run.stats.passes == {}
+
+
+@decoders
+def test_the_null_is_spared_once_both_agree(name):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    made, run = guided(model, inputs, emag.AG(threshold=0.6, on="logp"), emag.CFG(W), do_sample=True)
+    agreed, last = [False, False], 0
+    for i, scores in enumerate(made.scores):
+        for row in range(2):
+            prompt, tokens = decoded(model, inputs, made, row)
+            c, u = logp(model, prompt, tokens[:i]), logp(model, NULL, tokens[:i])
+            close(scores[row], c if agreed[row] else by_hand(model, prompt, NULL, tokens[:i], W), atol=1e-4, rtol=1e-4)
+        last = i if all(agreed) else last
+        if not all(agreed):
+            count = i + 1
+        for row in range(2):
+            prompt, tokens = decoded(model, inputs, made, row)
+            c, u = logp(model, prompt, tokens[:i]), logp(model, NULL, tokens[:i])
+            agreed[row] |= bool(torch.cosine_similarity(c, u, dim=0) >= 0.6)
+    assert run.stats.passes == {"uncond": count} and count < COUNT
+
+
+@decoders
+def test_softened_values_are_those_of_the_definition(name):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    made, run = guided(model, inputs, emag.tokens.SoftCFG(W), count=7)
+    plain, _ = guided(model, inputs, emag.CFG(W), count=7)
+    for row in range(2):
+        prompt, tokens = decoded(model, inputs, made, row)
+        sure = [logp(model, prompt, tokens[:i]).exp().max() for i in range(7)]
+        for i, scores in enumerate(made.scores):
+            c, u = logp(model, prompt, tokens[:i]), _softened(model, tokens[:i], sure)
+            close(scores[row], (u + W * (c - u)).log_softmax(-1), atol=1e-4, rtol=1e-4)
+    close(made.scores[0], plain.scores[0])
+    assert not torch.allclose(made.scores[1], plain.scores[1], atol=1e-3)
+    assert run.stats.passes == {"uncond": 7} and run.stats.fed == {"uncond": len(NULL) + 6}
+
+
+def _softened(model, tokens, sure):
+    """The null's log-probabilities, each token having seen the values before it as they counted when it was read."""
+    size, start = len(NULL) + len(tokens), len(NULL)
+    weights = torch.ones(size, size)
+    for i in range(len(tokens)):  # token i is read once the confidences up to its own are known
+        weights[start + i, start:start + i + 1] = soft_value_weights(torch.stack(sure[:i + 1]))
+
+    def softened(module, query, key, value, mask, scaling, **_):
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        causal = torch.full((size, size), -torch.inf).triu(1)
+        shares = (query @ key.mT * scaling + causal).softmax(-1)
+        return ((shares * weights) @ value).transpose(1, 2), shares
+
+    AttentionInterface.register("softened", softened)
+    twin = copy.deepcopy(model)
+    twin.set_attn_implementation("softened")
+    return logp(twin, NULL, tokens)
+
+
+def class_scorer(ids, candidates):
+    """A made-up class: texts whose tokens add up to an even number, with some doubt."""
+    total = ids.sum(1, keepdim=True) + candidates
+    return torch.where(total % 2 == 0, 0.9, 0.1).log()
+
+
+@decoders
+def test_a_classifier_weighs_the_likeliest_tokens(name):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    made, run = guided(model, inputs, emag.tokens.CAIF(2.0, top=5), null=None, given={"scorers": {"scorer": class_scorer}})
+    for row in range(2):
+        prompt, tokens = decoded(model, inputs, made, row)
+        for i, scores in enumerate(made.scores):
+            p = logp(model, prompt, tokens[:i])
+            top = p.topk(5).indices
+            text = torch.cat([prompt, tokens[:i]])[None]
+            expected = torch.full_like(p, -torch.inf)
+            expected[top] = p[top] + 2.0 * class_scorer(text, top[None])[0]
+            close(scores[row], expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+    assert run.stats.scored == COUNT and run.stats.passes == {}
+
+
+@decoders
+def test_a_classifier_that_knows_nothing_leaves_the_likeliest_tokens(name):
+    model, inputs = model_of(name), prompts(name, 6)
+    even = {"scorers": {"scorer": lambda ids, candidates: torch.full(candidates.shape, math.log(0.5))}}
+    made, _ = guided(model, inputs, emag.tokens.CAIF(5.0, top=4), null=None, given=even)
+    plain = generate(model, inputs, COUNT, top_k=4, do_sample=False)
+    assert made.sequences.tolist() == plain.sequences.tolist()
+    assert [int(scores.isfinite().sum()) for scores in made.scores] == [4] * COUNT
+
+
+@decoders
+def test_class_conditional_models_weigh_all_tokens(name):
+    model, inputs, guide = model_of(name), prompts(name, 6, 3), model_of(name, 4)
+    wanted, other = torch.tensor([5, 6]), torch.tensor([7])
+    scorer = emag.tokens.ClassModel(guide, wanted, other, prompt=inputs["input_ids"].shape[1])
+    made, run = guided(model, inputs, emag.tokens.GeDi(3.0, mass=0.0), null=None, given={"scorers": {"scorer": scorer}})
+    for row in range(2):
+        prompt, tokens = decoded(model, inputs, made, row)
+        for i, scores in enumerate(made.scores):
+            p = logp(model, prompt, tokens[:i])
+            both = torch.stack([_text(guide, code, tokens[:i]) for code in (wanted, other)]) / (i + 1)
+            close(scores[row], (p + 3.0 * both.log_softmax(0)[0]).log_softmax(-1), atol=1e-4, rtol=1e-4)
+    assert run.stats.scored == COUNT
+
+
+def _text(model, code, tokens):
+    """Log-probability of the tokens and each next one, after a code."""
+    before = sum((logp(model, code, tokens[:i])[tokens[i]] for i in range(len(tokens))), torch.zeros(()))
+    return before + logp(model, code, tokens)
+
+
+@decoders
+def test_equal_class_models_say_one_half_and_change_nothing(name):
+    model, inputs, guide = model_of(name), prompts(name, 6), model_of(name, 4)
+    code = torch.tensor([5, 6])
+    scorer = emag.tokens.ClassModel(guide, code, code, prompt=6)
+    made, _ = guided(model, inputs, emag.tokens.GeDi(30.0, mass=0.0), null=None, given={"scorers": {"scorer": scorer}})
+    assert made.sequences.tolist() == generate(model, inputs, COUNT).sequences.tolist()
+
+
+@decoders
+def test_rules_after_work_on_what_the_combining_one_gives(name):
+    model, inputs = model_of(name), prompts(name, 6)
+    rules = (emag.CFG(W), emag.tokens.CAIF(2.0, top=VOCABULARY))
+    made, _ = guided(model, inputs, *rules, given={"scorers": {"scorer": class_scorer}})
+    prompt, tokens = decoded(model, inputs, made, 0)
+    every = torch.arange(VOCABULARY)[None]
+    for i, scores in enumerate(made.scores):
+        pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
+        close(scores[0], pushed.log_softmax(-1), atol=1e-4, rtol=1e-4)
