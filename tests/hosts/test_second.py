@@ -10,8 +10,8 @@ from emag.errors import BadValue
 from emag.hosts import second as seconds
 from emag.hosts.guider import EmagGuider
 from emag.hosts.load import WEIGHTS, load
+from emag.lab.labelled import Images
 from emag.lab.train import checkpoint
-from emag.lab.train.data import Images
 from emag.lab.train.trainer import Trainer, TrainSettings
 from emag.methods import METHODS
 from modular import MODULAR

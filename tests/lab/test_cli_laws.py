@@ -188,7 +188,7 @@ def test_extras_are_those_of_the_project():
     import tomllib
 
     told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity",
+    distributions = {"yaml": "pyyaml", "torch_fidelity": "torch-fidelity",
                      "open_clip": "open_clip_torch"}
     for extra, modules in extras.EXTRAS.items():
         listed = {re.split(r"[>=\[]", one)[0] for one in told[extra] if not one.startswith("emag[")}

@@ -120,7 +120,7 @@ def test_p_of_numbers_and_of_intervals():
     assert paired_p(np.append(a, np.nan), np.append(b, 1.0)) == pytest.approx(paired_p(a, b)) and paired_p(a + 1, a) < 1e-9
     assert p_of_interval(1.96, 0, 3.92) == pytest.approx(0.05, abs=1e-4) and p_of_interval(0, -1, 1) == 1
     assert p_of_interval(1.0, 0.0, 2.0) == pytest.approx(p_of_interval(-1.0, -2.0, 0.0))
-    assert p_of_interval(1.0, 1.0, 1.0) == 0 and NormalDist().cdf(-1.96) * 2 == pytest.approx(0.05, abs=1e-4)
+    assert p_of_interval(1.0, 1.0, 1.0) == 1 and NormalDist().cdf(-1.96) * 2 == pytest.approx(0.05, abs=1e-4)
 
 
 def test_corrected_p_keeps_false_alarms_below_the_level():
@@ -135,8 +135,12 @@ def test_a_clear_difference_is_clear_after_the_correction_too(judged):
     p = results.corrected["emag", "cfg", "correct"]
     assert p >= row.minus["cfg"]["correct"].p
     assert results.clear(row, "cfg", "correct") == (p < 0.05 and row.minus["cfg"]["correct"].low > 0)
-    alone = replace(results, rows=(results.base, row))
-    assert alone.corrected["emag", "cfg", "correct"] == row.minus["cfg"]["correct"].p
+    found = row.minus["cfg"]
+    alone = replace(results, rows=(results.base, replace(row, minus={"cfg": {"correct": found["correct"]}})))
+    assert alone.corrected["emag", "cfg", "correct"] == found["correct"].p
+    pair = replace(row, minus={"cfg": {name: found[name] for name in ("correct", "residual")}})
+    both = replace(results, rows=(results.base, pair)).corrected  # metrics count as recipes do
+    assert both["emag", "cfg", "residual"] == min(1, 2 * found["residual"].p)
 
 
 def test_a_recipe_is_held_against_as_many_evaluations(judged):

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from emag.errors import BadValue
 from emag.hosts.load import load
-from emag.lab.train import checkpoint, data
+from emag.lab import labelled as data
+from emag.lab.train import checkpoint
 from emag.lab.train.__main__ import train
 from emag.lab.train.progress import Budget, Clock, stop_on_signals
 from emag.lab.train.trainer import Trainer, TrainSettings

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from emag.errors import BadValue
 from emag.lab.evaluate.metrics import table
 from emag.lab.evaluate.metrics.extractors import EXTRACTORS
+from emag.lab.labelled import CIFAR10, Images, read
 from emag.lab.train import classifier as train_classifier
 from emag.lab.train.classifier import ClassifierSettings, Crops
-from emag.lab.train.data import CIFAR10, Images, read
 from emag.models import classifier
 from emag.models.classifier import FOLDER, WEIGHTS, Classifier, load_classifier
 from extracting import pictures

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from ..errors import BadValue
 
-EVAL = ("scipy", "sklearn", "matplotlib", "pyarrow", "fsspec", "yaml", "jinja2")
+EVAL = ("scipy", "matplotlib", "pyarrow", "fsspec", "yaml", "jinja2")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "eval": EVAL, "sweep": (*EVAL, "optuna"), "ray": (*EVAL, "ray"), "lora": ("peft",), "plot": ("matplotlib",),
     "train": ("pyarrow",), "scores": (*EVAL, "torch_fidelity", "open_clip"), "quant": ("torchao",),

@@ -23,8 +23,7 @@ def metrics(
                                               "several. Default: fd,prdc,accuracy; for a world's prompts judge; of a plain "
                                               "folder fd,prdc.")] = None,
     reference: Annotated[Path | None, typer.Option(help="npz made by `emag reference`, or of ADM or pytorch-fid.")] = None,
-    plain: Annotated[Path | None, typer.Option(help="For discriminator: npz of images without guidance, of another seed.")]
-    = None,
+    discriminator: Annotated[Path | None, typer.Option(help="Folder of another discriminator than that of tiny.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="Measure these recipes only. Repeat.")] = None,
     against: Annotated[list[str] | None, typer.Option(help="Also the difference of each recipe to this one, paired. "
                                                       "Repeat.")] = None,
@@ -46,7 +45,7 @@ def metrics(
     if run.storage is not None:
         run.storage.check()
     plan = measure.plan(_names(names or _usual(run)), known.read(reference) if reference else None, k, device,
-                        known.read(plain) if plain else None)
+                        discriminator)
     with shared.progress(len(wanted), "measuring") as (_, finished):
         results = measure.measure(run, plan, wanted, against or (), limit, seed,
                                   lambda done: finished(wanted.index(done) + 1))

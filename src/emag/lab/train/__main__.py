@@ -14,8 +14,9 @@ from ...errors import BadValue
 from ...files import check_folder, whole
 from ...hosts.load import pick_device, pick_dtype
 from ...models import WEIGHTS, folder
+from .. import labelled
 from ..draw.sheets import sheet
-from . import checkpoint, data
+from . import checkpoint
 from .ending import leave_unless, told_errors
 from .progress import COLUMNS, Budget, Clock, Meter, stop_on_signals
 from .trainer import WORLDS, Trainer, TrainSettings
@@ -116,7 +117,7 @@ def command(
                              lr=lr, muon=muon, flip=flip, seed=seed, words=words)
         shares, number = _shares(keep), _autocast(dtype)
         check_folder(out)
-        task = (data.read(source, settings.size, len(settings.classes)) if world is None
+        task = (labelled.read(source, settings.size, len(settings.classes)) if world is None
                 else Scenes(out / "pool", pool, folder.autoencoder(autoencoder)))
         trainer = Trainer(settings, task, pick_device(device), number)
         budget = Budget(steps, 60.0 if steps is None and minutes is None else minutes)
@@ -129,7 +130,7 @@ def _settings(world: str | None, classes: str | None, **values: Any) -> TrainSet
     given = {name: value for name, value in values.items() if value is not None}
     if world is not None:
         return _of_world(world, {**given, **({} if classes is None else {"classes": classes})})
-    names = tuple(name.strip() for name in (classes or ",".join(data.CIFAR10)).split(",") if name.strip())
+    names = tuple(name.strip() for name in (classes or ",".join(labelled.CIFAR10)).split(",") if name.strip())
     if len(set(names)) != len(names) or not names:
         raise BadValue("--classes needs at least one name, and each only once")
     return _fitting(replace(TrainSettings(classes=names), **given))

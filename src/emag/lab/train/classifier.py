@@ -14,8 +14,8 @@ from ...errors import BadValue
 from ...files import check_folder
 from ...models import folder
 from ...models.classifier import CARD, SIZE, WEIGHTS, Classifier, pixels
-from . import data
-from .data import CIFAR10, Images
+from .. import labelled
+from ..labelled import CIFAR10, Images
 from .ending import told_errors
 
 COLUMNS = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TaskProgressColumn(),
@@ -116,12 +116,12 @@ def save(model: Classifier, out: Path, card: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def read(source: Path, split: str) -> Images:
-    """The `split` of a folder with train*.parquet and test*.parquet. Raises `BadValue` where it is not there."""
+def read(source: Path, split: str, size: int = SIZE, classes: int = len(CIFAR10)) -> Images:
+    """The `split` of a folder with train*.parquet and test*.parquet, at `size` pixels. Raises `BadValue` without one."""
     files = sorted(source.expanduser().glob(f"{split}*.parquet"))
     if not files:
         raise BadValue(f"no {split}*.parquet in {source}")
-    parts = [data.read(str(file), SIZE, len(CIFAR10)) for file in files]
+    parts = [labelled.read(str(file), size, classes) for file in files]
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 

@@ -8,7 +8,7 @@ import torch
 from ...models.pipeline import SmallPipeline
 from ...models.tiny import PixelVAE, TinyPipeline
 from ...models.words import WordEncoder, vocabulary
-from .data import Images
+from ..labelled import Images
 
 WORD_DIM, WORDS = 64, 8
 

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...errors import BadValue
 from ...hosts.load import load
 from ...models.pipeline import SmallPipeline
-from .data import CIFAR10, Images
+from ..labelled import CIFAR10, Images
 from .optimizers import Optimizers
 from .task import WORD_DIM, Pictures, Task
 

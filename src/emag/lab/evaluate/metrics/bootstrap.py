@@ -45,6 +45,11 @@ class Statistic:
         """The statistic of all rows, each once."""
         return self.of(np.ones(self.rows))
 
+    @property
+    def counted(self) -> int:
+        """How many rows have a value: of a share among those that were asked, these alone."""
+        return self.rows if self.each is None else int((~np.isnan(self.each.astype(float))).sum())
+
 
 def mean(values: Any) -> Statistic:
     """The mean of values per image [n]; NaN rows do not count. Of true and false, the share that is true."""
@@ -120,4 +125,4 @@ def _estimate(value: float, draws: np.ndarray, statistic: Statistic) -> Estimate
     if statistic.rows < 2:
         raise BadValue("an interval needs two images or more")
     low, high = np.percentile(draws, [2.5, 97.5]) + (value - draws.mean() if statistic.biased else 0.0)
-    return Estimate(value, float(low), float(high), statistic.rows)
+    return Estimate(value, float(low), float(high), statistic.counted)

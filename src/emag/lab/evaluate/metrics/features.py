@@ -34,7 +34,9 @@ class Images:
         table = run.index(recipe).slice(0, limit)
         if not len(table):
             raise BadValue(f"the run has no finished image of recipe {recipe!r}: give emag run first")
-        return cls(run, recipe, {name: table[name].to_pylist() for name in ("number", "prompt", "class", "sha256")})
+        columns = {name: table[name].to_pylist() for name in ("number", "prompt", "class", "sha256")}
+        known = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(table)  # not of a plain folder
+        return cls(run, recipe, {**columns, "seed": known})
 
     def __len__(self) -> int:
         return len(self.columns["number"])

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from ....near import choices
 from . import bootstrap, doubts, kid
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
-from .extractors.base import Extractor
+from .extractors.base import Extractor, Picky
+from .extractors.discriminator import Discriminator
 from .features import Images, features
 from .jackknife import Jackknife
 from .reference import Reference
@@ -51,40 +53,35 @@ class Plan:
     reference: Reference | None
     k: int
     device: str = "cpu"
-    plain: Reference | None = None
 
     def version(self, metric: Metric, images: int) -> str:
         """What measured a metric of so many images: extractor, statistic, reference."""
         known = [self.reference.name] if metric.reference and self.reference else []
         real = self.reference.features if self.reference else None
-        known += [f"plain {self.plain.name}"] if metric.plain and self.plain else []
         part = metric.part.format(k=self.k, size=kid.subset_size(images, images if real is None else len(real)))
         return "; ".join([self.extractors[metric.extractor].version, part, *known])
 
 
 def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, device: str = "cpu",
-         plain: Reference | None = None) -> Plan:
-    """Load what the metrics need. plain: features of plain images, for the discriminator.
+         discriminator: str | Path | None = None) -> Plan:
+    """Load what the metrics need. discriminator: folder of another one than the embedded.
 
     Raises `BadValue` for anything missing or not fitting: call it before images are made.
     """
     metrics = chosen(list(names))
-    extractors = {name: EXTRACTORS[name](device) for name in dict.fromkeys(metric.extractor for metric in metrics)}
+    own = {} if discriminator is None else {"discriminator": lambda on: Discriminator(on, Path(discriminator).expanduser())}
+    extractors = {name: (EXTRACTORS | own)[name](device) for name in dict.fromkeys(one.extractor for one in metrics)}
     for metric in metrics:
         if metric.reference and reference is None:
             raise BadValue(f"{metric.name} needs a reference: --reference FILE, made by emag reference")
-        if metric.plain and plain is None:
-            raise BadValue(f"{metric.name} needs plain images: --plain FILE, made by emag reference of a run without "
-                           "guidance and with another seed")
     for extractor in extractors.values():
         extractor.check()
     for metric in metrics:
         version = extractors[metric.extractor].version
-        for known in [reference, *([plain] if metric.plain else [])] if metric.reference else ():
-            if known is not None and not known.fits(version):
-                raise BadValue(f"{metric.name} reads {version}, but the reference {known.name} is of "
-                               f"{known.version or 'Inception (the file does not say)'}; make one with emag reference")
-    return Plan(metrics, extractors, reference, k, device, plain)
+        if metric.reference and reference is not None and not reference.fits(version):
+            raise BadValue(f"{metric.name} reads {version}, but the reference {reference.name} is of "
+                           f"{reference.version or 'Inception (the file does not say)'}; make one with emag reference")
+    return Plan(metrics, extractors, reference, k, device)
 
 
 def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against: Sequence[str] = (),
@@ -97,6 +94,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     for base in against:
         if base not in names:
             raise BadValue(f"--against {base!r} is none of the recipes measured; {choices(base, names)}")
+    _check_seeds(run, plan, names, limit)
     found: dict[str, dict[str, Statistic | Jackknife | Estimate]] = {}
     numbers, results = {}, []
     for recipe in names:
@@ -107,6 +105,13 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
     return check_table(results + [one for base in against for one in _differences(plan, found, numbers, base, seed)])
 
 
+def _check_seeds(run: Any, plan: Plan, names: Sequence[str], limit: int | None) -> None:
+    """Raise `BadValue` for images that an extractor must not judge, before any is read."""
+    for extractor in plan.extractors.values():
+        for recipe in names if isinstance(extractor, Picky) else ():
+            extractor.refuse(recipe, Images.of(run, recipe, limit).columns["seed"])
+
+
 def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife | Estimate]:
     found: dict[str, Statistic | Jackknife | Estimate] = {}
     reads = [metric.name for metric in plan.metrics if metric.prompts]
@@ -115,7 +120,7 @@ def _statistics(images: Images, plan: Plan) -> dict[str, Statistic | Jackknife |
                        "beside NAME.png, or a metadata.jsonl with file_name and text into the folder")
     for name, extractor in plan.extractors.items():
         sample = Sample(features(images, extractor), images.columns, plan.reference, getattr(extractor, "classes", []),
-                        plan.k, plan.device, plan.plain)
+                        plan.k, plan.device)
         own = [metric for metric in plan.metrics if metric.extractor == name]
         found |= {metric.name: metric.of(sample) for metric in own}
         said = doubts.of_images(images.recipe, sample.features)

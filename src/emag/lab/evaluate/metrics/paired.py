@@ -11,24 +11,28 @@ from .jackknife import Z95
 def paired_p(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided p of "a and b are alike" for values per image [n], row i of both being the same image number.
 
-    Of true and false, McNemar's exact test: of the images that only one of the two has right, each is as likely to have it.
-    Of numbers, the t-test of their differences, whose mean over hundreds of images is normal. Rows with a NaN do not count.
+    Of true and false (or 1 and 0), McNemar's exact test: of the images that only one of the two has right, each is as likely
+    to have it. Of numbers, the t-test of their differences, whose mean over hundreds of images is normal; but where only m
+    images differ, no p below 2 / 2^m, as if all m moved one way by chance. Rows with a NaN do not count.
     """
-    if a.dtype == bool:
-        mended, broken = int((a & ~b).sum()), int((b & ~a).sum())
-        return float(stats.binomtest(mended, mended + broken, 0.5).pvalue) if mended + broken else 1.0
-    rest = a.astype(float) - b.astype(float)
-    rest = rest[~np.isnan(rest)]
-    if len(rest) < 2 or not rest.any():
+    both = ~(np.isnan(a.astype(float)) | np.isnan(b.astype(float)))
+    x, y = a[both].astype(float), b[both].astype(float)
+    rest = x - y
+    moved = int(np.count_nonzero(rest))
+    if not moved:
         return 1.0
-    error = rest.std(ddof=1) / len(rest) ** 0.5
-    return float(2 * stats.t.sf(abs(rest.mean()) / error, len(rest) - 1)) if error else 0.0
+    if np.isin([x, y], (0, 1)).all():
+        return float(stats.binomtest(int((rest > 0).sum()), moved, 0.5).pvalue)
+    error = rest.std(ddof=1) / len(rest) ** 0.5 if len(rest) > 1 else 0.0
+    normal = float(2 * stats.t.sf(abs(rest.mean()) / error, len(rest) - 1)) if error else 0.0
+    return max(normal, 2.0 ** (1 - moved))
 
 
 def p_of_interval(value: float, low: float, high: float) -> float:
-    """The p that a 95 % interval of a normal value stands for: 0.05 where one of its ends is 0."""
+    """The p that a 95 % interval of a normal value stands for: 0.05 where one of its ends is 0; 1 without a width, as an
+    interval that knows of no spread tells nothing."""
     deviation = (high - low) / (2 * Z95)
-    return float(value == 0) if deviation <= 0 else float(2 * stats.norm.sf(abs(value) / deviation))
+    return 1.0 if deviation <= 0 else float(2 * stats.norm.sf(abs(value) / deviation))
 
 
 def holm(p: Sequence[float]) -> list[float]:

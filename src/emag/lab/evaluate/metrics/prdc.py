@@ -14,6 +14,9 @@ import torch
 
 from ....errors import BadValue
 
+NEAR = 1e-30
+"""Squared distance below which two images are one."""
+
 
 @dataclass(frozen=True)
 class Manifolds:
@@ -57,18 +60,21 @@ def prdc(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str |
 
 
 def realism(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: str | torch.device = "cpu",
-            real_radii: torch.Tensor | None = None) -> np.ndarray:
+            real_radii: torch.Tensor | None = None, kept: float = 0.5) -> np.ndarray:
     """Realism score of each generated image, [generated] (Kynkaanniemi et al. 2019, Eq. 3): over the real images the largest
-    radius of a ball over the distance to its centre. From 1 on the image lies in a real ball; at most 1000, as of a copy.
+    radius of a ball over the distance to its centre. From 1 on the image lies in such a ball; at most 1000, as of a copy.
 
-    The paper leaves out the larger half of the balls; here all count, as they do for precision. Arguments as of `prdc`.
+    kept: share of the balls that count, the smallest ones; the paper's is half. Real images that lie far from others have
+    balls so large that all in them would look real. With 1 the score is above 1 where precision is 1. Others as of `prdc`.
     """
     x, y = (torch.as_tensor(one, device=device).double() for one in (real, generated))
     x, y = x - x.mean(0), y - x.mean(0)
     around = radii(x, k, chunk) if real_radii is None else real_radii
+    small = around <= around.quantile(kept, interpolation="higher")
+    x, around = x[small], around[small].clamp(min=NEAR)  # a ball of copies has no radius, and they lie in it
     best = torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for rows, distances in _distances(x, y, chunk):
-        best = torch.maximum(best, (around[rows, None] / distances.clamp(min=1e-30)).amax(0))
+        best = torch.maximum(best, (around[rows, None] / distances.clamp(min=NEAR)).amax(0))
     return best.sqrt().clamp(max=1000).cpu().numpy()
 
 

@@ -104,10 +104,10 @@ def of_data(source: str | Path, extractor: Extractor, size: int | None = None, l
 
 def of_parquet(source: str | Path, extractor: Extractor, size: int = 32, limit: int | None = None) -> np.ndarray:
     """Features of the labelled images in a parquet file, `limit` of them (None: all), at `size` pixels."""
-    from ...train import data
+    from ... import labelled
 
     extractor.check()
-    images = data.read(str(source), size, 1 << 30).pixels[:limit].permute(0, 2, 3, 1).numpy()
+    images = labelled.read(str(source), size, 1 << 30).pixels[:limit].permute(0, 2, 3, 1).numpy()
     return extract(_batches(images), extractor, [""] * len(images))["features"]
 
 

@@ -12,7 +12,6 @@ from ....models.words import class_of
 from ....near import choices
 from . import bootstrap, kid
 from .bootstrap import Estimate, Statistic
-from .discriminator import realness
 from .diversity import diversity
 from .extractors.base import Features
 from .extractors.judged import KINDS
@@ -23,10 +22,7 @@ from .reference import Reference, real_radii
 
 @dataclass
 class Sample:
-    """What a statistic reads: features of the images of one recipe, their index, the reference if any, and k of PRDC.
-
-    plain: features of images without guidance, for the discriminator.
-    """
+    """What a statistic reads: features of the images of one recipe, their index, the reference if any, and k of PRDC."""
 
     features: Features
     columns: dict[str, list[Any]]
@@ -34,7 +30,6 @@ class Sample:
     classes: list[str] = field(default_factory=list)
     k: int = 5
     device: str = "cpu"
-    plain: Reference | None = None
 
     @cached_property
     def manifolds(self) -> Manifolds:
@@ -63,7 +58,7 @@ class Metric:
     """of(sample) gives a statistic to draw from, or a finished estimate. part: what is measured, k and subsets named.
 
     higher: whether more of it is better; None where neither more nor less is: it tells how images look. prompts: whether it
-    reads the prompts. plain: whether it needs plain images.
+    reads the prompts.
     """
 
     name: str
@@ -73,7 +68,6 @@ class Metric:
     part: str
     reference: bool = False
     prompts: bool = False
-    plain: bool = False
 
 
 def accuracy(sample: Sample) -> Statistic:
@@ -122,15 +116,10 @@ def _coverage(sample: Sample) -> Jackknife:
 
 
 def _realism(sample: Sample) -> Statistic:
-    balls = real_radii(sample.compared, sample.k, sample.device)
-    return bootstrap.median(realism(sample.known, sample.features["features"], sample.k, device=sample.device,
-                                    real_radii=balls))
-
-
-def _discriminator(sample: Sample) -> Statistic:
-    if sample.plain is None:
-        raise BadValue("the discriminator needs plain images: --plain FILE, made by emag reference")
-    return bootstrap.mean(realness(sample.compared, sample.plain, sample.features["features"]))
+    """The mean of log2: a ratio's natural scale, on which a few copies of real images do not outweigh all others."""
+    known, balls = sample.known, real_radii(sample.compared, sample.k, sample.device)
+    found = realism(known, sample.features["features"], sample.k, device=sample.device, real_radii=balls)
+    return bootstrap.mean(np.log2(found))
 
 
 def _of(name: str) -> Callable[[Sample], Statistic]:
@@ -143,9 +132,7 @@ def _over(extractor: str, prefix: str) -> list[Metric]:
             Metric(prefix + "kid", extractor, _kid, False, f"KID, {kid.SUBSETS} subsets of {{size}}", True),
             *(Metric(f"{prefix}{of.__name__[1:]}", extractor, of, True, f"{of.__name__[1:]}, k={{k}}", True)
               for of in (_precision, _recall, _density, _coverage)),
-            Metric(prefix + "realism", extractor, _realism, True, "median of realism, k={k}", True),
-            Metric(prefix + "discriminator", extractor, _discriminator, True, "mean probability of being real", True,
-                   plain=True),
+            Metric(prefix + "realism", extractor, _realism, True, "mean log2 of realism, k={k}", True),
             Metric(prefix + "diversity", extractor, _diversity, None, "1 - cosine within a prompt or class")]
 
 
@@ -178,6 +165,7 @@ SCORES = ("hps2", "hps2.1", "pickscore", "imagereward", "aesthetic")
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     *_over("embedded", ""), Metric("accuracy", "embedded", accuracy, True, "class accuracy"),
     *_over("inception", "inception-"), *_over("dinov2", "dinov2-"), *_over("clip", "clip-"), *_over("random", "random-"),
+    Metric("discriminator", "discriminator", _of("score"), True, "mean logit of being real"),
     *_judged(), Metric("saturation", "pixels", _of("saturation"), None, "HSV saturation"),
     Metric("contrast", "pixels", _of("contrast"), None, "RMS contrast"),
     Metric("high_frequency", "pixels", _of("high_frequency"), None, "luma energy from half Nyquist on"),

@@ -15,14 +15,14 @@ What guidance does to images, measured: a page for each model. Made by `emag res
 def index(folder: Path) -> str:
     """The list of all pages in a folder, for a file beside the folder. Raises `BadValue` for numbers that are damaged."""
     files = sorted(folder.glob("*.json"))
-    return "\n".join([HEAD, *(_entry(read(file), f"{folder.name}/{file.stem}.md") for file in files)])
+    return "\n".join([HEAD, *(_entry(read(file), file.stem, folder.name) for file in files)])
 
 
-def _entry(results: Results, page: str) -> str:
-    model, metrics = results.run["model"]["id"], ", ".join(results.judged[:6])
+def _entry(results: Results, name: str, folder: str) -> str:
+    metrics = ", ".join(results.judged[:6])
     steps = results.run.get("steps") or "the default"
     said = f"{results.images} images of each of {len(results.compared)} recipes, {steps} steps; by {metrics}."
-    return "\n".join([f"## [{model}]({page})\n", said + "\n", *_best(results), *sentences(results), ""])
+    return "\n".join([f"## [{name}]({folder}/{name}.md)\n", said + "\n", *_best(results), *sentences(results), ""])
 
 
 def _best(results: Results) -> list[str]:

@@ -138,14 +138,16 @@ class Results:
 
     @cached_property
     def corrected(self) -> dict[tuple[str, str, str], float]:
-        """p of each difference by (recipe, base, metric), corrected by Holm for the recipes held against the base."""
+        """p of each difference by (recipe, base, metric), corrected by Holm for all that are held against the base.
+
+        All metrics count: a recipe is called better where any of them is, so each is a further chance of a false alarm.
+        """
         found: dict[tuple[str, str, str], float] = {}
         for base in dict.fromkeys(base for row in self.rows for base in row.minus):
-            for metric in self.judged:
-                held = {row.name: one for row in self.rows for name, one in self.differences(row, base).items()
-                        if name == metric}
-                values = [p_of_interval(one.value, one.low, one.high) if one.p is None else one.p for one in held.values()]
-                found |= {(name, base, metric): p for name, p in zip(held, holm(values))}
+            held = {(row.name, base, metric): one for row in self.rows for metric, one in self.differences(row, base).items()
+                    if metric in self.judged}
+            values = [p_of_interval(one.value, one.low, one.high) if one.p is None else one.p for one in held.values()]
+            found |= dict(zip(held, holm(values)))
         return found
 
     def clear(self, row: Row, base: str, metric: str) -> bool:

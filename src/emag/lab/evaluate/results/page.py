@@ -8,7 +8,7 @@ from .picture import pairs
 from .verdict import about_emag, about_others, code, digits, on_front, sentences
 from .world_page import answers, beside_paper, changed, diversity, equal_cost, gains
 
-INTRO = """# Results: {model}
+INTRO = """# Results: {name}
 
 Made by `emag results` from the numbers in [{name}.json]({name}.json); no number or verdict here is written by hand.
 """
@@ -17,16 +17,16 @@ HELD = """Those of recall and coverage draw reference images and
 hold the images made, so they are too narrow to speak for other seeds. """
 INTERVALS = """Differences are paired: the same images are drawn for
 both recipes. A difference is **clear** where its interval leaves out 0 and its p is below .05 after Holm's correction for
-all recipes that are held against the same one in the same metric: were there no difference anywhere, a column would show a
-clear one in fewer than 5 of 100 such pages. The p of shares is McNemar's exact one, that of other means a paired t-test's,
-else that of the interval."""
+all differences to the same recipe, in all metrics: were there none, a table of differences would show a clear one in fewer
+than 5 of 100 such pages. The p of shares is McNemar's exact one, that of other means a paired t-test's, else that of the
+interval."""
 COSTS = """Block evaluations are counted, not estimated. Seconds are wall-clock time, the median over batches, with its
 interval; they hold whatever else the machine did."""
 
 
 def markdown(results: Results, name: str = "results") -> str:
     """The page; its numbers and picture lie beside it under the same name."""
-    parts = [INTRO.format(name=name, model=results.run["model"]["id"]), facts(results),
+    parts = [INTRO.format(name=name), facts(results),
              "## What comes out\n", *conclusions(results),
              *answers(results), "## Quality\n", quality(results),
              f"## Differences to {code(results.against)}\n", gaps(results), *equal_cost(results),

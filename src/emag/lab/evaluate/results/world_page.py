@@ -84,13 +84,22 @@ def beside_paper(results: Results) -> list[str]:
     if not all(name in rows for name in names):
         return []
     ours = {f"{metric}, here {'↑' if results.metrics[metric].higher else '↓'}":
-            [f"{rows[name].values[metric].value:.4g}" for name in names if metric in rows[name].values]
+            [_beside(results, rows[name], metric) for name in names if metric in rows[name].values]
             for metric in ("fd", "realism", "discriminator", *MAIN) if metric in results.metrics}
-    said = ("The paper's numbers (arXiv 2512.17303) beside the measures that ask the same: a distance of sets, and whether\n"
-            "single images are good. There too the distance does not fall; the preference rises.\n")
+    said = ("The paper's numbers (arXiv 2512.17303) beside the measures here that ask the same: how far a set lies from\n"
+            "real ones, and how good single images are. In the paper EMAG does not lower the distance (FID), and its images\n"
+            "are liked more by a model of what people prefer (HPS); nothing here is such a model. In words: against\n"
+            f"{code(results.against)}.\n")
     lines = [f"| {name} | {' | '.join(values)} |" for name, values in {**PAPER, **ours}.items() if len(values) == 3]
     return ["## Beside the paper\n", said, "| measure | CFG | EMAG (maps) | EMAG-Q (queries) |", "|---|---|---|---|",
             *lines, ""]
+
+
+def _beside(results: Results, row: Row, metric: str) -> str:
+    """A value, and whether it is told from the base's."""
+    text = f"{row.values[metric].value:.4g}"
+    held = row.name != results.against and metric in results.differences(row, results.against)
+    return f"{text}, {_word(results, row, results.against, metric)}" if held else text
 
 
 def diversity(results: Results) -> list[str]:
@@ -100,7 +109,8 @@ def diversity(results: Results) -> list[str]:
         return []
     said = ("Of the images that are right, the object named first and the background against true scenes of the same\n"
             "prompts. Spread below 1: diversity is lost. Precision, recall: shares within the other set's neighbourhoods.\n"
-            "Differs: parameters that an exact test (random swaps within pairs, Holm's correction) tells from the truth.\n")
+            "Differs: parameters that an exact test (random swaps within pairs) tells from the truth. Holm's correction is\n"
+            "over the parameters of one recipe: of 20 recipes like the truth one would have a mark.\n")
     lines = [f"| {code(row.name)} | {w.right} | {' | '.join(f'{x:.2f}' for x in w.spread)} | {w.frechet:.2f} | "
              f"{w.precision:.2f} | {w.recall:.2f} | {', '.join(w.differ) or 'none'} |"
              for row in rows for w in [row.world] if w]

@@ -1,7 +1,7 @@
 """What reads images for metrics: numbers per image, by name. Which weights, resizer and version is part of every result."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,14 @@ class Extractor(Protocol):
 
     def __call__(self, images: np.ndarray, texts: Sequence[str]) -> Features:
         """uint8 images [n, h, w, 3] and their n prompts -> fp32 arrays [n, ...]: features, logits or score."""
+
+
+@runtime_checkable
+class Picky(Protocol):
+    """An extractor that must not judge images of some seeds."""
+
+    def refuse(self, recipe: str, seeds: Sequence[int | None]) -> None:
+        """Raise `BadValue` where one of the seeds (None: not known) is among them."""
 
 
 def needs(build: Callable[[], object], what: str, install: str) -> object:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ...errors import BadValue
-from ...models.folder import first_line
+from ..errors import BadValue
+from ..models.folder import first_line
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FORMATS = ("PNG", "JPEG", "WEBP")
