@@ -247,6 +247,9 @@ from .schedules import (
     Triangle as Triangle,
 )
 from .schedules import (
+    Waning as Waning,
+)
+from .schedules import (
     Window as Window,
 )
 
