@@ -249,6 +249,9 @@ from .schedules import (
     Triangle as Triangle,
 )
 from .schedules import (
+    Waning as Waning,
+)
+from .schedules import (
     Window as Window,
 )
 

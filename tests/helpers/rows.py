@@ -20,6 +20,7 @@ from emag.schedules import (
     PowerLaw,
     Rectified,
     Triangle,
+    Waning,
 )
 from emag.testing import Trial
 from emag.testing import trial as one
@@ -141,5 +142,6 @@ ROWS = (
     Trial("mambo-g", (CFG(MAMBOG(5.0, 1.0)),), (CFG(MAMBOG(1.0)),), raw=True),
     Trial("cfg++", (CFG(CFGpp(0.6)),), only=("sd3", "dit", "true-cfg")),
     Trial("annealing", (CFG(Annealing(0.4, written())),), only=("sd3", "dit", "true-cfg")),
+    Trial("waning", (CFG(Waning(3.0, skip=0.3)),), (CFG(Waning(1.0, skip=1.0)),)),
     Trial("noise-power", (CFG(NoisePower(3.0, 1.5)),), (CFG(NoisePower(1.0, 0.0)),)),
 )

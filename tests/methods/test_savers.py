@@ -1,11 +1,14 @@
 """Rules that spare the unconditional evaluation: what they give in its place, and that it is really not made."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 import emag
 from emag.core import COND, UNCOND, Step, with_null
-from emag.errors import BadValue
+from emag.errors import Unsupported
 from emag.hosts.defaults import resolve
 from emag.maths.predictions import convert
 from emag.maths.streams import Streams
@@ -86,8 +89,27 @@ def test_the_default_threshold_is_the_models():
     for model, threshold in (("tiny", 0.9998), ("SD3Transformer2DModel", 0.999), ("a plain function", 0.999)):
         assert resolve(AG(), (model,), 24).threshold == threshold
     assert not AG().neutral
-    with pytest.raises(BadValue, match="default threshold for x0 alone"):
-        AG(on="epsilon")
+
+
+def test_in_the_papers_space_the_default_is_the_papers():
+    """Whatever the model: the branches of a U-Net that differ by less than its angle agree, by more they do not."""
+    rule = AG(on="epsilon")
+    assert rule == AG(0.991, "epsilon") == resolve(rule, ("tiny",), 24) and rule != AG()
+    cond = tensors(1, 1)[0].double()[:1]
+    side = torch.randn(cond.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    side -= (side * cond).sum() / cond.square().sum() * cond
+    for angle, agrees in ((0.13, True), (0.14, False)):  # cos 0.13425 = 0.991
+        state, uncond = {}, math.cos(angle) * cond + math.sin(angle) * side / side.norm() * cond.norm()
+        rule.new_null({COND: cond, UNCOND: uncond}, replace(steps("vp", "epsilon")[3], x=cond), state)
+        assert state["agree"].tolist() == [agrees]
+
+
+def test_the_papers_threshold_is_refused_on_a_flow():
+    """There all branches agree to it in epsilon; a threshold of the user's own is taken."""
+    for rules in ((AG(on="epsilon"), emag.CFG(3.0)), (AG(on="epsilon"),)):
+        with pytest.raises(Unsupported, match=r"0\.991 in epsilon is for variance-preserving"):
+            images("sd3", *rules)
+    images("sd3", AG(0.9999, "epsilon"), emag.CFG(3.0))
 
 
 # LinearAG (M23)

@@ -1,17 +1,21 @@
 """A pipeline's network in our own loop: prompts drawn together, conditions by name, weak branches beside correctors."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import emag
 from emag.errors import BadValue, Unsupported
-from emag.hosts.own_loop import Loop, run_loop
+from emag.hosts.own_loop import Loop, loop_model, run_loop
 from emag.lab.draw.columns import Column
 from emag.lab.draw.columns import run as draw_column
 from emag.lab.draw.sampling import DrawSettings, jobs
 from emag.methods import METHODS
 from emag.samplers import FKC, PCG, FKCAnneal, FKCProduct, Path, RectifiedCFGpp, Reflection, ReverseSDE, sample
+from shell import emag as run_emag
 
 FROG, TRUCK = "a photo of a frog", "a photo of a truck"
 
@@ -119,6 +123,59 @@ def test_a_weak_branch_beside_a_corrector(pipe, rule, corrector):
     plain = draw(pipe, emag.CFG(2.5), parts=[corrector], steps=6)
     weak = draw(pipe, rule, emag.CFG(2.5), parts=[corrector], steps=6)
     assert np.abs(weak - plain).max() > 3 and weak.std((1, 2, 3)).min() > 5
+
+
+class Heard:
+    """A model, and what its steps were asked and answered."""
+
+    def __init__(self, model):
+        self.model, self.steps = model, []
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, x, i):
+        self.steps.append((x, self.model(x, i)))
+        return self.steps[-1][1]
+
+
+@pytest.mark.parametrize("corrector", [PCG(2, 2.0), Reflection(2.5, 0.0)])
+@pytest.mark.parametrize("rules", [(emag.EMAG(2.0, layers=(2, 3, 4)), emag.CFG(2.5)), (emag.EMAG(2.0, "map", (2,)),),
+                                   (emag.CFG(2.5), emag.Momentum(1.5))], ids=["emag", "map", "momentum"])
+def test_what_rules_remember_is_of_the_steps_alone(pipe, rules, corrector):
+    """The guided predictions follow from the x of the steps, whatever a corrector evaluated between them."""
+    heard = Heard(loop_model(pipe, Loop(rules, steps=6), [FROG], [None]))
+    sample(heard, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)), corrector)
+    again = loop_model(pipe, Loop(rules, steps=6), [FROG], [None])
+    assert heard.beside > 0 and again.beside == 0
+    assert all(torch.equal(again(x, i), pred) for i, (x, pred) in enumerate(heard.steps))
+
+
+@pytest.mark.parametrize("off", [PCG(0), Reflection(until=0)])
+def test_a_corrector_that_is_off_leaves_a_weak_branch_alone(pipe, off):
+    rules = emag.EMAG(2.0, layers=(2, 3, 4)), emag.CFG(2.5)
+    assert np.array_equal(draw(pipe, *rules, parts=[off]), draw(pipe, *rules))
+
+
+def test_a_weak_branch_and_a_corrector_cost_their_sum(pipe):
+    def cost(text):
+        return draw_column(pipe, Column.parse(text), jobs([FROG], [], [1]), DrawSettings(6), 1).evaluations
+
+    plain, weak, corrected = map(cost, ("cfg=2.5 euler", "emag=2 cfg=2.5 euler", "cfg=2.5 pcg"))
+    assert cost("emag=2 cfg=2.5 pcg") - plain == (weak - plain) + (corrected - plain) and plain < weak < corrected
+
+
+def test_generate_draws_a_corrector_beside_a_weak_branch(pipe, tmp_path, monkeypatch, capsys):
+    def made(*guidance):
+        words = [*(word for text in guidance for word in ("-g", text)), "-n", 6, "-s", "1-2"]
+        code, out, err = run_emag(monkeypatch, capsys, "generate", FROG, *words, "-o", tmp_path, "--json")
+        assert code == 0, err
+        return pixels([Image.open(path) for path in json.loads(out)["images"]])
+
+    both = made("emag=2", "cfg=2.5", "pcg=1,scale=2")
+    column = Column.parse("emag=2 cfg=2.5 pcg=1,scale=2")
+    assert np.array_equal(both, pixels(draw_column(pipe, column, jobs([FROG], [], [1, 2]), DrawSettings(6), 2).images))
+    assert np.abs(both - made("cfg=2.5", "pcg=1,scale=2")).max() > 3
 
 
 def test_weak_branches_are_those_of_the_pipeline(pipe):

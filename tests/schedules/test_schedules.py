@@ -8,10 +8,13 @@ import torch
 
 import emag
 from emag.core import COND, UNCOND
+from emag.errors import BadValue
+from emag.methods.combining.compositional import phase_negative
 from emag.schedules import (
     Curve,
     Interval,
     Rectified,
+    Waning,
 )
 from emag.schedules.curves import SHAPES
 from reference import tensors
@@ -135,3 +138,27 @@ def test_rectified_on_constant_velocities_is_the_predictor_corrector():
     close(x, other, **exact)
     alone = tensors(6, 1)[0].double() - cond
     assert not torch.allclose(x, alone)
+
+
+# EchoMimicV3's decay
+
+
+def test_waning_is_its_formula_from_w_down_to_half_of_it():
+    """w / 2 + w / 4 (1 - cos(pi left^5)) at whatever number of steps; a smaller power falls later."""
+    for count in (1, 10, 28):
+        found = values(Waning(4.0), grid(count))
+        assert found == [2 - math.cos(math.pi * ((count - i) / count) ** 5) + 1 for i in range(count)] and found[0] == 4.0
+        assert found == sorted(found, reverse=True)
+    assert found[-1] == pytest.approx(2.0, abs=1e-9)
+    assert all(later > early for early, later in zip(found[1:], values(Waning(4.0, power=1.0), grid(28))[1:]))
+
+
+def test_the_last_share_is_conditional_and_spares_its_evaluations():
+    assert values(Waning(4.0, skip=0.2), grid(10)) == [*values(Waning(4.0), grid(10))[:8], 1.0, 1.0]
+    assert values(Waning(4.0, skip=1.0), grid(3)) == [1.0] * 3
+    _, mix = phase_negative("prompt:a", Waning(4.0, skip=0.5), Waning(3.0, skip=0.5))
+    assert [len(mix.branches(step)) for step in grid(4)] == [1, 1, 0, 0]
+    assert [mix.reads_null(step) for step in grid(4)] == [True, True, False, False]
+    for wrong in ({"power": 0.0}, {"power": math.inf}, {"skip": 1.1}, {"skip": -0.1}):
+        with pytest.raises(BadValue):
+            Waning(4.0, **wrong)

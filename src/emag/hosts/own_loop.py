@@ -51,6 +51,14 @@ class Loop:
 def run_loop(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
         progress: Progress | None = None) -> tuple[list[Image.Image], Function]:
     """One image per prompt and seed, and the finished model. For `StableDiffusion3Pipeline` and the embedded one."""
+    model = loop_model(pipe, loop, prompts, negatives)
+    x = sample(model, _noise(pipe, loop, seeds), *loop.correctors, solver=loop.solver, on_step=progress)
+    return [image for part in x.split(loop.rows or len(x)) for image in _images(pipe, part)], model
+
+
+@torch.no_grad()
+def loop_model(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None]) -> Function:
+    """The network of a pipeline under the loop's rules, on the levels of its scheduler: what `emag.sample` drives."""
     host = host_of(pipe)
     if host.name != "StableDiffusion3Pipeline":
         raise Unsupported(f"our own loop drives StableDiffusion3Pipeline and the embedded model, not {host.name}: for "
@@ -61,10 +69,8 @@ def run_loop(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[
     texts |= {name: _value(name, loop) for name in loop.named}
     conditions = {name: _rows(encode_condition(value, host, pipe, network), len(prompts)) for name, value in texts.items()}
     inside = pipe.transformer if any(map(looks_inside, loop.rules)) else None
-    model = guided(_denoiser(pipe, loop.rows or len(prompts)), *loop.rules, path=_path(pipe, loop.steps or 28),
-                   conditions=conditions, backbone=inside)
-    x = sample(model, _noise(pipe, loop, seeds), *loop.correctors, solver=loop.solver, on_step=progress)
-    return [image for part in x.split(loop.rows or len(x)) for image in _images(pipe, part)], model
+    return guided(_denoiser(pipe, loop.rows or len(prompts)), *loop.rules, path=_path(pipe, loop.steps or 28),
+                  conditions=conditions, backbone=inside)
 
 
 def _value(name: str, loop: Loop) -> Condition:

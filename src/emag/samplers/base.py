@@ -74,7 +74,12 @@ class Solver(FiniteFields):
 
 @dataclass(frozen=True)
 class Corrector(FiniteFields):
-    """Base of all correctors: frozen values that move x before or after the solver's step."""
+    """Base of all correctors: frozen values that move x before or after the solver's step.
+
+    What a corrector evaluates itself are clean branches, under the conditions as they were given: rules neither act there
+    nor learn from it. They act on the prediction of the solver's step, once a level. So EMAG's averages, momenta and caches
+    see each level once, at the x that the step starts from, and a corrector moves x by the network's own densities.
+    """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""

@@ -9,12 +9,15 @@ from .measured import VAGS, PowerLaw
 from .noise import NoisePower
 from .normed import MAMBOG, BetaCFG
 from .renoise import CFGpp
+from .waning import Waning
 from .window import APPLIED, OBSERVED, Phase, Window, equal_time, k2idx
 
 SCHEDULES: dict[str, type[Schedule]] = {schedule.name: schedule for schedule in (
-    Constant, Interval, Curve, Rectified, NoisePower, C2FG, Triangle, PowerLaw, VAGS, BetaCFG, MAMBOG, CFGpp, Annealing)}
+    Constant, Interval, Curve, Rectified, NoisePower, C2FG, Triangle, PowerLaw, VAGS, BetaCFG, MAMBOG, CFGpp, Annealing,
+    Waning)}
 """The schedules by name, but for Feedback, which holds a function. Adding one is one class and one entry here."""
 
 __all__ = ["APPLIED", "C2FG", "MAMBOG", "OBSERVED", "SCHEDULES", "VAGS", "Annealing", "BetaCFG", "CFGpp",
            "Constant", "Curve", "Feedback", "Interval", "NoisePower", "Phase", "PowerLaw", "Rectified", "Scale", "Schedule",
-           "Triangle", "Window", "at_time", "check_scale", "check_timed", "equal_time", "k2idx", "known", "label", "weight"]
+           "Triangle", "Waning", "Window", "at_time", "check_scale", "check_timed", "equal_time", "k2idx", "known", "label",
+           "weight"]

@@ -14,8 +14,8 @@ from .bars import progress
 from .outputs import check_out, file_in
 from .screen import err, out, show_json, table
 
-__all__ = ["app", "check_out", "command", "err", "file_in", "lines", "open_pipeline", "out", "progress", "rules_of",
-           "seeds_of", "settings_of", "show_json", "table"]
+__all__ = ["app", "check_out", "column_of", "command", "err", "file_in", "lines", "open_pipeline", "out", "progress",
+           "rules_of", "seeds_of", "settings_of", "show_json", "table"]
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
@@ -74,6 +74,15 @@ def rules_of(short: list[str], named: str | None) -> tuple[Any, ...]:
     if named is None:
         return tuple(recipe.parse(text) for text in short)
     return recipes[named].rules if named in recipes or not Path(named).suffix else recipe.read_rules(named)
+
+
+def column_of(short: list[str], named: str | None) -> Any:
+    """`rules_of`, where -g may name correctors and a solver of our own sampling loop too: a `Column`."""
+    from ..draw.columns import Column, read_part
+
+    if named is not None or not short:
+        return Column(named or "", rules_of(short, named))
+    return Column.of(" ".join(short), [read_part(text) for text in short])
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -62,12 +62,18 @@ class Column:
         scale = next((1.0 if word == "none" else _number(word) for word in words
                       if word == "none" or word.startswith("scale=")), None)
         steps = next((_whole(word) for word in words if word.startswith("steps=")), None)
-        parts = [_part(word) for word in words
+        parts = [read_part(word) for word in words
                  if word not in ("none", "host") and not word.startswith(("scale=", "steps="))]
+        return cls.of(label.strip() if given else text, parts, scale, steps)
+
+    @classmethod
+    def of(cls, label: str, parts: Sequence[Rule | Corrector | Solver], scale: float | None = None,
+           steps: int | None = None) -> "Column":
+        """From rules, correctors and at most one solver, mixed."""
         solvers = [part for part in parts if isinstance(part, Solver)]
         if len(solvers) > 1:
-            raise BadValue(f"the column {text!r} names {len(solvers)} solvers; keep one")
-        return cls(label.strip() if given else text, tuple(part for part in parts if isinstance(part, Rule)), scale,
+            raise BadValue(f"the column {label!r} names {len(solvers)} solvers; keep one")
+        return cls(label, tuple(part for part in parts if isinstance(part, Rule)), scale,
                    tuple(part for part in parts if isinstance(part, Corrector)), next(iter(solvers), None), steps)
 
     @property
@@ -171,7 +177,8 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetti
     warn_of_scales(column.correctors)
     made, model = own_loop.run_loop(pipe, loop, *texts, progress)
     warn_of_clipped(made)
-    record = {"model": getattr(pipe, "emag_source", None), "rules": [], "unrecorded": [f"the sampler of {column.label}"]}
+    record = {"model": getattr(pipe, "emag_source", None), "rules": [], "call": {"prompt": texts[0]}, "seeds": texts[2],
+              "unrecorded": [f"the sampler of {column.label}"]}
     return Outcome(column, tuple(made), tuple({**record, "row": row} for row in range(len(made))), (),
                    _evaluations(model, read_network(pipe.transformer).depth), time.perf_counter() - start)
 
@@ -208,7 +215,8 @@ def _labelled(text: str) -> bool:
     return bool(given) and "=" not in label
 
 
-def _part(word: str) -> Rule | Corrector | Solver:
+def read_part(word: str) -> Rule | Corrector | Solver:
+    """A rule, a corrector or a solver from its short form, "pcg=2". Raises `BadValue`."""
     name = word.partition("=")[0].partition(",")[0].strip()
     for registry in (CORRECTORS, SOLVERS):
         if name in registry:

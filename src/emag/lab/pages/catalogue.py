@@ -20,8 +20,9 @@ KINDS = {
     "combining": "Combining rules: join the conditional and the unconditional prediction, instead of the pipeline's CFG",
     "after": "After combining: work on the combined prediction",
     "schedule": "Schedules: usable as the scale of any rule",
-    "corrector": "Correctors: move x between two steps, in `emag.sample`",
-    "solver": "Solvers: steps of `emag.sample`",
+    "corrector": "Correctors: move x between two steps of our own loop (`emag.sample`, `emag generate`); what they evaluate "
+                 "themselves are clean branches, where rules neither act nor learn",
+    "solver": "Solvers: steps of our own loop (`emag.sample`, `emag generate`)",
 }
 
 

@@ -116,7 +116,8 @@ def phase_negative(text: str = "text", text_scale: Scale = 4.0, audio_scale: Sca
 
     p has the text and the audio, u the negative prompt and no audio. text: condition with the text and no audio. steps:
     the last step scaled by `factor`, see `PhaseNegative`. Equal scales and factor 1 are CFG. Defaults: the authors' preview;
-    their app takes 4.5 and 2.5, their page 3 to 6 and 1.8 to 2. Both rules are needed: emag.guide(pipe, *phase_negative()).
+    their app takes 4.5 and 2.5, their page 3 to 6 and 1.8 to 2. Their decay and the last steps without guidance are a
+    schedule of both scales, e.g. emag.Waning(4.0, skip=0.1). Both rules are needed: emag.guide(pipe, *phase_negative()).
     """
     return PhaseNegative(factor, steps), Compose(UNCOND, (Term(text_scale, text, UNCOND), Term(audio_scale, COND, text)))
 

@@ -6,11 +6,13 @@ from typing import Any, Literal
 import torch
 
 from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
-from ...errors import BadValue
+from ...errors import BadValue, Unsupported
 from ...maths.predictions import convert
 from ...maths.vectors import per_sample
 
 AGSpace = Literal["x0", "epsilon", "logp"]
+PUBLISHED = 0.991
+"""The paper's threshold: of epsilon predictions, on a variance-preserving latent diffusion model of 20 steps."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,15 @@ class AG(Rule):
     dropped when all samples of the batch agree, so that an image never depends on its batch mates. Asks the device
     once a step.
 
-    The paper's threshold is 0.991 in epsilon, on a latent diffusion model of 20 steps, for a quarter fewer evaluations.
-    The number means another thing on another model and in another space: on a flow, epsilon is above it from the first
-    step on. So epsilon needs one of yours.
+    The paper compares epsilon, and stops at 0.991 on a latent diffusion model of 20 steps, for a quarter fewer
+    evaluations. The number means another thing in another space and on another path: on a flow, epsilon is above it from
+    the first step on, so that this threshold is refused there.
 
     Args:
-        threshold: cosine from which on the branches agree, in (-1, 1]; above 1 is off; None takes the model's, for x0.
-        on: space of the cosine, "x0" or "epsilon"; for tokens "logp". In epsilon branches agree near pure noise whatever
-            they say (where alpha is 0, nothing is decided).
+        threshold: cosine from which on the branches agree, in (-1, 1]; above 1 is off. None takes the model's for x0, and
+            the paper's 0.991 for epsilon.
+        on: space of the cosine: "x0", or "epsilon", the paper's; for tokens "logp". In epsilon branches agree near pure
+            noise whatever they say (where alpha is 0, nothing is decided).
 
     >>> import emag
     >>> emag.AG(0.99).equation, emag.AG(1.1).neutral
@@ -48,17 +51,15 @@ class AG(Rule):
     def __post_init__(self) -> None:
         if self.threshold is not None and not self.threshold == self.threshold:
             raise BadValue(f"ag threshold must be a number, about 0.999, got {self.threshold}")
-        if self.threshold is None and self.on != "x0":
-            raise BadValue("ag has a default threshold for x0 alone: name one for epsilon (the paper's is 0.991, on a "
-                           "latent diffusion model) or logp")
+        if self.threshold is None and self.on == "epsilon":
+            object.__setattr__(self, "threshold", PUBLISHED)
+        if self.threshold is None and self.on == "logp":
+            raise BadValue("ag has no default threshold for logp: name one of yours (nobody has published one)")
 
     def fits_network(self, network: Any) -> None:
         super().fits_network(network)
         if self.on == "logp":
             raise BadValue("ag on 'logp' is for tokens: a denoiser's branches are compared on 'x0' or 'epsilon'")
-
-    def fits_run(self, start: RunStart) -> None:
-        self.fits_network(None)
 
     def fits_tokens(self, timed: bool) -> None:
         if self.on != "logp":
@@ -68,6 +69,12 @@ class AG(Rule):
     @property
     def neutral(self) -> bool:
         return self.threshold is not None and self.threshold > 1
+
+    def fits_run(self, start: RunStart) -> None:
+        self.fits_network(None)
+        if self.on == "epsilon" and self.threshold == PUBLISHED and start.first.path_space == "flow":
+            raise Unsupported(f"ag's {PUBLISHED} in epsilon is for variance-preserving paths, and on this flow all branches "
+                              "agree to it from the first step on: leave on=epsilon out, or name a threshold measured here")
 
     def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
         return "agree" in state and bool(state["agree"].all())
