@@ -43,6 +43,7 @@ from .combining.tonemap import Tonemap
 from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
 from .emag.rule import EMAG
+from .energy.rule import Energy
 from .null.ag import AG
 from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
@@ -94,6 +95,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
+    Energy,
 )}
 
 

@@ -202,6 +202,8 @@ def type_name(hint: Any) -> str:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
+    if get_origin(kind) is Callable:
+        return "function"
     if get_origin(kind) is Literal:
         return NAMES[type(get_args(kind)[0])]
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"
