@@ -129,7 +129,7 @@ def _check_looks(rules: Sequence[Rule]) -> None:
     """A guided estimate elsewhere is made of the clean branches there, not of weak ones."""
     for at, rule in enumerate(rules):
         asked = any(look.of == "guided" for step in Trajectory.even(28).places() for look in rule.looks(step))
-        weak = next((one.name for one in rules[:at] if one.weak), None)
+        weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)), None)
         if asked and weak:
             raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
                               f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="

@@ -38,22 +38,21 @@ def slope(at: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tu
     Each number belongs to one sample, so the gradient of their sum holds every sample's own.
     """
     with recording():
-        leaf = ordinary(at).detach().clone().requires_grad_()
-        found = value(leaf)
-        if not found.requires_grad:
-            return None
         try:
-            (gradient,) = torch.autograd.grad(found.sum(), leaf, allow_unused=True)
+            return _slope(ordinary(at).detach().clone().requires_grad_(), value)
         except RuntimeError as error:
-            raise _told(error) from error
+            if "nference tensor" not in str(error):
+                raise
+            raise Unsupported("weights or buffers were made under torch.inference_mode, and no gradient passes them: load the "
+                              "model outside of it") from error
+
+
+def _slope(leaf: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    found = value(leaf)
+    if not found.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(found.sum(), leaf, allow_unused=True)
     return None if gradient is None else (found.detach(), gradient.detach())
-
-
-def _told(error: RuntimeError) -> Exception:
-    if "nference tensor" in str(error):
-        return Unsupported("weights or buffers were made under torch.inference_mode, and no gradient passes them: load the "
-                           "model outside of it")
-    return error
 
 
 def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, clip: float) -> torch.Tensor:

@@ -8,7 +8,9 @@ import torch
 from ...core import Branches, Estimate, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.energies import Normalise, Shape, renoised, shape_of
+from ...near import choices
 from .made import Made, Where, placed
+from .presets import PRESETS
 from .slopes import Slopes
 
 @dataclass(frozen=True)
@@ -100,6 +102,16 @@ class Energy(Rule):
         if self.draws > 1 and not self.smooth:
             raise BadValue("energy draws are of the noise that smooth adds: say smooth")
 
+    @classmethod
+    def preset(cls, name: str, score: str | Score, **changes: Any) -> "Energy":
+        """A published method by its name, some of its settings changed: `Energy.preset("dps", score, strength=0.5)`.
+
+        Names, papers and where the numbers come from: `emag.methods.energy.presets.PRESETS`. Raises `BadValue` for others.
+        """
+        if name not in PRESETS:
+            raise BadValue(f"there is no energy preset {name!r}; {choices(name, PRESETS)}")
+        return cls(score, **{**PRESETS[name].settings, **changes})
+
     @property
     def neutral(self) -> bool:
         return self.strength == self.mean == 0
@@ -124,7 +136,7 @@ class Energy(Rule):
         """What the strengths are multiplied by at `step`; 0 where it is left alone."""
         low, high = self.interval
         # classifier guidance of x0, and x_t moved under the noise it had, divide by alpha
-        divides = self.through_network and self.where != "next" and not self.again
+        divides = self._pulls and self.where != "next" and not self.again
         if not low <= step.progress <= high or (divides and step.alpha == 0):
             return 0.0
         return shape_of(self.schedule, (*zip(step.alphas, step.sigmas), step.end))[step.index]
@@ -135,9 +147,9 @@ class Energy(Rule):
         found: list[Look] = []
         for turn in range(self.recur):
             # what `_turn` evaluates: each pull; the guided estimate where x is another and no pull gave it; the scored one
-            found += [Look(self.of, True)] * (self._pulls if self.through_network else 0)
+            found += [Look(self.of, True)] * self._pulls
             elsewhere = turn > 0 or self.again
-            given = self.through_network and self.of == "guided" and not self.again
+            given = self._pulls > 0 and self.of == "guided" and not self.again
             found += [Look("guided", False)] if elsewhere and not given else []
             found += [Look(self.of, False)] if elsewhere and self._climbs and self.of != "guided" else []
         return tuple(found)
@@ -178,7 +190,7 @@ class Energy(Rule):
               slopes: Slopes) -> Made:
         """One making of the step from x. pred, base: x0 there, guided and the one that is scored; None where not known."""
         step, pull = slopes.step, None
-        for _ in range(self._pulls if self.through_network else 0):
+        for _ in range(self._pulls):
             slope, there = slopes.through(x, self.of)
             pull = share * self.strength * slope
             pred = there if pred is None and self.of == "guided" else pred
@@ -193,7 +205,9 @@ class Energy(Rule):
 
     @property
     def _pulls(self) -> int:
-        """Moves of x_t in a step, each with a pass through the network."""
+        """Moves by the gradient in x_t, each with a pass through the network."""
+        if not self.through_network or self.strength == 0:
+            return 0
         return self.inner if self.again else 1
 
     @property

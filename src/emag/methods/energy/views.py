@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...core import Score
+from ...errors import BadValue
 from ...maths.streams import Streams
 
 FARTHEST = 1 / 8
@@ -28,6 +29,8 @@ class View:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """`images` [batch or 1, channels, height, width] in this view, [batch, ...]; differentiable."""
+        if images.ndim != 4:
+            raise BadValue(f"augment is for images [batch, channels, height, width], and the score is given {list(images.shape)}")
         images = images.expand(len(self.mirrored), *images.shape[1:])
         return torch.stack([self._one(image, at) for at, image in enumerate(images)])
 
