@@ -95,6 +95,9 @@ from .methods.condition.phase_negative import PhaseNegative as PhaseNegative
 from .methods.emag.in_null import EMAGNull as EMAGNull
 from .methods.emag.rule import EMAG as EMAG
 
+# towards what a score prefers
+from .methods.energy.rule import Energy as Energy
+
 # the unconditional branch
 from .methods.null.ag import AG as AG
 from .methods.null.cdg import CDG as CDG

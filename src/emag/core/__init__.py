@@ -12,18 +12,22 @@ from .combine import (
     with_null,
 )
 from .fields import FiniteFields, check_finite
-from .rule import AUTO, Rule, RuleKind
+from .rule import AUTO, LATE, Rule, RuleKind
 from .schedule import Scale, Schedule, at_time, check_scale, check_timed, check_tokens, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Branches, RunStart, Side, Step, TokenStep
+from .step import COND, UNCOND, Access, Branches, Estimate, Look, RunStart, Score, Side, Step, TokenStep
 
 __all__ = [
     "AUTO",
     "COND",
+    "LATE",
     "UNCOND",
+    "Access",
     "Branches",
     "Conditioned",
+    "Estimate",
     "FiniteFields",
+    "Look",
     "OnLayers",
     "Perturbation",
     "Rows",
@@ -32,6 +36,7 @@ __all__ = [
     "RunStart",
     "Scale",
     "Schedule",
+    "Score",
     "Sdpa",
     "Side",
     "State",

@@ -15,11 +15,15 @@ from ..maths.predictions import Space
 from .branch import Perturbation
 from .fields import FiniteFields
 from .schedule import Schedule
-from .step import Branches, RunStart, Step
+from .step import Branches, Look, RunStart, Step
 
-RuleKind = Literal["condition", "attention", "weak", "null", "combining", "after"]
+RuleKind = Literal["condition", "attention", "weak", "null", "combining", "after", "energy"]
 """What a rule does: changes the condition; works inside the network's attention; pushes away from a weak branch; gives
-or rewrites the unconditional branch; joins COND and UNCOND, and so replaces the host's CFG; works on what they give."""
+or rewrites the unconditional branch; joins COND and UNCOND, and so replaces the host's CFG; works on what they give; moves
+that to where a score is higher."""
+
+LATE: tuple[RuleKind, ...] = ("after", "energy")
+"""Kinds that work on the combined prediction."""
 
 AUTO = (-1000,)
 """Layers that are chosen by the rule's `automatic_layers`; "auto" in recipes and in Python."""
@@ -75,6 +79,20 @@ class Rule(FiniteFields):
         where = f"in {self.space}" if self.space else "on what a denoiser predicts"
         raise Unsupported(f"{self.name} works {where}, and nobody has said what it would mean for logits of tokens: leave it "
                           "out; cfg, negative, compose, ag and the rules of emag.tokens work there")
+
+    @property
+    def first_order(self) -> bool:
+        """True where it is exact for first-order deterministic samplers (DDIM, Euler) only; others are then refused."""
+        return False
+
+    @property
+    def looks_further(self) -> bool:
+        """True where `apply` needs `Step.access`."""
+        return False
+
+    def looks(self, step: Step) -> tuple[Look, ...]:
+        """Evaluations that `apply` asks of `Step.access` at this step, in a plan as in a run."""
+        return ()
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""

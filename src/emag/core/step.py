@@ -1,8 +1,8 @@
 """One denoising step as rules see it, and the predictions that are made in it."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import torch
 
@@ -18,6 +18,39 @@ UNCOND: Final = "uncond"
 Branches = Mapping[Hashable, torch.Tensor]
 """Predictions of one step by branch: COND, UNCOND (where there is one) and every further branch asked for."""
 
+Score = Callable[[torch.Tensor], torch.Tensor]
+"""How good images are: [batch, 3, height, width] in [0, 1] -> [batch], one number for each alone; higher is better."""
+
+Estimate = Literal["guided", "cond", "uncond"]
+"""Whose clean sample: that of the rules before, which CFG among them combined, or of one clean branch."""
+
+
+class Access(Protocol):
+    """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
+
+    def estimate(self, x: torch.Tensor, of: Estimate) -> torch.Tensor:
+        """The clean sample that is estimated at x [batch, ...], by passes of its own; differentiable in x.
+
+        Raises `Unsupported` where nobody evaluates it.
+        """
+        ...
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples, as the host makes them; differentiable."""
+        ...
+
+    def score(self, name: str) -> Score:
+        """The score of that name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation that a rule asks of `Step.access`. backward: it is differentiated."""
+
+    of: Estimate
+    backward: bool
+
 
 @dataclass(frozen=True)
 class Step:
@@ -28,7 +61,7 @@ class Step:
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
     `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
-    timestep rises by as `time` rises from 0 to 1.
+    timestep rises by as `time` rises from 0 to 1. `access`: for rules that look further; None where no host offers it.
     """
 
     index: int
@@ -45,6 +78,7 @@ class Step:
     seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     fresh: bool = False
     clock: float = 1.0
+    access: Access | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:

@@ -113,6 +113,17 @@ class Passes:
             self.times.change = look
         return forward
 
+    def further(self, call: NetworkCall) -> torch.Tensor:
+        """A clean prediction, [rows, ...] fp32, beside those of the step: it is counted, and nobody watches it."""
+        self._count(call.arguments, self.depth)
+        rows, self.conditions.rows = self.conditions.rows, call.rows
+        try:
+            # nothing resumes from it: a pass with inputs of its own records no streams
+            answer = self._pass(call.forward, call.arguments, self._strengthened(call.rows, WHOLE))
+        finally:
+            self.conditions.rows = rows
+        return answer.prediction(slice(None))
+
     def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
         return self._pass(call.forward, call.arguments, self._strengthened(call.rows, block + 1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, evaluates_null, needed_branches, reads_null, weak_branches
+from ..core import Perturbation, Rule, Step, evaluates_null, needed_branches, reads_null, weak_branches
 from ..maths.predictions import convert, difference_scale
 from ..methods.common.null_branch import NullBranch
 from ..schedules import Schedule
@@ -20,7 +20,8 @@ class Plan:
     depth: blocks of the network. rows: for each evaluation of the host, rows per image of its clean pass (a rule that
     decides from the predictions, such as adaptive guidance, may spare more). host_rows: those without any rule.
     steps: for each evaluation, the further branches it needs (likewise). reads_null: some step reads the unconditional
-    prediction.
+    prediction. looks: for each evaluation, passes of rules that look further, rows per image of each, those that are
+    differentiated first.
     """
 
     depth: int
@@ -28,6 +29,7 @@ class Plan:
     host_rows: int
     steps: tuple[tuple[Perturbation, ...], ...]
     reads_null: bool = True
+    looks: tuple[tuple[int, int], ...] = ()
 
     @property
     def host(self) -> int:
@@ -45,9 +47,19 @@ class Plan:
         return sum(self.cost(branch) for step in self.steps for branch in step)
 
     @property
+    def further(self) -> int:
+        """Block evaluations per image of rules that look further."""
+        return sum(map(sum, self.looks)) * self.depth
+
+    @property
+    def backward(self) -> int:
+        """Blocks per image that a backward pass goes through."""
+        return sum(differentiated for differentiated, _ in self.looks) * self.depth
+
+    @property
     def total(self) -> int:
         """Block evaluations per image."""
-        return self.clean + self.weak
+        return self.clean + self.weak + self.further
 
     def cost(self, branch: Perturbation) -> int:
         """Block evaluations per image of one weak pass."""
@@ -58,7 +70,8 @@ class Plan:
 def departs(rules: Sequence[Rule]) -> bool:
     """True where the network is evaluated otherwise than the host evaluates it: further passes, or rows left out."""
     further = any(not (branch.observes or branch.strong) for branch in weak_branches(rules))
-    return further or any(type(rule).spares_null is not Rule.spares_null or _scheduled(rule) for rule in rules)
+    return further or any(type(rule).spares_null is not Rule.spares_null or rule.looks_further or _scheduled(rule)
+                          for rule in rules)
 
 
 def _scheduled(value: Any) -> bool:
@@ -77,8 +90,15 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     places = trajectory.places()
     both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]
     further = tuple(needed_branches(rules, step, fresh) for step in places)
+    looks = tuple(_looks(rules, step, 2 if null else 1) for step, null in zip(places, both, strict=True))
     return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1, further,
-                any(reads_null(rules, step) for step in places))
+                any(reads_null(rules, step) for step in places), looks)
+
+
+def _looks(rules: Sequence[Rule], step: Step, rows: int) -> tuple[int, int]:
+    """Rows per image of what rules evaluate by themselves at a step of `rows` clean ones: differentiated, and not."""
+    found = [(look.backward, rows if look.of == "guided" else 1) for rule in rules for look in rule.looks(step)]
+    return sum(count for backward, count in found if backward), sum(count for backward, count in found if not backward)
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:

@@ -9,6 +9,7 @@ import torch
 
 from ..core import COND, UNCOND, Branches, Rule, weak_branches
 from ..errors import Busy
+from .access import NetworkEvaluations
 from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
@@ -70,6 +71,7 @@ class Run:
         self.combines = any(rule.kind == "combining" for rule in self.rules)
         self.further = weak_branches(self.rules)
         self._held: Held | None = None
+        self._calls: dict[str, NetworkCall] = {}  # of the clean branches of the step
         self._references: int | None = None  # tokens of reference images behind x_t
 
     def install(self, undo: Undo) -> None:
@@ -126,9 +128,11 @@ class Run:
         held, self._held = self._held, None
         if held is not None and held.result is not None:
             return held.answer.put((ALL, held.result.null))
-        answer = self.passes.clean(self._conditioned(call), self.course.watching(observers=True))
+        call = self._conditioned(call)
+        answer = self.passes.clean(call, self.course.watching(observers=True))
         if held is None:
             return answer
+        self._calls[UNCOND] = call
         self.course.look(self.now.step)
         null = answer.prediction(ALL)
         self.now.check({UNCOND: null})
@@ -179,6 +183,7 @@ class Run:
         answer = self.passes.clean(calls.clean, self.course.watching(), self.course.looking())
         self.course.look(self.now.step)
         rows = calls.clean.rows
+        self._calls = {COND: calls.clean} | ({UNCOND: calls.clean} if rows.uncond is not None else {})
         branches: dict[Hashable, torch.Tensor] = {COND: answer.prediction(rows.cond)}
         if rows.uncond is not None:
             branches[UNCOND] = answer.prediction(rows.uncond)
@@ -190,8 +195,9 @@ class Run:
 
     def _result(self, branches: Branches, answer: Answer) -> StepResult:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
-        after = self.now.with_null(branches)
-        pred = self.now.result(after)
+        now = self.now.seeing(NetworkEvaluations(self.passes, self._calls, self.view), branches)
+        after = now.with_null(branches)
+        pred = now.result(after)
         if pred is not branches[COND]:
             self.now.check_cast(pred, answer.sample.dtype)
         self.now.end()

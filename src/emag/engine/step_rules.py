@@ -1,5 +1,6 @@
 """The rules at work in one step, with their memory: from the branches to the prediction, every result asked to be finite."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,17 +21,22 @@ from ..core import (
     with_null,
 )
 from ..errors import Unsupported
+from .access import Evaluations, RuleAccess
 from .finite import Finite
 
 
 @dataclass(frozen=True)
 class StepRules:
-    """The rules at work in one step. states: the memory of each, which lasts as long as the run."""
+    """The rules at work in one step. states: the memory of each, which lasts as long as the run. host: what it gives those
+    that look further; begun, evaluated: what the rules had kept as the step began, and the clean branches of the step."""
 
     step: Step
     rules: Sequence[Rule]
     states: Sequence[dict[str, Any]]
     finite: Finite
+    host: Evaluations | None = None
+    begun: Sequence[dict[str, Any]] = ()
+    evaluated: Sequence[str] = ()
 
     @property
     def place(self) -> str:
@@ -56,6 +62,13 @@ class StepRules:
             what = names.get(name) or f"the prediction of the weak branch of {self._owner(name)}"
             self.finite.ask(f"{self.place}: {what}", "network" if name in names else "rule", branches[name])
 
+    def seeing(self, host: Evaluations, branches: Branches) -> "StepRules":
+        """The same for a step whose clean branches are evaluated, with what `host` gives rules that look further."""
+        if not any(rule.looks_further for rule in self.rules):
+            return self
+        begun = copy.deepcopy(list(self.states))
+        return replace(self, host=host, begun=begun, evaluated=[name for name in (COND, UNCOND) if name in branches])
+
     def with_null(self, branches: Branches) -> Branches:
         """The branches, UNCOND given or rewritten by the rules that do so, in order."""
         for rule, state in zip(self.rules, self.states, strict=True):
@@ -68,13 +81,20 @@ class StepRules:
     def result(self, branches: Branches) -> torch.Tensor:
         """The prediction that the rules make of the branches, [batch, ...] fp32."""
         pred = branches[COND]
-        for rule, state in zip(self.rules, self.states, strict=True):
+        for at, (rule, state) in enumerate(zip(self.rules, self.states, strict=True)):
             # one rule at a time, so that the first one to give what is not finite is known by name
-            new = combine([rule], pred, branches, self.step, [state])
+            new = combine([rule], pred, branches, self._step_of(at), [state])
             if new is not pred:
                 self._ask(f"the result of {rule.name}", new)
             pred = new
         return pred
+
+    def _step_of(self, at: int) -> Step:
+        """The step as the rule number `at` sees it."""
+        if self.host is None or not self.rules[at].looks_further:
+            return self.step
+        access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, self.evaluated)
+        return replace(self.step, access=access)
 
     def check_cast(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:
         """Ask whether the result still is finite in the dtype of the host."""

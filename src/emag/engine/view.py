@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from ..core import Rows
+import torch
+
+from ..core import Rows, Score, Step
 from .arguments import Arguments
 from .trajectory import Trajectory
 
@@ -29,6 +31,14 @@ class Extras(Protocol):
 
     def model(self, name: str) -> Callable[..., Any]:
         """Another network that can be called with the same arguments."""
+        ...
+
+    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
+        ...
+
+    def score(self, name: str) -> Score:
+        """A score of images by its name."""
         ...
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import Rule, check_finite, weak_branches
+from ..core import LATE, Rule, check_finite, weak_branches
 from ..engine.foreign import cache
 from ..engine.network import Network
 from ..engine.plan import departs, plan, unfed
@@ -119,10 +119,21 @@ def check_order(rules: Sequence[Rule]) -> None:
     if len(combining) > 1:
         raise BadValue(f"{' and '.join(combining)} both combine the conditional with the unconditional prediction; keep one")
     _check_nulls([rule for rule in rules if rule.kind == "null"])
-    kinds = [rule.kind for rule in rules]
-    if "after" in kinds and "combining" in kinds[kinds.index("after"):]:
-        late = rules[kinds.index("after")].name
-        raise BadValue(f"{late} works on the combined prediction: name {combining[0]} before it")
+    late = next((at for at, rule in enumerate(rules) if rule.kind in LATE), len(rules))
+    if any(rule.kind == "combining" for rule in rules[late:]):
+        raise BadValue(f"{rules[late].name} works on the combined prediction: name {combining[0]} before it")
+    _check_looks(rules)
+
+
+def _check_looks(rules: Sequence[Rule]) -> None:
+    """A guided estimate elsewhere is made of the clean branches there, not of weak ones."""
+    for at, rule in enumerate(rules):
+        asked = any(look.of == "guided" for step in Trajectory.even(28).places() for look in rule.looks(step))
+        weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)), None)
+        if asked and weak:
+            raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
+                              f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="
+                              "false, recur=1)")
 
 
 def _check_nulls(rules: Sequence[Rule]) -> None:
@@ -172,7 +183,7 @@ def _way_out(host: Host) -> str:
 def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
     """What rules need that goes with a combining rule, or with unconditional rows, where there is none."""
     guides = host.guides(arguments)
-    after = next((rule.name for rule in rules if rule.kind == "after"), None)
+    after = next((rule.name for rule in rules if rule.kind in LATE), None)
     if after and guides and host.scale is not None:
         raise BadValue(f"{after} works on the combined prediction, and here the pipeline combines: name a combining rule "
                        f"before it, e.g. cfg={arguments[host.scale] + 1 - host.off:g}")

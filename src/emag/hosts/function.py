@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Step, evaluates_null, needed_branches
+from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Score, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
 from ..engine.network import read_network
 from ..engine.plan import Plan, check_spaces
 from ..engine.step_rules import StepRules
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
+from ..maths.energies import ordinary
 from ..maths.predictions import SPACES, Space
 from ..maths.streams import Streams
 from ..maths.vectors import widened
@@ -22,8 +23,10 @@ from ..samplers.path import Path
 from .defaults import resolve, resolved
 from .described import Described, find
 from .function_checks import check_given, check_types
+from .given import scores_of
 from .network_function import InsideNetwork
 from .outside import Outside
+from .sights import Decode, Elsewhere, Sights, itself
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
@@ -32,7 +35,8 @@ Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], prediction: Space = "flow",
            conditions: Mapping[str, Any] | None = None, time: Callable[[float, float], float] | None = None,
            masks: Mapping[str, torch.Tensor] | None = None, grid: tuple[int, int, int] | None = None,
-           backbone: Described | None = None) -> "Function":
+           backbone: Described | None = None, scores: Mapping[str, Score] | None = None,
+           decode: Decode | None = None) -> "Function":
     """`denoiser` under `rules`: call the result as `model(x, i)` for the guided prediction at level i of the path.
 
     path: the N + 1 noise levels of the run, a `Path`, or falling sigmas of a straight (flow) path. prediction: the space of
@@ -40,7 +44,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     "uncond" where a rule combines, and whatever other names the rules use. time: (alpha, sigma) -> its second argument; None
     passes sigma. masks, grid: see `emag.guide` and `Step`. backbone: the network the denoiser calls, for rules that look
     into it: a module of a known class, (module, `Backbone` entry) for another, or, where the denoiser is a module itself,
-    the entry or the class name of one part. Each call of the denoiser must call it once, for one condition.
+    the entry or the class name of one part. Each call of the denoiser must call it once, for one condition. scores: those
+    that rules name. decode: x0 [batch, ...] -> what scores are given; None gives them x0 itself.
 
     One object serves one batch at a time; a call at level 0, or at a noisier level than the one before, starts a new run.
     Raises `BadValue` and `Unsupported` for what cannot work, before any evaluation.
@@ -60,8 +65,9 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     trajectory = _trajectory(levels, prediction)
     check_given(active, given, trajectory, inside=found is not None)
     check_spaces(active, trajectory)
+    sight = Sights(scores_of(active, dict(scores or {})), decode or itself)
     network = InsideNetwork(*found, active, trajectory, grid) if found else Outside()
-    return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network)
+    return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network, sight)
 
 
 class Function:
@@ -70,10 +76,10 @@ class Function:
 
     def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, trajectory: Trajectory,
                  conditions: dict[str, Any], time: Callable[[float, float], float], masks: dict[str, torch.Tensor],
-                 grid: tuple[int, int, int] | None, network: Outside):
+                 grid: tuple[int, int, int] | None, network: Outside, sights: Sights):
         self.denoiser, self.rules, self.path, self.trajectory = denoiser, rules, path, trajectory
         self.conditions, self.time, self.masks, self.grid, self.network = conditions, time, masks, grid, network
-        self.space = trajectory.space
+        self.space, self.sights = trajectory.space, sights
         self.combines = any(rule.kind == "combining" for rule in rules)
         self.wanted: tuple[str, ...] = ()
         self.evaluations = self.beside = 0
@@ -112,6 +118,7 @@ class Function:
         rules.check_input()
         branches = self.network.step(step, partial(self._branches, x, step))
         rules.check(branches)
+        rules = rules.seeing(Elsewhere(step, self.sights, self._elsewhere), branches)
         self.latest = dict(rules.with_null(branches))
         prediction = rules.result(self.latest)
         rules.check_cast(prediction, x.dtype)
@@ -201,12 +208,16 @@ class Function:
         return UNCOND in self.conditions and (self.combines or any(rule.reads_null(step) for rule in self.rules))
 
     def _evaluate(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
-        condition = self.conditions[name]
+        condition = ordinary(self.conditions[name]) if torch.is_grad_enabled() else self.conditions[name]
         changing = [rule for rule in self.rules if rule.kind == "condition"]
         if changing:
             condition = _changed(changing, condition, replace(step, branch=UNCOND if name == UNCOND else COND))
         pred = self._call(x, step.alpha, step.sigma, condition)
         return widened(pred)
+
+    def _elsewhere(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
+        """A clean prediction beside those of the step; differentiable in x, in x's dtype."""
+        return self.network.elsewhere(partial(self._evaluate, x, step, name), step, name == UNCOND)
 
     def _call(self, x: torch.Tensor, alpha: float, sigma: float, condition: Any) -> torch.Tensor:
         self.evaluations += 1

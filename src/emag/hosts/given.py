@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from ..core import Rule, weak_branches
+from ..core import Rule, Score, weak_branches
 from ..engine.network import Network
 from ..errors import BadValue, EmagError, Unsupported
 from ..families import Host
 from ..families.records import Tensors
 from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
+from ..scores import named
 from .companions import COMPANIONS, UNBATCHED, whole_text
 from .second import asked
 
@@ -29,13 +30,14 @@ class Given:
     conditions: dict[str, Condition] = field(default_factory=dict)
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
     models: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     per_row: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
 
     @property
     def handed(self) -> tuple[str, ...]:
         """Names of what no record can hold."""
-        return (*self.masks, *self.models, *self.per_row, *self.shared)
+        return (*self.masks, *self.models, *self.scores, *self.per_row, *self.shared)
 
     def encoded(self, rules: Sequence[Rule], host: Host, pipe: Any, network: Network,
                 arguments: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
@@ -53,7 +55,8 @@ class Given:
         return found
 
     def check_names(self, rules: Sequence[Rule]) -> None:
-        """Raise `BadValue` for a mask, condition or model that a rule names and the user did not give."""
+        """Raise `BadValue` for a mask, condition, model or score that a rule names and the user did not give."""
+        scores_of(rules, self.scores)
         absent = [name for rule in rules for name in getattr(rule, "masks", ()) if name not in self.masks]
         if absent:
             raise BadValue(not_given(absent[0]))
@@ -82,6 +85,15 @@ class Given:
             return name.removeprefix(PROMPT)
         raise BadValue(f"a rule names the condition {name!r}, which was not given: say emag.guide(..., conditions="
                        f"{{{name!r}: 'a prompt'}}), or name it 'prompt:a prompt' in the rule")
+
+
+def scores_of(rules: Sequence[Rule], given: Mapping[str, Score]) -> dict[str, Score]:
+    """The scores that `rules` name: those given, and those that a name says in full. Raises `BadValue` for others."""
+    wanted = [getattr(rule, "score", None) for rule in rules if rule.kind == "energy"]
+    if None in wanted:
+        raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
+                       "colour:0.9:0.1:0.1")
+    return {name: given.get(name) or named(name) for name in wanted if isinstance(name, str)}
 
 
 def _by_name(other: Callable[..., Any], network: Network) -> Callable[..., Any]:

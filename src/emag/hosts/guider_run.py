@@ -23,9 +23,10 @@ from ..engine.view import CallKind
 from ..errors import BadValue
 from ..families import Host
 from .checks import check_pipeline_call, check_rules
+from .decoding import check_decoder
 from .defaults import models_of, resolved
 from .first_order import check_sampler
-from .given import Given
+from .given import Given, scores_of
 from .lookup import denoisers
 from .pipeline_view import PipelineView
 
@@ -136,9 +137,12 @@ class GuiderRun:
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check_rules(rules, networks)
         check_pipeline_call(rules, host, networks, {})
+        if any(rule.looks_further for rule in rules):
+            check_decoder(pipe)
         check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
-        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, host, pipe, networks[0]))
+        view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, host, pipe, networks[0]),
+                          scores_of(rules, self.given.scores))
         branches, made = weak_branches(rules), self._blocks
         self._blocks = {one.module: blocks_of(one, branches, made.get(one.module)) for one in networks}
         first, *others = self._blocks.values()

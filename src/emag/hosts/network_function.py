@@ -81,7 +81,16 @@ class InsideNetwork(Outside):
     def step(self, step: Step, evaluate: Callable[[], Made]) -> Made:
         """Taps are in the network around the evaluations of one step, and not after it."""
         self._fresh, self._x = True, step.x
+        return self._tapped(evaluate)
 
+    def elsewhere(self, evaluate: Evaluate, step: Step, null: bool) -> torch.Tensor:
+        def make(call: NetworkCall) -> None:
+            rows = Rows.all_uncond(call.rows.total) if null else call.rows
+            self.passes.further(replace(call, rows=rows))
+
+        return self._tapped(lambda: self._through(evaluate, step, make))
+
+    def _tapped(self, evaluate: Callable[[], Made]) -> Made:
         def tapped(undo: Undo) -> Made:
             hold(unwrapped(self.module), "emag.guided", undo)
             undo.callback(self.blocks.clear)

@@ -30,6 +30,10 @@ class Outside:
         """A clean prediction, by one call of `evaluate`. null: it is the unconditional one."""
         return evaluate()
 
+    def elsewhere(self, evaluate: Evaluate, step: Step, null: bool) -> torch.Tensor:
+        """A clean prediction beside those of the step, which are made. null: it is the unconditional one."""
+        return evaluate()
+
     def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
         """The prediction of a further branch; `cond` is the clean one, None where that comes later."""
         return evaluate()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import Rule, weak_branches
+from ..core import Rule, Score, weak_branches
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
 from ..engine.network import Network, read_network
@@ -18,9 +18,10 @@ from ..errors import BadValue, Busy, Unsupported
 from ..samplers.base import Corrector
 from .block import WithBlock, check_free
 from .checks import check_pipeline_call, check_rules
+from .decoding import check_decoder
 from .defaults import models_of, resolved
 from .first_order import check_sampler
-from .given import Condition, Given
+from .given import Condition, Given, scores_of
 from .lookup import denoisers, host_of
 from .own_guider import with_scale
 from .pipeline_view import PipelineView
@@ -47,6 +48,8 @@ class Guided(WithBlock):
         self.active = tuple(rule for rule in self.resolved if not rule.neutral)
         check_rules(self.active, networks)
         given.check_names(self.active)
+        if any(rule.looks_further for rule in self.active):
+            check_decoder(pipe)
         super().__init__(pipe)
 
     def __str__(self) -> str:
@@ -99,7 +102,7 @@ class Guided(WithBlock):
         check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         others = self.given.networks(self.active, self.host, pipe, networks[0], arguments)
-        view = PipelineView(self.host, pipe, arguments, conditions, others)
+        view = PipelineView(self.host, pipe, arguments, conditions, others, scores_of(self.active, self.given.scores))
 
         def guided(undo: Undo) -> Any:
             for network in networks:
@@ -145,8 +148,8 @@ class Guided(WithBlock):
 
 def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = None,
           masks: Mapping[str, torch.Tensor] | None = None,
-          models: Mapping[str, Callable[..., Any]] | None = None, per_row: tuple[str, ...] = (),
-          shared: tuple[str, ...] = ()) -> Guided:
+          models: Mapping[str, Callable[..., Any]] | None = None, scores: Mapping[str, Score] | None = None,
+          per_row: tuple[str, ...] = (), shared: tuple[str, ...] = ()) -> Guided:
     """Run the calls of a diffusers pipeline under `rules`, in order, while a `with` block lasts.
 
     If no rule combines (CFG, APG, ...), the pipeline's own guidance does, and its scale keeps working. Returns a handle,
@@ -154,7 +157,8 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
     nothing, and says so. Only this object is guided: copies of it made inside the block are plain. `conditions`: further
     conditions that rules name, each a prompt, one prompt per image, or the network's arguments as tensors. `masks`: masks
     that rules name, [(frames,) height, width] or with a batch dimension before, of any resolution. `models`: further
-    networks that rules name, called as the pipeline's own, or functions, which get its arguments by name. `per_row`,
+    networks that rules name, called as the pipeline's own, or functions, which get its arguments by name. `scores`:
+    functions of images [batch, 3, height, width] in [0, 1] that rules name, which give one number for each. `per_row`,
     `shared`: names of extra attention arguments that have one entry per batch row, or none. Raises `Unsupported`,
     `BadValue` and `Busy`, at once or at a call of the pipeline before its network is, `NotFinite` at a prediction that is
     not finite, and `NoEffect` after a run in which a weak branch changed nothing.
@@ -166,7 +170,8 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
                               "corrector)")
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.EMAG(1.5), got {rule!r}")
-    return Guided(pipe, rules, Given(dict(conditions or {}), dict(masks or {}), dict(models or {}), per_row, shared))
+    return Guided(pipe, rules, Given(dict(conditions or {}), dict(masks or {}), dict(models or {}), dict(scores or {}),
+                               per_row, shared))
 
 
 def _evaluated(run: Run, forward: Callable[..., Any], blocks: Blocks) -> Callable[..., Any]:

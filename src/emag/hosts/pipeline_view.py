@@ -1,27 +1,29 @@
 """What a run asks of a diffusers pipeline: the kind and the rows of its network calls, and the path of its scheduler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..core import Rows
+from ..core import Rows, Score, Step
 from ..engine.arguments import Arguments
 from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory
 from ..engine.undo import Undo, patch
 from ..engine.view import CallKind
 from ..families import Host
+from .decoding import decode
 
 
 class PipelineView:
     """What a run asks of a pipeline: the kind and rows of its network calls, by its table entry."""
 
     def __init__(self, host: Host, pipe: Any, arguments: dict[str, Any], conditions: dict[str, dict[str, Any]],
-                 models: dict[str, Any]):
+                 models: dict[str, Any], scores: Mapping[str, Score] | None = None):
         self.host, self.pipe, self.arguments, self.conditions, self.models = host, pipe, arguments, conditions, models
+        self.scores = scores or {}
         self.uncond = host.guides(arguments)
         self.tag: str | None = None
         self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
@@ -73,6 +75,12 @@ class PipelineView:
 
     def model(self, name: str) -> Callable[..., Any]:
         return self.models[name]
+
+    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        return decode(self.pipe, x0, step)
+
+    def score(self, name: str) -> Score:
+        return self.scores[name]
 
     def install(self, network: Network, undo: Undo) -> None:
         """Where the host tags its calls, learn the tag."""

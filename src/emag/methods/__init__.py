@@ -44,6 +44,7 @@ from .condition.cads import CADS
 from .condition.phase_negative import PhaseNegative
 from .emag.in_null import EMAGNull
 from .emag.rule import EMAG
+from .energy.rule import Energy
 from .null.ag import AG
 from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
@@ -95,6 +96,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
+    Energy,
 )}
 
 

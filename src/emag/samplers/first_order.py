@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 from ..core import Rule
@@ -12,8 +13,9 @@ from .base import Solver
 
 def needy(rules: Sequence[Rule]) -> str | None:
     """The first such rule with its scale, in words; None where there is none."""
+    own = (f"{rule.name} with these settings" for rule in rules if rule.first_order)
     found = (f"{rule.name} at the scale {one.name}" for rule in rules for one in schedules_of(rule) if one.first_order)
-    return next(found, None)
+    return next(chain(own, found), None)
 
 
 def schedules_of(value: Any) -> Iterator[Schedule]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ...core import Perturbation, Rule
+from ...core import LATE, Perturbation, Rule
 from ...engine.network import Network
 from ...errors import BadValue, Unsupported
 from ...families.comfy import ComfyNetwork
@@ -34,6 +34,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     """Refuse what this host cannot give."""
     network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
     network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
+    if rule.looks_further:
+        raise Unsupported(f"{rule.name} differentiates a score of the decoded image, and ComfyUI's sampler shows no "
+                          "decoder: use emag.guide around a diffusers pipeline")
     if rule.kind == "condition" and not entry.condition:
         raise Unsupported(f"{rule.name} changes the condition's tensors, and {entry.family} has several texts: leave it out")
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
@@ -97,7 +100,7 @@ def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> 
     if combiner and not uncond:
         raise BadValue(f"{combiner} combines the positive with a negative condition, and this guider has no negative one: "
                        "use a KSampler or a CFGGuider")
-    after = next((rule.name for rule in rules if rule.kind == "after"), None)
+    after = next((rule.name for rule in rules if rule.kind in LATE), None)
     if after and not combiner:
         raise BadValue(f"{after} works on the combined prediction, and here ComfyUI combines: name a combining rule before "
                        "it, e.g. cfg=4.5")

@@ -15,7 +15,7 @@ from ..draw.columns import Column
 from ..draw.showcase import OTHER, columns
 from .finding import Finding
 
-KINDS = ("condition", "weak", "null", "attention", "combining", "after")
+KINDS = ("condition", "weak", "null", "attention", "combining", "after", "energy")
 """Kinds of methods that act on a pipeline: schedules and samplers do not depend on it."""
 
 SECOND = ("autoguidance: autoguidance=2", "sine: sine=0.7,source=cond", "domain: domain", "priors: priors",

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "nag": "nag cfg=1",
     "o-nag": "o-nag cfg=1",
     "vsf": "vsf cfg=1",
+    "energy": "cfg energy=colour:0.9:0.1:0.1,strength=20",
     "constant": None,  # the same as a plain number
     "cfg": None,  # the pipeline's own
 }
@@ -53,7 +54,7 @@ SKIPPED = {
 """Methods that need what no default can name, and what that is."""
 
 FORMS = {"condition": "{}", "attention": "{}", "weak": "{}", "null": "{}", "combining": "{}", "after": "cfg {}",
-         "schedule": "cfg={}", "corrector": "cfg {}", "solver": "cfg {}"}
+         "energy": "cfg {}", "schedule": "cfg={}", "corrector": "cfg {}", "solver": "cfg {}"}
 
 
 def columns(kinds: Sequence[str] = tuple(FORMS)) -> list[Column]:

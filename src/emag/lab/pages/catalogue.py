@@ -19,6 +19,7 @@ KINDS = {
     "null": "Unconditional branch: give it, spare it or rewrite it; whatever combines sees the new one",
     "combining": "Combining rules: join the conditional and the unconditional prediction, instead of the pipeline's CFG",
     "after": "After combining: work on the combined prediction",
+    "energy": "Energies: move the combined prediction to where a score of the image is higher",
     "schedule": "Schedules: usable as the scale of any rule",
     "corrector": "Correctors: move x between two steps of our own loop (`emag.sample`, `emag generate`); what they evaluate "
                  "themselves are clean branches, where rules neither act nor learn",

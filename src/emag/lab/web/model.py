@@ -23,7 +23,7 @@ from ..draw.showcase import SKIPPED, columns
 from .stack import text_of
 
 USUAL_STEPS = 28
-KINDS = ("condition", "attention", "weak", "null", "combining", "after")
+KINDS = ("condition", "attention", "weak", "null", "combining", "after", "energy")
 
 
 @dataclass

@@ -101,12 +101,12 @@ def to_plain(value: Any) -> Any:
     """A parameter's value as JSON-ready data. Raises `BadValue` for a function, which is none."""
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
+    if callable(value):
+        raise BadValue(f"{getattr(value, '__name__', type(value).__name__)!r} is a function, which a recipe cannot hold")
     if is_dataclass(value) and not isinstance(value, type):
         held = {f.name: to_plain(getattr(value, f.name)) for f in fields(value)
                 if not isinstance(value, Schedule) or getattr(value, f.name) != f.default}
         return {"schedule": value.name, **held} if isinstance(value, Schedule) else held
-    if callable(value):
-        raise BadValue(f"{getattr(value, '__name__', value)!r} is a function, which a recipe cannot hold")
     return value
 
 
@@ -202,6 +202,8 @@ def type_name(hint: Any) -> str:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return {int: "list of block numbers", float: "list of numbers", str: "list of names"}.get(get_args(kind)[0], "list")
+    if get_origin(kind) is Callable:
+        return "function"
     if get_origin(kind) is Literal:
         return NAMES[type(get_args(kind)[0])]
     return NAMES.get(kind) or f"set of {kind.__name__.lower()} values"

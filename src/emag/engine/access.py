@@ -1,0 +1,92 @@
+"""What a rule that looks further may ask in a step: clean samples elsewhere, images of them, scores by name."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from ..core import COND, UNCOND, Branches, Estimate, Rows, Rule, Score, States, Step, combine, with_null
+from ..errors import Unsupported
+from ..maths.energies import ordinary
+from ..maths.predictions import to_x0
+from .passes import NetworkCall, Passes
+
+
+class Sight(Protocol):
+    """What a host gives a run for rules that look further."""
+
+    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
+        ...
+
+    def score(self, name: str) -> Score:
+        """The score of that name."""
+        ...
+
+
+class Evaluations(Sight, Protocol):
+    """The same, and the clean predictions of the step at another x."""
+
+    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
+        """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x."""
+        ...
+
+
+@dataclass(frozen=True)
+class RuleAccess:
+    """`Access` for one rule of a step. before: the rules before it; states: what all rules kept as the step began; names:
+    the clean branches that the step evaluates."""
+
+    host: Evaluations
+    step: Step
+    before: Sequence[Rule]
+    rules: Sequence[Rule]
+    states: States
+    names: Sequence[str]
+
+    def estimate(self, x: torch.Tensor, of: Estimate) -> torch.Tensor:
+        """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
+        if of != "guided" and of not in self.names:
+            raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
+        predicted = self._guided(x) if of == "guided" else self.host.branches(x, (of,))[of]
+        return to_x0(predicted, x, self.step.alpha, self.step.sigma, self.step.space)
+
+    def _guided(self, x: torch.Tensor) -> torch.Tensor:
+        at, states = replace(self.step, x=x), copy.deepcopy(list(self.states))
+        branches = with_null(self.rules, self.host.branches(x, self.names), at, states)
+        return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        return self.host.decode(x0, self.step)
+
+    def score(self, name: str) -> Score:
+        return self.host.score(name)
+
+
+@dataclass(frozen=True)
+class NetworkEvaluations:
+    """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch."""
+
+    passes: Passes
+    calls: Mapping[str, NetworkCall]
+    sight: Sight
+
+    def branches(self, x: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return {name: self._branch(x, name) for name in names}
+
+    def _branch(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        call = self.calls[name]
+        part = call.arguments.rows(call.rows.cond if name == COND else call.rows.uncond or slice(None))
+        network = part.network
+        whole = network.with_latents(part.sample, x.to(part.sample.dtype))
+        moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
+        rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
+        return self.passes.further(NetworkCall(call.forward, moved, rows))
+
+    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        return self.sight.decode(x0, step)
+
+    def score(self, name: str) -> Any:
+        return self.sight.score(name)

@@ -1,0 +1,48 @@
+"""Clean samples as images: what a pipeline's VAE makes of them at the end of a call, with gradients."""
+
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..maths.energies import ordinary
+from ..maths.layout import OnGrid, unpack
+
+CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "PixelVAE", "PatchAutoencoder")
+"""Autoencoders of single images that record gradients; their latents are scaled as the configuration says."""
+
+
+def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None) -> torch.Tensor:
+    """Images [batch, 3, height, width] in [0, 1] of clean latents [batch, ...], as `pipe` makes them of its last ones.
+
+    step: tells the grid of latents that are a sequence of patches. Raises `Unsupported` where the pipeline has no such
+    autoencoder.
+    """
+    check_decoder(pipe)
+    latents = x0 if step is None else unpack(x0, step)
+    if latents.ndim != 4:
+        raise Unsupported(f"{type(pipe).__name__} makes latents with {latents.ndim - 2} dimensions beside the channels, and "
+                          "scores are of single images: write a loop with emag.guided(..., decode=...)")
+    scaled = unscaled(pipe.vae, latents).to(next(pipe.vae.parameters()).dtype)
+    pixels = pipe.vae.decode(ordinary(scaled), return_dict=False)[0]
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def check_decoder(pipe: Any) -> None:
+    """Raise `Unsupported` for a pipeline whose autoencoder is not known to decode with gradients."""
+    vae = getattr(pipe, "vae", None)
+    if type(vae).__name__ not in CLASSES:
+        found = "it has no VAE" if vae is None else f"its VAE is {type(vae).__name__}"
+        raise Unsupported(f"a score sees decoded images, and emag does not know how {type(pipe).__name__} decodes with "
+                          f"gradients ({found}; known are {', '.join(CLASSES)}): use emag.guided(..., decode=...) around a "
+                          "function")
+
+
+def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents [batch, channels, height, width] as the autoencoder takes them; networks work on such of unit variance."""
+    scale = getattr(vae.config, "scaling_factor", None) or 1.0
+    mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is not None and std is not None:  # by channel, as in some SDXL models
+        spread, middle = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (std, mean))
+        return latents * spread / scale + middle
+    return latents / scale + (getattr(vae.config, "shift_factor", None) or 0.0)

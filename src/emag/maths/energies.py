@@ -1,0 +1,120 @@
+r"""The maths of energy guidance: gradients of a score, one per sample, and what they make of a step.
+
+With $x = \alpha x_0 + \sigma \epsilon$ here and $\alpha', \sigma'$ at the level that comes next.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from ..errors import BadValue, Unsupported
+from .vectors import capped, divided, norm, per_sample
+
+Normalise = Literal["none", "norm", "rms", "score", "root"]
+"""What a gradient is divided by, per sample: nothing; its norm; its root mean square; |score|; the root of |score|."""
+Shape = Literal["constant", "increase", "decrease"]
+"""How a strength runs over the steps; its mean over them is 1."""
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Gradients are recorded inside, whatever surrounds it: a host's `no_grad` or `inference_mode`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def ordinary(values: Any) -> Any:
+    """`values`, their inference tensors copied: autograd refuses to keep those for a backward pass."""
+    return tree_map_only(torch.Tensor, lambda t: t.clone() if t.is_inference() else t, values)
+
+
+def slope(at: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`value(at)` [batch] and its gradient in `at` [batch, ...]; None where it does not depend on it.
+
+    Each number belongs to one sample, so the gradient of their sum holds every sample's own.
+    """
+    with recording():
+        try:
+            return _slope(ordinary(at).detach().clone().requires_grad_(), value)
+        except RuntimeError as error:
+            if "nference tensor" not in str(error):
+                raise
+            raise Unsupported("weights or buffers were made under torch.inference_mode, and no gradient passes them: load the "
+                              "model outside of it") from error
+
+
+def _slope(leaf: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    found = value(leaf)
+    if not found.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(found.sum(), leaf, allow_unused=True)
+    return None if gradient is None else (found.detach(), gradient.detach())
+
+
+def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, clip: float) -> torch.Tensor:
+    """`gradient` [batch, ...] divided as `normalise` says, then scaled down to the norm `clip` where it is longer; 0 leaves it.
+
+    Per sample, so that no image depends on its batch mates. A gradient of 0 stays 0.
+    """
+    size = score.abs().to(gradient)
+    if normalise == "norm":
+        gradient = divided(gradient, norm(gradient))
+    elif normalise == "rms":
+        gradient = divided(gradient, norm(gradient) / gradient[0].numel() ** 0.5)
+    elif normalise == "score":
+        gradient = divided(gradient, per_sample(size, gradient))
+    elif normalise == "root":
+        gradient = divided(gradient, per_sample(size.sqrt(), gradient))
+    return capped(gradient, clip)
+
+
+def smoothed(scores: torch.Tensor) -> torch.Tensor:
+    """log mean exp over draws: log scores [draws, batch] of noisy copies -> [batch] (LGD's Monte Carlo estimate)."""
+    return scores[0] if len(scores) == 1 else scores.logsumexp(0) - math.log(len(scores))
+
+
+def shape_of(kind: Shape, levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:
+    """N c_t / sum c over the N steps between `levels`, (alpha, sigma) from the noisiest to the end.
+
+    c_t is a_t = (alpha_t / alpha_(t-1))^2 where it increases, 1 - a_t where it decreases, and 1 where it is constant.
+    """
+    if kind == "constant":
+        return (1.0,) * (len(levels) - 1)
+    ratios = [(here[0] / after[0]) ** 2 for here, after in zip(levels, levels[1:])]
+    found = ratios if kind == "increase" else [1 - ratio for ratio in ratios]
+    total = sum(found)
+    if not total > 0:
+        raise BadValue(f"the schedule {kind!r} has no value on a path whose alpha does not change: use 'constant'")
+    return tuple(len(found) * one / total for one in found)
+
+
+def reach(here: tuple[float, float], after: tuple[float, float]) -> float:
+    """By how much x' of a first-order step moves with x0 while x stays: alpha' - sigma' alpha / sigma.
+
+    x' = alpha' x0 + sigma' epsilon with epsilon = (x - alpha x0) / sigma, so dx' / dx0 is this.
+    """
+    return after[0] - after[1] * here[0] / here[1]
+
+
+def stepped(x: torch.Tensor, x0: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
+    """x' [batch, ...] of the first-order deterministic step (DDIM with eta 0, Euler) from x along x0."""
+    return reach(here, after) * x0 + after[1] / here[1] * x
+
+
+def towards(target: torch.Tensor, x: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
+    """The x0 along which that step takes x to `target`: the inverse of `stepped`."""
+    return (target - after[1] / here[1] * x) / reach(here, after)
+
+
+def renoised(x: torch.Tensor, noise: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
+    """x' at the level `after` taken back to the level `here`: (alpha / alpha') x' + the noise that is missing.
+
+    Its variance is sigma^2 - (alpha / alpha')^2 sigma'^2, so that the level's own is kept: for alpha^2 + sigma^2 = 1 that is
+    1 - a_t, a_t = (alpha / alpha')^2.
+    """
+    ratio = here[0] / after[0]
+    return ratio * x + math.sqrt(max(here[1] ** 2 - (ratio * after[1]) ** 2, 0.0)) * noise

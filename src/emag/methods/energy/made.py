@@ -1,0 +1,48 @@
+"""A step as energy guidance wants it made, and the estimate of the clean sample that makes a sampler do so."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from ...core import Step
+from ...maths.energies import reach, stepped, towards
+
+Where = Literal["x0", "x_t", "next"]
+"""What is moved: the estimate of the clean sample, the sample itself, or the sample of the next level."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step as it is to be made: from x along x0 to the next level, and there by `shift` further. All [batch, ...]."""
+
+    x: torch.Tensor
+    x0: torch.Tensor
+    shift: torch.Tensor | None = None
+
+    def reached(self, step: Step) -> torch.Tensor:
+        """The sample of the next level."""
+        target = stepped(self.x, self.x0, (step.alpha, step.sigma), step.next)
+        return target if self.shift is None else target + self.shift
+
+    def told(self, step: Step) -> torch.Tensor:
+        """The x0 along which a first-order step from the step's own x_t reaches the same sample."""
+        if self.x is not step.x:
+            return towards(self.reached(step), step.x, (step.alpha, step.sigma), step.next)
+        return self.x0 if self.shift is None else self.x0 + self.shift / reach((step.alpha, step.sigma), step.next)
+
+
+def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.Tensor | None, step: Step) -> Made:
+    """The step with its moves put where they belong; None is no move.
+
+    pull: strength times the gradient through the network, in x_t. climbed: a move of x0. Both [batch, ...].
+    """
+    alpha, sigma = step.alpha, step.sigma
+    if where == "x0":
+        # the score of p(x_t) moves by `pull`, and by Tweedie x0 = (x + sigma^2 score) / alpha
+        x0 = made.x0 if climbed is None else made.x0 + climbed
+        return replace(made, x0=x0 if pull is None else x0 + sigma**2 / alpha * pull)
+    # under the noise that it had, x' moves alpha' / alpha times as far as x_t; and alpha' times as far as x0
+    along = step.next[0] / alpha if where == "x_t" and pull is not None else 1.0
+    moves = [factor * move for factor, move in ((step.next[0], climbed), (along, pull)) if move is not None]
+    return replace(made, shift=sum(moves[1:], moves[0])) if moves else made

@@ -1,0 +1,226 @@
+"""Energy guidance: towards images that a score prefers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core import Branches, Estimate, Look, Rule, RunStart, Score, Step
+from ...errors import BadValue, NoEffect, Unsupported
+from ...maths.energies import Normalise, Shape, renoised, shape_of
+from ...near import choices
+from .made import Made, Where, placed
+from .presets import PRESETS
+from .slopes import Slopes
+
+@dataclass(frozen=True)
+class Energy(Rule):
+    """Energy guidance: move the sample to where a score of the decoded image is higher, by its gradient.
+
+    A score is a function of images [batch, 3, height, width] in [0, 1] that gives one number for each, higher is better:
+    a classifier's log probability, minus a distance, a reward. G is its gradient, per sample, at the estimate x0 of the clean
+    sample. Through the network G is that of x_t, one more forward and a backward pass; otherwise it is that of x0 alone,
+    and the network is not differentiated. Both in one are the training-free guidance of which DPS, LGD, FreeDoM, UGD and
+    MPGD are settings (`Energy.preset`). Rules before it, CFG among them, make the estimate it works on: name it last.
+
+    Where "next" or "x_t" is moved, or the step is repeated, it is exact for first-order deterministic samplers (DDIM with
+    eta 0, Euler), and others are refused. Published runs of TFG add noise (eta 1); these do not. A step from pure noise
+    is left alone where the formula divides by alpha. Each step waits for the device, to look at the scores.
+
+    Args:
+        score: a function, or the name of a score: "classifier:frog", "colour:0.9:0.1:0.1", "edges:0.2", or one given by
+            emag.guide(..., scores={...}).
+        strength: rho, what G is multiplied by, of any sign; 0 is off. Its unit is that of `where` over that of the score,
+            so there is no default for all scores: 1 is a place to begin.
+        where: "x0": x0 is moved and x_t stays: by G, or through the network by sigma^2 / alpha G, which is classifier
+            guidance. "next": the next sample is moved: by alpha' G, or through the network by G. "x_t": x_t is moved by G
+            and the step made from there.
+        through_network: differentiate the network, so that G is the gradient in x_t.
+        of: whose x0 is scored: "guided", what the rules before gave; "cond" or "uncond", a clean prediction.
+        mean: mu, what the gradient at x0 itself is multiplied by in `inner` further moves of x0 (TFG's mean guidance).
+        inner: N_iter, moves of x0 one after the other, each by the gradient at the last; of x_t, where it is evaluated again.
+        recur: N_recur, how often a step is made: after each but the last, noise takes it back to where it began.
+        again: where x_t is moved, evaluate the network anew there; otherwise its estimate of the noise is kept.
+        smooth: noise added to x0 before it is scored, in units of sigma; the score is log mean exp over `draws` of it.
+        draws: draws of that noise.
+        augment: views of the image, mirrored and shifted at random, over which the score is averaged; 0 is the image itself.
+        normalise: what G is divided by, per sample: "none", its "norm", its "rms", the "score", or the "root" of the score.
+        clip: norm that G is scaled down to where it is longer, per sample; 0 is none.
+        schedule: how strengths run over the steps, with mean 1: "increase" as a_t = (alpha / alpha')^2, "decrease" as
+            1 - a_t, or "constant".
+        interval: first and last share of the run in which it acts.
+
+    >>> import emag
+    >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
+    True
+    """
+
+    score: str | Score | None = None
+    strength: float = 1.0
+    where: Where = "x0"
+    through_network: bool = False
+    of: Estimate = "guided"
+    mean: float = 0.0
+    inner: int = 1
+    recur: int = 1
+    again: bool = False
+    smooth: float = 0.0
+    draws: int = 1
+    augment: int = 0
+    normalise: Normalise = "none"
+    clip: float = 0.0
+    schedule: Shape = "constant"
+    interval: tuple[float, ...] = (0.0, 1.0)
+
+    name = "energy"
+    paper = "arXiv 2409.15761"
+    equation = "x0 + rho grad score(decode(x0)), and the same for x_t and x_(t-1)"
+    kind = "energy"
+    space = "x0"
+    cost = ("a gradient of the score and the decoder; through the network also a forward and a backward pass, and a forward "
+            "pass per repetition")
+    required = {"score": "energy=colour:0.9:0.1:0.1"}
+
+    def __post_init__(self) -> None:
+        if not (self.score is None or isinstance(self.score, str) or callable(self.score)):
+            raise BadValue(f"energy score must be a function or the name of a score, got {self.score!r}")
+        for name, least in (("inner", 1), ("recur", 1), ("draws", 1), ("augment", 0), ("smooth", 0), ("clip", 0)):
+            if getattr(self, name) < least:
+                raise BadValue(f"energy {name} must be at least {least}, got {getattr(self, name)}")
+        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise BadValue(f"energy interval is two shares of the run, 0 <= first <= last <= 1, got {self.interval}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise `BadValue` for settings that mean nothing beside one another."""
+        if self.where == "x_t" and not self.through_network:
+            raise BadValue("energy where=x_t needs through_network=true: x0 depends on x_t through the network alone")
+        if self.again and self.where != "x_t":
+            raise BadValue("energy again=true evaluates the network at the moved x_t: say where=x_t")
+        if self.mean and not self.through_network:
+            raise BadValue("energy mean is a second strength, beside that through the network: say strength")
+        if self.draws > 1 and not self.smooth:
+            raise BadValue("energy draws are of the noise that smooth adds: say smooth")
+
+    @classmethod
+    def preset(cls, name: str, score: str | Score, **changes: Any) -> "Energy":
+        """A published method by its name, some of its settings changed: `Energy.preset("dps", score, strength=0.5)`.
+
+        Names, papers and where the numbers come from: `emag.methods.energy.presets.PRESETS`. Raises `BadValue` for others.
+        """
+        if name not in PRESETS:
+            raise BadValue(f"there is no energy preset {name!r}; {choices(name, PRESETS)}")
+        return cls(score, **{**PRESETS[name].settings, **changes})
+
+    @property
+    def neutral(self) -> bool:
+        return self.strength == self.mean == 0
+
+    @property
+    def label(self) -> str:
+        """The score in words."""
+        return repr(self.score) if isinstance(self.score, str) else getattr(self.score, "__name__", type(self.score).__name__)
+
+    @property
+    def first_order(self) -> bool:
+        return self.where != "x0" or self.recur > 1
+
+    @property
+    def looks_further(self) -> bool:
+        return True
+
+    def reads_null(self, step: Step) -> bool:
+        return self.of == "uncond"
+
+    def share(self, step: Step) -> float:
+        """What the strengths are multiplied by at `step`; 0 where it is left alone."""
+        low, high = self.interval
+        # classifier guidance of x0, and x_t moved under the noise it had, divide by alpha
+        divides = self._pulls and self.where != "next" and not self.again
+        if not low <= step.progress <= high or (divides and step.alpha == 0):
+            return 0.0
+        return shape_of(self.schedule, (*zip(step.alphas, step.sigmas), step.end))[step.index]
+
+    def looks(self, step: Step) -> tuple[Look, ...]:
+        if not self.share(step):
+            return ()
+        found: list[Look] = []
+        for turn in range(self.recur):
+            # what `_turn` evaluates: each pull; the guided estimate where x is another and no pull gave it; the scored one
+            found += [Look(self.of, True)] * self._pulls
+            elsewhere = turn > 0 or self.again
+            given = self._pulls > 0 and self.of == "guided" and not self.again
+            found += [Look("guided", False)] if elsewhere and not given else []
+            found += [Look(self.of, False)] if elsewhere and self._climbs and self.of != "guided" else []
+        return tuple(found)
+
+    def fits_run(self, start: RunStart) -> None:
+        if not any(map(self.share, start.steps)):
+            raise BadValue(f"energy acts at no step of this run: interval {self.interval} holds none")
+
+    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        share = self.share(step)
+        made = self._made(pred, branches, step, share, self._slopes(step, state)).told(step) if share else pred
+        if step.index == step.count - 1 and not bool(state["moved"]):
+            raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, or "
+                           "the images are out of [0, 1], where they are cut off")
+        return made
+
+    def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
+        if step.access is None:
+            raise Unsupported("energy differentiates a score of the decoded image, which this host does not give: use "
+                              "emag.guide around a diffusers pipeline, or emag.guided around a function")
+        score = step.access.score(self.score) if isinstance(self.score, str) else self.score
+        if score is None:
+            raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
+                           f"{self.required['score']}")
+        return Slopes(step, step.access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
+                      state)
+
+    def _made(self, pred: torch.Tensor, branches: Branches, step: Step, share: float, slopes: Slopes) -> Made:
+        base = pred if self.of == "guided" else branches.get(self.of)
+        made = self._turn(step.x, pred, base, share, slopes)
+        for turn in range(1, self.recur):
+            noise = step.streams.normal(f"energy/turn/{turn}", step.x).to(step.x)
+            x = renoised(made.reached(step), noise, (step.alpha, step.sigma), step.next)
+            made = self._turn(x, None, None, share, slopes)
+        return made
+
+    def _turn(self, x: torch.Tensor, pred: torch.Tensor | None, base: torch.Tensor | None, share: float,
+              slopes: Slopes) -> Made:
+        """One making of the step from x. pred, base: x0 there, guided and the one that is scored; None where not known."""
+        step, pull = slopes.step, None
+        for _ in range(self._pulls):
+            slope, there = slopes.through(x, self.of)
+            pull = share * self.strength * slope
+            pred = there if pred is None and self.of == "guided" else pred
+            if self.again:
+                x, pred, base = x + pull, None, None
+        estimate = slopes.access.estimate
+        pred = estimate(x, "guided") if pred is None else pred
+        if self._climbs and base is None:
+            base = pred if self.of == "guided" else estimate(x, self.of)
+        climbed = self._climbed(base, share, slopes) if base is not None else None
+        return placed(self.where, Made(x, pred), None if self.again else pull, climbed, step)
+
+    @property
+    def _pulls(self) -> int:
+        """Moves by the gradient in x_t, each with a pass through the network."""
+        if not self.through_network or self.strength == 0:
+            return 0
+        return self.inner if self.again else 1
+
+    @property
+    def _climbs(self) -> bool:
+        """True where x0 is moved by the gradient at itself."""
+        return not self.through_network or self.mean != 0
+
+    def _climbed(self, base: torch.Tensor, share: float, slopes: Slopes) -> torch.Tensor | None:
+        """By how much x0 moves in `inner` steps up the score, from where it is; None where none are made."""
+        if not self._climbs:
+            return None
+        strength = share * (self.mean if self.through_network else self.strength)
+        at = base
+        for _ in range(self.inner):
+            at = at + strength * slopes.at(at)
+        return at - base

@@ -1,0 +1,74 @@
+"""Gradients of a score in one step: at an estimate of the clean sample, or through the network at x_t."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core import Access, Estimate, Score, Step
+from ...errors import BadValue, NoEffect
+from ...maths.energies import Normalise, slope, smoothed, tamed
+from .views import View, seen
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The gradients of one step, per sample. label: the score in words. state: the rule's own in this run, which keeps
+    whether any gradient was other than 0. The other fields are those of `Energy`."""
+
+    step: Step
+    access: Access
+    score: Score
+    label: str
+    smooth: float
+    draws: int
+    augment: int
+    normalise: Normalise
+    clip: float
+    state: dict[str, Any]
+
+    def at(self, x0: torch.Tensor) -> torch.Tensor:
+        """The gradient of the score in x0 [batch, ...]."""
+        return self._kept(slope(x0, self.value))
+
+    def through(self, x: torch.Tensor, of: Estimate) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradient of the score in x [batch, ...], through the network; and the x0 that is estimated there."""
+        estimates: list[torch.Tensor] = []
+
+        def value(leaf: torch.Tensor) -> torch.Tensor:
+            x0 = self.access.estimate(leaf, of)
+            estimates.append(x0.detach())
+            return self.value(x0)
+
+        return self._kept(slope(x, value)), estimates[0]
+
+    def value(self, x0: torch.Tensor) -> torch.Tensor:
+        """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
+        noises = [self.step.streams.normal(f"energy/{draw}", x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
+        noisy = [x0 + self.smooth * self.step.sigma * noise for noise in noises] or [x0]
+        return smoothed(torch.stack([self._over_views(self.access.decode(one)) for one in noisy]))
+
+    def _over_views(self, images: torch.Tensor) -> torch.Tensor:
+        views = [View.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
+        scores = [seen(self.score, view) for view in views] or [self.score]
+        return torch.stack([self._checked(score(images), len(images)) for score in scores]).mean(0)
+
+    def _checked(self, values: Any, batch: int) -> torch.Tensor:
+        if not isinstance(values, torch.Tensor) or values.shape != (batch,):
+            got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+            raise BadValue(f"the score {self.label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number "
+                           f"for each, a tensor [{batch}]")
+        bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
+        if bad:
+            raise BadValue(f"the score {self.label} is not finite for image {bad[0]} at step {self.step.index + 1} of "
+                           f"{self.step.count}: keep its logarithms and roots away from 0, and weaken the strength")
+        return values
+
+    def _kept(self, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+        if found is None:
+            raise NoEffect(f"the score {self.label} does not depend on the image, as far as gradients tell: numpy, .item(), "
+                           ".detach(), rounding or torch.no_grad inside it cut them")
+        value, gradient = found
+        moved = (gradient != 0).any()
+        self.state["moved"] = moved | self.state.get("moved", moved)
+        return tamed(gradient, value, self.normalise, self.clip)
