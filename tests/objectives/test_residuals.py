@@ -16,7 +16,7 @@ from emag.objectives import (
     as_loss,
     guided_once,
     guided_residual,
-    residual,
+    score_residual,
     sid_loss,
     variational_loss,
 )
@@ -63,7 +63,7 @@ def test_the_rows_are_those_of_the_sources():
 @each
 def test_a_residual_is_its_sum(name):
     eps = made(name)
-    found = residual(name, eps, X, ALPHA, SIGMA, **source_of(name), **KNOBS.get(name, {}))
+    found = score_residual(name, eps, X, ALPHA, SIGMA, **source_of(name), **KNOBS.get(name, {}))
     by_hand = sum(dict(zip(NAMES, TABLE[name]))[key] * value for key, value in eps.items())
     if name == "ssd-edit":
         by_hand = by_hand + 0.075 * math.exp(0.5) * (X - SOURCE)
@@ -74,7 +74,7 @@ def test_a_residual_is_its_sum(name):
 def test_its_loss_has_it_as_gradient(name):
     z = random(2, *SHAPE).requires_grad_()
     eps = {key: value.requires_grad_() for key, value in made(name).items()}
-    r = residual(name, eps, X, ALPHA, SIGMA, **source_of(name), **KNOBS.get(name, {}))
+    r = score_residual(name, eps, X, ALPHA, SIGMA, **source_of(name), **KNOBS.get(name, {}))
     for weight in WEIGHTS.values():
         loss = as_loss(z, weight(ALPHA, SIGMA) * r)
         grad, *others = torch.autograd.grad(loss, (z, *eps.values()), allow_unused=True)
@@ -88,10 +88,10 @@ def test_where_all_agree_nothing_moves(name):
     one, noise = random(3, *SHAPE), random(4, *SHAPE)
     eps = {key: noise if key == "noise" else one for key in needed(name)}
     where = {"source": X} if source_of(name) else {}
-    r = residual(name, eps, X, ALPHA, SIGMA, **where, **KNOBS.get(name, {}))
+    r = score_residual(name, eps, X, ALPHA, SIGMA, **where, **KNOBS.get(name, {}))
     close(r, one - noise if name.startswith("sds") else torch.zeros_like(one))
     late = {"cond": one, "null": one}
-    close(residual("nfsd", late, X, ALPHA, SIGMA, time=0.1), one)  # the pull of the domain, as it is
+    close(score_residual("nfsd", late, X, ALPHA, SIGMA, time=0.1), one)  # the pull of the domain, as it is
 
 
 @each
@@ -103,13 +103,13 @@ def test_in_every_space_it_is_the_same(name, space):
     there = {key: convert(value, SOURCE if key.startswith("source") else X, alpha, sigma, "epsilon", space)
              for key, value in eps.items()}
     arguments = (X, alpha, sigma), {**source_of(name), **KNOBS.get(name, {})}
-    close(residual(name, there, *arguments[0], space, **arguments[1]), residual(name, eps, *arguments[0], **arguments[1]))
+    close(score_residual(name, there, *arguments[0], space, **arguments[1]), score_residual(name, eps, *arguments[0], **arguments[1]))
 
 
 @pytest.mark.parametrize("name", ["vsd", "csd", "self-distillation", "sds", "dsd"])
 def test_of_a_flow_it_is_1_less_s_times_that_of_velocities(name):
     velocities, s = made(name), 0.3
-    found = residual(name, velocities, X, 1 - s, s, "flow", **KNOBS.get(name, {}))
+    found = score_residual(name, velocities, X, 1 - s, s, "flow", **KNOBS.get(name, {}))
     coefficients = RESIDUALS[name].coefficients(**KNOBS.get(name, {}))
     close(found, (1 - s) * sum(factor * velocities[key] for key, factor in coefficients.items()))
 
@@ -130,7 +130,7 @@ def test_sds_of_a_gaussian_leads_to_its_mean():
     noise = torch.cat([noise, -noise])
     x = ALPHA * z + SIGMA * noise
     cond = gaussian(x, MEAN, COVARIANCE)
-    mean = residual("sds", {"cond": cond, "null": random(3, 32, 2), "noise": noise}, x, ALPHA, SIGMA, scale=1.0).mean(0)
+    mean = score_residual("sds", {"cond": cond, "null": random(3, 32, 2), "noise": noise}, x, ALPHA, SIGMA, scale=1.0).mean(0)
     whole = ALPHA**2 * COVARIANCE + SIGMA**2 * torch.eye(2, dtype=torch.float64)
     close(mean, SIGMA * ALPHA * torch.linalg.solve(whole, (z[0] - MEAN)))
 
@@ -142,29 +142,29 @@ def test_csd_is_the_score_of_the_classifier():
 
     x = random(8, 5, 2).requires_grad_()
     log_ratio = density(x, MEAN, COVARIANCE) - density(x, WIDE_MEAN, WIDE)
-    r = residual("csd", {"cond": gaussian(x, MEAN, COVARIANCE), "null": gaussian(x, WIDE_MEAN, WIDE)}, x, ALPHA, SIGMA)
+    r = score_residual("csd", {"cond": gaussian(x, MEAN, COVARIANCE), "null": gaussian(x, WIDE_MEAN, WIDE)}, x, ALPHA, SIGMA)
     close(r, -SIGMA * torch.autograd.grad(log_ratio.sum(), x)[0])
 
 
 def test_rows_that_are_others_in_disguise():
     eps = made("sds")
-    close(residual("sds-additive", eps, X, ALPHA, SIGMA, scale=6.5), residual("sds", eps, X, ALPHA, SIGMA, scale=7.5))
+    close(score_residual("sds-additive", eps, X, ALPHA, SIGMA, scale=6.5), score_residual("sds", eps, X, ALPHA, SIGMA, scale=7.5))
     eps = {"cond": eps["cond"], "null": eps["null"]}
-    csd = residual("csd", eps, X, ALPHA, SIGMA)
-    close(residual("self-distillation", {**eps, "other": eps["cond"]}, X, ALPHA, SIGMA, scale=7.5), 6.5 * csd)
+    csd = score_residual("csd", eps, X, ALPHA, SIGMA)
+    close(score_residual("self-distillation", {**eps, "other": eps["cond"]}, X, ALPHA, SIGMA, scale=7.5), 6.5 * csd)
     eps["adapted"] = random(9, *SHAPE)
-    vsd = residual("vsd", eps, X, ALPHA, SIGMA, scale=7.5)
-    close(residual("asd", eps, X, ALPHA, SIGMA, scale=7.5), vsd)
-    close(residual("dsd", eps, X, ALPHA, SIGMA, classifier=6.5, variational=1.0), vsd)
+    vsd = score_residual("vsd", eps, X, ALPHA, SIGMA, scale=7.5)
+    close(score_residual("asd", eps, X, ALPHA, SIGMA, scale=7.5), vsd)
+    close(score_residual("dsd", eps, X, ALPHA, SIGMA, classifier=6.5, variational=1.0), vsd)
 
 
 def test_late_stable_score_distillation_is_across_the_noise():
     eps = made("ssd", time=0.05)
-    r = residual("ssd", eps, X, ALPHA, SIGMA, time=0.05)
+    r = score_residual("ssd", eps, X, ALPHA, SIGMA, time=0.05)
     assert (r * eps["noise"]).flatten(1).sum(1).abs().max() < 1e-10
     close(r.flatten(1).norm(dim=1), (eps["cond"] - eps["null"]).flatten(1).norm(dim=1))
     # each sample by itself
-    alone = residual("ssd", {key: value[:1] for key, value in eps.items()}, X[:1], ALPHA, SIGMA, time=0.05)
+    alone = score_residual("ssd", {key: value[:1] for key, value in eps.items()}, X[:1], ALPHA, SIGMA, time=0.05)
     close(r[:1], alone)
 
 
@@ -194,7 +194,7 @@ def test_any_guidance_is_a_residual():
     for baseline, name in (("noise", "sds"), ("noise", "vsd")):
         row = dict(eps) if name == "sds" else {**{k: eps[k] for k in ("cond", "null")}, "adapted": eps["noise"]}
         close(guided_residual(guided, eps[baseline], X.float(), ALPHA, SIGMA),
-              residual(name, row, X.float(), ALPHA, SIGMA, scale=7.5), atol=1e-4, rtol=1e-5)
+              score_residual(name, row, X.float(), ALPHA, SIGMA, scale=7.5), atol=1e-4, rtol=1e-5)
     with pytest.raises(BadValue, match="momentum remembers"):
         guided_once((emag.CFG(7.5), emag.Momentum()), {emag.COND: eps["cond"], emag.UNCOND: eps["null"]}, step)
 
@@ -206,4 +206,4 @@ def test_predictions_are_those_of_the_row():
             ("csd", {**eps, "noise": X}, {}, "got cond, noise, null"), ("csd", eps, {"source": X}, "no use"),
             ("dds", made("dds"), {}, "noised source")):
         with pytest.raises(BadValue, match=says):
-            residual(name, predictions, X, ALPHA, SIGMA, **more)
+            score_residual(name, predictions, X, ALPHA, SIGMA, **more)

@@ -32,7 +32,16 @@ from .preferences import (
     raised_noise,
     self_npo_loss,
 )
-from .residuals import RESIDUALS, WEIGHTS, ScoreResidual, as_loss, guided_residual, residual, sid_loss, variational_loss
+from .residuals import (
+    RESIDUALS,
+    WEIGHTS,
+    ScoreResidual,
+    as_loss,
+    guided_residual,
+    score_residual,
+    sid_loss,
+    variational_loss,
+)
 from .table import OBJECTIVES, Objective
 
 __all__ = [
@@ -68,7 +77,7 @@ __all__ = [
     "npo_weights",
     "raised_noise",
     "reneg_loss",
-    "residual",
+    "score_residual",
     "self_npo_loss",
     "self_perceptual_loss",
     "sid_loss",

@@ -101,18 +101,24 @@ def _near_source(eps: Mapping[str, torch.Tensor], x: torch.Tensor, source: torch
 
 
 _ROWS = (
-    ScoreResidual("sds", "arXiv 2209.14988", _sds), ScoreResidual("sds-additive", "arXiv 2209.14988, s = w - 1", _additive_sds),
-    ScoreResidual("vsd", "arXiv 2305.16213", _vsd), ScoreResidual("csd", "arXiv 2310.19415", _csd),
-    ScoreResidual("csd-negatives", "arXiv 2310.19415", _csd_negatives), ScoreResidual("nfsd", "arXiv 2310.17590", _nfsd),
-    ScoreResidual("ssd", "arXiv 2312.09305", _ssd, _orthogonal), ScoreResidual("asd", "arXiv 2312.00739", _vsd),
-    ScoreResidual("dsd", "arXiv 2411.01602", _dsd), ScoreResidual("self-distillation", "arXiv 2312.07539", _self_distillation),
-    ScoreResidual("ssd-edit", "arXiv 2507.09168", _ssd_edit, _near_source), ScoreResidual("dds", "arXiv 2304.07090", _dds),
+    ScoreResidual("sds", "arXiv 2209.14988", _sds),
+    ScoreResidual("sds-additive", "arXiv 2209.14988, s = w - 1", _additive_sds),
+    ScoreResidual("vsd", "arXiv 2305.16213", _vsd),
+    ScoreResidual("csd", "arXiv 2310.19415", _csd),
+    ScoreResidual("csd-negatives", "arXiv 2310.19415", _csd_negatives),
+    ScoreResidual("nfsd", "arXiv 2310.17590", _nfsd),
+    ScoreResidual("ssd", "arXiv 2312.09305", _ssd, _orthogonal),
+    ScoreResidual("asd", "arXiv 2312.00739", _vsd),
+    ScoreResidual("dsd", "arXiv 2411.01602", _dsd),
+    ScoreResidual("self-distillation", "arXiv 2312.07539", _self_distillation),
+    ScoreResidual("ssd-edit", "arXiv 2507.09168", _ssd_edit, _near_source),
+    ScoreResidual("dds", "arXiv 2304.07090", _dds),
 )
 RESIDUALS: dict[str, ScoreResidual] = {row.name: row for row in _ROWS}
 
 
-def residual(name: str, predictions: Mapping[str, torch.Tensor], x: torch.Tensor, alpha: float, sigma: float,
-             space: Space = "epsilon", source: torch.Tensor | None = None, **knobs: float) -> torch.Tensor:
+def score_residual(name: str, predictions: Mapping[str, torch.Tensor], x: torch.Tensor, alpha: float, sigma: float,
+                   space: Space = "epsilon", source: torch.Tensor | None = None, **knobs: float) -> torch.Tensor:
     """r of a row of `RESIDUALS`, [batch, ...], in units of epsilon; no gradient.
 
     predictions: by the names of the table, [batch, ...], in `space`; the noise stands among them in that space too (for a
@@ -137,7 +143,7 @@ def guided_residual(guided: torch.Tensor, baseline: torch.Tensor | None, x: torc
     """Any guidance as a residual: its prediction less a baseline, [batch, ...], in units of epsilon; no gradient.
 
     guided: e.g. `guided_once(rules, branches, step)`. baseline: the noise (as in SDS), the trained network's prediction
-    (VSD), that for another prompt or picture (at the same x_t); None is nothing. Arguments else as in `residual`.
+    (VSD), that for another prompt or picture (at the same x_t); None is nothing. Arguments else as in `score_residual`.
     """
     made = _epsilon(guided, fixed(x), alpha, sigma, space)
     return made if baseline is None else made - _epsilon(baseline, fixed(x), alpha, sigma, space)
