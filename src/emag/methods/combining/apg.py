@@ -70,7 +70,8 @@ class APG(Rule):
         part, null = (p[:, :self.channels].double() for p in (pred, branches[UNCOND]))
         # D <- (c - u) + beta D; beta is below 0, so that a direction pushed along before counts less now
         total = part - null + self.momentum * state.get("momentum", 0.0)
-        state["momentum"] = total
+        if self.momentum:  # else nothing is remembered, and a step's answer is its own
+            state["momentum"] = total
         parallel, orthogonal = project(capped(total, self.norm_threshold), part)
         scale = weight(self.scale, branches, step, state, parallel)
         # p is u + D already, so w - 1 times the push is left to add
