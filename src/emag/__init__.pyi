@@ -56,12 +56,14 @@ from .methods.after.tsr import TSR as TSR
 from .methods.after.zero_init import ZeroInit as ZeroInit
 
 # inside the attention
+from .methods.attention.feature_reuse import FeatureReuse as FeatureReuse
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
 from .methods.attention.textailor import TexTailor as TexTailor
+from .methods.attention.token_merge import TokenMerge as TokenMerge
 from .methods.attention.vsf import VSF as VSF
 
 # combining

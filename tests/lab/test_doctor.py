@@ -29,6 +29,8 @@ def expected(method, kind, case):
         return "works" if case in ONE_CALL and case not in NO_TEXT else "unsupported"
     if method == "tpg":
         return "unsupported" if case in ONE_CALL else "works"  # blocks do not see where tokens are
+    if method == "token-merge":  # the attention of FLUX is told where tokens are
+        return "works" if case in ONE_CALL else "unsupported"
     if method == "swg":  # sequences of patches have no windows
         return "works" if case in ONE_CALL else "unsupported"
     if method in ("taca", "textailor"):

@@ -117,6 +117,14 @@ class State:
         """What enters one of `changes` in every pass, for a branch that is strong. `rows`: of this pass."""
         return streams
 
+    def around(self, block: int, tokens: torch.Tensor, run: Callable[[torch.Tensor], Any], rows: Rows) -> Any:
+        """What the attention module of one of `around` returns in every pass, for a branch that is strong.
+
+        tokens: what it is called with, [rows, tokens, channels]; run: the module itself, for as many rows of such tokens. It
+        returns a tensor or several, rows first. rows: of this pass.
+        """
+        return run(tokens)
+
     def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """New output, in the weak pass, of a submodule that `modules` names."""
         return value

@@ -13,7 +13,7 @@ from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions, conditioned, differs
-from .handlers import Group, changing, entering, looking, perturbing, strengthening, watching
+from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
 from .network import Network
 from .packed import Packing
 from .reached import Reached
@@ -81,7 +81,7 @@ class Passes:
     def watch(self, network: Network, undo: Undo) -> None:
         """Hold every pass through `network` against its first one, until `undo` closes."""
         if network.module not in self._reached:
-            self._reached[network.module] = Reached(network)
+            self._reached[network.module] = Reached(network, self.blocks.wanted.around)
         self._reached[network.module].install(undo)
 
     def other(self, call: NetworkCall) -> Answer:
@@ -94,7 +94,7 @@ class Passes:
         self._count(arguments, self.depth)
         # from the inside out: who watches, who changes every pass, who looks on for the first time
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
-        now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows))
+        now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows), around=surrounding(self.strong, rows))
         reached = self._reached.get(self.blocks.network.module)
         with reached.clean() if reached else nullcontext():
             return undone(lambda undo: self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now))
@@ -119,7 +119,8 @@ class Passes:
 
     def _strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
         """A pass with nothing in it but the branches that work in every one."""
-        return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows))
+        return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows),
+                    around=surrounding(self.strong, rows))
 
     def all_weak(self, calls: StepCalls, needed: Group, step: Step, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of the weak branches of a step, those that can share a pass in one. cond: the clean one."""
@@ -148,7 +149,8 @@ class Passes:
         taps = strengthening(strong, perturbing(group, total // times), rows)
         # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
-        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows))
+        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows),
+                   around=surrounding(strong, rows))
         answer = self._checked(calls.clean.forward, call, now, group)
         made = [part.prediction(own) for part in answer.parts(times)]
         return made if branch.copies == 1 else [torch.cat(made)]

@@ -14,6 +14,8 @@ FAMILY = Family(
             "vsf": Default({"flip": 3.5, "offset": 0.1}, "the authors' SD3.5-large-turbo script"),
             "textailor": Default({"layers": tuple(at / 57 for at in (2, 7, 12, 17, 22))},
                                  "the authors' blocks of FLUX.1 dev, untested elsewhere"),
+            "token-merge": Default({"ratio": 0.7, "pool": 1.4, "start": 2, "early": "cells", "likeness": "features"},
+                                   "the authors' Stable Diffusion 2, untested elsewhere"),
             "s-cfg": Default({"scale": 7.5}, "the authors' Stable Diffusion scripts"),
             "slg": Default({"scale": SKIP}, "diffusers' SLG guider: s 2.8"),
             "stg": Default({"scale": 2.0}, "the authors' s 1 on video models"),

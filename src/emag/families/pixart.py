@@ -15,7 +15,7 @@ FAMILY = Family(
                      "encoder_attention_mask"),
             condition=("encoder_hidden_states",),
             kwargs="cross_attention_kwargs", time_modules=("adaln_single.emb.timestep_embedder",), placed=False,
-            encode=states_and_mask,
+            unordered=True, encode=states_and_mask,
         ),
     ),
     pipelines=(
@@ -28,6 +28,8 @@ FAMILY = Family(
                            "the authors' ComfyUI workflow for SD1.5, which has cross-attention; sigma_end 4 of k-diffusion"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True},
                            "the authors' values for Wan-1.3B, a model with cross-attention: s 1.7 to 1.9, bias -0.2"),
+            "token-merge": Default({"ratio": 0.5, "pool": 1.0, "start": 4, "early": "map", "likeness": "positions",
+                                    "layers": tuple(at / 28 for at in range(7, 21))}, "the authors' PixArt-alpha: 20 steps"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
             "o-nag": Default({"cross": True}, "untested default: as NAG"),

@@ -16,12 +16,14 @@ from .after.sg_prev import SGPrev
 from .after.tag import TAG
 from .after.tsr import TSR
 from .after.zero_init import ZeroInit
+from .attention.feature_reuse import FeatureReuse
 from .attention.gag import GAG
 from .attention.nag import NAG
 from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
 from .attention.textailor import TexTailor
+from .attention.token_merge import TokenMerge
 from .attention.vsf import VSF
 from .combining.apg import APG
 from .combining.bounded import ADG, PMCCFG, AdaMaG
@@ -78,7 +80,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
