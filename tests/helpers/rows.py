@@ -106,6 +106,8 @@ ROWS = (
     one(C["fdg"]((2.0, Interval(1.5, 0.0, 0.7, "progress"), 3.0), (0.5, 1.0, 0.0)), C["fdg"]((1.0, 1.0), (0.5,))),
     one(C["fa-cfg"](5.0, 2.0, 0.4), C["fa-cfg"](1.0, 1.0)),
     one(C["s-cfg"](3.0, layers=(1, 2)), C["s-cfg"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
+    Trial("s-cfg-across", (C["s-cfg"](2.0, layers=(1, 2), cross=True),), (C["s-cfg"](1.0, layers=(1, 2), cross=True),),
+          sees=True, only=("pixart",)),
     one(C["perp-neg"](3.0, "prompt:281"), C["perp-neg"](1.0, "prompt:281", 0.0), sees=True, only=("dit",)),
     Trial("pag-uniform", (C["pag"](2.0, (1, 2), "uniform"),), sees=True),
     one(C["c-tag"](3.0, 0.7), C["c-tag"](1.0, 0.0)),

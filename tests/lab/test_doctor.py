@@ -37,7 +37,7 @@ def expected(method, kind, case):
         return "unsupported" if case in (*NO_TEXT, *APART) else "works"
     if method in ("pladis", "gag"):
         return "unsupported" if case in NO_TEXT else "works"
-    if method == "s-cfg" and case in (*NO_TEXT, *APART):
+    if method == "s-cfg" and case in NO_TEXT:
         return "unsupported"
     if method == "icg" and case in NO_TEXT:
         return "unsupported"  # labels cannot be noise

@@ -35,6 +35,8 @@ FAMILY = Family(
             "o-nag": Default({"cross": True}, "untested default: as NAG"),
             "pag": Default({"scale": 5.0, "layers": (14 / 28,)}, "diffusers PixArt PAG example: s 4, block 14"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
+            "s-cfg": Default({"scale": 4.5, "cross": True, "layers": MIDDLE},
+                             "untested default: the CFG scale, the middle blocks"),
             "cfg": Default({"scale": 4.5}, "diffusers PixArtAlphaPipeline"),
         },
     },

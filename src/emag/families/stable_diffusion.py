@@ -70,6 +70,8 @@ FAMILY = Family(
             "emag": Default({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
             "apg": Default({"scale": 10.0, "norm_threshold": 7.5, "momentum": -0.75},
                            "the paper's for Stable Diffusion 2.1, as quoted; for SDXL 15, 15 and -0.5"),
+            "s-cfg": Default({"scale": 7.5, "cross": True, "layers": tuple(at / 16 for at in range(4, 10))},
+                             "the authors' Stable Diffusion scripts; blocks of 16x16 and 8x8 tokens in 1.5"),
             "cfg": Default({"scale": 7.5}, "diffusers StableDiffusionPipeline; SDXL's is 5"),
         },
     },
