@@ -114,6 +114,7 @@ from .methods.null.zero_star import ZeroStar as ZeroStar
 from .methods.weak.asag import ASAG as ASAG
 from .methods.weak.autoguidance import Autoguidance as Autoguidance
 from .methods.weak.erg_push import ERGPush as ERGPush
+from .methods.weak.internal import InternalGuidance as InternalGuidance
 from .methods.weak.negative import Negative as Negative
 from .methods.weak.pag import PAG as PAG
 from .methods.weak.s2 import S2 as S2

@@ -72,6 +72,7 @@ ROWS = (
     one(C["sag"](1.5, (1, 2)), C["sag"](1.0, (1, 2)), sees=True),
     one(C["tsg"](2.0), C["tsg"](1.0), sees=True),
     one(C["sg"](2.0, 0.05), C["sg"](1.0, 0.05), sees=True),
+    one(C["internal-guidance"](1.4), C["internal-guidance"](1.0), sees=True, only=("headed",)),
     one(C["swg"](2.0, 0.7, unit=2), C["swg"](1.0, 0.7, unit=2), sees=True, only=("sd3", "dit", "pixart")),
     one(C["negative"](2.0, "prompt:281"), C["negative"](1.0), sees=True, only=("dit",)),
     one(C["autoguidance"](2.0), C["autoguidance"](1.0), **OTHER),

@@ -99,6 +99,11 @@ class Perturbation:
         return False
 
     @property
+    def sees_early(self) -> bool:
+        """True where an observer sees what the network's intermediate head predicts: see `State.look_early`."""
+        return False
+
+    @property
     def all_rows(self) -> bool:
         """True where the weak pass runs all rows of the host's call, not the conditional ones alone."""
         return False

@@ -92,6 +92,9 @@ class State:
     def look_output(self, value: torch.Tensor, rows: int) -> None:
         """The same for the output of a submodule that `modules` names, in a pass of `rows` rows."""
 
+    def look_early(self, prediction: torch.Tensor, rows: Rows) -> None:
+        """See what the network's intermediate head predicts in a clean pass, [rows, ...] fp32, for one that `sees_early`."""
+
     def predicted(self, step: Step, cond: torch.Tensor) -> None:
         """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""
 

@@ -1,6 +1,6 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from .handlers import Group, changing, entering, looking, perturbing, strengthen
 from .network import Network
 from .packed import Packing
 from .reached import Reached
-from .swaps import Times, scale_lora
+from .swaps import EarlyHead, Times, scale_lora
 from .taps import Tap
 from .undo import Undo, undone
 from .view import Extras
@@ -75,7 +75,7 @@ class Passes:
         self.depth = blocks.network.depth
         self.evaluations, self.images = 0, 1
         self.strong: Group = ()
-        self.times = Times()
+        self.times, self.head = Times(), EarlyHead()
         self._reached: dict[torch.nn.Module, Reached] = {}
 
     def watch(self, network: Network, undo: Undo) -> None:
@@ -96,8 +96,23 @@ class Passes:
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
         now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows), around=surrounding(self.strong, rows))
         reached = self._reached.get(self.blocks.network.module)
+
+        def made(undo: Undo) -> Answer:
+            return self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now)
+
         with reached.clean() if reached else nullcontext():
-            return undone(lambda undo: self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now))
+            answer = undone(made)
+        for state in (state for branch, state in watchers if branch.sees_early):
+            state.look_early(self.head.prediction(arguments), rows)
+        return answer
+
+    def install(self, network: Network, branches: Iterable[Perturbation], undo: Undo) -> None:
+        """Stand behind the parts of `network` that some of `branches` change or look at, until `undo` closes."""
+        found = list(branches)
+        if any(branch.modules == "time" for branch in found):
+            self.times.install(network, undo)
+        if any(branch.sees_early for branch in found):
+            self.head.install(network, undo)
 
     def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:
         """`forward`, with the time embedders' outputs shown to the branches that will change them."""

@@ -26,6 +26,7 @@ FAMILY = Family(
             "seg": Default({"scale": 4.0, "sigma": 1e7}, "the authors' SDXL example: s 3, the mean query"),
             "erg-push": Default({"scale": 1.5}, "EMAG's comparison on DiT"),
             "sg": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.4 and 3"),
+            "internal-guidance": Default({"scale": 1.4}, "the authors' SiT-XL and, beside CFG, LightningDiT"),
             "swg": Default({"scale": 1.2}, "the authors' s 0.2 on EDM2-S, for FID; 2.1 for FDD"),
             "soft-pag": Default({"scale": 4.0}, "the authors' s 3; 8 on FLUX"),
             "asag": Default({"scale": 2.5}, "a community port: s 1.5, the middle block"),

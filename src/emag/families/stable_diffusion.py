@@ -60,6 +60,8 @@ FAMILY = Family(
         "UNet2DConditionModel": {
             "pag": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.5 and SDXL, the middle of the U-Net"),
             "seg": Default({"scale": 4.0, "sigma": 1e7}, "the authors' SDXL example: s 3, the mean query, the middle"),
+            "tpg": Default({"scale": 4.0, "layers": tuple(at / 70 for at in range(6, 24))},
+                           "the authors' SDXL: s 3, blocks d6 to d23, the deep end of the way down"),
             "sag": Default({"scale": 1.75, "kernel": 9}, "diffusers on Stable Diffusion: s 0.75, the middle of the U-Net"),
             "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True},
                            "the authors' ComfyUI workflow for SD1.5; sigma_end 4 of k-diffusion"),

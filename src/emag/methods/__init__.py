@@ -63,6 +63,7 @@ from .null.zero_star import ZeroStar
 from .weak.asag import ASAG
 from .weak.autoguidance import Autoguidance
 from .weak.erg_push import ERGPush
+from .weak.internal import InternalGuidance
 from .weak.negative import Negative
 from .weak.pag import PAG
 from .weak.s2 import S2
@@ -85,7 +86,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, SG, SWG, Negative, Autoguidance, SINE,
+    TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,
     ICG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,

@@ -119,6 +119,8 @@ class Backbone:
     `grid_ids`, or sizes of their own."""
     layered: str | None = None
     """The entry of the configuration that, where true, says that of several sizes only the last is a reference."""
+    early_head: str = "early_head"
+    """The submodule that gives a trained intermediate prediction, in the form of the network's answer, where it has one."""
     in_place: bool = False
     """Its blocks write into the streams they are given, so what is recorded is copied."""
     encode: Encode | None = None
