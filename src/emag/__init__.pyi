@@ -57,12 +57,14 @@ from .methods.after.tsr import TSR as TSR
 from .methods.after.zero_init import ZeroInit as ZeroInit
 
 # inside the attention
+from .methods.attention.feature_reuse import FeatureReuse as FeatureReuse
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
 from .methods.attention.textailor import TexTailor as TexTailor
+from .methods.attention.token_merge import TokenMerge as TokenMerge
 from .methods.attention.vsf import VSF as VSF
 
 # combining
@@ -117,6 +119,7 @@ from .methods.null.zero_star import ZeroStar as ZeroStar
 from .methods.weak.asag import ASAG as ASAG
 from .methods.weak.autoguidance import Autoguidance as Autoguidance
 from .methods.weak.erg_push import ERGPush as ERGPush
+from .methods.weak.internal import InternalGuidance as InternalGuidance
 from .methods.weak.negative import Negative as Negative
 from .methods.weak.pag import PAG as PAG
 from .methods.weak.s2 import S2 as S2

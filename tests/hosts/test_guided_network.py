@@ -13,7 +13,7 @@ from tiny import CASES, noise, sd3, sd3_call
 
 COLUMNS = {column.label: _sure(column) for column in tried()}
 ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg",
-         "o-nag", "sg", "swg"}
+         "o-nag", "sg", "swg", "internal-guidance"}
 
 
 def rules_of(label):

@@ -6,10 +6,13 @@ import torch
 import emag
 from emag.core import COND, UNCOND, Rows, combine
 from emag.errors import NoEffect, Unsupported
+from emag.hosts.defaults import resolve
+from emag.maths.attention import Attention
 from emag.maths.layout import pack, unpack
 from emag.methods import METHODS as C
-from emag.methods.common.token_maps import Watcher
+from emag.methods.common.token_watchers import Watcher
 from emag.schedules import Interval
+from emag.testing.small_unet import MORE
 from reference import SPACES, at_step, branches_in, scheduler_steps, tensors
 from semantic import TEXT, at, call, close, gaussian, plain_maps, plain_rate, watcher
 from spy import network_outputs
@@ -22,7 +25,7 @@ def plain_scfg(cond, uncond, maps, w, zoom, bos=0, low=0.8, high=3.0, limit=15.0
     """The whole rule, fp64. maps: by branch, one per block, as the rule has them; zoom: cell side. Maps that are equal but
     for rounding (a relative margin of 1e-4) are equal: the first wins, and none is foreground."""
     def normed(m):
-        return m / m.mean((-2, -1), keepdim=True)
+        return m / m.mean((-2, -1), keepdim=True).clamp(min=1e-30)  # masked text is nowhere
 
     mean = torch.stack([normed(m) for m in maps[COND]]).mean(0)
     labels = (mean >= 0.9999 * mean.amax(1, keepdim=True)).int().argmax(1)
@@ -176,11 +179,11 @@ def test_what_it_cannot_read_is_refused():
 # in pipelines
 
 
-@pytest.mark.parametrize("case", ["dit", "pixart"])
-def test_networks_without_text_in_the_attention_are_refused(case):
+@pytest.mark.parametrize(("case", "cross"), [("dit", None), ("dit", True), ("pixart", False), ("sd3", True)])
+def test_networks_without_text_in_the_attention_are_refused(case, cross):
     pipe = CASES[case].pipe()
     with pytest.raises(Unsupported, match="SD3 and Flux"):
-        emag.guide(pipe, SCFG(3.0, layers=(1,)))
+        emag.guide(pipe, SCFG(3.0, layers=(1,), cross=cross))
 
 
 @pytest.mark.parametrize(("case", "size", "layers"), [
@@ -226,3 +229,95 @@ def test_defaults_are_the_middle_blocks():
     for case, blocks in (("sd3", (2,)), ("true-cfg", (2, 3))):
         with emag.guide(CASES[case].pipe(), SCFG()) as handle:
             assert handle.resolved[0].layers == blocks and handle.resolved[0].scale > 1
+
+
+# text in a cross-attention of its own
+
+
+def apart(rows, columns, rows_total=4, layer=1, text=TEXT):
+    """The self-attention and the cross-attention of one block of `rows` x `columns` image tokens."""
+    own = call(rows, columns, rows_total, seed=layer, text=0)
+    q, = tensors(layer + 10, 1, rows_total, 3, rows * columns, 8)
+    k, v = tensors(layer + 20, 2, rows_total, 3, text, 8)
+    return own, Attention(2 * q, 2 * k, v, slice(0, rows * columns), cross=True)
+
+
+def crossed(rule, grid, blocks):
+    """What has been seen of a step: for each of `blocks` its (self-attention, cross-attention)."""
+    states = {branch: branch.start((), None) for branch in rule.weak}
+    for state in states.values():
+        state.meet(states)
+        state.place(grid)
+        state.begin(0)
+    for layer, pair in blocks.items():
+        for state, seen in zip(states.values(), pair, strict=True):
+            state.watch(layer, seen, Rows(slice(2, 4), slice(0, 2), 4))
+    return states[rule.observer]
+
+
+def one_call(own, text):
+    """A joint call that has both maps: its softmax over the image is the one, its softmax over the text the other."""
+    grid = own.q.shape[2]
+    q = torch.cat([own.q, text.q], -1)
+    pads = torch.zeros_like(own.k), torch.zeros_like(text.k)
+    k = torch.cat([torch.cat([own.k, pads[0]], -1), torch.cat([pads[1], text.k], -1)], 2)
+    scale = own.q.shape[-1] ** -0.5
+    v = torch.zeros_like(k)
+    filled = torch.cat([q, torch.zeros(*q.shape[:2], TEXT, q.shape[-1])], 2)
+    return Attention(filled, k, v, slice(0, grid), scale=scale)
+
+
+def test_maps_across_are_those_of_a_joint_attention_with_the_same_softmaxes():
+    rule, size = SCFG(4.0, layers=(1, 2), cross=True), (6, 10)
+    blocks = {layer: apart(*size, layer=layer) for layer in (1, 2)}
+    seen = crossed(rule, size, blocks)
+    joint = placed(*size)
+    for layer, pair in blocks.items():
+        joint.watch(layer, one_call(*pair), Rows(slice(2, 4), slice(0, 2), 4))
+    for branch in (COND, UNCOND):
+        for found, expected in zip(seen.found[branch], joint.found[branch], strict=True):
+            close(found, expected, atol=1e-6, rtol=1e-5)
+    assert not seen.beside.held  # the self-attention's maps are dropped as they are used
+
+
+def test_maps_of_a_coarser_block_are_resized():
+    rule, fine, coarse = SCFG(4.0, layers=(1, 2), cross=True), apart(6, 10, layer=1), apart(3, 5, layer=2)
+    seen = crossed(rule, (6, 10), {1: fine, 2: coarse})
+    alone = crossed(rule, (3, 5), {2: coarse})
+    expected = torch.nn.functional.interpolate(alone.found[COND][0], size=(6, 10), mode="bilinear")
+    close(seen.found[COND][1], expected, atol=0, rtol=0)
+    assert seen.found[COND][0].shape == seen.found[COND][1].shape
+
+
+def test_the_image_s_attention_has_to_come_first():
+    rule = SCFG(4.0, layers=(1,), cross=True)
+    with pytest.raises(NoEffect, match="without the image's"):
+        crossed(rule, (6, 10), {}).watch(1, apart(6, 10)[1], Rows(slice(2, 4), slice(0, 2), 4))
+
+
+@pytest.mark.parametrize("case", [CASES["pixart"], MORE["sd"], MORE["sdxl"]], ids=lambda case: case.name)
+def test_on_networks_with_cross_attention_it_is_its_formula(case, monkeypatch):
+    """From the maps that the network's own attention makes to what the scheduler gets, at every step."""
+    held, watch = {}, Watcher.watch
+
+    def watching(self, block, seen, rows):
+        watch(self, block, seen, rows)
+        held[len(self.picks) - 1] = self.found
+
+    monkeypatch.setattr(Watcher, "watch", watching)
+    pipe = case.pipe()
+    with emag.guide(pipe, SCFG(2.0, low=0.5)) as run, scheduler_steps(pipe) as steps, network_outputs(pipe) as outputs:
+        case.run(pipe, num_inference_steps=4)
+    assert run.stats.evaluations == run.stats.planned == run.stats.clean
+    for i, step in enumerate(steps):
+        uncond, cond = outputs[i][:, :4].chunk(2)
+        zoom = cond.shape[-1] // held[i][COND][0].shape[-1]
+        expected = plain_scfg(cond, uncond, held[i], 2.0, zoom, low=0.5)
+        close(step.prediction[:, :4].double(), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+        assert not torch.allclose(step.prediction[:, :4], uncond + 2 * (cond - uncond), atol=1e-3)
+
+
+def test_the_published_layers_are_those_of_stable_diffusion():
+    """Sixteen blocks: 16 x 16 tokens in two on the way down and three on the way up, 8 x 8 in the middle one."""
+    rule = resolve(SCFG(), ("UNet2DConditionModel",), 16, (6,))
+    assert rule.layers == (4, 5, 6, 7, 8, 9) and rule.cross and rule.scale == 7.5

@@ -24,6 +24,16 @@ class Perturbation:
         return ()
 
     @property
+    def around(self) -> tuple[int, ...]:
+        """Blocks around whose attention module as a whole a strong branch works, in every pass: see `State.around`."""
+        return ()
+
+    @property
+    def lone(self) -> bool:
+        """True where it serves passes what it kept of others, so that no weak branch may be evaluated in its run."""
+        return False
+
+    @property
     def skipped(self) -> int:
         """How many of `changes` are not evaluated at all."""
         return 0
@@ -86,6 +96,11 @@ class Perturbation:
     @property
     def observes(self) -> bool:
         """True where the branch only watches the clean pass and is never evaluated."""
+        return False
+
+    @property
+    def sees_early(self) -> bool:
+        """True where an observer sees what the network's intermediate head predicts: see `State.look_early`."""
         return False
 
     @property

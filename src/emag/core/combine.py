@@ -59,7 +59,7 @@ def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
 def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: States) -> Branches:
     """The branches of a step, UNCOND given or rewritten by the rules that do so, in order."""
     for rule, state in zip(rules, states, strict=True):
-        if rule.kind == "null":
+        if rule.rewrites_null:
             branches = _rewritten(rule, branches, step, state)
     return branches
 

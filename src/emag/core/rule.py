@@ -55,6 +55,11 @@ class Rule(FiniteFields):
         """`space` at `step`, with "path" resolved."""
         return step.path_space if self.space == "path" else self.space
 
+    @property
+    def rewrites_null(self) -> bool:
+        """True where it gives or rewrites the unconditional branch, by `new_null`."""
+        return type(self).new_null is not Rule.new_null
+
     def automatic_layers(self, depth: int) -> tuple[int, ...]:
         """Blocks of a network of `depth` for a rule with `layers`, where neither the user nor a default names any."""
         return (depth // 2,)

@@ -92,6 +92,9 @@ class State:
     def look_output(self, value: torch.Tensor, rows: int) -> None:
         """The same for the output of a submodule that `modules` names, in a pass of `rows` rows."""
 
+    def look_early(self, prediction: torch.Tensor, rows: Rows) -> None:
+        """See what the network's intermediate head predicts in a clean pass, [rows, ...] fp32, for one that `sees_early`."""
+
     def predicted(self, step: Step, cond: torch.Tensor) -> None:
         """See the clean conditional prediction of a step that evaluates this branch, before the weak passes."""
 
@@ -116,6 +119,14 @@ class State:
     def enter(self, block: int, streams: Tokens, rows: Rows) -> Tokens:
         """What enters one of `changes` in every pass, for a branch that is strong. `rows`: of this pass."""
         return streams
+
+    def around(self, block: int, tokens: torch.Tensor, run: Callable[[torch.Tensor], Any], rows: Rows) -> Any:
+        """What the attention module of one of `around` returns in every pass, for a branch that is strong.
+
+        tokens: what it is called with, [rows, tokens, channels]; run: the module itself, for as many rows of such tokens. It
+        returns a tensor or several, rows first. rows: of this pass.
+        """
+        return run(tokens)
 
     def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """New output, in the weak pass, of a submodule that `modules` names."""

@@ -16,6 +16,7 @@ import torch
 
 from ..core import Tokens
 from ..errors import Busy, Unsupported
+from .attending import Attending
 from .block import Block
 from .network import Network
 from .taps import Taps
@@ -36,7 +37,7 @@ class Blocks:
 
     def __init__(self, network: Network, wanted: Wanted):
         self.network, self.wanted = network, wanted
-        self.taps = Taps(network, wanted.tapped)
+        self.taps, self.attending = Taps(network, wanted.tapped), Attending(network, wanted.around)
         self.now = Pass()
         self.mode, self.changing = CLEAN, 0
         self.resumed = self.around = 0
@@ -44,7 +45,8 @@ class Blocks:
         self.changed: dict[int, int] = {}
         self.recorded: dict[int, Tokens] = {}
         self.kept: dict[int, Tokens] = {}
-        self._wrappers = [w for block in network.blocks for w in self._wrap(block)] + self.taps.wrappers
+        inside = self.taps.wrappers + self.attending.wrappers
+        self._wrappers = [w for block in network.blocks for w in self._wrap(block)] + inside
 
     def install(self, undo: Undo) -> None:
         """Put the wrappers in, until `undo` closes."""
@@ -64,6 +66,7 @@ class Blocks:
         """One pass of the run through the network."""
         self.now, self.mode, self.changing = now, now.mode, int(bool(now.changers))
         self.taps.handlers, self.taps.looks, self.taps.packing = now.taps, now.looks, now.packing
+        self.attending.handlers = now.around
         self.thread = threading.get_ident()
         try:
             yield
@@ -73,6 +76,7 @@ class Blocks:
     def _rest(self) -> None:
         self.now, self.mode, self.changing = Pass(), CLEAN, 0
         self.taps.handlers, self.taps.looks, self.taps.packing, self.thread = {}, {}, None, None
+        self.attending.handlers = {}
 
     def clear(self) -> None:
         """Drop everything a run left, also one that was interrupted."""

@@ -111,7 +111,7 @@ class Course:
         self.network = network
         for branch, old in self.states.items():
             # picks and proof of effect are the run's, and go on
-            if branch.blocks:
+            if branch.blocks or branch.around:
                 assert self.trajectory is not None
                 self.states[branch] = branch.start(self.trajectory.sigmas, self.streams)
                 self.states[branch].picks, self.states[branch].differed = old.picks, old.differed
@@ -131,8 +131,8 @@ class Course:
         return [] if self.seen > 1 else [(b, s) for b, s in self.states.items() if not (b.strong or b.observes)]
 
     def look(self, step: Step) -> None:
-        """Put what the observers saw into the step."""
-        step.seen.update((branch, state.seen) for branch, state in self.states.items() if branch.observes)
+        """Put what the observers saw into the step, and what those in every pass show of themselves."""
+        step.seen.update((b, state.seen) for b, state in self.states.items() if b.observes or b.strong)
 
     def take_down(self, weak: Mapping[Any, torch.Tensor], cond: torch.Tensor) -> None:
         """Note how far the weak predictions of this step are from the clean one."""
@@ -172,7 +172,7 @@ def _never_differed(branch: Perturbation, state: State) -> str:
         return f"the condition {branch.condition!r} is the one the images are made with: name another"
     if branch.model is not None:
         return f"the model {branch.model!r} predicts what the pipeline's own does: give a weaker one"
-    blocks = sorted({*branch.blocks, *branch.changes})
+    blocks = sorted({*branch.blocks, *branch.changes, *branch.around})
     where = f"on blocks {blocks} " if blocks else ""
     return (f"the {'branch' if branch.strong else 'weak branch'} {where}never differed from the clean one: other layers, a "
             "stronger setting or a longer window may help")

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from ..core import Perturbation, Rows, State, Tokens
 from ..maths.attention import Attention
+from .attending import Around
 from .seam import Handler, Live
 from .taps import Tap
 from .wanted import Changer
@@ -69,6 +71,11 @@ def strengthening(group: Group, below: Handlers, rows: Rows) -> Handlers:
     return handlers
 
 
+def surrounding(group: Group, rows: Rows) -> dict[int, Around]:
+    """The branches of `group` that work in every pass, around the attention modules of their blocks."""
+    return {block: partial(_around_module, state, block, rows) for branch, state in group for block in branch.around}
+
+
 def changing(group: Group) -> Changers:
     """Blocks that a pass changes as a whole; such a branch has a pass of its own."""
     branch, state = group[0]
@@ -86,6 +93,10 @@ def entering(group: Group, below: Changers, rows: Rows) -> Changers:
 
 def _enter(entered: Callable[[Tokens], Tokens], inner: Changer, streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:
     return inner(streams, lambda given: run(entered(given)))
+
+
+def _around_module(state: State, block: int, rows: Rows, tokens: torch.Tensor, run: Callable[[torch.Tensor], Any]) -> Any:
+    return state.around(block, tokens, run, rows)
 
 
 def _as_it_is(streams: Tokens, run: Callable[[Tokens], Tokens]) -> Tokens:

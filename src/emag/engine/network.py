@@ -164,6 +164,14 @@ class Network:
         """Submodules whose outputs embed the timestep."""
         return self._matching(self.backbone.time_modules)
 
+    @property
+    def early_head(self) -> torch.nn.Module | None:
+        """What gives an intermediate prediction; None where the network has no such head."""
+        try:
+            return self.module.get_submodule(self.backbone.early_head)
+        except AttributeError:
+            return None
+
     def _matching(self, patterns: tuple[str, ...]) -> list[torch.nn.Module]:
         return [m for name, m in self.module.named_modules() if any(fnmatchcase(name, p) for p in patterns)]
 

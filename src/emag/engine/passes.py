@@ -1,6 +1,6 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +13,11 @@ from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions, conditioned, differs
-from .handlers import Group, changing, entering, looking, perturbing, strengthening, watching
+from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
 from .network import Network
 from .packed import Packing
 from .reached import Reached
-from .swaps import Times, scale_lora
+from .swaps import EarlyHead, Times, scale_lora
 from .taps import Tap
 from .undo import Undo, undone
 from .view import Extras
@@ -75,13 +75,13 @@ class Passes:
         self.depth = blocks.network.depth
         self.evaluations, self.images = 0, 1
         self.strong: Group = ()
-        self.times = Times()
+        self.times, self.head = Times(), EarlyHead()
         self._reached: dict[torch.nn.Module, Reached] = {}
 
     def watch(self, network: Network, undo: Undo) -> None:
         """Hold every pass through `network` against its first one, until `undo` closes."""
         if network.module not in self._reached:
-            self._reached[network.module] = Reached(network)
+            self._reached[network.module] = Reached(network, self.blocks.wanted.around)
         self._reached[network.module].install(undo)
 
     def other(self, call: NetworkCall) -> Answer:
@@ -94,10 +94,25 @@ class Passes:
         self._count(arguments, self.depth)
         # from the inside out: who watches, who changes every pass, who looks on for the first time
         taps, looks = looking(lookers, strengthening(self.strong, watching(watchers, rows), rows))
-        now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows))
+        now = Pass(taps=taps, looks=looks, changers=entering(self.strong, {}, rows), around=surrounding(self.strong, rows))
         reached = self._reached.get(self.blocks.network.module)
+
+        def made(undo: Undo) -> Answer:
+            return self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now)
+
         with reached.clean() if reached else nullcontext():
-            return undone(lambda undo: self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now))
+            answer = undone(made)
+        for state in (state for branch, state in watchers if branch.sees_early):
+            state.look_early(self.head.prediction(arguments), rows)
+        return answer
+
+    def install(self, network: Network, branches: Iterable[Perturbation], undo: Undo) -> None:
+        """Stand behind the parts of `network` that some of `branches` change or look at, until `undo` closes."""
+        found = list(branches)
+        if any(branch.modules == "time" for branch in found):
+            self.times.install(network, undo)
+        if any(branch.sees_early for branch in found):
+            self.head.install(network, undo)
 
     def _looked_at(self, forward: Forward, rows: int, lookers: Group, undo: Undo) -> Forward:
         """`forward`, with the time embedders' outputs shown to the branches that will change them."""
@@ -130,7 +145,8 @@ class Passes:
 
     def _strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
         """A pass with nothing in it but the branches that work in every one."""
-        return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows))
+        return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows),
+                    around=surrounding(self.strong, rows))
 
     def all_weak(self, calls: StepCalls, needed: Group, step: Step, cond: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of the weak branches of a step, those that can share a pass in one. cond: the clean one."""
@@ -159,7 +175,8 @@ class Passes:
         taps = strengthening(strong, perturbing(group, total // times), rows)
         # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
         mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
-        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows))
+        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows),
+                   around=surrounding(strong, rows))
         answer = self._checked(calls.clean.forward, call, now, group)
         made = [part.prediction(own) for part in answer.parts(times)]
         return made if branch.copies == 1 else [torch.cat(made)]

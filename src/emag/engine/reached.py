@@ -2,7 +2,7 @@
 called and wherever it sits: then a pass is not what the run takes it for."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import zip_longest
@@ -23,12 +23,15 @@ MEND = "a cache, or a wrapper that skips blocks, would mix the passes of a run: 
 class Reached:
     """The smallest modules of a network that have weights, and the order in which the first clean pass came to them.
 
-    What runs in compiled code is left out, and so is what an entry says is evaluated in some passes only.
+    What runs in compiled code is left out, what an entry says is evaluated in some passes only, and the attention modules of
+    the blocks `around`, around which a branch works that may serve something in their place.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, around: Iterable[int] = ()):
         self.network = network
+        ours = {part for at in around for part in network.blocks[at].attention.modules()}
         parts = {} if network.compiled else dict(_parts("", network.module, network.backbone.optional))
+        parts = {name: part for name, part in parts.items() if part not in ours}
         self.names, self.parts = tuple(parts), tuple(parts.values())
         at = {part: block.index for block in network.blocks for part in block.module.modules()}
         self._block = tuple(at.get(part, -1) for part in self.parts)

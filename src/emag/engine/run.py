@@ -82,8 +82,7 @@ class Run:
                 self.passes.watch(blocks.network, undo)
             blocks.install(undo)
             self.conditions.install(blocks.network, undo)
-            if any(branch.modules == "time" for branch in self.further):
-                self.passes.times.install(blocks.network, undo)
+            self.passes.install(blocks.network, self.further, undo)
 
     def evaluate(self, forward: Forward, args: tuple, kwargs: dict[str, Any], blocks: Blocks | None = None) -> Any:
         """One call of a network by the host; `forward` is the network's own. blocks: its blocks, where there are several."""

@@ -72,7 +72,7 @@ class StepRules:
     def with_null(self, branches: Branches) -> Branches:
         """The branches, UNCOND given or rewritten by the rules that do so, in order."""
         for rule, state in zip(self.rules, self.states, strict=True):
-            if rule.kind == "null":
+            if rule.rewrites_null:
                 branches = with_null([rule], branches, self.step, [state])
                 if UNCOND in branches:
                     self._ask(f"the unconditional prediction of {rule.name}", branches[UNCOND])

@@ -1,11 +1,13 @@
-"""Changes of a network for one evaluation, undone after it: LoRA scales, the outputs of its time embedders."""
+"""Changes of a network for one evaluation, undone after it: LoRA scales, time embedders' outputs; a look at its head."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..errors import Unsupported
+from ..errors import NoEffect, Unsupported
+from .answer import Answer
+from .arguments import Arguments
 from .network import Network
 from .undo import Undo, patch
 
@@ -50,5 +52,34 @@ class Times:
         def forward(*args: Any, **kwargs: Any) -> Any:
             out = original(*args, **kwargs)
             return out if self.change is None else self.change(name, out)
+
+        return forward
+
+
+class EarlyHead:
+    """What a network's intermediate head gave in the latest pass; None where it was not reached."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+
+    def install(self, network: Network, undo: Undo) -> None:
+        """Look at it, until `undo` closes."""
+        head = network.early_head
+        if head is None:
+            raise Unsupported(f"this {network.backbone.name} has no intermediate head {network.backbone.early_head!r}")
+        patch(undo, head, "forward", self._noted(head.forward))
+
+    def prediction(self, call: Arguments) -> torch.Tensor:
+        """What it gave in a pass with the arguments `call`, all rows, fp32. Raises `NoEffect` where it was not reached."""
+        made, self.made = self.made, None
+        if made is None:
+            raise NoEffect(f"the intermediate head of {call.network.backbone.name} was not reached in a pass")
+        return Answer.of(made, call.network.latents(call.sample), call.network.backbone).prediction(slice(None))
+
+    def _noted(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @torch.compiler.disable
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.made = original(*args, **kwargs)
+            return self.made
 
         return forward

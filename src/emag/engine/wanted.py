@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import Tokens
+from .attending import Around
 from .packed import Packing
 from .taps import Tap
 
@@ -14,11 +15,13 @@ Changer = Callable[[Tokens, Callable[[Tokens], Tokens]], Tokens]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Blocks that a guidance touches: where weak passes resume, what is changed as a whole, whose attention is tapped."""
+    """Blocks that a guidance touches: where weak passes resume, what is changed as a whole, whose attention is tapped, and
+    whose attention module has something around it as a whole."""
 
     resume: frozenset[int] = frozenset()
     changed: frozenset[int] = frozenset()
     tapped: frozenset[Tap] = frozenset()
+    around: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, branches: Iterable[Any]) -> "Wanted":
@@ -27,7 +30,7 @@ class Wanted:
         # what is only watched, or works in every pass, resumes nowhere; what has inputs of its own runs whole
         evaluated = [b for b in found if not (b.observes or b.strong or b.whole)]
         return cls(frozenset(b.resume for b in evaluated), frozenset(i for b in found for i in b.changes),
-                   frozenset((i, b.cross) for b in found for i in b.blocks))
+                   frozenset((i, b.cross) for b in found for i in b.blocks), frozenset(i for b in found for i in b.around))
 
     @property
     def last(self) -> int:
@@ -39,7 +42,8 @@ class Wanted:
 class Pass:
     """One pass through the network. mode: CLEAN, WHOLE where a weak pass has inputs of its own, or k + 1 where it resumes at
     block k. rows: those of the recorded streams it uses, None for all, and how often they repeat. taps, changers: what to do
-    with tapped attention and changed blocks; looks: with attention that is only looked at, where it makes fused calls.
+    with tapped attention and changed blocks; looks: with attention that is only looked at, where it makes fused calls;
+    around: what to do around attention modules.
     image: image tokens of the call, where a stream has text tokens as well. references: tokens of reference images behind
     them. packing: where they sit, if that differs from row to row."""
 
@@ -49,6 +53,7 @@ class Pass:
     taps: dict[Tap, Any] = field(default_factory=dict)
     looks: dict[Tap, Any] = field(default_factory=dict)
     changers: dict[int, Changer] = field(default_factory=dict)
+    around: dict[int, Around] = field(default_factory=dict)
     image: int = 0
     references: int = 0
     packing: Packing | None = None

@@ -14,7 +14,7 @@ FAMILY = Family(
                     Stack("single_transformer_blocks", "attn", *MERGED, ("text", "image"))),
             per_row=("hidden_states", "encoder_hidden_states", "timestep"),
             condition=("encoder_hidden_states",),
-            kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",), placed=False,
+            kwargs="attention_kwargs", time_scale=1000.0, time_modules=("time_step_proj",), placed=False, unordered=True,
             encode=text_states, usual_text=264,  # eight register tokens among them
         ),
     ),

@@ -21,7 +21,7 @@ FAMILY = Family(
             per_row=("hidden_states", "timestep", "class_labels"),
             condition_modules=("transformer_blocks.*.norm1.emb.class_embedder",),
             kwargs="cross_attention_kwargs", text=None,
-            time_modules=("transformer_blocks.*.norm1.emb.timestep_embedder",), placed=False,
+            time_modules=("transformer_blocks.*.norm1.emb.timestep_embedder",), placed=False, unordered=True,
             encode=encode,
         ),
     ),

@@ -37,6 +37,7 @@ FAMILY = Family(
         "HunyuanDiT2DModel": {
             "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
+            "s-cfg": Default({"scale": 5.0, "cross": True, "layers": MIDDLE}, "untested default: as PixArt"),
             "pladis": Default({"cross": True}, "published for cross-attention"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
             "o-nag": Default({"cross": True}, "untested default: as NAG"),

@@ -34,7 +34,7 @@ FAMILY = Family(
                      "block_controlnet_hidden_states"),
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
-            time_modules=("time_text_embed.timestep_embedder",), placed=False,
+            time_modules=("time_text_embed.timestep_embedder",), placed=False, unordered=True,
             encode=encode, content=content_of, usual_text=333,
         ),
     ),

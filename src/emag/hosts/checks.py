@@ -13,6 +13,7 @@ from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..families import Host
 from ..records.ranges import warn_of_scales
+from .around import check_around
 
 log = logging.getLogger("emag")
 
@@ -104,6 +105,7 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
 def check_rules(rules: Sequence[Rule], networks: Sequence[Network]) -> None:
     """All that rules and networks tell without a call. Raises `BadValue` and `Unsupported`."""
     check_order(rules)
+    check_around(rules)
     for network in networks:
         for rule in rules:
             rule.fits_network(network)

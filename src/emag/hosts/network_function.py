@@ -97,8 +97,7 @@ class InsideNetwork(Outside):
             if departs(self.rules):
                 self.passes.watch(self.network, undo)
             self.blocks.install(undo)
-            if any(branch.modules == "time" for branch in self.further):
-                self.passes.times.install(self.network, undo)
+            self.passes.install(self.network, self.further, undo)
             return evaluate()
 
         return undone(tapped)

@@ -16,12 +16,14 @@ from .after.sg_prev import SGPrev
 from .after.tag import TAG
 from .after.tsr import TSR
 from .after.zero_init import ZeroInit
+from .attention.feature_reuse import FeatureReuse
 from .attention.gag import GAG
 from .attention.nag import NAG
 from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
 from .attention.textailor import TexTailor
+from .attention.token_merge import TokenMerge
 from .attention.vsf import VSF
 from .combining.apg import APG
 from .combining.bounded import ADG, PMCCFG, AdaMaG
@@ -63,6 +65,7 @@ from .null.zero_star import ZeroStar
 from .weak.asag import ASAG
 from .weak.autoguidance import Autoguidance
 from .weak.erg_push import ERGPush
+from .weak.internal import InternalGuidance
 from .weak.negative import Negative
 from .weak.pag import PAG
 from .weak.s2 import S2
@@ -80,12 +83,12 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative,
-    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull,
+    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, SG, SWG, Negative, Autoguidance, SINE,
+    TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,
     ICG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,

@@ -108,6 +108,8 @@ class Backbone:
     placed: bool | str = True
     """Its blocks, or what lies between them, see where tokens are (rotary positions, convolutions); False where positions
     are added before the first block alone; or the entry of the configuration that says so."""
+    unordered: bool = False
+    """The self-attention of its blocks sees image tokens as a set: it is not told where they are, nor how many."""
     skips: bool = False
     """Later blocks read what earlier ones returned, so skipped ones hand on what they returned on the clean pass."""
     paired: bool = False
@@ -117,6 +119,8 @@ class Backbone:
     `grid_ids`, or sizes of their own."""
     layered: str | None = None
     """The entry of the configuration that, where true, says that of several sizes only the last is a reference."""
+    early_head: str = "early_head"
+    """The submodule that gives a trained intermediate prediction, in the form of the network's answer, where it has one."""
     in_place: bool = False
     """Its blocks write into the streams they are given, so what is recorded is copied."""
     encode: Encode | None = None

@@ -58,9 +58,14 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
 def _check_branch(name: str, branch: Perturbation) -> None:
     """Refuse what needs more of the network's classes than is known of ComfyUI's."""
     instead = "use emag.guide around a diffusers pipeline"
+    if branch.sees_early:
+        raise Unsupported(f"{name} reads an intermediate head, which is not known for ComfyUI's classes: {instead}")
     if branch.modules or branch.noisier:
         raise Unsupported(f"{name} changes what the network is told of the timestep, or how it embeds it, which is not "
                           f"known for ComfyUI's classes: {instead}")
+    if branch.around:
+        raise Unsupported(f"{name} works around attention modules, which ComfyUI's classes call in ways of their own: "
+                          f"{instead}")
     if branch.strong and branch.changes:
         raise Unsupported(f"{name} changes what enters blocks in every pass, which is not built for ComfyUI's classes: "
                           f"{instead}")

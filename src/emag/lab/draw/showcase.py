@@ -44,6 +44,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
 SKIPPED = {
     "cdg": "needs a mask of the prompt's own tokens, from Python: emag.content_tokens",
     "annealing": "needs a file of trained weights",
+    "internal-guidance": "needs a network trained with an intermediate head; none that is known has one",
     "feedback": "needs a scoring function, from Python",
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",

@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
+from ...core import COND, UNCOND, Branches, Perturbation, Rule, RunStart, Step
 from ...errors import BadValue, NoEffect, Unsupported
 from ...maths.layout import pack, unpack
 from ...maths.pyramid import blur
 from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, known, weight
 from ..common.push import layers_of
-from ..common.token_maps import GAUSSIAN, NO_IMAGE, NO_TEXT, TokenMaps, Watcher, check_bos
+from ..common.token_maps import GAUSSIAN
+from ..common.token_watchers import NO_IMAGE, NO_TEXT, OwnMaps, TokenMaps, Watcher, check_bos
 
 TIE = 1e-4  # relative margin below which two maps are equal
 
@@ -28,18 +29,21 @@ class SCFG(Rule):
     (mean |D| on the foreground) / (mean |D| on the region), |D| over channels; then clipped to [low, high] and w R to
     `limit`, and blurred. R does not depend on the prediction space.
 
-    For networks whose attention holds text tokens (SD3, Flux); elsewhere `Unsupported` is raised. Maps are taken on
-    at most 16x16 cells. The published code computes (S + 3 S^2) / 4 where the text has four powers of the
-    self-attention S, and blurs with a standard deviation of 0.71 where the text has 0.5; this is the text's form.
+    For networks whose attention holds text tokens (SD3, Flux), and those with a cross-attention beside a self-attention
+    with a map (`cross`: Stable Diffusion, the paper's own, and PixArt); elsewhere `Unsupported` is raised. Maps are taken
+    on at most 16x16 cells; those of a coarser block are resized. The published code computes (S + 3 S^2) / 4 where the
+    text has four powers of the self-attention S, and blurs with a standard deviation of 0.71 where the text has 0.5; this
+    is the text's form.
 
     Args:
         scale: w, at least 0, or a schedule; 1 is off. None takes the model's default.
         layers: blocks whose attention is read, by number; None takes the middle ones (untested default).
-        bos: position of the start token among the text tokens, the first on SD3. Flux's T5 has none, and its first
-            token stands in (untested).
+        bos: position of the start token among the text tokens, the first on SD3 and Stable Diffusion. Flux's and PixArt's
+            T5 has none, and its first token stands in (untested).
         low: least R, at least 0; 0.8 as published for SD1.5.
         high: largest R, at least `low`; 3 as published for SD1.5.
         limit: largest w R, above 0; 15 as published for SD1.5.
+        cross: read the text in the blocks' cross-attention; None takes the model's.
 
     >>> import emag
     >>> emag.SCFG(7.5, layers=(11, 12)).cost
@@ -52,6 +56,7 @@ class SCFG(Rule):
     low: float = 0.8
     high: float = 3.0
     limit: float = 15.0
+    cross: bool | None = None
 
     name = "s-cfg"
     paper = "arXiv 2404.05384"
@@ -72,15 +77,17 @@ class SCFG(Rule):
     def observer(self) -> TokenMaps:
         """What reads the attention, once the layers are known."""
         assert self.layers is not None
-        return TokenMaps(self.layers, self.bos)
+        return TokenMaps(self.layers, self.bos, bool(self.cross))
 
     @property
-    def weak(self) -> tuple[TokenMaps, ...]:
-        return (self.observer,)
+    def weak(self) -> tuple[Perturbation, ...]:
+        return (OwnMaps(self.observer.layers), self.observer) if self.cross else (self.observer,)
 
     def fits_network(self, network: Any) -> None:
         super().fits_network(network)
-        if not all(network.blocks[at].has_text(cross=False) for at in self.observer.blocks):
+        blocks = [network.blocks[at] for at in self.observer.blocks]
+        linear = self.cross and any(block.stack.linear for block in blocks)
+        if linear or not all(block.has_text(bool(self.cross)) for block in blocks):
             raise Unsupported(NO_TEXT)
 
     def fits_run(self, start: RunStart) -> None:

@@ -10,9 +10,12 @@ from ...core import Rule
 from ...hosts.pipeline import guide
 from ..outside import changes, counted, snapshot
 from ..small import CASES, generators
+from ..small_head import HEADED
 from .trial import Trial
 
 SEEDS = (8, 9)
+LAWFUL = {**CASES, HEADED.name: HEADED}
+"""Small pipelines that a trial may name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Seen:
 
 
 def _seen(case_name: str, rules: tuple[Rule, ...], more: dict[str, Any]) -> Seen:
-    case, given = CASES[case_name], generators(SEEDS)
+    case, given = LAWFUL[case_name], generators(SEEDS)
     pipe = case.pipe()
     case.run(pipe, num_inference_steps=2)  # sets what every call leaves on a pipeline
     before, random = snapshot(pipe), torch.get_rng_state()
@@ -52,7 +55,7 @@ def _seen(case_name: str, rules: tuple[Rule, ...], more: dict[str, Any]) -> Seen
 @lru_cache(maxsize=64)
 def plain(case_name: str, unguided: bool = False) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """The images of the pipeline itself, its own guidance off where `unguided`; the states of its generators after it."""
-    case, given = CASES[case_name], generators(SEEDS)
+    case, given = LAWFUL[case_name], generators(SEEDS)
     off = {case.scale: 1.0} if unguided else {}
     images = case.run(case.pipe(), SEEDS, generator=given, **off)
     return images, tuple(one.get_state() for one in given)
@@ -67,9 +70,9 @@ class Runs:
 
     def images(self, rules: tuple[Rule, ...], seeds: tuple[int, ...] = SEEDS, **more: Any) -> torch.Tensor:
         """Latents that the pipeline makes under `rules`."""
-        pipe = CASES[self.case].pipe()
+        pipe = LAWFUL[self.case].pipe()
         with guide(pipe, *rules, **more):
-            return CASES[self.case].run(pipe, seeds)
+            return LAWFUL[self.case].run(pipe, seeds)
 
     @cached_property
     def guided(self) -> Seen:

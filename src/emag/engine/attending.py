@@ -1,0 +1,62 @@
+"""Attention modules as a whole, with what works in every pass around them: fewer tokens inside, or no evaluation at all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from .block import Block
+from .network import Network
+
+RunModule = Callable[[torch.Tensor], Any]
+Around = Callable[[torch.Tensor, RunModule], Any]
+"""(tokens, run) -> what the module returns; `run` evaluates it for such tokens."""
+
+PER_TOKEN = ("attention_mask", "image_rotary_emb", "rotary_emb")
+"""Arguments of attention modules that hold something for each token."""
+
+
+class Attending:
+    """Wrappers for the attention modules of `blocks`. handlers: what to do around each in the current pass, by block."""
+
+    def __init__(self, network: Network, blocks: frozenset[int]):
+        self.network = network
+        self.handlers: dict[int, Around] = {}
+        if blocks and network.slot is not None:
+            raise Unsupported(f"what works around the attention of {network.backbone.name} as a whole needs its attention "
+                              "modules, which this host does not show: use emag.guide around a diffusers pipeline")
+        self.wrappers = [self._wrap(network.blocks[at]) for at in sorted(blocks)]
+
+    def _wrap(self, block: Block) -> tuple[torch.nn.Module, str, Any, Any]:
+        original, around = block.attention.forward, self._around
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return around(block, original, args, kwargs)
+
+        return block.attention, "forward", original, forward
+
+    @torch.compiler.disable
+    def _around(self, block: Block, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        handler = self.handlers.get(block.index)
+        if handler is None:
+            return original(*args, **kwargs)
+        named = "hidden_states" in kwargs
+        tokens = kwargs["hidden_states"] if named else args[0]
+
+        def run(given: torch.Tensor) -> Any:
+            if given.shape != tokens.shape:
+                _check_alike(block, kwargs)
+            if named:
+                return original(*args, **{**kwargs, "hidden_states": given})
+            return original(given, *args[1:], **kwargs)
+
+        return handler(tokens, run)
+
+
+def _check_alike(block: Block, kwargs: dict[str, Any]) -> None:
+    """Refuse other tokens than the block's own where something else is given for each."""
+    found = next((name for name in PER_TOKEN if kwargs.get(name) is not None), None)
+    if found:
+        raise Unsupported(f"the attention of block {block.index} is given {found}, which has a value for each token: there "
+                          "tokens cannot be merged")
