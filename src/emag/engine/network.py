@@ -80,6 +80,9 @@ class Network:
         sizes: list[Any] = [values.get(name) for name in self.backbone.grid_sizes]
         if sizes and None not in sizes:
             return (*sizes, self.backbone.patch)
+        coords = values.get(self.backbone.grid_coords or "")
+        if coords is not None:
+            return (*self._filled(coords[0].T, str(self.backbone.grid_coords)), self.backbone.patch)
         ids = values.get(self.backbone.grid_ids or "")
         if ids is None:
             return None
@@ -94,13 +97,16 @@ class Network:
             own, _ = self._sizes(ids)
             return (len(own),) * (len(own) > 1) + tuple(own[0][i] for i in self.backbone.grid_at)
         tokens = values[self.backbone.sample].shape[1]  # of a text's and the image's positions, the last ones
-        # distinct positions along each axis, whatever they begin with: with no gaps, their product is the number of tokens
         places = _first(ids)[-tokens:][:tokens - self.references, list(self.backbone.grid_at)]
+        return self._filled(places, str(self.backbone.grid_ids))
+
+    def _filled(self, places: torch.Tensor, name: str) -> tuple[int, ...]:
+        """Sides of the grid that positions [tokens, axes] fill."""
+        # distinct positions along each axis, whatever they begin with: with no gaps, their product is the number of tokens
         sides = tuple(len(set(along)) for along in zip(*places.tolist()))
         if prod(sides) != len(places):
             raise Unsupported(f"the {len(places)} image tokens of this {self.backbone.name} do not fill a grid of "
-                              f"{' x '.join(map(str, sides))} positions ({self.backbone.grid_ids}): emag cannot tell rows "
-                              "from columns")
+                              f"{' x '.join(map(str, sides))} positions ({name}): emag cannot tell rows from columns")
         return sides
 
     def _sizes(self, ids: Any) -> tuple[list[Any], list[Any]]:

@@ -22,6 +22,7 @@ FAMILY = Family(
         Host("CogVideoXPipeline", "neg-pos"),
         Host("CogVideoXImageToVideoPipeline", "neg-pos"),
         Host("CogVideoXVideoToVideoPipeline", "neg-pos", strength="strength", floored=True),
+        Host("CogVideoXFunControlPipeline", "neg-pos"),
     ),
     defaults={
         "CogVideoXTransformer3DModel": {

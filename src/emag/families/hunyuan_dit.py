@@ -3,7 +3,7 @@
 from typing import Any
 
 from .encode import Tensors
-from .records import MIDDLE, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import MIDDLE, OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
@@ -32,6 +32,7 @@ FAMILY = Family(
     pipelines=(
         Host("HunyuanDiTPipeline", "neg-pos", rescales=RESCALE),
         Host("HunyuanDiTControlNetPipeline", "neg-pos", rescales=RESCALE),
+        Host("HunyuanDiTPAGPipeline", "neg-pos", rescales=RESCALE, own=OWN_PAG),
     ),
     defaults={
         "HunyuanDiT2DModel": {

@@ -46,6 +46,10 @@ FAMILY = Family(
     pipelines=(
         Host("HunyuanVideo15Pipeline", "calls", guider="guider"),
         Host("HunyuanVideoPipeline", "calls", scale="true_cfg_scale", negative=FLUX_NEGATIVE),
+        Host("HunyuanVideo15ImageToVideoPipeline", "calls", guider="guider", sized=False),
+        Host("HunyuanVideoImageToVideoPipeline", "calls-untagged", scale="true_cfg_scale", negative=FLUX_NEGATIVE,
+             pictured=True),
+        Host("HunyuanSkyreelsImageToVideoPipeline", "calls-untagged", scale="true_cfg_scale", negative=FLUX_NEGATIVE),
     ),
     defaults={
         "HunyuanVideoTransformer3DModel": {

@@ -14,13 +14,14 @@ FAMILY = Family(
             per_row=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
             condition=("encoder_hidden_states",),
             kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
-            grid_sizes=("num_frames", "height", "width"), patch=1,
+            grid_sizes=("num_frames", "height", "width"), grid_coords="video_coords", patch=1,
             encode=states_and_mask, usual_video=(161, 512, 704), token_extent=(8, 32),
         ),
     ),
     pipelines=(
         Host("LTXPipeline", "neg-pos", rescales=RESCALE),
         Host("LTXImageToVideoPipeline", "neg-pos", rescales=RESCALE),
+        Host("LTXConditionPipeline", "neg-pos", rescales=RESCALE, strength="denoise_strength"),
     ),
     defaults={
         "LTXVideoTransformer3DModel": {

@@ -29,6 +29,7 @@ FAMILY = Family(
     pipelines=(
         Host("LTX2Pipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
         Host("LTX2ImageToVideoPipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
+        Host("LTX2ConditionPipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
     ),
     defaults={
         "LTX2VideoTransformer3DModel": {

@@ -3,7 +3,7 @@
 
 
 from .encode import states_and_mask
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import MIDDLE, OWN_PAG, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 FAMILY = Family(
     "PixArt",
@@ -21,6 +21,7 @@ FAMILY = Family(
     pipelines=(
         Host("PixArtAlphaPipeline", "neg-pos"),
         Host("PixArtSigmaPipeline", "neg-pos"),
+        Host("PixArtSigmaPAGPipeline", "neg-pos", own=OWN_PAG),
     ),
     defaults={
         "PixArtTransformer2DModel": {

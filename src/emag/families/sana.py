@@ -6,6 +6,7 @@ from typing import Any
 from .encode import Tensors
 from .records import (
     MIDDLE,
+    OWN_PAG,
     SD3_WINDOW,
     SINGLE,
     Backbone,
@@ -42,6 +43,7 @@ FAMILY = Family(
     pipelines=(
         Host("SanaPipeline", "neg-pos"),
         Host("SanaControlNetPipeline", "neg-pos"),
+        Host("SanaPAGPipeline", "neg-pos", own=OWN_PAG),
     ),
     defaults={
         "SanaTransformer2DModel": {

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from .encode import Tensors, content
-from .records import EARLY, JOINT, MIDDLE, SD3_WINDOW, SKIP, Backbone, Default, Example, Family, Host, Stack
+from .records import EARLY, JOINT, MIDDLE, OWN_PAG, SD3_WINDOW, SKIP, Backbone, Default, Example, Family, Host, Stack
 
 T5 = 256
 """Tokens that the pipeline gives T5."""
@@ -44,6 +44,8 @@ FAMILY = Family(
         Host("StableDiffusion3InpaintPipeline", "neg-pos", strength="strength"),
         Host("StableDiffusion3ControlNetPipeline", "neg-pos"),
         Host("StableDiffusion3ControlNetInpaintingPipeline", "neg-pos"),
+        Host("StableDiffusion3PAGPipeline", "neg-pos", own=OWN_PAG),
+        Host("StableDiffusion3PAGImg2ImgPipeline", "neg-pos", strength="strength", own=OWN_PAG),
     ),
     defaults={
         "SD3Transformer2DModel": {

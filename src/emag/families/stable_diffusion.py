@@ -4,11 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from .encode import Tensors
-from .records import RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 # with a guidance embedding (latent consistency) there is no CFG
 PLAIN = Host("StableDiffusionPipeline", "neg-pos", denoiser="unet", distilled="time_cond_proj_dim")
 LATE = replace(PLAIN, strength="strength", floored=True)
+# diffusers' own PAG evaluates one part of a batch more; ours takes its place
+PAG = replace(PLAIN, own=OWN_PAG)
+LATE_PAG = replace(LATE, own=OWN_PAG)
 PART = "the part of the steps that this pipeline makes is not the one its scheduler plans"
 END = (("denoising_end", PART),)
 PARTS = (("denoising_start", PART), *END)
@@ -55,6 +58,25 @@ FAMILY = Family(
         replace(LATE, name="StableDiffusionXLControlNetImg2ImgPipeline", distilled=None),
         replace(LATE, name="StableDiffusionXLControlNetInpaintPipeline", distilled=None, refused=PARTS, rescales=RESCALE),
         replace(PLAIN, name="LatentConsistencyModelPipeline", scale=None, distilled=None, negative_prompt=None),
+        replace(LATE, name="LatentConsistencyModelImg2ImgPipeline", scale=None, distilled=None, negative_prompt=None,
+                sized=False),
+        replace(LATE, name="StableDiffusionDepth2ImgPipeline", distilled=None, sized=False),
+        replace(PLAIN, name="StableDiffusionImageVariationPipeline", distilled=None, prompt="image", negative_prompt=None),
+        replace(PLAIN, name="StableUnCLIPImg2ImgPipeline", distilled=None),
+        replace(PLAIN, name="StableDiffusionXLControlNetUnionPipeline", refused=END),
+        replace(LATE, name="StableDiffusionXLControlNetUnionImg2ImgPipeline", distilled=None),
+        replace(LATE, name="StableDiffusionXLControlNetUnionInpaintPipeline", distilled=None, refused=PARTS,
+                rescales=RESCALE),
+        replace(PAG, name="StableDiffusionPAGPipeline", rescales=RESCALE),
+        replace(PAG, name="StableDiffusionControlNetPAGPipeline"),
+        replace(LATE_PAG, name="StableDiffusionPAGImg2ImgPipeline", sized=False),
+        replace(LATE_PAG, name="StableDiffusionPAGInpaintPipeline", rescales=RESCALE),
+        replace(LATE_PAG, name="StableDiffusionControlNetPAGInpaintPipeline", distilled=None),
+        replace(PAG, name="StableDiffusionXLPAGPipeline", refused=END, rescales=RESCALE),
+        replace(PAG, name="StableDiffusionXLControlNetPAGPipeline", refused=END),
+        replace(LATE_PAG, name="StableDiffusionXLPAGImg2ImgPipeline", sized=False, refused=PARTS, rescales=RESCALE),
+        replace(LATE_PAG, name="StableDiffusionXLPAGInpaintPipeline", refused=PARTS, rescales=RESCALE),
+        replace(LATE_PAG, name="StableDiffusionXLControlNetPAGImg2ImgPipeline", distilled=None),
     ),
     defaults={
         "UNet2DConditionModel": {

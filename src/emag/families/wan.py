@@ -38,6 +38,7 @@ FAMILY = Family(
         Host("WanPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("WanImageToVideoPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("WanVACEPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
+        Host("LucyEditPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("WanVideoToVideoPipeline", "calls-untagged", strength="strength", floored=True),
     ),
     defaults={

@@ -22,7 +22,7 @@ FAMILY = Family(
         Backbone(
             "ZImageTransformer2DModel",
             stacks=(Stack("layers", "attention", ("x",), ("x",), ("image", "text")),),
-            per_row=("x", "t", "cap_feats"), sample="x", text="cap_feats", timestep="t", kwargs="joint_attention_kwargs",
+            per_row=("x", "t", "cap_feats", "controlnet_block_samples"), sample="x", text="cap_feats", timestep="t", kwargs="joint_attention_kwargs",
             time_scale=-1000.0, time_offset=1000.0, time_modules=("t_embedder",), negated=True, lists=("x", "cap_feats"),
             encode=encode, usual_text=128,
         ),
@@ -30,6 +30,9 @@ FAMILY = Family(
     pipelines=(
         Host("ZImagePipeline", "pos-neg", off=0.0, only=Z_ONLY, combined=Z_COMBINED),
         Host("ZImageImg2ImgPipeline", "pos-neg", off=0.0, strength="strength", only=Z_ONLY, combined=Z_COMBINED),
+        Host("ZImageInpaintPipeline", "pos-neg", off=0.0, strength="strength", only=Z_ONLY, combined=Z_COMBINED),
+        Host("ZImageControlNetPipeline", "pos-neg", off=0.0, only=Z_ONLY, combined=Z_COMBINED),
+        Host("ZImageControlNetInpaintPipeline", "pos-neg", off=0.0, only=Z_ONLY, combined=Z_COMBINED),
     ),
     defaults={
         "ZImageTransformer2DModel": {

@@ -15,11 +15,12 @@ from .usual import (
     JOINT,
     MERGED,
     MIDDLE,
+    OWN_PAG,
     RESCALE,
     SD3_WINDOW,
     SINGLE,
     SKIP,
 )
 
-__all__ = ["DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "RESCALE", "SD3_WINDOW", "SINGLE",
+__all__ = ["DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "OWN_PAG", "RESCALE", "SD3_WINDOW", "SINGLE",
            "SKIP", "Backbone", "Default", "Encode", "Example", "Family", "Host", "Layout", "Stack", "Tensors"]

@@ -83,6 +83,8 @@ class Backbone:
     """Where row and column sit in `grid_ids`."""
     grid_sizes: tuple[str, ...] = ()
     """Where x_t is a sequence of patches: arguments with their number along each dimension, ([frames,] rows, columns)."""
+    grid_coords: str | None = None
+    """Where x_t is a sequence of patches and nothing tells how many: the argument with their positions [rows, axes, tokens]."""
     channel_dim: int = 1
     """Dimension of x_t that holds the channels."""
     negated: bool = False

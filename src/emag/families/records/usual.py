@@ -10,6 +10,9 @@ JOINT = (("hidden_states", "encoder_hidden_states"), ("encoder_hidden_states", "
 
 RESCALE = (("guidance_rescale", 0.0),)
 
+# diffusers' own PAG, in pipelines that have it
+OWN_PAG = (("pag_scale", 0.0),)
+
 # arguments that give Flux its unconditional prompt, one set or the other
 FLUX_NEGATIVE = (("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))
 

@@ -1,0 +1,152 @@
+"""The laws of a served pipeline, on all small ones that have no tests of their own kind: one build and few runs for each."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import emag
+from emag.engine.network import read_network
+from emag.hosts.lookup import denoisers, host_of
+from emag.methods import METHODS as C
+from emag.methods.emag.compat import Compat
+from emag.testing.outside import counted
+from emag.testing.small_given import MORE as GIVEN
+from emag.testing.small_pag import MORE as PAG
+from emag.testing.small_unet_more import MORE as UNET
+from emag.testing.small_z_image import MORE as Z_IMAGE
+from spy import changes, network_outputs, scheduler_steps, snapshot
+
+NETWORKS: dict = {}
+"""Where the network has no other tests: laws about blocks are held at each of them."""
+CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS
+STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
+ONE = ()
+"""Pipelines that make one thing a call."""
+ALL = pytest.mark.parametrize("name", CASES)
+GUIDED = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond])
+
+
+@cache
+def built(name):
+    """A small pipeline, its case, its network, and what it makes by itself."""
+    case = CASES[name]
+    pipe = case.pipe()
+    network = read_network(denoisers(pipe, host_of(pipe))[0])
+    return SimpleNamespace(case=case, pipe=pipe, network=network, host=host_of(pipe), plain=made(case, pipe))
+
+
+def made(case, pipe, seeds=None, **more):
+    seeds = seeds or ((8,) if case.name in ONE else (8, 9))
+    return case.run(pipe, seeds, **{"num_inference_steps": STEPS, **more})
+
+
+def weak(one, block=-1, **more):
+    """EMAG at one block; where attention has no map, that block left out."""
+    at = range(one.network.depth)[block]
+    if one.network.blocks[at].stack.linear:
+        return C["slg"](1.5, layers=(at and at - 1,))  # the last one left out is no evaluation at all
+    return emag.EMAG(1.5, layers=(at,), window=WINDOW, **more)
+
+
+def far(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@ALL
+def test_it_acts_as_planned_and_leaves_nothing(name):
+    one = built(name)
+    before = snapshot(one.pipe)
+    for variant in ("query", "map"):
+        rule = weak(one, variant=variant)
+        with counted(one.pipe) as rows, emag.guide(one.pipe, rule) as run:
+            out = made(one.case, one.pipe)
+        assert run.stats.evaluations == run.stats.planned == rows() / run.stats.images > run.stats.clean
+        assert run.stats.effect > 1e-4 and out.isfinite().all() and far(out, one.plain) > 1e-4
+    # an encoder of videos counts its calls
+    assert [change for change in changes(before, snapshot(one.pipe), own=False) if not change.startswith("vae.")] == []
+    assert torch.equal(made(one.case, one.pipe), one.plain)
+
+
+@ALL
+def test_a_rule_without_strength_changes_no_bit(name):
+    one = built(name)
+    with emag.guide(one.pipe, emag.EMAG(1.0, layers=(0,))):
+        assert torch.equal(made(one.case, one.pipe), one.plain)
+
+
+@ALL
+def test_a_resumed_pass_is_the_whole_one(name):
+    one = built(name)
+    for block in range(one.network.depth) if name in NETWORKS else (-1,):
+        linear, outputs = one.network.blocks[block].stack.linear, []
+        for whole in (False, True):
+            rule = C["slg"](1.5, layers=(range(one.network.depth)[block],)) if linear else weak(
+                one, block, compat=Compat(resume=not whole))
+            with network_outputs(one.pipe) as seen, emag.guide(one.pipe, rule):
+                made(one.case, one.pipe)
+            outputs.append(seen)
+        for resumed, full in zip(*outputs, strict=True):
+            assert (resumed - full).abs().max() < 3e-4 * full.abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ONE])
+def test_an_image_is_the_same_alone(name):
+    one = built(name)
+    with emag.guide(one.pipe, weak(one)):
+        both, alone = made(one.case, one.pipe), made(one.case, one.pipe, (9,))
+    assert far(alone, both[len(both) // 2:]) < 1e-3
+
+
+# What the scheduler gets
+
+
+def _frames(pred):
+    return pred[:, :, 1:]  # the first one is given
+
+
+HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg}
+"""What pipelines do to a combined prediction on its way to the scheduler."""
+CONVERTED = ("ltx-2-condition",)
+"""Pipelines that combine in another space, so that what they hand on is ours to rounding alone in the end."""
+
+
+def parts(one, raw, effect):
+    """The conditional, weak and unconditional predictions of a step, taken from those the network made."""
+    first = raw.pop(0)
+    weak = raw.pop(0) if effect is not None else None
+    if not one.host.doubled:
+        return first, weak, raw.pop(0)
+    halves = first.chunk(2)
+    return (*(halves[1], weak, halves[0]),) if one.host.layout == "neg-pos" else (halves[0], weak, halves[1])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in CONVERTED])
+def test_the_scheduler_gets_exactly_ours(name):
+    one = built(name)
+    with network_outputs(one.pipe) as raw, scheduler_steps(one.pipe) as given:
+        with emag.guide(one.pipe, weak(one), emag.CFG(3.0)) as run:
+            made(one.case, one.pipe)
+    sign = -1 if one.network.backbone.negated else 1
+    for effect, got in zip(run.stats.effects, given, strict=True):
+        cond, pushed, uncond = parts(one, raw, effect)
+        pred = cond if pushed is None else cond + 0.5 * (cond - pushed)
+        expected = sign * HANDED.get(name, lambda pred: pred)(uncond + 3.0 * (pred - uncond))
+        assert far(got[:, :expected.shape[1]], expected[:, :got.shape[1]]) < 1e-5
+    assert raw == []
+
+
+@GUIDED
+def test_our_cfg_is_the_pipelines_own(name):
+    one = built(name)
+    case, host = one.case, one.host
+    if host.guider:
+        own, pipe = made(case, case.pipe(scale=3.0)), case.pipe(scale=7.0)
+        more = {}
+    else:
+        own, pipe = made(case, one.pipe, **{case.scale: 2.0 + host.off}), one.pipe
+        more = {case.scale: 7.0}
+    with emag.guide(pipe, emag.CFG(3.0)):
+        ours = made(case, pipe, **more)
+    assert far(ours, own) < 1e-3 < far(ours, one.plain)
