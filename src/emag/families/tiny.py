@@ -2,6 +2,7 @@
 
 from .records import MIDDLE, SD3_WINDOW, Default, Family
 
+_SWEPT = "the best of its sweep beside CFG, of four settings: docs/results/shapes.md"
 _LOOKED = "small enough to look right on sheets of `emag compare --all`"
 
 FAMILY = Family(
@@ -22,6 +23,17 @@ FAMILY = Family(
             "ag": Default({"threshold": 0.9998}, "measured: as accurate as cfg, and about a quarter of the unconditional "
                                                  "evaluations spared; 0.99 loses a fifth of the accuracy"),
             "s-cfg": Default({"scale": 2.5, "layers": MIDDLE}, "untested default: the CFG scale, the middle blocks"),
+        },
+        "shapes": {
+            "emag": Default({"scale": 1.1, "layers": (2,), "window": SD3_WINDOW}, f"{_SWEPT}; not told from CFG alone"),
+            "pag": Default({"scale": 1.1, "layers": MIDDLE}, _SWEPT),
+            "seg": Default({"scale": 1.1, "layers": (7 / 24, 8 / 24, 9 / 24), "sigma": 1e7}, _SWEPT),
+            "slg": Default({"scale": 1.1, "layers": (7 / 24, 8 / 24, 9 / 24)}, _SWEPT),
+            "stg": Default({"scale": 1.1}, _SWEPT), "asag": Default({"scale": 1.1}, _SWEPT),
+            "erg-push": Default({"scale": 1.1}, _SWEPT), "tsg": Default({"scale": 1.25}, _SWEPT),
+            "cads": Default({"scale": 0.1, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, f"{_SWEPT}; 0.25, SD3's, breaks the prompt"),
+            "apg": Default({"scale": 8.0, "norm_threshold": 7.5, "momentum": -0.5}, _SWEPT),
+            "cfg": Default({"scale": 3.0}, "the pipeline's default"),
         },
     },
 )

@@ -25,6 +25,9 @@ COLUMNS = (
     "weak map: emag=0,variant=map",
 )
 
+AVERAGE = "1-4"
+"""The first is a seed at which CFG has as many of the eight prompts of shapes right as over seeds 0 to 15: 5.25 on average."""
+
 
 @command("emag demo", "emag demo -m tiny --classes frog,truck -o out/demo",
          kept="sheets that are finished are kept in {folder}; the same command starts again")
@@ -32,7 +35,7 @@ def demo(
     folder: shared.Out = Path("out/demo"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="shapes or tiny; default: both.")] = None,
     classes: Annotated[str, typer.Option(help="Classes of tiny, separated by commas.")] = "ship,automobile,horse,airplane",
-    seeds: shared.Seeds = "8-11", cell: Annotated[int, typer.Option(min=16, help="Pixels per image.")] = 128,
+    seeds: shared.Seeds = AVERAGE, cell: Annotated[int, typer.Option(min=16, help="Pixels per image.")] = 128,
     as_json: shared.Json = False,
 ) -> None:
     """Sheets of the embedded models under no guidance, CFG, EMAG and its combinations, and of the weak branch alone.
