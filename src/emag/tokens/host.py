@@ -78,19 +78,22 @@ class GuidedTokens:
         config = kwargs.get("generation_config") or model.generation_config
         check_call(self.asked, _Told(config, kwargs), inputs, _codebooks(model))
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
-        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given))
+        # a model that makes images of tokens makes as many as an image has
+        image = inputs.get("generation_mode") == "image"
+        made = model.model.vision_model.config.num_image_tokens if image else 0
+        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given, made))
         patch(undo, model, "_get_candidate_generator", self._without_ours(model._get_candidate_generator))
         return original(*args, **kwargs)
 
-    def _with_ours(self, original: Callable[..., Any], inputs: Inputs) -> Callable[..., Any]:
+    def _with_ours(self, original: Callable[..., Any], inputs: Inputs, made: int) -> Callable[..., Any]:
         """The list of processors with ours before all others, so that penalties and masks come after guidance."""
         def processors(generation_config: Any, input_ids_seq_length: int, **more: Any) -> Any:
-            made = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
-            count = generation_config.max_length - input_ids_seq_length
+            found = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
+            count = made or generation_config.max_length - input_ids_seq_length
             ends = getattr(generation_config, "_eos_token_tensor", None)
             self._run = TokenRun(self._model, self.asked, inputs, count, ends, _delayed(self._model, generation_config))
-            made.insert(0, self._run)
-            return made
+            found.insert(0, self._run)
+            return found
 
         return processors
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..core import COND, UNCOND, Perturbation, Rule, Step, TokenStep, combine, needed_branches, needs_null, with_null
-from ..errors import BadValue, NoEffect, NotFinite
+from ..errors import BadValue, NoEffect, NotFinite, Unsupported
 from ..maths.logits import soft_value_weights
 from ..maths.predictions import TokenSpace
 from ..maths.streams import Streams
@@ -65,10 +65,10 @@ class TokenRun:
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         generated = self._generated(input_ids)
-        cond = scores.float()
-        cond = cond.log_softmax(-1) if self.asked.space == "logp" else cond
-        step = self._step(input_ids, generated, cond)
-        guided = self._guided({COND: cond, **self._branches(step, input_ids)}, step)
+        # a loop with a doubled batch of its own (Janus) brings the null's logits along, behind the prompts'
+        cond, *null = self._in_space(scores).split(len(input_ids))
+        step = self._step(input_ids, generated, cond, self._tokens if null else generated.shape[1])
+        guided = self._guided({COND: cond, **(self._brought(null[0], step) if null else self._branches(step, input_ids))}, step)
         self._tokens = max(self._tokens, step.index + 1)
         if bool(guided.isnan().any()):
             raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
@@ -100,14 +100,25 @@ class TokenRun:
                            "text")
         return ids[:, known:]
 
-    def _step(self, ids: torch.Tensor, generated: torch.Tensor, cond: torch.Tensor) -> TokenStep:
-        index = generated.shape[1]
+    def _in_space(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.float().log_softmax(-1) if self.asked.space == "logp" else logits.float()
+
+    def _step(self, ids: torch.Tensor, generated: torch.Tensor, cond: torch.Tensor, index: int) -> TokenStep:
         none = (float("nan"),) * max(self.count, index + 1)
         live = torch.ones(len(ids), dtype=torch.bool, device=cond.device)
         if self._ends is not None:
             live = ~torch.isin(generated, self._ends.to(generated.device)).any(1).to(cond.device)
         assert self._streams is not None
         return TokenStep(index, none, none, 1.0, self.asked.space, ids, self._streams, cond=cond, live=live)
+
+    def _brought(self, null: torch.Tensor, step: TokenStep) -> dict[Hashable, torch.Tensor]:
+        """The null's logits that the loop itself has made."""
+        name = type(self._model).__name__
+        further = next((rule.name for rule in self.asked.rules if rule.weak or rule.remembers), None)
+        if further or self.asked.null is not None:
+            raise Unsupported(f"{name} makes a null branch of its own here, and no other: leave out {further or 'null='}")
+        self._note(UNCOND, null, step)
+        return {UNCOND: null}
 
     def _branches(self, step: TokenStep, ids: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step beside the conditional one, in the run's space."""
@@ -129,11 +140,14 @@ class TokenRun:
         weights = None
         if name == UNCOND and any(isinstance(rule, SoftCFG) for rule in self.asked.rules):
             weights = self._weights(step, ids.shape[1] - own)
-        logits = self._followers[name].logits(ids[:, own:], weights).to(step.cond.device)
-        logits = logits.log_softmax(-1) if self.asked.space == "logp" else logits
+        logits = self._in_space(self._followers[name].logits(ids[:, own:], weights).to(step.cond.device))
+        self._note(name, logits, step)
+        return logits
+
+    def _note(self, name: str, logits: torch.Tensor, step: TokenStep) -> None:
+        """Take down whether a branch ever differed from the prompt's."""
         differs = (logits != step.cond).any()
         self._differed[name] = self._differed[name] | differs if name in self._differed else differs
-        return logits
 
     def _opened(self, name: str, rows: int) -> Follower:
         call = with_encoder(self._model, self._inputs)
