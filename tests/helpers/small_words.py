@@ -31,7 +31,8 @@ def _qwen(**more):
 def _bart():
     return BartForConditionalGeneration(BartConfig(
         **SIZES, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, decoder_start_token_id=EOS, forced_eos_token_id=None))
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, decoder_start_token_id=EOS,
+        forced_eos_token_id=None))
 
 
 def _t5():
@@ -72,8 +73,8 @@ def prompts(name, *lengths, seed=1):
 
 def row_of(inputs, row):
     """One prompt alone, without its padding."""
-    real = inputs["attention_mask"][row].bool()
-    return {"input_ids": inputs["input_ids"][row, real][None], "attention_mask": torch.ones(1, int(real.sum()), dtype=torch.long)}
+    ids = inputs["input_ids"][row, inputs["attention_mask"][row].bool()][None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def logp(model, context, tokens):

@@ -5,14 +5,14 @@ import copy
 
 import pytest
 import torch
-from small_words import BOTH_SIDES, DECODERS, PAD, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts, row_of
 
 import emag
+from small_words import BOTH_SIDES, DECODERS, PAD, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts, row_of
 
 NULL = torch.tensor([4, 9, 2])
 W = 1.7
 close = torch.testing.assert_close
-every = pytest.mark.parametrize("name", (*DECODERS, *BOTH_SIDES))
+every = pytest.mark.parametrize("name", [*DECODERS, *BOTH_SIDES])
 decoders = pytest.mark.parametrize("name", DECODERS)
 
 

@@ -2,20 +2,21 @@
 
 import pytest
 import torch
-from small_codecs import HEADS, janus, musicgen
 
 import emag
+from small_codecs import HEADS, janus, musicgen
 
 MUTE = emag.tokens.zero("encoder_outputs", "attention_mask")
 close = torch.testing.assert_close
-TEXT = {"input_ids": torch.tensor([[4, 5, 6, 1], [7, 8, 1, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
+TEXT = {"input_ids": torch.tensor([[4, 5, 6, 1], [7, 8, 1, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
 IDS = torch.tensor([[1, 5, 7, 9, 3], [1, 8, 8, 4, 3]])
 IMAGE = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "generation_mode": "image"}
 
 
 def sound(inputs=TEXT, *rules, space="logits", null=MUTE, given=None, **more):
-    model, more = musicgen(), {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_scores": True,
-                               **more}
+    more = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_scores": True, **more}
+    model = musicgen()
     torch.manual_seed(3)
     if not rules:
         return model.generate(**inputs, **more), None
@@ -23,7 +24,8 @@ def sound(inputs=TEXT, *rules, space="logits", null=MUTE, given=None, **more):
         return model.generate(**inputs, **more), run
 
 
-@pytest.mark.parametrize("more", [{}, {"do_sample": True}, {"do_sample": True, "top_k": 4}], ids=["greedy", "sampled", "top-k"])
+@pytest.mark.parametrize("more", [{}, {"do_sample": True}, {"do_sample": True, "top_k": 4}],
+                         ids=["greedy", "sampled", "top-k"])
 def test_musicgen_is_guided_as_by_its_own_doubled_batch(more):
     theirs, _ = sound(guidance_scale=2.0, **more)
     ours, run = sound(TEXT, emag.CFG(2.0), **more)

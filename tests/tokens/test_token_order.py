@@ -1,13 +1,14 @@
 """Guidance first, then biases and penalties, masks, and warpers; masks survive; where transformers' own guidance is right
 ours is the same, and where it is not, these tests say what is wrong there."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from small_words import DECODERS, EOS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 import emag
+from small_words import DECODERS, EOS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([[4, 9, 2]])
 W = 1.7
@@ -37,7 +38,7 @@ class Grammar:
 
 
 def keeps(tokens):
-    return all((b - a) % VOCABULARY in range(1, 6) for a, b in zip(tokens, tokens[1:]))
+    return all((b - a) % VOCABULARY in range(1, 6) for a, b in itertools.pairwise(tokens))
 
 
 @decoders

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 from transformers import AttentionInterface
 
 import emag
 from emag.maths.logits import entropy, soft_value_weights
+from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([4, 9, 2])
 W, COUNT = 1.7, 10
@@ -200,5 +200,6 @@ def test_rules_after_work_on_what_the_combining_one_gives(name):
     prompt, tokens = decoded(model, inputs, made, 0)
     every = torch.arange(VOCABULARY)[None]
     for i, scores in enumerate(made.scores):
-        pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
+        fits = class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
+        pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * fits
         close(scores[0], pushed.log_softmax(-1), atol=1e-4, rtol=1e-4)

@@ -6,5 +6,5 @@ from .context import Null, zero
 from .host import GuidedTokens, Processor, guide, processor
 from .stats import TokenStats
 
-__all__ = ["CAIF", "MTI", "TOKEN_METHODS", "ClassModel", "GeDi", "GuidedTokens", "Null", "Processor", "SoftCFG", "TokenStats", "guide",
-           "processor", "zero"]
+__all__ = ["CAIF", "MTI", "TOKEN_METHODS", "ClassModel", "GeDi", "GuidedTokens", "Null", "Processor", "SoftCFG",
+           "TokenStats", "guide", "processor", "zero"]

@@ -67,7 +67,7 @@ class Follower:
         return {**given, "input_ids": feed, "attention_mask": mask, **{k: v for k, v in further.items() if k in self._known}}
 
     def _line_up(self, whole: torch.Tensor) -> int:
-        """How many tokens of `whole` the cache holds, its rows put in order and cut to them; at least one is left to feed."""
+        """How many tokens of `whole` the cache holds, its rows in order and cut to them; at least one is left to feed."""
         if self._fed is None or self._cache is None:
             return self._forget()
         parents, common = aligned(self._fed, whole, self._context.times)

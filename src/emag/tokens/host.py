@@ -66,7 +66,7 @@ class GuidedTokens:
             self.latest, self._run = None, None
             result = undone(lambda undo: self._called(original, args, kwargs, inputs, undo))
             if self._run is None:
-                raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors, so nothing was guided")
+                raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors: nothing was guided")
             self._run.finish()
             self.latest = self._run.stats()
             return result
@@ -98,7 +98,7 @@ class GuidedTokens:
         return processors
 
     def _without_ours(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Drafts are made without guidance: they are only proposals, and it is the guided model that takes or refuses them."""
+        """Drafts are made without guidance: they are proposals, and it is the guided model that takes or refuses them."""
         def generator(**given: Any) -> Any:
             ours = given["logits_processor"]
             return original(**{**given, "logits_processor": type(ours)(one for one in ours if one is not self._run)})
@@ -118,7 +118,7 @@ class Processor:
         self._run = self._begun()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Guided scores, fp32, for input_ids [rows, length] and scores [rows, vocabulary]. The first call holds the prompt."""
+        """Guided scores, fp32, for input_ids [rows, length] and scores [rows, vocabulary]. First, ids are the prompt."""
         return self._run(input_ids, scores)
 
     def reset(self) -> None:
@@ -158,7 +158,7 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
     `BadValue`, `Unsupported` and `Busy` before anything is generated, `NotFinite` at guided logits that are no numbers, and
     `NoEffect` after a call in which a branch was the prompt itself.
     """
-    return GuidedTokens(model, _asked(rules, null, conditions, scorers, tokenizer, space))
+    return GuidedTokens(model, asked(rules, null, conditions, scorers, tokenizer, space))
 
 
 def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, Null] | None = None,
@@ -172,10 +172,12 @@ def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[s
     """
     if tokens < 0:
         raise BadValue(f"tokens must be at least 0 (0: not known), got {tokens}")
-    return Processor(model, _asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
+    return Processor(model, asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
 
 
-def _asked(rules: Any, null: Null, conditions: Any, scorers: Any, tokenizer: Any, space: str) -> Asked:
+def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = None, tokenizer: Any = None,
+          space: str = "logp") -> Asked:
+    """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
     return Asked(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
 

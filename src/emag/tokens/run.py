@@ -68,7 +68,8 @@ class TokenRun:
         # a loop with a doubled batch of its own (Janus) brings the null's logits along, behind the prompts'
         cond, *null = self._in_space(scores).split(len(input_ids))
         step = self._step(input_ids, generated, cond, self._tokens if null else generated.shape[1])
-        guided = self._guided({COND: cond, **(self._brought(null[0], step) if null else self._branches(step, input_ids))}, step)
+        others = self._brought(null[0], step) if null else self._branches(step, input_ids)
+        guided = self._guided({COND: cond, **others}, step)
         self._tokens = max(self._tokens, step.index + 1)
         if bool(guided.isnan().any()):
             raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
@@ -156,7 +157,8 @@ class TokenRun:
         given = inputs_of(null, call, self._model, self.asked.tokenizer, text)
         ids = call.get("input_ids")
         samples = len(ids) if ids is not None else len(call["encoder_outputs"].last_hidden_state)
-        moved = {key: value.to(self._model.device) if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+        place = self._model.device
+        moved = {key: one.to(place) if isinstance(one, torch.Tensor) else one for key, one in given.items()}
         return Follower(self._model, read_context(self._model, moved, samples, text).repeated(rows), self._shape)
 
     def _weights(self, step: TokenStep, length: int) -> torch.Tensor:
@@ -179,9 +181,9 @@ class TokenRun:
         """The rules in order. What a branch excludes (-inf) keeps the value that the prompt gives it."""
         cond, rules, states = branches[COND], self.asked.rules, self._states
         # inf - inf is NaN and 0 times inf too: rules that combine see 0 in all branches where one excludes a token
-        predicted = [name for name in branches if not isinstance(name, Scored)]
-        excluded = torch.stack([branches[name].isinf() for name in predicted]).any(0)
-        seen = {name: branches[name].masked_fill(excluded, 0.0) if name in predicted else branches[name] for name in branches}
+        predicted = {name: p for name, p in branches.items() if not isinstance(name, Scored)}
+        excluded = torch.stack([p.isinf() for p in predicted.values()]).any(0)
+        seen = {**branches, **{name: p.masked_fill(excluded, 0.0) for name, p in predicted.items()}}
         first = next((i for i, rule in enumerate(rules) if rule.kind == "after"), len(rules))
         seen = dict(with_null(rules, seen, step, states))
         pred = combine(rules[:first], seen[COND], seen, step, states[:first])
