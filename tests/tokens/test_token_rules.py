@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface
 
 import emag
-from emag.maths.logits import entropy, soft_value_weights
+from emag.maths.logits import soft_value_weights, token_entropy
 from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([4, 9, 2])
@@ -61,7 +61,7 @@ def test_unsure_tokens_alone_are_guided_row_by_row(name, times):
     if times == 1:
         seen = []
         for _, i, scores, plain, by_rule in scores_at(model, inputs, made, W):
-            unsure = bool(entropy(plain) > middle)
+            unsure = bool(token_entropy(plain) > middle)
             close(scores, by_rule if unsure else plain, atol=1e-4, rtol=1e-4)
             seen.append((i, unsure))
         needed = {i for i, unsure in seen if unsure}

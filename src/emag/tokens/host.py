@@ -12,7 +12,7 @@ from ..errors import BadValue, Busy
 from .checks import check_asked, check_call, token_space
 from .context import Inputs, Null
 from .follower import Shape
-from .run import Asked, Scorer, TokenRun
+from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
 
 PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
@@ -22,7 +22,7 @@ PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "inp
 class GuidedTokens:
     """Handle of a `with emag.tokens.guide(...)`: the rules, and what the latest call of `generate` did."""
 
-    def __init__(self, model: Any, asked: Asked):
+    def __init__(self, model: Any, asked: TokenGuidance):
         check_asked(model, asked, timed=True)
         self.asked, self._model = asked, model
         self.latest: TokenStats | None = None
@@ -112,7 +112,7 @@ class Processor:
     stats: what was done since the beginning, or the last `reset`.
     """
 
-    def __init__(self, model: Any, asked: Asked, tokens: int, inputs: Inputs):
+    def __init__(self, model: Any, asked: TokenGuidance, tokens: int, inputs: Inputs):
         check_asked(model, asked, timed=tokens > 0)
         self._begun: Callable[[], TokenRun] = lambda: TokenRun(model, asked, inputs, tokens)
         self._run = self._begun()
@@ -176,10 +176,10 @@ def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[s
 
 
 def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = None, tokenizer: Any = None,
-          space: str = "logp") -> Asked:
+          space: str = "logp") -> TokenGuidance:
     """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
-    return Asked(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
+    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
 
 
 def _codebooks(model: Any) -> int:

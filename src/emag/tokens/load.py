@@ -9,7 +9,7 @@ import torch
 from ..errors import BadValue
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype | None = None, revision: str | None = None,
+def load_text_model(name: str, device: torch.device, dtype: torch.dtype | None = None, revision: str | None = None,
          cached: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a decoder-only or encoder-decoder model. cached: what was fetched before alone.
 

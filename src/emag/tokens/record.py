@@ -9,7 +9,7 @@ from ..records.record import versions
 from .host import GuidedTokens
 
 
-def record(run: GuidedTokens, model: Any, prompts: Sequence[str], call: Mapping[str, Any]) -> dict[str, Any]:
+def text_record(run: GuidedTokens, model: Any, prompts: Sequence[str], call: Mapping[str, Any]) -> dict[str, Any]:
     """JSON-ready record of a call of `generate` with `prompts` and the settings `call`.
 
     `unrecorded` names what had a part in the text and cannot be written down: a null or a condition that is no text,

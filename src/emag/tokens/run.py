@@ -23,7 +23,7 @@ Scorer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenGuidance:
     """What the user asks for: rules that act, what their branches are made of, and the space they see."""
 
     rules: tuple[Rule, ...]
@@ -49,7 +49,7 @@ class TokenRun:
     that end a row. shape: what the model's decoder is fed for the tokens so far.
     """
 
-    def __init__(self, model: Any, asked: Asked, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
+    def __init__(self, model: Any, asked: TokenGuidance, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
                  shape: Shape | None = None):
         self.asked, self.count = asked, count
         self._model, self._inputs, self._ends, self._shape = model, inputs, ends, shape

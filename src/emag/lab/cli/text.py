@@ -40,7 +40,7 @@ def text(
     """
     from ...methods.tokens import TOKEN_METHODS
     from ...records.recipe import parse
-    from ...tokens.checks import check_rules
+    from ...tokens.checks import check_token_rules
     from ...tokens.host import asked
 
     rules = [parse(one, TOKEN_METHODS) for one in guidance]
@@ -49,7 +49,7 @@ def text(
                             **({"temperature": temperature} if temperature else {}), **shared.settings_of(more)}
     if out_path is not None:
         check_file(out_path)
-    check_rules(asked(rules, null), timed=True)  # before a model is loaded
+    check_token_rules(asked(rules, null), timed=True)  # before a model is loaded
     made = _made(prompts, model, rules, null, call, seed, device, dtype)
     if out_path is not None:
         _write(out_path, made)
@@ -73,7 +73,7 @@ def _made(prompts: list[str], name: str, rules: list[Any], null: Any, call: dict
     import torch
 
     from ... import tokens
-    from ...tokens.record import record
+    from ...tokens.record import text_record
 
     model, tokenizer = _open(name, device, dtype)
     side = "right" if model.config.is_encoder_decoder else "left"
@@ -84,17 +84,17 @@ def _made(prompts: list[str], name: str, rules: list[Any], null: Any, call: dict
                              pad_token_id=tokenizer.pad_token_id, **call)
     start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     texts = tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
-    return {"texts": texts, "record": {**record(run, model, prompts, call), "seed": seed},
+    return {"texts": texts, "record": {**text_record(run, model, prompts, call), "seed": seed},
             "run": run.latest.as_dict() if run.latest else None, "told": str(run)}
 
 
 def _open(name: str, device: str | None, dtype: Any) -> tuple[Any, Any]:
     from ...hosts.hub import cached_only
     from ...hosts.load import pick_device, pick_dtype
-    from ...tokens.load import load
+    from ...tokens.load import load_text_model
 
     cached = not Path(name).is_dir() and cached_only(name, "config.json")
-    return load(name, pick_device(device), pick_dtype(dtype), cached=cached)
+    return load_text_model(name, pick_device(device), pick_dtype(dtype), cached=cached)
 
 
 def _write(path: Path, made: dict[str, Any]) -> None:
