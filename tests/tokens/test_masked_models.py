@@ -1,4 +1,4 @@
-"""Masked diffusion over text, on a small BERT: the null masks the prompt (LLaDA), or what the model is least sure of (A-CFG)."""
+"""Masked diffusion over text, on a small BERT: the null masks the prompt (LLaDA), or what it is least sure of (A-CFG)."""
 
 import functools
 

@@ -74,6 +74,18 @@ def test_unsure_tokens_alone_are_guided_row_by_row(name, times):
     assert none.sequences.tolist() == generate(model, inputs, COUNT, **more).sequences.tolist() and run.stats.passes == {}
 
 
+def test_rows_that_have_ended_ask_for_nothing():
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    first = generate(model, inputs, COUNT).sequences[0, 6 + 1]  # row 0 ends at its second token
+    made, run = guided(model, inputs, emag.tokens.MTI(1.0 + 1e-9, threshold=1.9), eos_token_id=int(first), pad_token_id=0)
+    needed, ended = set(), [False, False]
+    for i, scores in enumerate(made.scores):
+        unsure = [float(token_entropy(scores[row])) > 1.9 for row in range(2)]
+        needed |= {i} if any(u and not e for u, e in zip(unsure, ended)) else set()
+        ended = [e or int(made.sequences[row, 6 + i]) == int(first) for row, e in enumerate(ended)]
+    assert run.stats.passes == {"uncond": len(needed)} and ended[0] and len(needed) < len(made.scores)
+
+
 @decoders
 def test_the_null_is_spared_once_both_agree(name):
     model, inputs = model_of(name), prompts(name, 6, 3)
