@@ -2,6 +2,7 @@
 
 # guide what is there
 from . import tokens as tokens
+
 # to write a rule of one's own
 from .core import (
     COND as COND,

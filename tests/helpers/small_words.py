@@ -6,6 +6,8 @@ import torch
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -28,10 +30,16 @@ def _qwen(**more):
     return Qwen2ForCausalLM(Qwen2Config(**{**SIZES, **LAYERS, **more}))
 
 
+def _gpt2():
+    """Places are learned vectors here: who counts padding as text is seen."""
+    return GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=16, n_layer=2, n_head=2, n_positions=64))
+
+
 def _bart():
     return BartForConditionalGeneration(BartConfig(
         **SIZES, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, decoder_start_token_id=EOS, forced_eos_token_id=None))
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, decoder_start_token_id=EOS,
+        forced_eos_token_id=None))
 
 
 def _t5():
@@ -40,9 +48,9 @@ def _t5():
         dropout_rate=0.0))
 
 
-MAKERS = {"llama": _llama, "qwen2": _qwen, "bart": _bart, "t5": _t5}
+MAKERS = {"llama": _llama, "qwen2": _qwen, "gpt2": _gpt2, "bart": _bart, "t5": _t5}
 DECODERS, BOTH_SIDES = ("llama", "qwen2"), ("bart", "t5")
-SPREAD = {"llama": 0.7, "qwen2": 0.7, "bart": 0.3, "t5": 0.35}
+SPREAD = {"llama": 0.7, "gpt2": 0.4, "qwen2": 0.7, "bart": 0.3, "t5": 0.35}
 
 
 @functools.cache
@@ -72,8 +80,8 @@ def prompts(name, *lengths, seed=1):
 
 def row_of(inputs, row):
     """One prompt alone, without its padding."""
-    real = inputs["attention_mask"][row].bool()
-    return {"input_ids": inputs["input_ids"][row, real][None], "attention_mask": torch.ones(1, int(real.sum()), dtype=torch.long)}
+    ids = inputs["input_ids"][row, inputs["attention_mask"][row].bool()][None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def logp(model, context, tokens):

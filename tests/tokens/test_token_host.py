@@ -5,15 +5,15 @@ import copy
 
 import pytest
 import torch
-from small_words import BOTH_SIDES, DECODERS, PAD, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts, row_of
 
 import emag
+from small_words import BOTH_SIDES, DECODERS, PAD, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts, row_of
 
 NULL = torch.tensor([4, 9, 2])
 W = 1.7
 close = torch.testing.assert_close
-every = pytest.mark.parametrize("name", (*DECODERS, *BOTH_SIDES))
-decoders = pytest.mark.parametrize("name", DECODERS)
+every = pytest.mark.parametrize("name", ["gpt2", *DECODERS, *BOTH_SIDES])
+decoders = pytest.mark.parametrize("name", ["gpt2", *DECODERS])
 
 
 def guided(model, inputs, *rules, null=NULL, count=8, given=None, **more):
@@ -115,6 +115,15 @@ def test_assisted_decoding_makes_the_same_text(name, draft):
     assert made.sequences.tolist() == alone.sequences.tolist()
 
 
+def test_drafts_are_made_without_guidance(monkeypatch):
+    """They are proposals: a null pass for each would be wasted."""
+    model, helper, inputs = model_of("llama"), copy.deepcopy(model_of("llama", 5)), prompts("llama", 6)
+    plain, given = helper.generate, []
+    monkeypatch.setattr(helper, "generate", lambda *a, **k: given.append(k["logits_processor"]) or plain(*a, **k))
+    guided(model, inputs, count=12, assistant_model=helper, repetition_penalty=1.1)
+    assert given and all([type(one).__name__ for one in some] == ["RepetitionPenaltyLogitsProcessor"] for some in given)
+
+
 @every
 def test_rows_that_have_ended_do_not_touch_the_others(name):
     model, inputs = model_of(name, ends=True), prompts(name, 6, 3, 4, 5)
@@ -194,3 +203,18 @@ def test_a_sliding_window_forgets_and_the_branch_is_read_again():
     check_scores(model, inputs, alone, NULL)
     made, _ = guided(model, inputs, count=10, prompt_lookup_num_tokens=3)
     assert made.sequences.tolist() == alone.sequences.tolist()
+
+
+@decoders
+def test_a_static_cache_of_the_call(name):
+    model, inputs = model_of(name), prompts(name, 5, 4)
+    made, _ = guided(model, inputs, cache_implementation="static")
+    check_scores(model, inputs, made, NULL)
+
+
+def test_models_without_keys_and_values_are_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, state_size=2)).eval()
+    with pytest.raises(emag.Unsupported, match="keys and values"):
+        guided(model, prompts("llama", 5))

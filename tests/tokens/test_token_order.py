@@ -1,13 +1,14 @@
 """Guidance first, then biases and penalties, masks, and warpers; masks survive; where transformers' own guidance is right
 ours is the same, and where it is not, these tests say what is wrong there."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from small_words import DECODERS, EOS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 import emag
+from small_words import DECODERS, EOS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([[4, 9, 2]])
 W = 1.7
@@ -37,7 +38,7 @@ class Grammar:
 
 
 def keeps(tokens):
-    return all((b - a) % VOCABULARY in range(1, 6) for a, b in zip(tokens, tokens[1:]))
+    return all((b - a) % VOCABULARY in range(1, 6) for a, b in itertools.pairwise(tokens))
 
 
 @decoders
@@ -91,9 +92,10 @@ def test_transformers_guidance_cannot_read_an_encoder():
         generate(model, inputs, guidance_scale=W)
 
 
-@decoders
-def test_transformers_guidance_does_not_see_the_padding_of_the_prompt(name):
-    """Its null of padded negative prompts is right only with a mask, and its positions count the padding."""
+@pytest.mark.parametrize("name", ["gpt2", *DECODERS])
+def test_transformers_guidance_counts_the_padding_of_its_null(name):
+    """A padded negative prompt is read as text where its mask is left out; and with it places still count the padding, which
+    changes nothing where only distances count (rotary embeddings)."""
     model, inputs, null = model_of(name), prompts(name, 6, 6), prompts(name, 2, 5, seed=9)
     made = ours(model, inputs, null=null)
     prompt, tokens = decoded(model, inputs, made, 0)
@@ -101,6 +103,9 @@ def test_transformers_guidance_does_not_see_the_padding_of_the_prompt(name):
     close(made.scores[0][0], right, atol=1e-4, rtol=1e-4)
     bad = generate(model, inputs, guidance_scale=W, negative_prompt_ids=null["input_ids"])
     assert not torch.allclose(bad.scores[0][0].log_softmax(-1), right, atol=1e-2)
+    masked = generate(model, inputs, guidance_scale=W, negative_prompt_ids=null["input_ids"],
+                      negative_prompt_attention_mask=null["attention_mask"]).scores[0][0].log_softmax(-1)
+    assert torch.allclose(masked, right, atol=1e-3) is (name != "gpt2")
 
 
 @decoders

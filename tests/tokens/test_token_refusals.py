@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_words import DECODERS, EOS, VOCABULARY, generate, model_of, prompts
 
 import emag
+from small_words import DECODERS, EOS, VOCABULARY, generate, model_of, prompts
 
 NULL = torch.tensor([4, 9, 2])
 
@@ -81,7 +81,8 @@ RULES = {
     "no scale": (emag.CFG(),), "two combine": (emag.CFG(1.5), emag.Compose("uncond", (emag.Term(2.0, "cond"),))),
     "apg": (emag.APG(2.0),), "momentum": (emag.CFG(1.5), emag.Momentum(0.5)), "rescale": (emag.CFG(1.5), emag.Rescale(0.7)),
     "emag": (emag.EMAG(1.5),), "pag": (emag.PAG(1.5),), "cads": (emag.CADS(), emag.CFG(1.5)), "not a rule": ("cfg",),
-    "noise schedule": (emag.CFG(emag.Interval(1.5)),), "measuring": (emag.CFG(emag.MAMBOG(1.5)),), "channels": (emag.CFG(1.5, 3),),
+    "noise schedule": (emag.CFG(emag.Interval(1.5)),), "measuring": (emag.CFG(emag.MAMBOG(1.5)),),
+    "channels": (emag.CFG(1.5, 3),),
     "ag in x0": (emag.AG(0.9), emag.CFG(1.5)), "ag alone": (emag.AG(0.9, on="logp"),),
     "carried": (emag.Negative(1.5, negative="n", every=2), emag.CFG(1.5)), "mti without threshold": (emag.tokens.MTI(1.5),),
     "unknown condition": (emag.Negative(1.5, negative="n"),), "unknown scorer": (emag.tokens.CAIF(),),
@@ -104,9 +105,9 @@ def test_rules_for_tokens_are_refused_where_images_are_made(rule):
     pipe = emag.load("tiny")
     with pytest.raises(emag.Unsupported, match=r"emag\.tokens"):
         emag.guide(pipe, rule)
+    given = {"cond": None, "uncond": None, "scorer": None}
     with pytest.raises((emag.Unsupported, emag.BadValue)):
-        model = emag.guided(lambda x, t, c: x, rule, path=[1.0, 0.5, 0.0], conditions={"cond": None, "uncond": None})
-        model(torch.randn(1, 4), 0)
+        emag.guided(lambda x, t, c: x, rule, path=[1.0, 0.5, 0.0], conditions=given)(torch.randn(1, 4), 0)
 
 
 def test_agreement_of_tokens_is_refused_where_images_are_made():
@@ -115,7 +116,8 @@ def test_agreement_of_tokens_is_refused_where_images_are_made():
 
 
 CALLS = {
-    "their scale": ({"guidance_scale": 2.0}, "second time"), "their negative": ({"negative_prompt_ids": NULL[None]}, "null="),
+    "their scale": ({"guidance_scale": 2.0}, "second time"),
+    "their negative": ({"negative_prompt_ids": NULL[None]}, "null="),
     "a loop of its own": ({"custom_generate": print}, "processor"),
 }
 
@@ -137,7 +139,8 @@ def test_rules_that_remember_are_refused_where_rows_change_places(rules, more):
 
 
 NULLS = {
-    "text without tokenizer": ("a text", "tokenizer"), "number": (3, "is a text"), "two rows of three": (torch.ones(2, 4).long(), "rows"),
+    "text without tokenizer": ("a text", "tokenizer"), "number": (3, "is a text"),
+    "two rows of three": (torch.ones(2, 4).long(), "rows"),
     "nothing": (torch.ones(1, 0).long(), "at least one"), "not there": (emag.tokens.zero("pixel_values"), "pixel_values"),
     "padded behind": ({"input_ids": torch.tensor([[4, 0]]), "attention_mask": torch.tensor([[1, 0]])}, "left"),
 }

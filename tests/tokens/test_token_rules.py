@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 from transformers import AttentionInterface
 
 import emag
-from emag.maths.logits import entropy, soft_value_weights
+from emag.maths.logits import soft_value_weights, token_entropy
+from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([4, 9, 2])
 W, COUNT = 1.7, 10
@@ -61,7 +61,7 @@ def test_unsure_tokens_alone_are_guided_row_by_row(name, times):
     if times == 1:
         seen = []
         for _, i, scores, plain, by_rule in scores_at(model, inputs, made, W):
-            unsure = bool(entropy(plain) > middle)
+            unsure = bool(token_entropy(plain) > middle)
             close(scores, by_rule if unsure else plain, atol=1e-4, rtol=1e-4)
             seen.append((i, unsure))
         needed = {i for i, unsure in seen if unsure}
@@ -72,6 +72,18 @@ def test_unsure_tokens_alone_are_guided_row_by_row(name, times):
     none, run = guided(model, inputs, emag.tokens.MTI(W, threshold=math.log(VOCABULARY) + 1e-4), **more)
     torch.manual_seed(3)
     assert none.sequences.tolist() == generate(model, inputs, COUNT, **more).sequences.tolist() and run.stats.passes == {}
+
+
+def test_rows_that_have_ended_ask_for_nothing():
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    first = generate(model, inputs, COUNT).sequences[0, 6 + 1]  # row 0 ends at its second token
+    made, run = guided(model, inputs, emag.tokens.MTI(1.0 + 1e-9, threshold=1.9), eos_token_id=int(first), pad_token_id=0)
+    needed, ended = set(), [False, False]
+    for i, scores in enumerate(made.scores):
+        unsure = [float(token_entropy(scores[row])) > 1.9 for row in range(2)]
+        needed |= {i} if any(u and not e for u, e in zip(unsure, ended)) else set()
+        ended = [e or int(made.sequences[row, 6 + i]) == int(first) for row, e in enumerate(ended)]
+    assert run.stats.passes == {"uncond": len(needed)} and ended[0] and len(needed) < len(made.scores)
 
 
 @decoders
@@ -200,5 +212,6 @@ def test_rules_after_work_on_what_the_combining_one_gives(name):
     prompt, tokens = decoded(model, inputs, made, 0)
     every = torch.arange(VOCABULARY)[None]
     for i, scores in enumerate(made.scores):
-        pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
+        fits = class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
+        pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * fits
         close(scores[0], pushed.log_softmax(-1), atol=1e-4, rtol=1e-4)

@@ -62,7 +62,8 @@ def product(*experts):
         return weights[0] / sum(weights)
 
     first, after_a, after_b = (step([TABLE[prompt][i] for prompt, _ in experts]) for i in range(3))
-    return {"ax": first * after_a, "ay": first * (1 - after_a), "bx": (1 - first) * after_b, "by": (1 - first) * (1 - after_b)}
+    return {"ax": first * after_a, "ay": first * (1 - after_a),
+            "bx": (1 - first) * after_b, "by": (1 - first) * (1 - after_b)}
 
 
 def near(found, expected):

@@ -82,8 +82,8 @@ class Rule(FiniteFields):
         timed: it is known how many tokens the run will have, which schedules need.
         """
         where = f"in {self.space}" if self.space else "on what a denoiser predicts"
-        raise Unsupported(f"{self.name} works {where}, and nobody has said what it would mean for logits of tokens: leave it "
-                          "out; cfg, negative, compose, ag and the rules of emag.tokens work there")
+        raise Unsupported(f"{self.name} works {where}, and nobody has said what it would mean for logits of tokens: leave "
+                          "it out; cfg, negative, compose, ag and the rules of emag.tokens work there")
 
     @property
     def first_order(self) -> bool:

@@ -106,14 +106,14 @@ def check_timed(name: str, scale: Scale | None, why: str) -> None:
 
 
 def check_tokens(name: str, scale: Scale | None, timed: bool) -> None:
-    """Raise `BadValue` for a strength that a loop over tokens cannot have. timed: it is known how many tokens there will be."""
+    """Raise `BadValue` for a strength that a loop over tokens cannot have. timed: it is known how many there will be."""
     if scale is None or (isinstance(scale, Schedule) and scale.scale is None):
         raise BadValue(f"{name} has no default scale for tokens: give one, e.g. {name}=1.5 (1 is off)")
     if not isinstance(scale, Schedule):
         return
     if not scale.over_tokens:
-        raise BadValue(f"{name} cannot have {label(scale)} over tokens, which have no noise level: give a number, a Curve, or "
-                       "an Interval with unit='progress'")
+        raise BadValue(f"{name} cannot have {label(scale)} over tokens, which have no noise level: give a number, a Curve, "
+                       "or an Interval with unit='progress'")
     if not timed:
         raise BadValue(f"{name} has a schedule, which needs the number of tokens: say tokens=N, as many as will be made")
 

@@ -80,13 +80,13 @@ def selective(cond: torch.Tensor, uncond: torch.Tensor | Callable[[], torch.Tens
     if not threshold == threshold:
         raise BadValue("threshold must be a number of nats (inf guides nothing, -1 every row), got nan")
     log_cond = cond.log_softmax(-1)
-    unsure = entropy(cond).unsqueeze(-1) > threshold
+    unsure = token_entropy(cond).unsqueeze(-1) > threshold
     if _checked(scale) == 1 or not unsure.any():
         return log_cond
     return torch.where(unsure, guide_logits(cond, uncond() if callable(uncond) else uncond, scale), log_cond)
 
 
-def entropy(logits: torch.Tensor) -> torch.Tensor:
+def token_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of the distributions of logits [..., vocabulary], in nats, [...]; an excluded token (-inf) adds nothing."""
     # entr is -p log p, and 0 at p = 0
     return torch.special.entr(logits.softmax(-1)).sum(-1)

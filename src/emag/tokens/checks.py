@@ -7,17 +7,20 @@ from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
 from ..methods.tokens.base import Scored, TokenRule
-from .run import Asked
+from .run import TokenGuidance
 
 SPACES = ("logp", "logits")
 
 
-def check_asked(model: Any, asked: Asked, timed: bool) -> None:
+def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
     """Raise `BadValue` or `Unsupported` for rules and branches that cannot work. timed: the number of tokens is known."""
     if not hasattr(getattr(model, "config", None), "is_encoder_decoder") or not callable(getattr(model, "forward", None)):
         raise BadValue(f"a model of transformers that generates is wanted, got {type(model).__name__}")
-    if asked.space not in SPACES:
-        raise BadValue(f"space must be one of {', '.join(SPACES)}, got {asked.space!r}")
+    check_token_rules(asked, timed)
+
+
+def check_token_rules(asked: TokenGuidance, timed: bool) -> None:
+    """What `check_asked` tells without a model."""
     for rule in asked.rules:
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.CFG(1.5), got {rule!r}")
@@ -28,22 +31,23 @@ def check_asked(model: Any, asked: Asked, timed: bool) -> None:
     _check_names(asked)
 
 
-def _check_order(asked: Asked) -> None:
+def _check_order(asked: TokenGuidance) -> None:
     combining = [rule.name for rule in asked.rules if rule.kind == "combining"]
     if len(combining) > 1:
-        raise BadValue(f"{' and '.join(combining)} both combine the prompt's logits with those of the null; keep one. A second "
-                       "scale nested inside is a negative before it, e.g. negative=1.3,negative=speaker cfg=1.5")
+        raise BadValue(f"{' and '.join(combining)} both combine the prompt's logits with those of the null; keep one. A "
+                       "second scale nested inside is a negative before it, e.g. negative=1.3,negative=speaker cfg=1.5")
     kinds = [rule.kind for rule in asked.rules]
     if "after" in kinds and any(kind != "after" for kind in kinds[kinds.index("after"):]):
         raise BadValue(f"{asked.rules[kinds.index('after')].name} works on the guided logits: name it last")
     null = next((rule.name for rule in asked.rules if rule.kind == "null"), None)
     if null and not combining:
-        raise BadValue(f"{null} is about the unconditional branch, which nothing reads here: add a combining rule, e.g. cfg=1.5")
+        raise BadValue(f"{null} is about the unconditional branch, which nothing reads here: add a combining rule, e.g. "
+                       "cfg=1.5")
     if asked.null is not None and not combining:
         raise BadValue("null= is the branch that a combining rule goes away from, and none is named: add e.g. emag.CFG(1.5)")
 
 
-def _check_names(asked: Asked) -> None:
+def _check_names(asked: TokenGuidance) -> None:
     branches = weak_branches(asked.rules)
     read = {branch.scorer for branch in branches if isinstance(branch, Scored)}
     named = {branch.condition for branch in branches if branch.condition} - {UNCOND}
@@ -58,7 +62,7 @@ def _check_names(asked: Asked) -> None:
         raise BadValue("'cond' is the prompt of the call itself: give the condition another name")
 
 
-def check_call(asked: Asked, config: Any, arguments: Mapping[str, Any], codebooks: int) -> None:
+def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], codebooks: int) -> None:
     """Refuse what a call of `generate` asks for and guidance does not go with. config: its `GenerationConfig`."""
     for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
         if arguments.get(name) is not None:
@@ -75,7 +79,7 @@ def check_call(asked: Asked, config: Any, arguments: Mapping[str, Any], codebook
     keeper = next((rule.name for rule in asked.rules if rule.remembers), None)
     if keeper and (beams or drafted):
         what = "beams change places" if beams else "drafted tokens are taken back"
-        raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave {keeper} out")
+        raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave it out")
     if beams and asked.space == "logits":
         raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:

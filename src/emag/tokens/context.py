@@ -1,4 +1,4 @@
-"""What a branch of tokens is evaluated under: the prompt, or whatever else the model is told, of the call or in its place."""
+"""What a branch of tokens is evaluated under: what the model is told in the place of the prompt."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -27,7 +27,7 @@ class Follower:
         self._cache: Any = None
         self._fed: torch.Tensor | None = None
         self._latest = torch.empty(0)
-        self._past: Past | None = None
+        self._past: WeightedValues | None = None
         if "past_key_values" not in self._known:
             raise Unsupported(f"{type(model).__name__} keeps no keys and values that a second branch could have of its own: "
                               "transformers and encoder-decoders do")
@@ -67,7 +67,7 @@ class Follower:
         return {**given, "input_ids": feed, "attention_mask": mask, **{k: v for k, v in further.items() if k in self._known}}
 
     def _line_up(self, whole: torch.Tensor) -> int:
-        """How many tokens of `whole` the cache holds, its rows put in order and cut to them; at least one is left to feed."""
+        """How many tokens of `whole` the cache holds, its rows in order and cut to them; at least one is left to feed."""
         if self._fed is None or self._cache is None:
             return self._forget()
         parents, common = aligned(self._fed, whole, self._context.times)
@@ -91,12 +91,12 @@ class Follower:
                 raise Unsupported("softened values need a cache that is kept from token to token")
             return
         if self._past is None:
-            self._past = Past(self._cache)
+            self._past = WeightedValues(self._cache)
         ones = torch.ones_like(self._context.mask, dtype=weights.dtype)
         self._past.weights = torch.cat([ones, weights.to(ones.device)], dim=1)
 
 
-class Past:
+class WeightedValues:
     """A cache that hands out its values weighted, and keeps them as they are."""
 
     def __init__(self, cache: Any):

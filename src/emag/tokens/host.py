@@ -12,7 +12,7 @@ from ..errors import BadValue, Busy
 from .checks import check_asked, check_call, token_space
 from .context import Inputs, Null
 from .follower import Shape
-from .run import Asked, Scorer, TokenRun
+from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
 
 PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
@@ -22,7 +22,7 @@ PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "inp
 class GuidedTokens:
     """Handle of a `with emag.tokens.guide(...)`: the rules, and what the latest call of `generate` did."""
 
-    def __init__(self, model: Any, asked: Asked):
+    def __init__(self, model: Any, asked: TokenGuidance):
         check_asked(model, asked, timed=True)
         self.asked, self._model = asked, model
         self.latest: TokenStats | None = None
@@ -66,7 +66,7 @@ class GuidedTokens:
             self.latest, self._run = None, None
             result = undone(lambda undo: self._called(original, args, kwargs, inputs, undo))
             if self._run is None:
-                raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors, so nothing was guided")
+                raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors: nothing was guided")
             self._run.finish()
             self.latest = self._run.stats()
             return result
@@ -78,24 +78,27 @@ class GuidedTokens:
         config = kwargs.get("generation_config") or model.generation_config
         check_call(self.asked, _Told(config, kwargs), inputs, _codebooks(model))
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
-        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given))
+        # a model that makes images of tokens makes as many as an image has
+        image = inputs.get("generation_mode") == "image"
+        made = model.model.vision_model.config.num_image_tokens if image else 0
+        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given, made))
         patch(undo, model, "_get_candidate_generator", self._without_ours(model._get_candidate_generator))
         return original(*args, **kwargs)
 
-    def _with_ours(self, original: Callable[..., Any], inputs: Inputs) -> Callable[..., Any]:
+    def _with_ours(self, original: Callable[..., Any], inputs: Inputs, made: int) -> Callable[..., Any]:
         """The list of processors with ours before all others, so that penalties and masks come after guidance."""
         def processors(generation_config: Any, input_ids_seq_length: int, **more: Any) -> Any:
-            made = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
-            count = generation_config.max_length - input_ids_seq_length
+            found = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
+            count = made or generation_config.max_length - input_ids_seq_length
             ends = getattr(generation_config, "_eos_token_tensor", None)
             self._run = TokenRun(self._model, self.asked, inputs, count, ends, _delayed(self._model, generation_config))
-            made.insert(0, self._run)
-            return made
+            found.insert(0, self._run)
+            return found
 
         return processors
 
     def _without_ours(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Drafts are made without guidance: they are only proposals, and it is the guided model that takes or refuses them."""
+        """Drafts are made without guidance: they are proposals, and it is the guided model that takes or refuses them."""
         def generator(**given: Any) -> Any:
             ours = given["logits_processor"]
             return original(**{**given, "logits_processor": type(ours)(one for one in ours if one is not self._run)})
@@ -109,13 +112,13 @@ class Processor:
     stats: what was done since the beginning, or the last `reset`.
     """
 
-    def __init__(self, model: Any, asked: Asked, tokens: int, inputs: Inputs):
+    def __init__(self, model: Any, asked: TokenGuidance, tokens: int, inputs: Inputs):
         check_asked(model, asked, timed=tokens > 0)
         self._begun: Callable[[], TokenRun] = lambda: TokenRun(model, asked, inputs, tokens)
         self._run = self._begun()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Guided scores, fp32, for input_ids [rows, length] and scores [rows, vocabulary]. The first call holds the prompt."""
+        """Guided scores, fp32, for input_ids [rows, length] and scores [rows, vocabulary]. First, ids are the prompt."""
         return self._run(input_ids, scores)
 
     def reset(self) -> None:
@@ -155,7 +158,7 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
     `BadValue`, `Unsupported` and `Busy` before anything is generated, `NotFinite` at guided logits that are no numbers, and
     `NoEffect` after a call in which a branch was the prompt itself.
     """
-    return GuidedTokens(model, _asked(rules, null, conditions, scorers, tokenizer, space))
+    return GuidedTokens(model, asked(rules, null, conditions, scorers, tokenizer, space))
 
 
 def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, Null] | None = None,
@@ -169,12 +172,14 @@ def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[s
     """
     if tokens < 0:
         raise BadValue(f"tokens must be at least 0 (0: not known), got {tokens}")
-    return Processor(model, _asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
+    return Processor(model, asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
 
 
-def _asked(rules: Any, null: Null, conditions: Any, scorers: Any, tokenizer: Any, space: str) -> Asked:
+def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = None, tokenizer: Any = None,
+          space: str = "logp") -> TokenGuidance:
+    """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
-    return Asked(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
+    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
 
 
 def _codebooks(model: Any) -> int:

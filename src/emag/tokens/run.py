@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..core import COND, UNCOND, Perturbation, Rule, Step, TokenStep, combine, needed_branches, needs_null, with_null
-from ..errors import BadValue, NoEffect, NotFinite
+from ..errors import BadValue, NoEffect, NotFinite, Unsupported
 from ..maths.logits import soft_value_weights
 from ..maths.predictions import TokenSpace
 from ..maths.streams import Streams
@@ -23,7 +23,7 @@ Scorer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenGuidance:
     """What the user asks for: rules that act, what their branches are made of, and the space they see."""
 
     rules: tuple[Rule, ...]
@@ -49,7 +49,7 @@ class TokenRun:
     that end a row. shape: what the model's decoder is fed for the tokens so far.
     """
 
-    def __init__(self, model: Any, asked: Asked, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
+    def __init__(self, model: Any, asked: TokenGuidance, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
                  shape: Shape | None = None):
         self.asked, self.count = asked, count
         self._model, self._inputs, self._ends, self._shape = model, inputs, ends, shape
@@ -65,10 +65,11 @@ class TokenRun:
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         generated = self._generated(input_ids)
-        cond = scores.float()
-        cond = cond.log_softmax(-1) if self.asked.space == "logp" else cond
-        step = self._step(input_ids, generated, cond)
-        guided = self._guided({COND: cond, **self._branches(step, input_ids)}, step)
+        # a loop with a doubled batch of its own (Janus) brings the null's logits along, behind the prompts'
+        cond, *null = self._in_space(scores).split(len(input_ids))
+        step = self._step(input_ids, generated, cond, self._tokens if null else generated.shape[1])
+        others = self._brought(null[0], step) if null else self._branches(step, input_ids)
+        guided = self._guided({COND: cond, **others}, step)
         self._tokens = max(self._tokens, step.index + 1)
         if bool(guided.isnan().any()):
             raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
@@ -100,14 +101,25 @@ class TokenRun:
                            "text")
         return ids[:, known:]
 
-    def _step(self, ids: torch.Tensor, generated: torch.Tensor, cond: torch.Tensor) -> TokenStep:
-        index = generated.shape[1]
+    def _in_space(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.float().log_softmax(-1) if self.asked.space == "logp" else logits.float()
+
+    def _step(self, ids: torch.Tensor, generated: torch.Tensor, cond: torch.Tensor, index: int) -> TokenStep:
         none = (float("nan"),) * max(self.count, index + 1)
         live = torch.ones(len(ids), dtype=torch.bool, device=cond.device)
         if self._ends is not None:
             live = ~torch.isin(generated, self._ends.to(generated.device)).any(1).to(cond.device)
         assert self._streams is not None
         return TokenStep(index, none, none, 1.0, self.asked.space, ids, self._streams, cond=cond, live=live)
+
+    def _brought(self, null: torch.Tensor, step: TokenStep) -> dict[Hashable, torch.Tensor]:
+        """The null's logits that the loop itself has made."""
+        name = type(self._model).__name__
+        further = next((rule.name for rule in self.asked.rules if rule.weak or rule.remembers), None)
+        if further or self.asked.null is not None:
+            raise Unsupported(f"{name} makes a null branch of its own here, and no other: leave out {further or 'null='}")
+        self._note(UNCOND, null, step)
+        return {UNCOND: null}
 
     def _branches(self, step: TokenStep, ids: torch.Tensor) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step beside the conditional one, in the run's space."""
@@ -129,11 +141,14 @@ class TokenRun:
         weights = None
         if name == UNCOND and any(isinstance(rule, SoftCFG) for rule in self.asked.rules):
             weights = self._weights(step, ids.shape[1] - own)
-        logits = self._followers[name].logits(ids[:, own:], weights).to(step.cond.device)
-        logits = logits.log_softmax(-1) if self.asked.space == "logp" else logits
+        logits = self._in_space(self._followers[name].logits(ids[:, own:], weights).to(step.cond.device))
+        self._note(name, logits, step)
+        return logits
+
+    def _note(self, name: str, logits: torch.Tensor, step: TokenStep) -> None:
+        """Take down whether a branch ever differed from the prompt's."""
         differs = (logits != step.cond).any()
         self._differed[name] = self._differed[name] | differs if name in self._differed else differs
-        return logits
 
     def _opened(self, name: str, rows: int) -> Follower:
         call = with_encoder(self._model, self._inputs)
@@ -142,7 +157,8 @@ class TokenRun:
         given = inputs_of(null, call, self._model, self.asked.tokenizer, text)
         ids = call.get("input_ids")
         samples = len(ids) if ids is not None else len(call["encoder_outputs"].last_hidden_state)
-        moved = {key: value.to(self._model.device) if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+        place = self._model.device
+        moved = {key: one.to(place) if isinstance(one, torch.Tensor) else one for key, one in given.items()}
         return Follower(self._model, read_context(self._model, moved, samples, text).repeated(rows), self._shape)
 
     def _weights(self, step: TokenStep, length: int) -> torch.Tensor:
@@ -165,9 +181,9 @@ class TokenRun:
         """The rules in order. What a branch excludes (-inf) keeps the value that the prompt gives it."""
         cond, rules, states = branches[COND], self.asked.rules, self._states
         # inf - inf is NaN and 0 times inf too: rules that combine see 0 in all branches where one excludes a token
-        predicted = [name for name in branches if not isinstance(name, Scored)]
-        excluded = torch.stack([branches[name].isinf() for name in predicted]).any(0)
-        seen = {name: branches[name].masked_fill(excluded, 0.0) if name in predicted else branches[name] for name in branches}
+        predicted = {name: p for name, p in branches.items() if not isinstance(name, Scored)}
+        excluded = torch.stack([p.isinf() for p in predicted.values()]).any(0)
+        seen = {**branches, **{name: p.masked_fill(excluded, 0.0) for name, p in predicted.items()}}
         first = next((i for i, rule in enumerate(rules) if rule.kind == "after"), len(rules))
         seen = dict(with_null(rules, seen, step, states))
         pred = combine(rules[:first], seen[COND], seen, step, states[:first])

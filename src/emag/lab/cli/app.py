@@ -18,6 +18,7 @@ from ...near import choices
 
 SECTIONS = {
     "Draw": ("demo", "generate", "compare", "web", "show", "again"),
+    "Write": ("text",),
     "Look up": ("models", "methods", "plan"),
     "Look inside": ("doctor", "calibrate"),
     "Elsewhere": ("comfy",),

@@ -63,8 +63,8 @@ class AG(Rule):
 
     def fits_tokens(self, timed: bool) -> None:
         if self.on != "logp":
-            raise BadValue(f"ag compares branches in {self.on}, which tokens have not: say on='logp' and a threshold of yours "
-                           "(nobody has published one)")
+            raise BadValue(f"ag compares branches in {self.on}, which tokens have not: say on='logp' and a threshold of "
+                           "yours (nobody has published one)")
 
     @property
     def neutral(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from ...core import UNCOND, Branches, Step, TokenStep, check_tokens
 from ...errors import BadValue
-from ...maths.logits import entropy
+from ...maths.logits import token_entropy
 from ...maths.vectors import extrapolate, per_sample
 from ...schedules import Scale, check_scale, known, weight
 from .base import TokenRule
@@ -64,4 +64,4 @@ class MTI(TokenRule):
 
     def _unsure(self, step: Step) -> torch.Tensor:
         assert isinstance(step, TokenStep) and self.threshold is not None
-        return (entropy(step.cond) > self.threshold) & step.live
+        return (token_entropy(step.cond) > self.threshold) & step.live

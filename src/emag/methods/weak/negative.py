@@ -46,5 +46,5 @@ class Negative(Push):
     def fits_tokens(self, timed: bool) -> None:
         check_tokens(self.name, self.scale, timed)
         if self.every != 1 or self.agree != -1:
-            raise BadValue("negative every and agree carry a direction from step to step, and the next token has another one: "
-                           "leave them out")
+            raise BadValue("negative every and agree carry a direction from step to step, and the next token has another "
+                           "one: leave them out")

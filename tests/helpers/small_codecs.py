@@ -1,0 +1,60 @@
+"""The smallest MusicGen and Janus: codes of sound by several heads, and tokens of an image."""
+
+import functools
+
+import torch
+from transformers import (
+    EncodecConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    LlamaConfig,
+    MusicgenConfig,
+    MusicgenDecoderConfig,
+    MusicgenForConditionalGeneration,
+    T5Config,
+)
+from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
+
+CODES, HEADS, START = 16, 3, 16
+
+
+def _spread(model, std):
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=std)
+    return model.eval()
+
+
+@functools.cache
+def musicgen():
+    torch.manual_seed(0)
+    text = T5Config(vocab_size=23, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0)
+    sound = EncodecConfig(audio_channels=1, num_filters=4, hidden_size=8, codebook_size=CODES, codebook_dim=8,
+                          sampling_rate=8000, upsampling_ratios=[2, 2], num_residual_layers=1, num_lstm_layers=1,
+                          target_bandwidths=[60.0])
+    decoder = MusicgenDecoderConfig(vocab_size=CODES, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+                                    num_codebooks=HEADS, pad_token_id=START, bos_token_id=START, audio_channels=1)
+    parts = {"text_encoder": text.to_dict(), "audio_encoder": sound.to_dict(), "decoder": decoder.to_dict()}
+    made = _spread(MusicgenForConditionalGeneration(MusicgenConfig(**parts)), 0.4)
+    for name in ("decoder_start_token_id", "pad_token_id", "bos_token_id"):
+        setattr(made.generation_config, name, START)
+    made.generation_config.guidance_scale = 1
+    return made
+
+
+@functools.cache
+def janus():
+    torch.manual_seed(0)
+    text = LlamaConfig(vocab_size=23, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                       num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    sight = JanusVisionConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8,
+                              projection_dim=16, mlp_ratio=2.0, num_image_tokens=9, depth=1)
+    codes = JanusVQVAEConfig(embed_dim=4, num_embeddings=13, double_latent=False, latent_channels=8, num_patches=3,
+                             base_channels=32, channel_multiplier=[1, 1], num_res_blocks=1, projection_dim=16,
+                             image_token_embed_dim=16, hidden_size=16)
+    made = _spread(JanusForConditionalGeneration(JanusConfig(text_config=text, vision_config=sight, vq_config=codes,
+                                                             image_token_id=22)), 0.5)
+    config = made.generation_config
+    config.bos_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
+    config.generation_kwargs = {"boi_token_id": 3}
+    return made
