@@ -10,7 +10,7 @@ from .methods import MADE, cell
 NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
-           "maths.entmax")
+           "maths.entmax", "scores.classes", "samplers.searches")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
@@ -33,7 +33,7 @@ def _public(name: str) -> list[tuple[str, Any]]:
 def page() -> str:
     """The functions as a page."""
     lines = ["# Functions", "", MADE, "", "What papers gave and is no method by name: ways to write a combination, guidance "
-             "of language models on logits, of mixtures, and what takes a function of yours. All are ordinary Python.", "",
+             "of language models on logits, of mixtures, scores, searches, and what takes a function of yours. All are ordinary Python.", "",
              "| name | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
               for name, text, numbers in rows()]
