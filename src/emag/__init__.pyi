@@ -40,6 +40,7 @@ from .hosts.guider import EmagGuider as EmagGuider
 from .hosts.load import load as load
 from .hosts.pipeline import Guided as Guided
 from .hosts.pipeline import guide as guide
+from .hosts.refine import refine as refine
 from .hosts.with_weak import WithWeak as WithWeak
 from .methods import method as method
 

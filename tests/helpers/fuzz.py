@@ -25,7 +25,8 @@ from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, No
 from emag.testing.outside import HOOKS
 
 CASES = every()
-AFTER = ("never differed", "is the one the images are made with", "predicts what the pipeline's own does")
+AFTER = ("never differed", "is the one the images are made with", "predicts what the pipeline's own does",
+         "was 0 at all steps")
 """What is known at the end of a run alone: that something had no effect."""
 SEEN = ("attention has a mask", "among", "embeds one per token")
 """What only the network's own attention and time embedders show, in the first clean evaluation."""
@@ -99,6 +100,9 @@ def own(rng, method, style):
         "rlg": lambda: {"model": rng.choice(("base", "lora:0"))},
         "s-cfg": lambda: {"bos": rng.choice((0, 2, 50))},
         "apg": lambda: {"norm_threshold": rng.choice((0.0, 5.0)), "momentum": rng.choice((0.0, -0.5))},
+        "energy": lambda: {"score": rng.choice(("colour:0.9:0.1:0.1", "edges:0.1", None)), "strength": rng.choice((0.0, 5.0)),
+                           "through_network": rng.choice((True, False)), "where": rng.choice(("x0", "next", "x_t")),
+                           "of": rng.choice(("guided", "cond", "uncond")), "recur": rng.choice((1, 2))},
         "fdg": lambda: {"scales": rng.choice(((4.0, 2.0), (3.0,), (4.0, 2.0, 1.5)))},
     }.get(method, dict)()
 
@@ -124,7 +128,7 @@ def rule(rng, style):
 
 def ordered(rules):
     """The order in which most lists are right: a list in any other is refused at once."""
-    place = {"condition": 0, "attention": 1, "null": 2, "weak": 3, "combining": 4, "after": 5}
+    place = {"condition": 0, "attention": 1, "null": 2, "weak": 3, "combining": 4, "after": 5, "energy": 6}
     kept, combining = [], False
     for one in sorted(rules, key=lambda one: place[one.kind]):
         if one.kind == "combining" and combining:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import LATE, Rule, check_finite, weak_branches
+from ..core import LATE, Look, Rule, check_finite, weak_branches
 from ..engine.foreign import cache
 from ..engine.network import Network
 from ..engine.plan import departs, plan, unfed
@@ -130,12 +130,20 @@ def check_order(rules: Sequence[Rule]) -> None:
 def _check_looks(rules: Sequence[Rule]) -> None:
     """A guided estimate elsewhere is made of the clean branches there, not of weak ones."""
     for at, rule in enumerate(rules):
-        asked = any(look.of == "guided" for step in Trajectory.even(28).places() for look in rule.looks(step))
+        looks = [look for step in Trajectory.even(28).places() for look in rule.looks(step)]
+        _check_uncond_look(rules, looks, rule.name)
+        asked = any(look.of == "guided" for look in looks)
         weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)), None)
         if asked and weak:
             raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
                               f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="
                               "false, recur=1)")
+
+
+def _check_uncond_look(rules: Sequence[Rule], looks: Sequence[Look], name: str) -> None:
+    saver = next((one.name for one in rules if type(one).spares_null is not Rule.spares_null), None)
+    if saver and any(look.of == "uncond" for look in looks):
+        raise Unsupported(f"{name} evaluates the unconditional prediction at another x, and {saver} spares it: say of=guided")
 
 
 def _check_nulls(rules: Sequence[Rule]) -> None:

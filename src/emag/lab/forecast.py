@@ -46,7 +46,7 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
             "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
-            "weak": branches}
+            "backward": planned.backward, "weak": branches}
 
 
 def skeleton(model: str) -> Network:

@@ -39,6 +39,8 @@ def plan(
               f"tokens, {steps} steps")
     out.print(f"block evaluations per image: {found['evaluations']} ({found['clean']} without weak passes, "
               f"{found['evaluations'] / found['clean'] - 1:+.1%})")
+    if found["backward"]:
+        out.print(f"backward passes go through {found['backward']} of these blocks, and keep what they computed until then")
     for branch in found["weak"]:
         out.print(_branch(branch))
 

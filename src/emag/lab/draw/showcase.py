@@ -35,7 +35,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "nag": "nag cfg=1",
     "o-nag": "o-nag cfg=1",
     "vsf": "vsf cfg=1",
-    "energy": "cfg energy=colour:0.9:0.1:0.1,strength=20",
+    "energy": "cfg energy=colour:0.9:0.1:0.1,strength=0.05,normalise=rms",
     "constant": None,  # the same as a plain number
     "cfg": None,  # the pipeline's own
 }

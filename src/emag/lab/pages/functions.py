@@ -11,7 +11,7 @@ NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
            "maths.entmax", "objectives.guided_targets", "objectives.implicit", "objectives.likelihood",
-           "objectives.preferences", "objectives.further", "objectives.residuals")
+           "objectives.preferences", "objectives.further", "objectives.residuals", "scores.classes", "samplers.searches")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
@@ -34,8 +34,8 @@ def _public(name: str) -> list[tuple[str, Any]]:
 def page() -> str:
     """The functions as a page."""
     lines = ["# Functions", "", MADE, "", "What papers gave and is no method by name: ways to write a combination, guidance "
-             "of language models on logits, of mixtures, what takes a function of yours, and guidance in training: objectives "
-             "and residuals of score distillation. All are ordinary Python.", "",
+             "of language models on logits, of mixtures, scores, searches, what takes a function of yours, and guidance in "
+             "training: objectives and residuals of score distillation. All are ordinary Python.", "",
              "| name | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
               for name, text, numbers in rows()]

@@ -36,6 +36,7 @@ DOCS = {
     "how-to/lora.md": "adapters, also as guidance",
     "how-to/controlnet.md": "pipelines with a ControlNet",
     "how-to/video.md": "Wan, LTX, CogVideoX, HunyuanVideo, Mochi",
+    "how-to/energy.md": "steer by a score: classifiers, distances, rewards; search",
     "how-to/evaluation.md": "does it help? five commands",
     "how-to/several-gpus.md": "many images at once, by Ray",
     "troubleshooting.md": "error messages, what they mean, what to do",

@@ -1,0 +1,129 @@
+"""`refine`: a search over whole runs for the first noise whose image a score likes best. Resumable, never worse."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..core import Score
+from ..errors import BadValue, NoEffect
+from ..maths.energies import slope
+from ..maths.streams import Streams
+from ..maths.vectors import per_sample
+from ..models.folder import save_tensors
+from ..samplers.loop import Progress
+from ..samplers.searches import BestOf, Memory, Search
+from ..scores import named
+
+Draw = Callable[[torch.Tensor], torch.Tensor]
+"""A run: first noise [batch, ...] -> images [batch, 3, height, width] in [0, 1], or whatever else the score sees."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a search found. x: first noises [batch, ...]; made: what they become; scores, start: [batch], of those and of
+    the noises given; rounds: runs made."""
+
+    x: torch.Tensor
+    made: torch.Tensor
+    scores: torch.Tensor
+    start: torch.Tensor
+    rounds: int
+
+
+def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | None = None, keep: str | Path | None = None,
+           on_step: Progress | None = None) -> Refined:
+    """The best first noise that a search finds, for each sample apart; never worse than x by the score.
+
+    draw: a run, from x [batch, ...] to images, e.g. `lambda x: pipe(prompt, latents=x, output_type="pt").images`; for a
+    search by gradients (`Ascent`) differentiable, see `emag.samplers.searches.differentiable`. search: None is `BestOf(8)`.
+    keep: a file that is written after each run, from which the same call goes on. on_step: called with (runs done, runs in
+    all). Raises `BadValue` for what is no score, and for a file of another search; `NoEffect` where gradients are cut.
+    """
+    search = search or BestOf()
+    function = named(score) if isinstance(score, str) else score
+    streams, memory = Streams.of(x), {"x": x.detach()}
+    kept = Kept(None if keep is None else Path(keep), _digest(x, search))
+    done, best, memory = kept.read(memory)
+    for at in range(done, search.rounds + 1):
+        made, value, gradient = _evaluated(draw, function, memory["x"], search.differentiates)
+        best = _better(best, {"x": memory["x"], "made": made, "scores": value, "start": value})
+        if at < search.rounds:
+            memory = search.following(memory, gradient, at, streams)
+        kept.write(at + 1, best, memory)
+        if on_step is not None:
+            on_step(at + 1, search.rounds + 1)
+    return Refined(best["x"], best["made"], best["scores"], best["start"], search.rounds + 1)
+
+
+def _better(best: Memory, tried: Memory) -> Memory:
+    """Sample by sample what scores higher; the start stays the first one's."""
+    if not best:
+        return tried
+    won = tried["scores"] > best["scores"]
+    chosen = {name: torch.where(per_sample(won, best[name]), tried[name], best[name]) for name in ("x", "made", "scores")}
+    return {**chosen, "start": best["start"]}
+
+
+def _evaluated(draw: Draw, score: Score, x: torch.Tensor,
+               differentiates: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What a run makes, its score, and the gradient of that where it is needed."""
+    seen: list[torch.Tensor] = []
+
+    def value(at: torch.Tensor) -> torch.Tensor:
+        seen.append(draw(at))
+        return _checked(score(seen[-1]), len(at))
+
+    if not differentiates:
+        with torch.no_grad():
+            found = value(x)
+        return seen[0], found, None
+    both = slope(x, value)
+    if both is None:
+        raise NoEffect("no gradient comes through this run: give refine a differentiable one, such as "
+                       "emag.samplers.searches.differentiable(model), or search without gradients, BestOf(8)")
+    return seen[0].detach(), *both
+
+
+def _checked(values: torch.Tensor, batch: int) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor) or values.shape != (batch,) or not bool(values.isfinite().all()):
+        raise BadValue(f"a score must give one finite number for each image, a tensor [{batch}], got {values!r:.100}")
+    return values
+
+
+def _digest(x: torch.Tensor, search: Search) -> str:
+    """What a file belongs to: the first noises and the search."""
+    return hashlib.sha256(b"".join(Streams.of(x).keys) + repr(search).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The file that a search goes on from; path None keeps nothing. digest: what it belongs to."""
+
+    path: Path | None
+    digest: str
+
+    def write(self, done: int, best: Memory, memory: Memory) -> None:
+        """Replace the file as a whole."""
+        if self.path is not None:
+            tensors = {f"{part}.{name}": value.clone() for part, values in (("best", best), ("memory", memory))
+                       for name, value in values.items()}
+            save_tensors(self.path, tensors, {"done": str(done), "search": self.digest})
+
+    def read(self, memory: Memory) -> tuple[int, Memory, Memory]:
+        """(runs done, the best so far, what to try next). Raises `BadValue` for a file of another search."""
+        if self.path is None or not self.path.exists():
+            return 0, {}, memory
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise BadValue(f"{self.path} is no file of a search: {error}") from error
+        if facts.get("search") != self.digest:
+            raise BadValue(f"{self.path} belongs to another search, or to other first noises: name another file")
+        parts = {part: {name.removeprefix(f"{part}."): value.to(memory["x"].device) for name, value in tensors.items()
+                        if name.startswith(f"{part}.")} for part in ("best", "memory")}
+        return int(facts["done"]), parts["best"], parts["memory"]
