@@ -4,6 +4,7 @@ from .branch import Conditioned, OnLayers, Perturbation
 from .combine import (
     States,
     combine,
+    condition_names,
     evaluates_null,
     needed_branches,
     needs_null,
@@ -43,6 +44,7 @@ __all__ = [
     "check_scale",
     "check_timed",
     "combine",
+    "condition_names",
     "evaluates_null",
     "known",
     "label",

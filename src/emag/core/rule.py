@@ -69,6 +69,11 @@ class Rule(FiniteFields):
     def fits_run(self, start: RunStart) -> None:
         """Raise `Unsupported` or `BadValue` where the rule cannot work in a run, before anything is evaluated."""
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Further conditions that `condition` reads, by name: they are in `Step.given`."""
+        return ()
+
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""
         return cond

@@ -34,6 +34,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     """Refuse what this host cannot give."""
     network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
     network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
+    if rule.named:
+        raise Unsupported(f"{rule.name} reads a further condition's tensors, which is not built for ComfyUI: use emag.guide "
+                          "around a diffusers pipeline")
     if rule.kind == "condition" and not entry.condition:
         raise Unsupported(f"{rule.name} changes the condition's tensors, and {entry.family} has several texts: leave it out")
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
