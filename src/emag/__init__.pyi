@@ -93,6 +93,7 @@ from .methods.combining.tonemap import Tonemap as Tonemap
 
 # condition rules
 from .methods.condition.cads import CADS as CADS
+from .methods.condition.modulation import ModulationGuidance as ModulationGuidance
 from .methods.condition.phase_negative import PhaseNegative as PhaseNegative
 
 # weak branches

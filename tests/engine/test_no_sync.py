@@ -69,7 +69,8 @@ def run(monkeypatch: Any, case: str, *rules: Any) -> None:
 
 RULES = {"query": EMAG(), "map": EMAG(variant="map"), "image": EMAG(variant="image"),
          "8 bits": EMAG(variant="map", maps="scaled8"), "every": EMAG(every=2), "apg": emag.APG(4.0),
-         "pag": METHODS["pag"](1.5), "seg": METHODS["seg"](1.5), "slg": METHODS["slg"](1.5), "cfg": emag.CFG(3.0)}
+         "pag": METHODS["pag"](1.5), "seg": METHODS["seg"](1.5), "slg": METHODS["slg"](1.5), "cfg": emag.CFG(3.0),
+         "reuse": emag.FeatureReuse(0.5, 2, 0.3)}
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -42,6 +42,8 @@ EMPTIED = (("conditions", {"null": NULL}),
 
 ROWS = (
     one(C["phase-negative"](1.5, 1), C["phase-negative"](1.0), sees=True, only=("sd3", "dit", "pixart", "true-cfg")),
+    one(C["modulation"]("away", 1.5), C["modulation"]("away", 0.0), sees=True, only=("sd3", "true-cfg"),
+        more=(("conditions", {"away": {"pooled_projections": noise(951, 1, 10)}}),)),
     one(emag.CADS(0.3, 0.3, 0.9, 0.7), emag.CADS(0.3, 1.0, 1.0, 0.7), sees=True, only=("sd3", "dit", "pixart", "true-cfg")),
     one(C["nag"](4.0, 2.5, 0.5, 0.0, layers=(1, 2)), C["nag"](1.0, 2.5, 0.5, 0.0, layers=(1, 2)), sees=True,
         only=("sd3", "pixart")),

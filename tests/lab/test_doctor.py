@@ -33,7 +33,7 @@ def expected(method, kind, case):
         return "works" if case in ONE_CALL else "unsupported"
     if method == "swg":  # sequences of patches have no windows
         return "works" if case in ONE_CALL else "unsupported"
-    if method in ("taca", "textailor"):
+    if method in ("taca", "textailor", "modulation"):
         return "unsupported" if case in (*NO_TEXT, *APART) else "works"
     if method in ("pladis", "gag"):
         return "unsupported" if case in NO_TEXT else "works"

@@ -10,9 +10,11 @@ from emag.core import Rows
 from emag.errors import BadValue, Unsupported
 from emag.methods.attention.feature_reuse import ReusedState, extrapolated
 from emag.schedules import Interval
+from emag.testing.small_wan import experts
 from reference import at_step, tensors
 from spy import Counter, attention_of, blocks_of
 from tiny import CASES
+from two_experts import CASE, STEPS, SWITCH
 
 B, N, C = 2, 6, 3
 BOTH, ALONE, NULL = Rows(slice(B, 2 * B), slice(0, B), 2 * B), Rows.all_cond(B), Rows.all_uncond(B)
@@ -230,3 +232,16 @@ def test_beside_what_needs_no_pass_of_its_own_it_works():
 def test_values_are_checked(wrong):
     with pytest.raises(BadValue):
         rule_of(**wrong)
+
+
+def test_another_network_begins_afresh():
+    """Wan 2.2: nothing that one expert made is served in the place of the other's."""
+    pipe = experts()
+    counts = [[], []]
+    for net, seen in zip((pipe.transformer, pipe.transformer_2), counts):
+        net.blocks[1].attn1.to_q.register_forward_hook(lambda module, args, out, seen=seen: seen.append(len(out)))
+    with emag.guide(pipe, rule_of(0.5, 2, 0.0)) as run:
+        made = CASE.run(pipe)
+    # steps 0 to 3 and 4 to 7, two calls each of two rows: 2 and 6 are spared, and 4 is not though its turn is
+    assert counts == [[2] * 2 * (SWITCH - 1), [2] * 2 * (STEPS - SWITCH - 1)]
+    assert run.stats.evaluations == run.stats.planned == run.stats.clean and made.isfinite().all()

@@ -209,3 +209,9 @@ def _shuffle(block, order, restore):
         return text, torch.stack([one[b] for one, b in zip(image, back)]) if restore else image
 
     block.forward = forward
+
+
+def test_the_published_blocks_are_the_deep_end_of_the_way_down():
+    """SDXL has 24 blocks on the way down, of 70: d6 to d23. On Stable Diffusion 1.5 it is as deep a part."""
+    assert resolve(TPG(), ("UNet2DConditionModel",), 70, (24,)).layers == tuple(range(6, 24))
+    assert resolve(TPG(), ("UNet2DConditionModel",), 16, (6,)).layers == (1, 2, 3, 4, 5)

@@ -4,6 +4,7 @@ from .branch import Conditioned, OnLayers, Perturbation
 from .combine import (
     States,
     combine,
+    condition_names,
     evaluates_null,
     needed_branches,
     needs_null,
@@ -50,6 +51,7 @@ __all__ = [
     "check_timed",
     "check_tokens",
     "combine",
+    "condition_names",
     "evaluates_null",
     "known",
     "label",

@@ -31,6 +31,12 @@ def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
 
 
+def condition_names(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Names of the further conditions that rules read, or that their branches are evaluated under, each once."""
+    evaluated = [branch.condition for branch in weak_branches(rules) if branch.condition]
+    return tuple(dict.fromkeys([*evaluated, *(name for rule in rules for name in rule.named)]))
+
+
 def needed_branches(rules: Sequence[Rule], step: Step, states: States) -> tuple[Perturbation, ...]:
     """Further branches of one step, each once; those that give UNCOND only where it is read.
 

@@ -99,6 +99,11 @@ class Rule(FiniteFields):
         """Evaluations that `apply` asks of `Step.access` at this step, in a plan as in a run."""
         return ()
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Further conditions that `condition` reads, by name: they are in `Step.given`."""
+        return ()
+
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
         """New values of the condition tensors, each [batch, ...], the same for all branches of the step."""
         return cond

@@ -60,6 +60,7 @@ class Step:
     (alpha, sigma) the sampler ends at; x = alpha x0 + sigma epsilon. `time` is the timestep as a fraction of the training
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
+    `given`: tensors of further conditions that a condition rule names, by condition and argument, each [1 or samples, ...].
     `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
     timestep rises by as `time` rises from 0 to 1. `access`: for rules that look further; None where no host offers it.
     """
@@ -75,6 +76,7 @@ class Step:
     end: tuple[float, float] = (1.0, 0.0)
     grid: tuple[int, ...] | None = None
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     fresh: bool = False
     clock: float = 1.0

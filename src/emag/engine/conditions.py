@@ -10,13 +10,15 @@ from ..core import UNCOND, Rows, Rule, Step
 from .arguments import Arguments
 from .network import Network
 from .undo import Undo, patch
+from .view import Extras
 
 
 class Conditions:
     """The condition rules of one run. `rows` says which rows the current pass holds."""
 
-    def __init__(self, rules: Sequence[Rule]):
+    def __init__(self, rules: Sequence[Rule], extras: Extras | None = None):
         self.rules = [rule for rule in rules if rule.kind == "condition"]
+        self.extras = extras
         self.step: Step | None = None
         self.rows: Rows | None = None
 
@@ -42,6 +44,9 @@ class Conditions:
 
     def _on(self, values: dict[str, torch.Tensor], step: Step, rows: slice) -> dict[str, torch.Tensor]:
         part = {name: value[rows] for name, value in values.items()}
+        names = [name for rule in self.rules for name in rule.named]
+        if names and self.extras is not None:
+            step = replace(step, given={name: self.extras.given(name) for name in names})
         after = part
         for rule in self.rules:
             after = rule.condition(after, step)

@@ -81,7 +81,7 @@ class Passes:
     def watch(self, network: Network, undo: Undo) -> None:
         """Hold every pass through `network` against its first one, until `undo` closes."""
         if network.module not in self._reached:
-            self._reached[network.module] = Reached(network, self.blocks.wanted.around)
+            self._reached[network.module] = Reached(network, self.blocks.wanted.served)
         self._reached[network.module].install(undo)
 
     def other(self, call: NetworkCall) -> Answer:

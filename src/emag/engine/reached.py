@@ -24,12 +24,12 @@ class Reached:
     """The smallest modules of a network that have weights, and the order in which the first clean pass came to them.
 
     What runs in compiled code is left out, what an entry says is evaluated in some passes only, and the attention modules of
-    the blocks `around`, around which a branch works that may serve something in their place.
+    the blocks `served`, in whose place a branch may serve what it kept.
     """
 
-    def __init__(self, network: Network, around: Iterable[int] = ()):
+    def __init__(self, network: Network, served: Iterable[int] = ()):
         self.network = network
-        ours = {part for at in around for part in network.blocks[at].attention.modules()}
+        ours = {part for at in served for part in network.blocks[at].attention.modules()}
         parts = {} if network.compiled else dict(_parts("", network.module, network.backbone.optional))
         parts = {name: part for name, part in parts.items() if part not in ours}
         self.names, self.parts = tuple(parts), tuple(parts.values())

@@ -64,7 +64,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.all_blocks = (self.blocks, *self.others)  # `blocks` are those of the network that serves just now
-        self.conditions = Conditions(self.rules)
+        self.conditions = Conditions(self.rules, self.view)
         self.passes = Passes(self.blocks, self.conditions, self.view)
         self.course = Course(self.network, self.rules, self.view, self.masks)
         self.finite = Finite()

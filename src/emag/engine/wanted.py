@@ -16,12 +16,13 @@ Changer = Callable[[Tokens, Callable[[Tokens], Tokens]], Tokens]
 @dataclass(frozen=True)
 class Wanted:
     """Blocks that a guidance touches: where weak passes resume, what is changed as a whole, whose attention is tapped, and
-    whose attention module has something around it as a whole."""
+    whose attention module has something around it as a whole. served: of those, where answers are kept and served."""
 
     resume: frozenset[int] = frozenset()
     changed: frozenset[int] = frozenset()
     tapped: frozenset[Tap] = frozenset()
     around: frozenset[int] = frozenset()
+    served: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, branches: Iterable[Any]) -> "Wanted":
@@ -30,7 +31,9 @@ class Wanted:
         # what is only watched, or works in every pass, resumes nowhere; what has inputs of its own runs whole
         evaluated = [b for b in found if not (b.observes or b.strong or b.whole)]
         return cls(frozenset(b.resume for b in evaluated), frozenset(i for b in found for i in b.changes),
-                   frozenset((i, b.cross) for b in found for i in b.blocks), frozenset(i for b in found for i in b.around))
+                   frozenset((i, b.cross) for b in found for i in b.blocks),
+                   frozenset(i for b in found for i in b.around),
+                   frozenset(i for b in found for i in b.around if b.lone))
 
     @property
     def last(self) -> int:

@@ -211,7 +211,8 @@ class Function:
         condition = ordinary(self.conditions[name]) if torch.is_grad_enabled() else self.conditions[name]
         changing = [rule for rule in self.rules if rule.kind == "condition"]
         if changing:
-            condition = _changed(changing, condition, replace(step, branch=UNCOND if name == UNCOND else COND))
+            given = {other: self.conditions[other] for rule in changing for other in rule.named}
+            condition = _changed(changing, condition, replace(step, branch=UNCOND if name == UNCOND else COND, given=given))
         pred = self._call(x, step.alpha, step.sigma, condition)
         return widened(pred)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Rule, weak_branches
+from ..core import COND, UNCOND, Rule, condition_names
 from ..engine.network import Network
 from ..engine.plan import unfed
 from ..engine.trajectory import Trajectory
@@ -41,8 +41,8 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: T
         if looks_inside(rule):
             raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
                               "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
-    for name in (branch.condition for branch in weak_branches(rules)):
-        if name is not None and name not in conditions:
+    for name in condition_names(rules):
+        if name not in conditions:
             raise BadValue(f"a rule names the condition {name!r}, which was not given: give conditions={{{name!r}: ...}}")
     noisy = next((rule.name for rule in rules if rule.kind == "condition"), None)
     if noisy and not _tensors(conditions[COND]):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core import Rule, Score, weak_branches
+from ..core import Rule, Score, condition_names, weak_branches
 from ..engine.network import Network
 from ..errors import BadValue, EmagError, Unsupported
 from ..families import Host
@@ -48,8 +48,7 @@ class Given:
         """
         self.check_names(rules)
         count = images(host, arguments or {})
-        names = dict.fromkeys(branch.condition for branch in weak_branches(rules) if branch.condition)
-        found = {name: encode_condition(self._value(name), host, pipe, network) for name in names}
+        found = {name: encode_condition(self._value(name), host, pipe, network) for name in condition_names(rules)}
         for name, tensors in found.items():
             _check_rows(name, tensors, count)
         return found
@@ -60,9 +59,9 @@ class Given:
         absent = [name for rule in rules for name in getattr(rule, "masks", ()) if name not in self.masks]
         if absent:
             raise BadValue(not_given(absent[0]))
+        for name in condition_names(rules):
+            self._value(name)
         for branch in weak_branches(rules):
-            if branch.condition is not None:
-                self._value(branch.condition)
             if branch.model is not None and branch.model not in self.models and not branch.model.startswith(LOAD):
                 raise BadValue(f"a rule names the model {branch.model!r}, which was not given: say emag.guide(..., models="
                                f"{{{branch.model!r}: a network of the pipeline's class}}), or name it 'load:a folder or hub "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..core import COND, UNCOND, Rule
+from ..core import COND, UNCOND, Rule, condition_names
 from ..engine.network import read_network
 from ..errors import BadValue, NotFinite, Unsupported
 from ..models.pipeline import SmallPipeline, uniform_sigmas
@@ -43,7 +43,7 @@ class Loop:
     @property
     def named(self) -> list[str]:
         """Conditions that are named beside "cond" and "uncond"."""
-        asked = [branch.condition for rule in self.rules for branch in rule.weak if branch.condition]
+        asked = list(condition_names(self.rules))
         parts: list[Corrector | Solver] = [*self.correctors, *([self.solver] if self.solver else [])]
         asked += [name for part in parts for name in part.conditions]
         return [name for name in dict.fromkeys(asked) if name not in (COND, UNCOND)]

@@ -6,11 +6,14 @@ it is most like; the best matched `count` sources are folded into theirs. So N -
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 
 from .vectors import widened
 
+Likeness = Literal["features", "positions"]
+"""By what tokens are alike: the cosine of their features, or how near their places are."""
 CELL = 2  # side of the cells of which ToMe takes one token each as a destination
 RATIO = 1 - 1 / CELL**2  # what can be folded at most, where a quarter of the tokens are destinations
 
@@ -60,6 +63,7 @@ def nearness(places: torch.Tensor, sources: torch.Tensor, destinations: torch.Te
 
 
 Similarity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+SIMILARITIES: dict[Likeness, Similarity] = {"features": cosine_likeness, "positions": nearness}
 
 
 def match(features: torch.Tensor, destinations: torch.Tensor, count: int, first: torch.Tensor | None = None,

@@ -43,6 +43,7 @@ from .combining.skimmed import SkimmedCFG
 from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
 from .condition.cads import CADS
+from .condition.modulation import ModulationGuidance
 from .condition.phase_negative import PhaseNegative
 from .emag.in_null import EMAGNull
 from .emag.rule import EMAG
@@ -82,7 +83,7 @@ from .weak.tpg import TPG
 from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
-    CADS, PhaseNegative,
+    CADS, PhaseNegative, ModulationGuidance,
     NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SAG,

@@ -9,7 +9,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from .small import Case, awaken, quiet, sd3_call, vae
 
 
-class EarlyHead(torch.nn.Module):
+class PatchHead(torch.nn.Module):
     """Patches of width `width` as a prediction [rows, channels, height, width]."""
 
     def __init__(self, width: int, patch: int, channels: int):
@@ -28,7 +28,7 @@ class HeadedTransformer(SD3Transformer2DModel):
 
     def __init__(self, **config: Any):
         super().__init__(**config)
-        self.early_head = EarlyHead(self.inner_dim, self.config.patch_size, self.out_channels)
+        self.early_head = PatchHead(self.inner_dim, self.config.patch_size, self.out_channels)
 
     def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None,
                 pooled_projections: torch.Tensor | None = None, timestep: torch.Tensor | None = None,

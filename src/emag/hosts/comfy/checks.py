@@ -37,6 +37,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     if rule.looks_further:
         raise Unsupported(f"{rule.name} differentiates a score of the decoded image, and ComfyUI's sampler shows no "
                           "decoder: use emag.guide around a diffusers pipeline")
+    if rule.named:
+        raise Unsupported(f"{rule.name} reads a further condition's tensors, which is not built for ComfyUI: use emag.guide "
+                          "around a diffusers pipeline")
     if rule.kind == "condition" and not entry.condition:
         raise Unsupported(f"{rule.name} changes the condition's tensors, and {entry.family} has several texts: leave it out")
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:

@@ -100,10 +100,12 @@ class ReusedState(State):
         self.reused += 1
         assert self.now is not None
         factor = at_time(self.spec.factor, self.now)
-        made = [extrapolated(*(outputs for _, outputs in self.kept[key]), factor) for key in keys]
+        pairs = [[outputs for _, outputs in self.kept[key]] for key in keys]
+        made = [extrapolated(older, newer, factor) for older, newer in pairs]
         self.note(torch.tensor(True))
-        parts = tuple(None if part[0] is None else torch.cat(part) for part in zip(*made, strict=True))  # type: ignore[arg-type]
-        return parts if len(parts) > 1 else parts[0]
+        rows = [[part for part in parts if part is not None] for parts in zip(*made, strict=True)]
+        whole = tuple(torch.cat(part) if part else None for part in rows)
+        return whole if len(whole) > 1 else whole[0]
 
     def _keep(self, block: int, out: AttentionOutputs, rows: Rows) -> None:
         if any(part is not None and len(part) != rows.total for part in out):

@@ -8,9 +8,9 @@ import torch
 from ...core import COND, UNCOND, Branches, Perturbation, Rule, RunStart, Step
 from ...errors import BadValue, Unsupported
 from ...maths.layout import planes
-from ...maths.merging import RATIO
+from ...maths.merging import RATIO, Likeness
 from ...maths.vectors import widened
-from ..common.merged_tokens import Early, Likeness, Merged
+from ..common.merged_tokens import Early, Merged
 from ..common.push import layers_of
 
 

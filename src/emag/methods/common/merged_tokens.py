@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from ...core import Perturbation, Rows, Side, State, Tokens
 from ...errors import BadValue, Unsupported
 from ...maths import merging
+from ...maths.merging import Likeness
 from ...maths.streams import Streams
 from .sides import sides
 
 Early = Literal["cells", "map", "whole"]
-Likeness = Literal["features", "positions"]
 SHARE = 0.25  # of all tokens, destinations drawn from the pool
 NO_MAP = ("token-merge ranks tokens by |c - u| of the step before, and none of this run's steps gave one so far: give the "
           "pipeline a guidance scale above 1, or name another start")
@@ -117,10 +117,10 @@ class MergedState(State):
                               "takes grids of tokens that halve from stage to stage")
         # both sides, and all blocks of a size, have the same destinations
         draws = self.streams.normal("token-merge", entered[..., 0].float())
-        features, likeness = entered, merging.cosine_likeness
+        features, likeness = entered, merging.SIMILARITIES[self.spec.likeness]
         if self.spec.likeness == "positions":
             at = torch.cartesian_prod(*(torch.arange(float(side), device=entered.device) for side in grid))
-            features, likeness = at.expand(len(entered), -1, -1), merging.nearness
+            features = at.expand(len(entered), -1, -1)
         if self.way == "cells":
             return merging.match(features, merging.by_cells(draws, *grid), count, similarity=likeness)
         pool = merging.pool_of(self._importance(grid), self._pool_size(tokens, count))
