@@ -20,6 +20,7 @@ SECTIONS = {
     "Draw": ("demo", "generate", "compare", "web", "show", "again"),
     "Look up": ("models", "methods", "plan"),
     "Look inside": ("doctor", "calibrate"),
+    "Train": ("bake",),
     "Elsewhere": ("comfy",),
     "Evaluate": ("run", "verify", "reference", "metrics", "report", "vote", "sweep", "results", "worth", "reproduce"),
 }

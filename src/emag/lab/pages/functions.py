@@ -34,8 +34,8 @@ def _public(name: str) -> list[tuple[str, Any]]:
 def page() -> str:
     """The functions as a page."""
     lines = ["# Functions", "", MADE, "", "What papers gave and is no method by name: ways to write a combination, guidance "
-             "of language models on logits, of mixtures, what takes a function of yours, and guidance in training: objectives "
-             "and residuals of score distillation. All are ordinary Python.", "",
+             "of language models on logits, of mixtures, what takes a function of yours, and guidance in training: "
+             "objectives and residuals of score distillation. All are ordinary Python.", "",
              "| name | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
               for name, text, numbers in rows()]
