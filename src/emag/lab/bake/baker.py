@@ -99,9 +99,12 @@ def errors_of(network: Network, lessons: Lessons, device: torch.device, size: in
 
 
 @dataclass(frozen=True)
-class Held:
-    """Held-out error, mean square over images that were not learnt from: before, without the adapter, and after. left: the
-    share of the first that is left, with a 95 % interval (bootstrap over images)."""
+class HeldOut:
+    """Held-out error: mean squares over images that were not learnt from.
+
+    before, after: without the adapter and with it. left: the share of the first that is left, with a 95 % interval (bootstrap
+    over images) from low to high.
+    """
 
     images: int
     before: float
@@ -111,7 +114,7 @@ class Held:
     high: float
 
 
-def held_out(network: Network, lessons: Lessons, device: torch.device, draws: int = 2000) -> Held:
+def held_out(network: Network, lessons: Lessons, device: torch.device, draws: int = 2000) -> HeldOut:
     """The error of the network with its baked adapter on and off, on `lessons` that it did not learn from."""
     module: Any = network.module
     module.disable_adapters()
@@ -125,7 +128,7 @@ def held_out(network: Network, lessons: Lessons, device: torch.device, draws: in
     pick = torch.randint(len(before), (draws, len(before)), generator=rng)
     ratios = after[pick].sum(1) / before[pick].sum(1)
     low, high = ratios.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Held(len(before), float(before.mean()), float(after.mean()), float(after.sum() / before.sum()), low, high)
+    return HeldOut(len(before), float(before.mean()), float(after.mean()), float(after.sum() / before.sum()), low, high)
 
 
 def parts_of(count: int, size: int) -> Sequence[range]:

@@ -20,7 +20,7 @@ from ...records.baked import baked_facts
 from ..draw.sampling import DrawSettings, Job, arguments
 from . import teacher
 from .adapter import write_adapter
-from .baker import Baker, BakeSettings, Held, held_out, parts_of
+from .baker import Baker, BakeSettings, HeldOut, held_out, parts_of
 from .lessons import IMAGES, Lessons, read_lesson, write_lesson
 from .teacher import Lesson
 
@@ -134,7 +134,7 @@ def restore(baker: Baker, out: Path) -> bool:
     return True
 
 
-def finish(one: Teacher, baker: Baker, held: Lessons, out: Path) -> tuple[Path, Held]:
+def finish(one: Teacher, baker: Baker, held: Lessons, out: Path) -> tuple[Path, HeldOut]:
     """Judge the adapter on what was held out, and write it with all that is to be known of it."""
     found = held_out(baker.network, held, baker.device)
     host = host_of(one.pipe)
