@@ -102,8 +102,8 @@ def errors_of(network: Network, lessons: Lessons, device: torch.device, size: in
 class HeldOut:
     """Held-out error: mean squares over images that were not learnt from.
 
-    before, after: without the adapter and with it. left: the share of the first that is left, with a 95 % interval (bootstrap
-    over images) from low to high.
+    before, after: without the adapter and with it. left: the share of the first that is left, from low to high its 95 %
+    interval (bootstrap over images).
     """
 
     images: int
