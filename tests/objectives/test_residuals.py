@@ -102,8 +102,8 @@ def test_in_every_space_it_is_the_same(name, space):
     eps = made(name)
     there = {key: convert(value, SOURCE if key.startswith("source") else X, alpha, sigma, "epsilon", space)
              for key, value in eps.items()}
-    arguments = (X, alpha, sigma), {**source_of(name), **KNOBS.get(name, {})}
-    close(score_residual(name, there, *arguments[0], space, **arguments[1]), score_residual(name, eps, *arguments[0], **arguments[1]))
+    at, more = (X, alpha, sigma), {**source_of(name), **KNOBS.get(name, {})}
+    close(score_residual(name, there, *at, space, **more), score_residual(name, eps, *at, **more))
 
 
 @pytest.mark.parametrize("name", ["vsd", "csd", "self-distillation", "sds", "dsd"])
@@ -130,7 +130,8 @@ def test_sds_of_a_gaussian_leads_to_its_mean():
     noise = torch.cat([noise, -noise])
     x = ALPHA * z + SIGMA * noise
     cond = gaussian(x, MEAN, COVARIANCE)
-    mean = score_residual("sds", {"cond": cond, "null": random(3, 32, 2), "noise": noise}, x, ALPHA, SIGMA, scale=1.0).mean(0)
+    eps = {"cond": cond, "null": random(3, 32, 2), "noise": noise}
+    mean = score_residual("sds", eps, x, ALPHA, SIGMA, scale=1.0).mean(0)
     whole = ALPHA**2 * COVARIANCE + SIGMA**2 * torch.eye(2, dtype=torch.float64)
     close(mean, SIGMA * ALPHA * torch.linalg.solve(whole, (z[0] - MEAN)))
 
@@ -148,7 +149,8 @@ def test_csd_is_the_score_of_the_classifier():
 
 def test_rows_that_are_others_in_disguise():
     eps = made("sds")
-    close(score_residual("sds-additive", eps, X, ALPHA, SIGMA, scale=6.5), score_residual("sds", eps, X, ALPHA, SIGMA, scale=7.5))
+    additive = score_residual("sds-additive", eps, X, ALPHA, SIGMA, scale=6.5)
+    close(additive, score_residual("sds", eps, X, ALPHA, SIGMA, scale=7.5))
     eps = {"cond": eps["cond"], "null": eps["null"]}
     csd = score_residual("csd", eps, X, ALPHA, SIGMA)
     close(score_residual("self-distillation", {**eps, "other": eps["cond"]}, X, ALPHA, SIGMA, scale=7.5), 6.5 * csd)

@@ -18,6 +18,7 @@ from ..models.shapes import ShapesPipeline
 from ..models.tiny import TinyPipeline
 from ..near import nearest
 from ..records import fingerprint
+from ..records.baked import read_baked
 from . import hub
 from .extras import require
 from .lookup import denoisers, host_of
@@ -119,6 +120,7 @@ def _add_lora(pipe: Any, lora: str) -> None:
     with _loading(f"the LoRA {source}"):
         pipe.load_lora_weights(str(path) if path.exists() else source, adapter_name="lora", use_safetensors=True)
         pipe.set_adapters(["lora"], [scale])
+    pipe.emag_baked = read_baked(source)
 
 
 def check_lora(source: str) -> None:

@@ -15,6 +15,7 @@ from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy, Unsupported
+from ..records.baked import warn_of_baked
 from ..samplers.base import Corrector
 from .block import WithBlock, check_free
 from .checks import check_pipeline_call, check_rules
@@ -88,6 +89,8 @@ class Guided(WithBlock):
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
         arguments = with_scale(arguments, self.host, pipe)
+        asked = arguments.get(self.host.scale or "") if self.host.guides(arguments) else None
+        warn_of_baked(getattr(pipe, "emag_baked", None), asked, self.active)
         self.latest = self._made = None
         result = self._called(original, pipe, args, kwargs, arguments)
         self._made = getattr(result, "images", result[0] if isinstance(result, tuple) else None)

@@ -21,6 +21,7 @@ SECTIONS = {
     "Write": ("text",),
     "Look up": ("models", "methods", "plan"),
     "Look inside": ("doctor", "calibrate"),
+    "Train": ("bake",),
     "Elsewhere": ("comfy",),
     "Evaluate": ("run", "verify", "reference", "metrics", "report", "vote", "sweep", "results", "worth", "reproduce"),
 }

@@ -30,6 +30,7 @@ DOCS = {
     "which-method.md": "from what is seen in images to a method, its cost and setting",
     "models.md": "five lines for each supported model, all pipelines and networks",
     "coverage.md": "which method acts on which network",
+    "baking.md": "guidance in the weights of an adapter; objectives and residuals for trainers",
     "how-to/gpu.md": "devices, memory, what is measured",
     "how-to/offload.md": "weights that wait in the machine's memory",
     "how-to/quantised.md": "8-bit weights",

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ...errors import BadValue
-from .trainer import Trainer
 
 COLUMNS = (TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn(),
            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} images/s"), TimeRemainingColumn())
@@ -53,10 +52,19 @@ class Clock:
         return True
 
 
+class Counted(Protocol):
+    """A training: steps made, and images (or rows) in one."""
+
+    step: int
+
+    @property
+    def batch_size(self) -> int: ...
+
+
 class Meter:
     """The progress bar: running mean of the loss, images per second, time left; refreshed once a second."""
 
-    def __init__(self, trainer: Trainer, progress: Progress):
+    def __init__(self, trainer: Counted, progress: Progress):
         self.trainer, self.progress = trainer, progress
         self.mean: torch.Tensor | None = None
         self.time, self.step = time.monotonic(), trainer.step

@@ -1,0 +1,47 @@
+"""The LoRA that learns: which modules it is on, and how it is written so that diffusers and `emag.load` read it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from ...engine.network import Network
+from ...errors import BadValue
+from ...models import folder
+from ...records.baked import KEY
+
+NAME, FILE = "baked", "pytorch_lora_weights.safetensors"
+"""Name of the adapter in the network, and of its file, which diffusers looks for."""
+
+
+def add_adapter(network: Network, rank: int, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Put a LoRA on every linear layer of the blocks, and freeze all else; its parameters by name.
+
+    It starts as the network is: one factor is 0. Raises `BadValue` where the network takes none, or has it already.
+    """
+    module: Any = network.module
+    if not hasattr(module, "add_adapter"):
+        raise BadValue(f"{network.backbone.name} takes no adapter of peft: it is no model of diffusers")
+    if NAME in (getattr(module, "peft_config", None) or {}):
+        raise BadValue("this network has a baked adapter already: load it anew")
+    targets = {name for block in network.blocks for name, part in block.module.named_modules()
+               if isinstance(part, torch.nn.Linear)}
+    module.requires_grad_(False)
+    torch.manual_seed(seed)
+    # alpha = rank: what is written needs no scale of its own
+    module.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(targets)), NAME)
+    return {name: p for name, p in module.named_parameters() if f".{NAME}." in name or p.requires_grad}
+
+
+def write_adapter(out: Path, network: Network, prefix: str, facts: Mapping[str, Any]) -> Path:
+    """Write the adapter in 16 bits in diffusers' form, with what is baked in; the file's path. prefix: the component."""
+    state = get_peft_model_state_dict(network.module, adapter_name=NAME)
+    path = out / FILE
+    out.mkdir(parents=True, exist_ok=True)
+    folder.save_tensors(path, {f"{prefix}.{name}": value.to(torch.bfloat16) for name, value in state.items()},
+                        {KEY: json.dumps(dict(facts))})
+    return path

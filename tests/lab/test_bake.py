@@ -1,0 +1,228 @@
+"""Baking: what a teacher shows, the adapter that learns it, going on, and what is refused."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import emag
+from emag.engine.network import read_network
+from emag.errors import BadValue, Unsupported
+from emag.lab.bake import teacher, work
+from emag.lab.bake.adapter import FILE
+from emag.lab.bake.baker import Baker, BakeSettings, errors_of, held_out
+from emag.lab.bake.lessons import Lessons, read_lesson, write_lesson
+from emag.records.baked import Baked, baked_facts, read_baked, warn_of_baked
+from shell import run  # noqa: F401  a fixture
+from tiny import CASES, sd3, sd3_call
+
+peft = pytest.importorskip("peft")
+CPU = torch.device("cpu")
+close = torch.testing.assert_close
+TEACHER = (emag.EMAG(1.5, layers=(1, 2)), emag.CFG(4.0))
+
+
+def follow(pipe, rules=TEACHER, seeds=(8, 9), **more):
+    return teacher.follow(pipe, rules, sd3_call(seeds, **more), seeds)
+
+
+def learnt(lesson, tmp_path, name="a"):
+    write_lesson(tmp_path / f"{name}.safetensors", lesson, {"who": name})
+    return Lessons([read_lesson(tmp_path / f"{name}.safetensors", {"who": name})])
+
+
+@pytest.mark.parametrize("name", ["sd3", "dit", "pixart", "flux"])
+def test_what_is_recorded_is_what_the_network_and_the_scheduler_saw(name):
+    """Without guidance, the network on recorded inputs says what its scheduler was given, bit for bit or nearly so."""
+    case = CASES[name]
+    pipe = case.pipe()
+    call = case.call((8, 9), **{case.scale: 1.0 if case.uncond else 3.5})
+    lesson = teacher.follow(pipe, (), call, (8, 9))
+    network = read_network(pipe.transformer)
+    with torch.no_grad():
+        for inputs, guided in zip(lesson.inputs, lesson.guided):
+            close(teacher.predicted(network, inputs, guided), guided, atol=1e-5, rtol=1e-5)
+    assert len(lesson.guided) == 8 and "step" not in vars(pipe.scheduler) and not pipe.transformer._forward_pre_hooks
+
+
+def test_the_guided_prediction_is_that_of_both_branches():
+    """CFG written out: the network on the recorded conditional inputs, and on those of the negative prompt."""
+    pipe, call = sd3(), sd3_call()
+    lesson = follow(pipe, (emag.CFG(4.0),))
+    network = read_network(pipe.transformer)
+    for inputs, guided in zip(lesson.inputs, lesson.guided):
+        null = {**inputs, "encoder_hidden_states": call["negative_prompt_embeds"],
+                "pooled_projections": call["negative_pooled_prompt_embeds"]}
+        with torch.no_grad():
+            c, u = (teacher.predicted(network, one, guided) for one in (inputs, null))
+        close(guided, u + 4 * (c - u), atol=1e-4, rtol=1e-4)
+
+
+def test_a_teacher_with_a_memory_is_followed_in_order():
+    """EMAG's and a momentum's predictions of the later steps are those of the whole run, not of its end alone."""
+    for rules in (TEACHER, (emag.APG(4.0, momentum=-0.5, eta=0.0, norm_threshold=0.0),)):
+        lesson, pipe = follow(sd3(), rules), sd3()
+        images = pipe(**sd3_call(output_type="latent")).images
+        with emag.guide(pipe, *rules):
+            guided = pipe(**sd3_call()).images
+        close(lesson.images, guided)
+        assert not torch.allclose(guided, images)
+    plain, whole = follow(sd3(), (emag.CFG(4.0),)), follow(sd3(), TEACHER)
+    assert torch.equal(plain.inputs[0]["hidden_states"], whole.inputs[0]["hidden_states"])
+    assert not torch.allclose(plain.guided[-1], whole.guided[-1])
+
+
+def test_a_stateless_teacher_says_the_same_at_any_time():
+    pipe = emag.load("tiny")
+    pipe.set_progress_bar_config(disable=True)
+    call = {"prompt": ["a photo of a frog", "a photo of a ship"], "num_inference_steps": 4, "guidance_scale": 2.5}
+    rules = (emag.PAG(1.5), emag.CFG(3.0))
+    teacher.check_times(pipe, rules, "random")
+    lesson = teacher.follow(pipe, rules, call, (1, 2))
+    for number, sigma in ((0, 1.0), (2, 0.5)):
+        x = lesson.inputs[number]["hidden_states"]
+        close(teacher.answer_at(pipe, rules, call, x, sigma).guided[0], lesson.guided[number], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rule", "says"), [
+    (emag.EMAG(1.5, layers=(1,)), "running average"), (emag.CADS(), "condition anew"), (emag.Momentum(), "earlier steps"),
+    (emag.APG(4.0, momentum=-0.5, eta=0.0, norm_threshold=0.0), "earlier steps")])
+def test_the_wrong_pairing_is_refused(rule, says):
+    with pytest.raises(BadValue, match=f"{says}.*leave out --times random"):
+        teacher.check_times(sd3(), (emag.CFG(4.0), rule), "random")
+    teacher.check_times(sd3(), (emag.CFG(4.0), rule), "trajectory")
+
+
+def test_pipelines_that_cannot_be_followed_are_refused():
+    pipe = CASES["true-cfg"].pipe()
+    with pytest.raises(Unsupported, match="twice a step"):
+        teacher.follow(pipe, (), CASES["true-cfg"].call(), (8, 9))
+    assert "step" not in vars(pipe.scheduler)
+    with pytest.raises(Unsupported, match="no latents and noise levels"):
+        teacher.check_random(CASES["dit"].pipe())
+    with pytest.raises(Unsupported, match="where it is told"):  # its schedule is shifted
+        teacher.answer_at(sd3(), (), sd3_call(), torch.randn(2, 4, 8, 8), 0.5)
+
+
+def test_an_untrained_adapter_is_the_network_and_a_trained_one_learns(tmp_path):
+    pipe = sd3()
+    lessons, unseen = learnt(follow(pipe), tmp_path), learnt(follow(pipe, seeds=(20, 21)), tmp_path, "b")
+    network = read_network(pipe.transformer)
+    before = errors_of(network, lessons, CPU)
+    baker = Baker(network, lessons, BakeSettings(rank=4, iterations=60, rows=16, lr=3e-3))
+    assert torch.equal(errors_of(network, lessons, CPU), before)
+    assert all(not p.requires_grad for name, p in network.module.named_parameters() if "lora" not in name)
+    for _ in range(60):
+        baker.advance()
+    assert errors_of(network, lessons, CPU).mean() < 0.8 * before.mean()
+    found = held_out(network, unseen, CPU)
+    assert found.before == pytest.approx(float(errors_of(read_network(sd3().transformer), unseen, CPU).mean()), rel=1e-4)
+    assert found.low <= found.left <= found.high and found.images == 2
+
+
+def test_a_lesson_comes_back_as_it_went(tmp_path):
+    lesson = follow(sd3())
+    lessons = learnt(lesson, tmp_path)
+    assert len(lessons) == 16 and set(lessons.once) == {"encoder_hidden_states", "pooled_projections"}
+    pick = torch.tensor([0, 9, 15])  # image 0 step 0, image 1 steps 1 and 7
+    inputs, guided = lessons.rows(pick)
+    for row, (image, step) in enumerate(((0, 0), (1, 1), (1, 7))):
+        assert torch.equal(guided[row], lesson.guided[step][image])
+        for name in ("hidden_states", "timestep", "encoder_hidden_states"):
+            assert torch.equal(inputs[name][row], lesson.inputs[step][name][image])
+    with pytest.raises(BadValue, match="another teacher showed"):
+        read_lesson(tmp_path / "a.safetensors", {"who": "b"})
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadValue, match="no lesson that can be read"):
+        read_lesson(tmp_path / "a.safetensors", {"who": "a"})
+
+
+def test_a_training_goes_on_where_it_was(tmp_path):
+    settings = BakeSettings(rank=2, iterations=6, rows=4, lr=1e-3)
+    lessons = learnt(follow(sd3()), tmp_path)
+
+    def baker(steps, made=None):
+        made = made or Baker(read_network(sd3().transformer), lessons, settings)
+        for _ in range(steps):
+            made.advance()
+        return made
+
+    whole, first = baker(6), baker(3)
+    work.save(first, tmp_path)
+    second = Baker(read_network(sd3().transformer), lessons, settings)
+    assert work.restore(second, tmp_path) and second.step == 3
+    baker(3, second)
+    assert all(torch.equal(p, second.parameters[name]) for name, p in whole.parameters.items())
+    other = Baker(read_network(sd3().transformer), lessons, BakeSettings(rank=2, iterations=7, rows=4, lr=1e-3))
+    with pytest.raises(BadValue, match="iterations=6"):
+        work.restore(other, tmp_path)
+    assert not work.restore(second, tmp_path / "elsewhere")
+
+
+SMALL = ("-n", "3", "--images", "2", "--held", "1", "-b", "2", "--iterations", "3", "--rows", "2", "--rank", "2")
+
+
+def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkeypatch, caplog):  # noqa: F811
+    out = tmp_path / "adapter"
+    code, text, error = run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", out, *SMALL, "--json")
+    assert code == 0, error
+    told = json.loads(text)
+    assert told["adapter"] == str(out / FILE) and told["low"] <= told["left"] <= told["high"]
+    with safe_open(out / FILE, "pt") as file:
+        facts = json.loads(file.metadata()["emag_baked"])
+        assert all(name.startswith("transformer.transformer_blocks.") for name in file.keys())  # noqa: SIM118
+    assert facts["guidance"] == "emag=1.25 cfg=3" and facts["baked_scale"] == 3 and facts["times"] == "trajectory"
+    assert facts["images"] == 2 and facts["null"].startswith("as it was")
+    assert read_baked(out) == Baked("emag=1.25 cfg=3", 3.0)
+    # diffusers reads it; so does emag.load, as --lora does, and says where scales multiply
+    plain, ours = emag.load("shapes"), emag.load("shapes", lora=str(out))
+    plain.load_lora_weights(str(out))
+    pictures = []
+    for pipe, scale in ((plain, 1.0), (ours, 1.0), (emag.load("shapes"), 1.0), (ours, 3.0)):
+        pipe.set_progress_bar_config(disable=True)
+        caplog.clear()
+        monkeypatch.setattr(logging.getLogger("emag"), "propagate", True)
+        with emag.guide(pipe):
+            pictures.append(pipe("a red circle", guidance_scale=scale, num_inference_steps=3, output_type="latent",
+                                 generator=torch.Generator().manual_seed(0)).images)
+        warned = "scales multiply (3 x 3 = 9)" in caplog.text
+        assert warned == (scale == 3.0)
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+    # the same command is done already; another teacher is refused in one line
+    again = json.loads(run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", out, *SMALL, "--json")[1])
+    assert again == told
+    code, _, error = run("bake", "shapes", "-g", "emag=1.5", "-g", "cfg=3", "-o", out, *SMALL)
+    assert code == 2 and "another teacher showed" in error
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("shapes",), "no guidance to bake in"), (("shapes", "-g", "emag=1.5", "--times", "random"), "running average"),
+    (("shapes", "-g", "cfg=3", "--times", "often"), "trajectory or random"),
+    (("shapes", "-g", "cfg=3", "--lr", "2"), "lr between"),
+    (("nowhere", "-g", "cfg=3"), "no model")])
+def test_bad_orders_are_one_line(run, tmp_path, arguments, says):  # noqa: F811
+    code, text, error = run("bake", *arguments, "-o", tmp_path / "out", *SMALL)
+    assert code == 2 and says in error and len(error.splitlines()) == 1 and not text
+    assert not (tmp_path / "out").exists()
+
+
+def test_facts_say_which_scale_is_in_it():
+    assert baked_facts((emag.EMAG(1.5),), 2.5)["guidance"] == "emag=1.5 guidance_scale=2.5"
+    assert baked_facts((emag.EMAG(1.5),), 2.5)["baked_scale"] == 2.5
+    assert baked_facts((emag.CFG(emag.Interval(4.0)),), 2.5)["baked_scale"] is None
+    assert baked_facts((emag.PAG(2.0),), None)["guidance"] == "pag=2"
+
+
+def test_a_strangers_adapter_is_read_as_text(tmp_path, caplog, monkeypatch):
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(logging.getLogger("emag"), "propagate", True)
+    for text in ("{", "[]", '{"guidance": 3}'):
+        save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"emag_baked": text})
+        assert read_baked(tmp_path) is None
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"emag_baked": json.dumps({"guidance": "\x1b[31m", "x": 1})})
+    warn_of_baked(read_baked(tmp_path / "a.safetensors"), 3.0, ())
+    assert "\x1b" not in caplog.text and "scales multiply." in caplog.text
+    assert read_baked(tmp_path / "none.safetensors") is None
