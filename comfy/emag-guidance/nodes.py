@@ -21,7 +21,10 @@ TOLD = fields_of(EMAG)
 
 
 def refusal(kind: str, widgets: dict[str, Any]) -> bool | str:
-    """True where the widgets of a node mean rules; else what is wrong, in words."""
+    """True where the widgets of a node mean rules, or come from other nodes (None) and are not known yet; else what is
+    wrong, in words."""
+    if None in widgets.values():
+        return True
     try:
         rules_of_node(kind, widgets)
     except EmagError as error:
@@ -40,8 +43,8 @@ class EmagEMAG(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Float.Input("scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TOLD["scale"]),
                 io.Combo.Input("variant", options=list(get_args(Variant)), default="query", tooltip=TOLD["variant"]),
-                io.String.Input("blocks", default=AUTO, 
-                                tooltip=f"{TOLD['layers']} As 6-8 or 6+7+8; auto takes the model's."),
+                io.String.Input("blocks", default=AUTO,
+                                tooltip=f"{TOLD['layers']} As 6-8 or 6, 7, 8; auto takes the model's."),
                 io.String.Input("window", default=AUTO, tooltip=f"{TOLD['window']} As progress:0:0.2:0.8 (averaging begins, "
                                 "how much later it applies, both end); auto takes the model's."),
                 io.Float.Input("beta", default=0.988, min=0.0, max=1.0, step=0.001, round=False, tooltip=TOLD["beta"]),
@@ -106,7 +109,7 @@ class EmagReport(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: Any) -> io.NodeOutput:
         found = carried(model)
-        report = found.latest.report if found else None
+        report = found.latest.of(latent["samples"]) if found else None
         if report is None:
             raise ValueError("no report: connect the model that a node of ours guided, and the latents of its sampler; "
                              "where all rules are off (scale 1) there is nothing to report")

@@ -49,6 +49,18 @@ class Keep(io.ComfyNode):
         return io.NodeOutput()
 
 
+class Words(io.ComfyNode):
+    """A text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="Words", category="test", inputs=[io.String.Input("value")], outputs=[io.String.Output()])
+
+    @classmethod
+    def execute(cls, value: str) -> io.NodeOutput:
+        return io.NodeOutput(value)
+
+
 class Server:
     """What the executor asks of a server."""
 
@@ -65,7 +77,7 @@ class Server:
 def load() -> None:
     """The pack, and the nodes for tests."""
     assert asyncio.run(nodes.load_custom_node(str(PACK), module_parent="custom_nodes"))
-    nodes.NODE_CLASS_MAPPINGS.update({"RandomModel": RandomModel, "Keep": Keep})
+    nodes.NODE_CLASS_MAPPINGS.update({one.__name__: one for one in (RandomModel, Keep, Words)})
 
 
 def validated(graph: dict[str, Any]) -> tuple[bool, list[str]]:

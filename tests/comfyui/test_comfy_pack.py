@@ -13,8 +13,8 @@ import emag
 from emag.errors import BadValue
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
-from emag.hosts.comfy.install import PACK, install, source
-from emag.records.graph import NODES, emag_rules, guidance_rules, guidances, told
+from emag.hosts.comfy.install import PACK, install, source, version_of
+from emag.records.graph import NODES, emag_rules, guidance_of, guidance_rules, guidances, told
 from emag.records.recipe import parse_all
 from shell import emag as command
 
@@ -34,6 +34,10 @@ def test_widgets_mean_rules():
     assert emag_rules() == (emag.EMAG(1.5),)
     assert emag_rules(2, "map", "6-8", "progress:0:0.2:0.8", 0.9, 3) == (
         emag.EMAG(2, "map", layers=(6, 7, 8), window=window, beta=0.9, every=3),)
+    assert emag_rules(blocks=" 6, 7,8 ", window=" Auto") == emag_rules(blocks="6+7+8") == (emag.EMAG(1.5, layers=(6, 7, 8)),)
+    assert emag_rules(blocks="AUTO") == emag_rules()
+    with pytest.raises(BadValue, match="block numbers"):
+        emag_rules(blocks="1,beta=0.5")
     assert guidance_rules("seg=1.2", "emag+apg") == (*emag.recipes["emag+apg"].rules, emag.SEG(1.2))
     assert guidance_rules('{"rules": [{"emag": {"scale": 2}}]}') == (emag.EMAG(2),)
     with pytest.raises(BadValue, match="name a recipe, or write rules"):
@@ -58,19 +62,62 @@ def test_a_graph_is_read_in_the_order_of_its_links():
         guidances({"1": {"class_type": "EmagEMAG", "inputs": {"size": 3}}})
 
 
+def linked(rules, **more):
+    """The graph with the Guidance node's text from another node."""
+    found = graph()
+    found["2"]["inputs"]["rules"] = [rules, 0]
+    return {**found, **more}
+
+
+def test_widgets_that_come_through_links_are_read_where_the_graph_holds_them():
+    text = {"7": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "apg=3"}}}
+    assert guidances(linked("7", **text)) == [(emag.EMAG(2), emag.APG(3))]
+    recipe = {"7": {"class_type": "EmagRecipe", "inputs": {"model": ["8", 0]}},
+              "8": {"class_type": "EmagEMAG", "inputs": {"model": ["9", 0], "scale": 3.0, "blocks": ["6", 0]}},
+              "6": {"class_type": "PrimitiveString", "inputs": {"value": "4"}}}
+    assert (emag.EMAG(2), emag.EMAG(3, layers=(4,))) in guidances(linked("7", **recipe))
+
+
+def test_what_the_graph_does_not_hold_is_said_and_not_guessed(monkeypatch, capsys, tmp_path):
+    found = linked("7", **{"7": {"class_type": "Dice", "inputs": {"sides": 6}}})
+    with pytest.raises(BadValue, match=r"rules of a node came from another node \(Dice\)"):
+        guidances(found)
+    code, text, _ = command(monkeypatch, capsys, "show", str(drawn_by(found, tmp_path)))
+    assert code == 0 and "not given back" in text and "a frog" in text
+
+
+def test_a_recipe_of_itself_ends():
+    own = {"7": {"class_type": "EmagRecipe", "inputs": {"model": ["2", 0]}}}
+    with pytest.raises(BadValue, match="from each other"):
+        guidances(linked("7", **own))
+
+
+def test_rules_go_through_a_merge():
+    found = graph()
+    found["5"] = {"class_type": "ModelMergeSimple", "inputs": {"model1": ["2", 0], "model2": ["9", 0], "ratio": 0.5}}
+    found["3"]["inputs"]["model"] = ["5", 0]
+    assert guidance_of(found, "3") == (emag.EMAG(2), emag.APG(4))
+
+
+def drawn_by(found, folder):
+    """A picture with a graph in it."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", json.dumps(found))
+    Image.new("RGB", (4, 4)).save(folder / "one.png", pnginfo=info)
+    return folder / "one.png"
+
+
 def test_two_nodes_that_name_each_other_end():
     loop = {str(i): {"class_type": "EmagEMAG", "inputs": {"model": [str(1 - i), 0]}} for i in (0, 1)}
     assert guidances(loop) == []
 
 
 def test_show_reads_a_picture_of_comfyui(monkeypatch, capsys, tmp_path):
-    info = PngImagePlugin.PngInfo()
-    info.add_text("prompt", json.dumps(graph()))
-    Image.new("RGB", (4, 4)).save(tmp_path / "one.png", pnginfo=info)
-    code, text, _ = command(monkeypatch, capsys, "show", str(tmp_path / "one.png"))
+    picture = drawn_by(graph(), tmp_path)
+    code, text, _ = command(monkeypatch, capsys, "show", str(picture))
     assert code == 0
     assert "emag: scale=2" in text and "a frog" in text
-    code, text, _ = command(monkeypatch, capsys, "show", str(tmp_path / "one.png"), "--json")
+    code, text, _ = command(monkeypatch, capsys, "show", str(picture), "--json")
     assert json.loads(text)["guidances"][0][1] == {"apg": {"scale": 4.0}}
 
 
@@ -94,6 +141,51 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
     with pytest.raises(BadValue, match="is not ours"):
         install(tmp_path)
     assert (other / "mine.py").is_file()
+
+
+def test_a_link_of_another_one_is_left_alone(tmp_path):
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "mine").mkdir()
+    target = tmp_path / "custom_nodes" / PACK
+    target.symlink_to(tmp_path / "mine")
+    with pytest.raises(BadValue, match="is not ours"):
+        install(tmp_path)
+    assert target.resolve() == tmp_path / "mine"
+    (tmp_path / "mine").rmdir()
+    assert install(tmp_path).resolve() == source()  # it led nowhere
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_where_the_disk_refuses_all_is_as_before(tmp_path, monkeypatch, copied):
+    (tmp_path / "custom_nodes").mkdir()
+    install(tmp_path, copied=True)
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr("shutil.copytree", refuse)
+    with pytest.raises(BadValue, match=r"cannot write .*: Read-only file system"):
+        install(tmp_path, copied)
+    assert [one.name for one in (tmp_path / "custom_nodes").iterdir()] == [PACK]
+    assert (tmp_path / "custom_nodes" / PACK / "nodes.py").is_file()
+
+
+def test_versions_are_read_as_they_are_written(tmp_path):
+    for text, version in (('__version__ = "0.3.1-dirty"', "0.3.1"), ("__version__='0.27.0'", "0.27.0"),
+                          ('__version__ = "nightly"', None)):
+        (tmp_path / "comfyui_version.py").write_text(text)
+        assert version_of(tmp_path) == version
+
+
+def test_a_newer_one_than_was_tried_is_said(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "my [bold]ComfyUI[/bold] ä"
+    (folder / "custom_nodes").mkdir(parents=True)
+    (folder / "comfyui_version.py").write_text('__version__ = "99.0.0"')
+    code, text, _ = command(monkeypatch, capsys, "comfy", "install", str(folder))
+    assert code == 0
+    assert "newer than those" in " ".join(text.split()) and "[bold]" in text
+    assert (folder / "custom_nodes" / PACK).is_symlink()
 
 
 def test_the_command_installs(monkeypatch, capsys, tmp_path):

@@ -4,13 +4,14 @@ import gc
 from typing import Any
 
 import comfy.model_management
+import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 
 import emag
 from emag.engine.lock import _owners
-from emag.errors import BadValue, NoEffect
+from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts.comfy.patch import carried, patched
 from emag.methods.emag.average import MapAverage, QueryAverage
 from smallcomfy import SMALL, build, conditioning, sample
@@ -157,6 +158,42 @@ def test_samplers(model: Any, sampler: str) -> None:
     out = sample(guided, SMALLEST, sampler=sampler)
     assert far(out, sample(model, SMALLEST, sampler=sampler)) > 1e-3
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("sampler", ["dpm_fast", "dpm_adaptive"])
+def test_samplers_of_levels_of_their_own(model: Any, sampler: str) -> None:
+    """They go from the first level to the last in steps that they choose; each belongs to the level last passed."""
+    out = sample(patched(model, (EMAG,)), SMALLEST, sampler=sampler)
+    assert far(out, sample(model, SMALLEST, sampler=sampler)) > 1e-3
+
+
+def test_a_step_that_another_node_answers_is_told(model: Any) -> None:
+    """A cache that we do not know by name."""
+    from comfy.patcher_extension import WrappersMP
+
+    kept: list[torch.Tensor] = []
+
+    def answer(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        kept.append(executor(*args, **kwargs) if len(kept) != 3 else kept[-1])
+        return kept[-1]
+
+    guided = patched(model, (EMAG,))
+    guided.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "memory", answer)
+    with pytest.raises(Unsupported, match="6 steps were planned and 5 came"):
+        sample(guided, SMALLEST)
+
+
+def test_a_run_without_a_step_is_what_it_is(model: Any) -> None:
+    """Levels split behind the last one: nothing is evaluated, and there is nothing to guide."""
+    x = torch.ones(SMALLEST.shape)
+
+    def end(one: Any) -> torch.Tensor:
+        prompts = conditioning(2), conditioning(3)
+        return comfy.sample.sample_custom(one, x, 4.0, comfy.samplers.sampler_object("euler"), torch.tensor([0.0]), *prompts,
+                                          x, disable_pbar=True, seed=0)
+
+    assert torch.equal(end(patched(model, (EMAG,))), end(model))
+    assert blocks_run(model, lambda: end(patched(model, (EMAG,)))) == []
 
 
 def test_heun_averages_once_a_level(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,9 @@ def test_bad_values_are_refused_before_anything_runs(executor: Any, guide: dict[
     (pack.guidance("apg=4 cfg=3"), "both combine"),
     (pack.guidance("autoguidance=2,model=small"), "another network"),
     (pack.guidance("rescale=0.7"), "name a combining rule"),
-    (pack.guidance("negative=1.5,negative=other"), "connect one"),
+    (pack.guidance("negative=1.5,negative=other"), "connect one to the Guidance node, whose input is called other"),
+    (pack.guidance("textailor=1.5,layers=1"), "not built for ComfyUI's classes"),
+    (pack.guidance("cfg=4 icg"), "icg=given,conditions=other"),
 ])
 def test_what_a_model_cannot_do_is_refused_in_words(executor: Any, guide: dict[str, Any], words: str) -> None:
     _, errors = pack.run(executor, pack.graph(guide), ["4"])
@@ -107,6 +109,44 @@ def test_recipe_out_goes_in_again(executor: Any) -> None:
     (text,), errors = pack.run(executor, graph, ["7"])
     assert not errors
     assert torch.equal(latents(executor, pack.graph(pack.guidance(text))), latents(executor, pack.graph(pack.emag())))
+
+
+def linked(source: dict[str, Any]) -> dict[str, Any]:
+    """A Guidance node whose text comes from another node, which works on a model of EMAG's."""
+    graph = pack.graph(pack.guidance(""))
+    graph["2"]["inputs"]["rules"] = ["9", 0]
+    graph["8"] = {**pack.emag(), "inputs": {**pack.emag()["inputs"], "model": ["1", 0]}}
+    return {**graph, "9": source}
+
+
+def test_text_may_come_from_another_node(executor: Any) -> None:
+    """It is not known before the graph runs: validation lets it pass, the node checks it."""
+    recipe = linked({"class_type": "EmagRecipe", "inputs": {"model": ["8", 0]}})
+    assert torch.equal(latents(executor, recipe), latents(executor, pack.graph(pack.emag())))
+    for text, words in (("emga=2", "there is no method"), ("", "name a recipe, or write rules")):
+        wrong = linked({"class_type": "Words", "inputs": {"value": text}})
+        assert pack.validated(wrong) == (True, [])
+        _, errors = pack.run(executor, wrong, ["4"])
+        assert words in errors[0]["exception_message"]
+
+
+def test_a_report_is_of_the_latents_it_is_given(executor: Any) -> None:
+    """Two samplers on one guided model, and the report of the first one asked for last."""
+    graph = pack.graph(pack.emag())
+    graph["10"] = {"class_type": "KSampler", "inputs": {**graph["3"]["inputs"], "steps": 9, "latent_image": ["3", 0],
+                                                        "denoise": 0.9}}
+    for key, sampler in (("20", "10"), ("30", "3")):
+        graph[key] = {"class_type": "EmagReport", "inputs": {"model": ["2", 0], "latent": [sampler, 0]}}
+        graph[f"{key}1"] = {"class_type": "Keep", "inputs": {"value": [key, 0]}}
+    assert pack.validated(graph) == (True, [])
+    texts = [pack.run(executor, graph, [key])[0][0] for key in ("201", "301")]
+    assert [one.split(" steps")[0].split()[-1] for one in texts] == ["9", "6"]
+
+
+def test_a_report_without_a_weak_branch_says_so(executor: Any) -> None:
+    kept, errors = pack.run(executor, pack.graph(pack.guidance("apg=4"), report=True), ["6"])
+    assert not errors
+    assert "no weak branch was evaluated" in kept[0]
 
 
 def test_a_graph_holds_the_rules() -> None:

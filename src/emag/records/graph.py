@@ -4,6 +4,7 @@ ComfyUI writes the graph that made a picture into its PNG, every widget included
 and the page read it by the same functions. A graph may come from a stranger: what is not as expected is passed over.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ AUTO = "auto"
 NO_RECIPE = "none"
 OTHER = "other"
 """What rules call the condition that is connected to the Guidance node."""
+RECIPE = "EmagRecipe"
+"""Our node that puts the rules of a model out as text."""
+MODELS = ("model", "model1")
+"""Inputs through which a node that hands a model on got it; of a merge, the model that keeps what it carries."""
 FARTHEST = 32
 """Nodes that are gone through behind a link."""
 HANDED_ON = ("text", "conditioning", "positive", "conditioning_1")
@@ -29,10 +34,12 @@ Nodes = dict[str, dict[str, Any]]
 
 def emag_rules(scale: float = 1.5, variant: str = "query", blocks: str = AUTO, window: str = AUTO, beta: float = 0.988,
                every: int = 1) -> tuple[Rule, ...]:
-    """The rule of an EMAG node. blocks: "auto", or block numbers as "6-8" or "6+7+8"; window: "auto", or as in
+    """The rule of an EMAG node. blocks: "auto", or block numbers as "6-8", "6+7+8" or "6, 7, 8"; window: "auto", or as in
     "progress:0:0.2:0.8". Raises `BadValue`."""
     given = {"variant": variant, "layers": blocks, "window": window, "beta": beta, "every": every}
-    own = [f"{key}={value}" for key, value in given.items() if str(value).strip() != AUTO]
+    plain = {key: "".join(str(value).split()) for key, value in given.items()}
+    plain["layers"] = plain["layers"].replace(",", "+")
+    own = [f"{key}={value}" for key, value in plain.items() if value.lower() != AUTO]
     return parse_all(",".join((f"emag={scale}", *own)))
 
 
@@ -87,13 +94,7 @@ def guidance_of(graph: Mapping[str, Any], key: str) -> tuple[Rule, ...]:
 
     Raises `BadValue` for widgets that mean no rule.
     """
-    nodes, ours = _nodes(graph), _ours(graph)
-    chain: list[str] = []
-    at = _source(key, nodes, ours)
-    while at is not None and at not in chain:
-        chain.insert(0, at)
-        at = _source(at, nodes, ours)
-    return tuple(rule for one in chain for rule in rules_of_node(ours[one], _values(nodes[one])))
+    return _Links(graph).rules_before(key)
 
 
 def guidances(graph: Mapping[str, Any]) -> list[tuple[Rule, ...]]:
@@ -101,21 +102,72 @@ def guidances(graph: Mapping[str, Any]) -> list[tuple[Rule, ...]]:
 
     Raises `BadValue` for widgets that mean no rule.
     """
-    nodes, ours = _nodes(graph), _ours(graph)
-    before = {_source(key, nodes, ours) for key in ours}
-    last = [key for key in ours if key not in before]
-    return [(*guidance_of(graph, key), *rules_of_node(ours[key], _values(nodes[key]))) for key in last]
+    links = _Links(graph)
+    before = {links.source(key) for key in links.ours}
+    last = [key for key in links.ours if key not in before]
+    return [(*links.rules_before(key), *links.rules_of(key)) for key in last]
 
 
 def told(graph: Mapping[str, Any]) -> dict[str, Any]:
     """What a graph says of how a picture was made, as JSON-ready data: guidances, samplers' settings, texts.
 
-    Raises `BadValue`.
+    "unread": why guidances cannot be given back, where they cannot.
     """
     widgets = [_widgets(own) for own in _nodes(graph).values()]
-    return {"guidances": [to_data(rules) for rules in guidances(graph)],
-            "samplers": [own for own in widgets if "steps" in own or "sampler_name" in own],
+    try:
+        found: dict[str, Any] = {"guidances": [to_data(rules) for rules in guidances(graph)]}
+    except BadValue as error:
+        found = {"guidances": [], "unread": str(error)}
+    return {**found, "samplers": [own for own in widgets if "steps" in own or "sampler_name" in own],
             "texts": [own["text"] for own in widgets if isinstance(own.get("text"), str)]}
+
+
+class _Links:
+    """Our nodes in a graph, and what leads to them."""
+
+    def __init__(self, graph: Mapping[str, Any]):
+        self.nodes = _nodes(graph)
+        self.kinds = {key: graph[key].get("class_type") for key in self.nodes}
+        self.ours = {key: kind for key, kind in self.kinds.items() if kind in list(NODES)}
+
+    def source(self, key: str) -> str | None:
+        """The nearest node of ours that a node gets its model from, through nodes that hand a model on."""
+        for _ in range(FARTHEST):
+            link = next((self.nodes[key][name] for name in MODELS if name in self.nodes[key]), None)
+            if not isinstance(link, list) or not link or str(link[0]) not in self.nodes:
+                return None
+            key = str(link[0])
+            if key in self.ours:
+                return key
+        return None
+
+    def rules_before(self, key: str, behind: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+        """The rules on the model that a node gets. behind: nodes whose text waits for them."""
+        chain: list[str] = []
+        at = self.source(key)
+        while at is not None and at not in chain:
+            chain.insert(0, at)
+            at = self.source(at)
+        return tuple(rule for one in chain for rule in self.rules_of(one, behind))
+
+    def rules_of(self, key: str, behind: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+        """The rules of one node of ours. Raises `BadValue`."""
+        if key in behind:
+            raise BadValue("nodes of this graph have their rules from each other")
+        values = {name: self._held(name, value, (*behind, key)) if isinstance(value, list) else value
+                  for name, value in self.nodes[key].items() if name not in (*MODELS, OTHER)}
+        return rules_of_node(self.ours[key], values)
+
+    def _held(self, name: str, link: list[Any], behind: tuple[str, ...]) -> Any:
+        """What comes through a link in the place of a widget: a value that a node holds, or the text of a recipe."""
+        key = str(link[0]) if link else ""
+        value = self.nodes.get(key, {}).get("value")
+        if self.kinds.get(key) == RECIPE:
+            return json.dumps({"rules": to_data(self.rules_before(key, behind))})
+        if isinstance(value, (str, int, float)):
+            return value
+        raise BadValue(f"{name} of a node came from another node ({self.kinds.get(key)}), and the graph does not say what "
+                       "it was")
 
 
 def _nodes(graph: Mapping[str, Any]) -> Nodes:
@@ -123,30 +175,8 @@ def _nodes(graph: Mapping[str, Any]) -> Nodes:
             if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
 
 
-def _ours(graph: Mapping[str, Any]) -> dict[str, str]:
-    """Our nodes with rules: their kinds by their ids."""
-    return {key: graph[key]["class_type"] for key in _nodes(graph) if graph[key].get("class_type") in list(NODES)}
-
-
 def _widgets(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if isinstance(value, (str, int, float))}
-
-
-def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """All inputs of a node but its links."""
-    return {name: value for name, value in inputs.items() if not isinstance(value, list)}
-
-
-def _source(key: str, nodes: Nodes, ours: Mapping[str, str]) -> str | None:
-    """The nearest node of ours that a node gets its model from, through nodes that hand a model on."""
-    for _ in range(FARTHEST):
-        link = nodes[key].get("model")
-        if not isinstance(link, list) or not link or str(link[0]) not in nodes:
-            return None
-        key = str(link[0])
-        if key in ours:
-            return key
-    return None
 
 
 def _words(nodes: Nodes, link: Any) -> str | None:

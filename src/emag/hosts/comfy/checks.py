@@ -7,6 +7,8 @@ from ...core import LATE, Perturbation, Rule
 from ...engine.network import Network
 from ...errors import BadValue, Unsupported
 from ...families.comfy import ComfyNetwork
+from ...methods.null.icg import ICG
+from ...records.graph import OTHER
 from ...samplers.base import Corrector
 from ..checks import check_rules
 from ..defaults import resolved
@@ -24,9 +26,9 @@ def concrete(rules: Sequence[Rule], network: Network, entry: ComfyNetwork, like:
                               "not give: use emag.sample in Python")
     check_types(rules)
     active = tuple(rule for rule in resolved(rules, (like,), network) if not rule.neutral)
-    check_rules(active, [network])
     for rule in active:
         _check_rule(rule, network, entry)
+    check_rules(active, [network])
     return active
 
 
@@ -45,6 +47,9 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     if any(branch.strong for branch in rule.weak) and getattr(rule, "negative", "") is None:
         raise Unsupported(f"{rule.name} reads a negative text, and ComfyUI gives it none in the call of the positive one: "
                           f"connect it to the Guidance node as a further condition, and say {rule.name}=...,negative=other")
+    if isinstance(rule, ICG) and rule.form != "given":
+        raise Unsupported(f"{rule.name}={rule.form} draws a condition among the network's arguments, which ComfyUI keeps to "
+                          f"itself: connect one to the Guidance node, and say {rule.name}=given,conditions={OTHER}")
     for mask in getattr(rule, "masks", ()):
         raise Unsupported(f"{rule.name} names the mask {mask!r}, and ComfyUI's nodes give none: use emag.guide "
                           "around a diffusers pipeline")
@@ -98,10 +103,10 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
         raise Unsupported(f"{combiner} combines the network's own predictions, and would pass over {_owner(others[0])}, "
                           f"another node that changes them before CFG: {PLAIN}")
     _check_uncond(rules, combiner, uncond)
-    for branch in (branch for rule in rules for branch in rule.weak):
-        if branch.condition is not None and branch.condition not in further:
-            raise BadValue(f"a rule names the condition {branch.condition!r}, which was not given: connect one to the node, "
-                           f"or name one of {', '.join(sorted(further)) or 'none'}")
+    for owner, name in [(rule.name, branch.condition) for rule in rules for branch in rule.weak]:
+        if name is not None and name not in further:
+            raise BadValue(f"{owner} names the condition {name!r}, and none of that name is there: connect one to the "
+                           f"Guidance node, whose input is called {OTHER}, and name it so in the rule")
 
 
 def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> None:

@@ -47,11 +47,14 @@ class Levels:
         """The network's own prediction."""
         return self.trajectory.space
 
+    def at(self, sigma: float) -> int | None:
+        """The level of the run that `sigma` is, None for one of a sampler's own."""
+        return next((i for i, own in enumerate(self.sigmas) if abs(own - sigma) <= NEAR * max(own, NEAR)), None)
+
     def index(self, sigma: float) -> int:
         """The step that an evaluation at `sigma` belongs to: a level of the run, or the one last passed on the way."""
-        near = [i for i, own in enumerate(self.sigmas) if abs(own - sigma) <= NEAR * max(own, NEAR)]
-        passed = [i for i, own in enumerate(self.sigmas) if own >= sigma]
-        return near[0] if near else max(passed, default=0)
+        near, passed = self.at(sigma), [i for i, own in enumerate(self.sigmas) if own >= sigma]
+        return max(passed, default=0) if near is None else near
 
     def step(self, x: torch.Tensor, sigma: float, streams: Streams) -> Step:
         """The step of an evaluation at x [batch, ...] and `sigma`, at that very level; it may lie between two of the run."""

@@ -21,18 +21,11 @@ from .checks import check_call, check_host, concrete
 from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
-from .report import Report, report
+from .report import Latest, report
 from .run import Run, Setting
 
 KEY = "emag"
 SLOT = "optimized_attention_override"
-
-
-@dataclass
-class Latest:
-    """What the latest run of a patched model did; None before there was one."""
-
-    report: Report | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +74,9 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     entry = entry_of(module)
     network = network_of(module, entry)
     rules = concrete(mine.rules, network, entry, like_of(module, entry))
-    if not rules:
-        return executor(*args, **kwargs)
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
+    if not rules or len(sigmas) < 2:  # no step, nothing to guide
+        return executor(*args, **kwargs)
     check_host(rules, guider.model_options, bool(guider.conds.get("negative")), mine.conditions)
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
@@ -95,10 +88,10 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         out = executor(*args, **kwargs)
         run.finish()
-        mine.latest.report = report(run, time.perf_counter() - start)
+        mine.latest.report = report(run, time.perf_counter() - start, out)
         return out
 
-    mine.latest.report = None
+    mine.latest.begin()
     return undone(guided)
 
 

@@ -8,29 +8,57 @@ from ...engine.stats import Stats, describe
 from .run import Run
 from .sites import Site
 
+KEPT = 3
+"""Reports of earlier runs that a model keeps: a workflow may have several samplers."""
+
 
 @dataclass(frozen=True)
 class Report:
     """One finished run. clean, weak: of its last step with a weak pass, what the network's prediction with and without the
     weak branch says the latents are in the end, on the CPU; None where it had no weak pass. blocks: those a branch picks
-    among, or works on.
+    among, or works on. made: the latents that the run ended with, on the CPU.
     """
 
     stats: Stats
     clean: torch.Tensor | None
     weak: torch.Tensor | None
     blocks: tuple[int, ...]
+    made: torch.Tensor | None = None
 
     def __str__(self) -> str:
-        return str(self.stats)
+        none = "\n  no weak branch was evaluated: weak and clean are the sampler's latents" if self.weak is None else ""
+        return f"{self.stats}{none}"
+
+    def is_of(self, latents: torch.Tensor) -> bool:
+        """Whether the run ended with these latents."""
+        return self.made is not None and torch.equal(self.made, latents.cpu().to(self.made.dtype))
 
 
-def report(run: Run, seconds: float) -> Report:
-    """Read a finished run. The device is waited for here, once."""
+@dataclass
+class Latest:
+    """What the latest run of a patched model did, None before there was one and after one that failed; runs before it."""
+
+    report: Report | None = None
+    earlier: tuple[Report, ...] = ()
+
+    def begin(self) -> None:
+        """A run begins."""
+        self.earlier = (*([self.report] if self.report else []), *self.earlier)[:KEPT]
+        self.report = None
+
+    def of(self, latents: torch.Tensor) -> Report | None:
+        """The run that made these latents; the latest one where they came from none as they are."""
+        own = (one for one in (self.report, *self.earlier) if one and one.is_of(latents))
+        return next(own, self.report)
+
+
+def report(run: Run, seconds: float, out: object) -> Report:
+    """Read a finished run that ended with `out`. The device is waited for here, once."""
     site = next(iter(run.sites.found.values()))
     clean, weak = run.pair or (None, None)
     blocks = sorted({at for branch in site.states for at in (*branch.blocks, *branch.changes)})
-    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks))
+    made = out.cpu() if isinstance(out, torch.Tensor) else None
+    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks), made)
 
 
 def _stats(run: Run, site: Site, seconds: float) -> Stats:

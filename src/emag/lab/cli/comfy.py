@@ -19,7 +19,7 @@ def comfy(
     as_json: shared.Json = False,
 ) -> None:
     """Link or copy emag's node pack into a ComfyUI. emag itself must be installed in ComfyUI's Python."""
-    from ...hosts.comfy.install import install, version_of
+    from ...hosts.comfy.install import NEWEST, OLDEST, install, is_newer, version_of
 
     if action != "install":
         raise BadValue(f"emag comfy can install; got {action!r}. Say emag comfy install {folder}")
@@ -29,4 +29,6 @@ def comfy(
         shared.show_json({"path": str(target), "comfyui": version})
         return
     out.print(f"{target}: the nodes are there" + (f", for ComfyUI {version}" if version else ""))
+    if version and is_newer(version):
+        out.print(f"It is newer than those the nodes were tried on ({OLDEST} to {NEWEST}): what does not fit is said")
     out.print("Restart ComfyUI (the server, not the page). Its Python needs emag: pip install emag")

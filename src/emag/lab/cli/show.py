@@ -34,7 +34,8 @@ def show(image: Png, as_json: shared.Json = False) -> None:
 
 def _of_graph(found: dict[str, Any]) -> list[tuple[str, str]]:
     """What a ComfyUI graph says, in words."""
-    rules = ["\n".join(_rule(rule) for rule in one) for one in found["guidances"]] or ["no guidance of emag's"]
+    none = f"not given back: {found['unread']}" if "unread" in found else "no guidance of emag's"
+    rules = ["\n".join(_rule(rule) for rule in one) for one in found["guidances"]] or [none]
     return [("made by", "ComfyUI"), *(("rules", one) for one in rules),
             *(("sampler", _plain(one)) for one in found["samplers"]), *(("text", one) for one in found["texts"])]
 
