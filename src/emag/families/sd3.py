@@ -57,6 +57,8 @@ FAMILY = Family(
             "pag": Default({"scale": 1.7, "layers": (13 / 24,)}, "diffusers SD3 PAG example: s 0.7, block 13"),
             "seg": Default({"scale": 3.8, "layers": (7 / 24, 8 / 24, 9 / 24), "sigma": 1e7},
                            "diffusers' SEG guider: s 2.8, the mean query, blocks 7-9 of SD3.5-medium"),
+            "token-merge": Default({"ratio": 0.3, "pool": 1.4, "start": 2, "early": "whole", "likeness": "features"},
+                                   "looked at on the embedded model: Stable Diffusion's 0.7 breaks its images"),
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "the authors' SD3 scripts"),
             "apg": Default({"scale": 12.0, "norm_threshold": 7.5, "momentum": -0.5}, "the authors' SD3 scripts"),
             "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 1.0, "psi": 1.0}, "the authors' SD3 scripts"),

@@ -129,7 +129,8 @@ class FeatureReuse(Rule):
 
     At a step that reuses, the self-attention of the listed blocks is not evaluated. Its output is P1 + k (P1 - P2), P1
     and P2 those of the last two steps that evaluated it. The first steps, every `every`-th one after them and the last
-    are whole. Blocks are evaluated as before, without their attention; the count of blocks stays.
+    are whole. Blocks are evaluated as before, without their attention; the count of blocks stays. Two outputs of each
+    listed block are kept in memory.
 
     Conditional and unconditional rows keep outputs of their own. Rows that the last whole step spared (`CFGCache`, the
     other half of FasterCache) are evaluated, not guessed; the published code gives them the other condition's. It is
