@@ -197,6 +197,9 @@ from .samplers import (
     UniPC as UniPC,
 )
 from .samplers import (
+    invert as invert,
+)
+from .samplers import (
     sample as sample,
 )
 

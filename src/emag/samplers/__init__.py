@@ -8,6 +8,7 @@ from .dc_solver import DCSolver, search_ratios
 from .divergence import FDS
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
 from .foresight import FSG
+from .inversion import invert
 from .langevin import PCG
 from .loop import sample, sampled_path
 from .manifold import CFGMP
@@ -54,6 +55,7 @@ __all__ = [
     "advance",
     "effective_size",
     "guided_prediction",
+    "invert",
     "predicted_ratios",
     "resample",
     "sample",
