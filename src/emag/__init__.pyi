@@ -164,6 +164,9 @@ from .samplers import (
     Corrector as Corrector,
 )
 from .samplers import (
+    CtrlZ as CtrlZ,
+)
+from .samplers import (
     DCSolver as DCSolver,
 )
 from .samplers import (

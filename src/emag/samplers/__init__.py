@@ -4,6 +4,7 @@ from .base import Corrector, GuidedModel, Solver, guided_prediction
 from .cfgpp import CFGpp2M, CFGpp2S, CFGppEuler
 from .characteristic import Characteristic
 from .cpr import predicted_ratios
+from .ctrl_z import CtrlZ
 from .dc_solver import DCSolver, search_ratios
 from .divergence import FDS
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
@@ -24,7 +25,7 @@ from .unipc import UniPC
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
     Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S, Characteristic)}
 CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (
-    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments)}
+    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments, CtrlZ)}
 
 __all__ = [
     "CFGMP",
@@ -40,6 +41,7 @@ __all__ = [
     "CFGppEuler",
     "Characteristic",
     "Corrector",
+    "CtrlZ",
     "DCSolver",
     "Euler",
     "FKCAnneal",

@@ -20,9 +20,9 @@ def invert(model: GuidedModel, x: torch.Tensor, scale: float = 0.6, steps: Inver
     A step of CFG++ is x' = alpha' x0(g) + sigma' epsilon(u), g = u + scale (c - u). Its inverse with both predictions held
     is x = alpha (x' - sigma' epsilon(u)) / alpha' + sigma epsilon(g): the noise that is added is the guided one. They are
     evaluated at the level that is gone to, as the authors' code does, but at x', since x is not known yet. So an image comes
-    back about, and by CFG++ nearer than by CFG at w 7.5 where the condition picks one kind of image out of many (by a third
-    on the embedded model), though not on all data. To come back, sample with `CFGppEuler` (or CFG under the scale `CFGpp`) at
-    the same scale; for "cfg" with CFG and Euler.
+    back about, and by CFG++ nearer than by CFG at w 7.5 where the condition picks one kind of image out of many (by a
+    third on the embedded model), though not on all data. To come back, sample with `CFGppEuler` (or CFG under the scale
+    `CFGpp`) at the same scale; for "cfg" with CFG and Euler.
 
     scale: lambda, at least 0; for "cfg" w. steps: whose steps are undone. iterations: how often predictions are made again
     at the x that was found, 0 being published: where they settle, the step is undone exactly. Costs 2 evaluations a step,

@@ -44,6 +44,7 @@ SKIPPED = {
     "cdg": "needs a mask of the prompt's own tokens, from Python: emag.content_tokens",
     "annealing": "needs a file of trained weights",
     "feedback": "needs a scoring function, from Python",
+    "ctrl-z": "needs a reward function, from Python",
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
