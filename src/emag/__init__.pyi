@@ -123,6 +123,7 @@ from .methods.weak.slg import SLG as SLG
 from .methods.weak.soft_pag import SoftPAG as SoftPAG
 from .methods.weak.soft_pag import select_heads as select_heads
 from .methods.weak.spg import SPG as SPG
+from .methods.weak.ssg import SSG as SSG
 from .methods.weak.stg import STG as STG
 from .methods.weak.swg import SWG as SWG
 from .methods.weak.tpg import TPG as TPG
