@@ -10,7 +10,7 @@ from .methods import MADE, cell
 NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
-           "maths.entmax", "samplers.inversion")
+           "maths.entmax", "samplers.inversion", "hosts.history")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
