@@ -10,7 +10,8 @@ from .methods import MADE, cell
 NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
-           "maths.entmax", "samplers.inversion", "hosts.history")
+           "maths.entmax", "samplers.inversion", "hosts.history",
+           "hosts.driven")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
