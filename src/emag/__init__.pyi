@@ -134,6 +134,7 @@ from .methods.weak.slg import SLG as SLG
 from .methods.weak.soft_pag import SoftPAG as SoftPAG
 from .methods.weak.soft_pag import select_heads as select_heads
 from .methods.weak.spg import SPG as SPG
+from .methods.weak.ssg import SSG as SSG
 from .methods.weak.stg import STG as STG
 from .methods.weak.swg import SWG as SWG
 from .methods.weak.tpg import TPG as TPG
@@ -175,6 +176,9 @@ from .samplers import (
     Corrector as Corrector,
 )
 from .samplers import (
+    CtrlZ as CtrlZ,
+)
+from .samplers import (
     DCSolver as DCSolver,
 )
 from .samplers import (
@@ -206,6 +210,9 @@ from .samplers import (
 )
 from .samplers import (
     UniPC as UniPC,
+)
+from .samplers import (
+    invert as invert,
 )
 from .samplers import (
     sample as sample,

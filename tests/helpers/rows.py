@@ -73,6 +73,8 @@ ROWS = (
     one(C["stg"](2.0, (1, 2)), C["stg"](1.0, (1, 2)), sees=True),
     one(C["s2"](2.0, 0.4), C["s2"](2.0, 0.0), sees=True),
     Trial("s2-per-sample", (C["s2"](2.0, 0.4, (1, 2, 3), per_sample=True),), sees=True),
+    one(C["ssg"](2.0, (1, 2)), C["ssg"](1.0, (1, 2)), sees=True),
+    Trial("ssg-channels", (C["ssg"](2.0, (1, 2), 0.0, 0.3),), (C["ssg"](2.0, (1, 2), 0.0, 0.0),), sees=True),
     one(C["tpg"](1.2, (1, 2)), C["tpg"](1.0, (1, 2)), sees=True, only=("true-cfg",)),
     one(C["sag"](1.5, (1, 2)), C["sag"](1.0, (1, 2)), sees=True),
     one(C["tsg"](2.0), C["tsg"](1.0), sees=True),

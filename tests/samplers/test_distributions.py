@@ -16,6 +16,14 @@ from emag.samplers import (
 from exact import Mixture, power_product
 from paths import PLAIN, WIDE, Toy, geometric, normal, points, start
 
+
+def even(kind, steps):
+    """A path of so many steps, and the space of its predictions; a flow's from pure noise."""
+    if kind == "edm":
+        return Path.edm(geometric(20.0, 0.05, steps)), "x0"
+    return Path.flow(tuple(1 - i / steps for i in range(steps + 1))), "flow"
+
+
 # the distributions
 
 
@@ -48,6 +56,40 @@ def test_product_reaches_the_product():
     assert misses(run(product.solver, **fields), 0.0, 2 / 3) > 9
 
 
+LEFT = Mixture(torch.tensor([0.4, 0.6], dtype=torch.float64), (normal(-1.0, 0.5), normal(1.0, 0.7)))
+RIGHT = Mixture(torch.tensor([0.5, 0.5], dtype=torch.float64), (normal(-0.6, 1.0), normal(1.0, 0.8)))
+MIXTURES = {"product": (FKCProduct(branches=("a", "b"), particles=PARTICLES), {"a": LEFT, "b": RIGHT}),
+            "sharp": (FKCAnneal(2.0, particles=PARTICLES), {"cond": LEFT}),
+            "flat": (FKCAnneal(0.5, particles=PARTICLES), {"cond": LEFT})}
+
+
+def moments(corrector, fields):
+    """Mean and variance of prod q_b^b, summed on a grid."""
+    grid = torch.linspace(-9, 9, 9001, dtype=torch.float64)[:, None]
+    density = sum(b * fields[name].log_prob(grid) for name, b in corrector.powers).softmax(0)
+    mean = (density @ grid).item()
+    return mean, (density @ (grid - mean).square()).item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["edm", "flow"])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_products_and_powers_of_mixtures_are_unbiased(name, kind, seed):
+    """Mean and variance in closed form, within the error of many particles; from pure noise on a flow too."""
+    corrector, fields = MIXTURES[name]
+    levels, space = even(kind, 150)
+    model, noise = Toy(levels, space, seed=seed, **fields), points(GROUPS * PARTICLES, 100 + seed)
+    assert misses(sample(model, levels.sigmas[0] * noise, corrector, solver=corrector.solver), *moments(*MIXTURES[name])) < 4
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_without_weights_products_and_powers_of_mixtures_are_biased(name):
+    corrector, fields = MIXTURES[name]
+    levels, space = even("flow", 150)
+    x = sample(Toy(levels, space, **fields), points(GROUPS * PARTICLES), solver=corrector.solver)
+    assert misses(x, *moments(corrector, fields)) > 9
+
+
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_annealing_reaches_the_power(power):
     anneal = FKCAnneal(power, particles=PARTICLES)
@@ -55,11 +97,7 @@ def test_annealing_reaches_the_power(power):
     assert misses(run(anneal.solver), 1.5, 1 / power) > 9
 
 
-SIXTY = {"edm": (Path.edm(geometric(20.0, 0.05, 60)), "x0"),
-         "flow": (Path.flow(tuple(1 - i / 60 for i in range(61))), "flow")}
-
-
-@pytest.mark.parametrize("kind", SIXTY)
+@pytest.mark.parametrize("kind", ["edm", "flow"])
 @pytest.mark.parametrize(("corrector", "fields", "var"), [
     (FKC(5.0), {"cond": (0.0, 1.0), "uncond": (0.0, 4.0)}, 0.25),
     (FKC(2.0), {"cond": (0.0, 0.4), "uncond": (0.0, 1.0)}, 0.25),
@@ -68,7 +106,7 @@ SIXTY = {"edm": (Path.edm(geometric(20.0, 0.05, 60)), "x0"),
 ], ids=["cfg", "narrow", "sharp", "flat", "product"])
 def test_sixty_steps_are_enough(kind, corrector, fields, var):
     """The noise of a step is what its weights assume: the target's variance to 12 % in 60 steps, from pure noise too."""
-    levels, space = SIXTY[kind]
+    levels, space = even(kind, 60)
     model = Toy(levels, space, **{name: normal(*field) for name, field in fields.items()})
     x = sample(model, start(model, 20000), corrector, solver=corrector.solver)
     assert x.var().item() == pytest.approx(var, rel=0.12)

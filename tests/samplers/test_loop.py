@@ -84,7 +84,7 @@ def test_registries():
     assert set(SOLVERS) == {"euler", "reverse-sde", "unipc", "dc-solver", "rectified-cfg++", "characteristic", "cfg++-euler",
                             "cfg++-2m", "cfg++-2s"}
     assert set(CORRECTORS) == {"pcg", "fkc", "fkc-product", "fkc-anneal", "z-sampling", "w2sd", "fsg", "cfg-mp", "fds",
-                               "style-moments"}
+                               "style-moments", "ctrl-z"}
     for name, part in {**SOLVERS, **CORRECTORS}.items():
         assert part.name == name and part.equation and part.paper.startswith("arXiv ") and part.cost and part.__doc__
     assert {part.kind for part in SOLVERS.values()} == {"solver"}

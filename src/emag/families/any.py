@@ -20,6 +20,7 @@ FAMILY = Family(
             "slg": Default({"scale": SKIP}, "diffusers' SLG guider: s 2.8"),
             "stg": Default({"scale": 2.0}, "the authors' s 1 on video models"),
             "s2": Default({"scale": Interval(1.25, 0.1, 0.9, "progress")}, "untested scale; the window as reported"),
+            "ssg": Default({"scale": 2.0}, "a third party's s 1; s 1 to 3 reported"),
             "tpg": Default({"scale": 4.0}, "the authors' s 3 on SDXL"),
             "sag": Default({"scale": 1.75, "kernel": 9}, "diffusers on Stable Diffusion: s 0.75"),
             "pag": Default({"scale": 4.0}, "the authors' s 3 on Stable Diffusion 1.5"),

@@ -77,6 +77,7 @@ from .weak.sine import SINE
 from .weak.slg import SLG
 from .weak.soft_pag import SoftPAG
 from .weak.spg import SPG
+from .weak.ssg import SSG
 from .weak.stg import STG
 from .weak.swg import SWG
 from .weak.tpg import TPG
@@ -86,7 +87,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative, ModulationGuidance,
     NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
-    SLG, STG, S2, TPG, SAG,
+    SLG, STG, S2, TPG, SSG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
     TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,

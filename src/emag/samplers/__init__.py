@@ -4,10 +4,12 @@ from .base import Corrector, GuidedModel, Solver, guided_prediction
 from .cfgpp import CFGpp2M, CFGpp2S, CFGppEuler
 from .characteristic import Characteristic
 from .cpr import predicted_ratios
+from .ctrl_z import CtrlZ
 from .dc_solver import DCSolver, search_ratios
 from .divergence import FDS
 from .feynman_kac import FKC, FKCAnneal, FKCProduct
 from .foresight import FSG
+from .inversion import invert
 from .langevin import PCG
 from .loop import sample, sampled_path
 from .manifold import CFGMP
@@ -23,7 +25,7 @@ from .unipc import UniPC
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
     Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S, Characteristic)}
 CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (
-    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments)}
+    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments, CtrlZ)}
 
 __all__ = [
     "CFGMP",
@@ -39,6 +41,7 @@ __all__ = [
     "CFGppEuler",
     "Characteristic",
     "Corrector",
+    "CtrlZ",
     "DCSolver",
     "Euler",
     "FKCAnneal",
@@ -54,6 +57,7 @@ __all__ = [
     "advance",
     "effective_size",
     "guided_prediction",
+    "invert",
     "predicted_ratios",
     "resample",
     "sample",

@@ -27,7 +27,8 @@ class Annealing(Schedule):
 
     w = bias + factor MLP(t, |c - u|, lambda), re-noised with u. t is the time as a fraction of the training schedule,
     |c - u| the norm of epsilon predictions. The published head was trained for SDXL; t and norms of other models mean
-    something else to it. Raises `BadValue` before a run whose file is missing or odd.
+    something else to it: `python -m emag.lab.train.annealing_head` trains one for a small model. Raises `BadValue` before
+    a run whose file is missing or odd.
 
     Args:
         scale: the paper's lambda, at least 0; larger keeps closer to the prompt, 0.4 in the authors' script. It is
