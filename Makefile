@@ -18,7 +18,7 @@ MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-first results-shapes results-main results-weaker discriminator clean
+.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -91,6 +91,13 @@ results: $(STAMP) $(RESULTS)/test.npz
 	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results/tiny.md --index docs/results.md \
 		--again "make results"
 	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
+
+# docs/results/tiny-single.md: the first images of the same run by measures of single pictures alone; an hour at most
+results-single: $(STAMP) $(RESULTS)/test.npz
+	$(BIN)/emag run bench/results_single.yaml --out $(RESULTS)/single
+	$(BIN)/emag metrics $(RESULTS)/single --reference $(RESULTS)/test.npz --metrics discriminator,realism,prdc,accuracy,pixels \
+		--against cfg --against none
+	$(BIN)/emag results $(RESULTS)/single --out docs/results/tiny-single.md --index docs/results.md --again "make results-single"
 
 # docs/results/shapes.md from nothing, with the judge of the world: IMAGES of each recipe, a sixth of them in the sweep.
 results-shapes: $(STAMP)

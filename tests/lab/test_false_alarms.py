@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from emag.errors import BadValue
 from emag.lab.evaluate.metrics import bootstrap
 from emag.lab.evaluate.metrics.jackknife import Jackknife, wilson
 from emag.lab.evaluate.metrics.paired import p_of_interval, paired_p
@@ -78,6 +79,11 @@ def test_an_interval_without_width_tells_nothing():
     a, b = Jackknife(0.6, np.zeros(20)), Jackknife(0.5, np.zeros(20))
     found = bootstrap.difference(a, b)
     assert found.low == found.high > 0 and p_of_interval(found.value, found.low, found.high) == 1
+
+
+def test_a_share_that_no_prompt_asks_for_says_so():
+    with pytest.raises(BadValue, match="none of the 4 prompts asks for a relation"):
+        METRICS["correct-relation"].of(Sample({"relation": np.full(4, -1)}, {}))
 
 
 def test_all_of_those_asked_are_as_few_as_they_are():

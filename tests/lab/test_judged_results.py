@@ -28,6 +28,7 @@ from emag.lab.evaluate.results.numbers import Question
 from emag.lab.evaluate.results.page import markdown
 from emag.lab.evaluate.results.write import read_questions, write
 from emag.lab.evaluate.spec import parse
+from emag.lab.evaluate.truth import compare
 from emag.models.patches import PatchAutoencoder
 from emag.models.phrases import PhraseEncoder
 from emag.models.shapes import ShapesPipeline
@@ -172,6 +173,20 @@ def test_the_page_answers_and_follows_from_its_numbers(judged, tmp_path):
                  "## Gain for each evaluation", "## Diversity", "## Mended and broken", "shapes-changed.png"):
         assert part in text
     assert Image.open(tmp_path / "shapes-changed.png").height > 1000
+
+
+def test_diversity_on_the_page_is_that_of_the_images(judged):
+    results = collect([judged.url])
+    world = {one.name: one.world for one in results.rows}["cfg"]
+    images = np.stack([np.asarray(judged.image("cfg", number)) for number in range(60)])
+    true = compare(images, [one.text for one in judged.spec.prompts])
+    assert (world.right, world.frechet) == (40, pytest.approx(true.frechet, rel=1e-3))
+    assert world.spread == pytest.approx([one.spread for one in true.differences[:3]], rel=1e-3)
+    assert (world.precision, world.recall) == (pytest.approx(true.precision, rel=1e-3), pytest.approx(true.recall, rel=1e-3))
+    line = f"| `cfg` | 40 | {' | '.join(f'{x:.2f}' for x in world.spread)} | {true.frechet:.2f} |"
+    assert line in markdown(results)
+    few = replace(results, rows=tuple(replace(one, world=None) for one in results.rows))
+    assert "## Diversity" not in markdown(few)  # too few right images to tell
 
 
 def test_mended_and_broken_are_the_first_by_number(judged, tmp_path):

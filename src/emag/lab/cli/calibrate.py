@@ -102,7 +102,8 @@ def _by_truth(rule: Any, model: str, path: Path, images: int, scales: str, asked
         table.add_row("no rule" if one.layers is None else str(one.layers[0]), f"{one.scale or ''}", f"{one.correct:.3f}",
                       f"{one.residual:.2f}")
     out.print(table)
-    said = "better than no rule" if made["helps"] else "no setting is better than no rule"
+    said = "no setting is better than no rule" if not made["helps"] else (
+        f"{'more' if made['p'] < 0.05 else 'not clearly more'} prompts right than without the rule (p={made['p']:g})")
     out.print(f"best: {made['values']}, {said}; by {images} images, so check it with emag run; entry in {path}")
 
 

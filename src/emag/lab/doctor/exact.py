@@ -13,6 +13,7 @@ from ...hosts.lookup import denoisers, host_of
 from ..draw.columns import Column, run
 from ..draw.sampling import DrawSettings, Job
 from ..evaluate.metrics.extractors import EXTRACTORS
+from ..evaluate.metrics.paired import paired_p
 
 BATCH = 20
 
@@ -20,12 +21,13 @@ BATCH = 20
 @dataclass(frozen=True)
 class Tried:
     """A setting and what it measured. layers: None for no rule at all. correct: share of prompts that are right; residual:
-    dB to the nearest image of the world, less is cleaner."""
+    dB to the nearest image of the world, less is cleaner. right: of each image, whether it is right."""
 
     layers: tuple[int, ...] | None
     scale: float | None
     correct: float
     residual: float
+    right: tuple[bool, ...] = ()
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -43,7 +45,9 @@ def choose(pipe: Any, rule: Rule, work: Sequence[Job], settings: DrawSettings, s
     if rule.kind != "weak" or not {"layers", "scale"} <= names:
         raise BadValue(f"{rule.name} is no weak branch on layers with a scale, so there is nothing to choose")
     depth = read_network(denoisers(pipe, host_of(pipe))[0]).depth
-    total, found = 1 + depth + len(scales), []
+    own = getattr(rule, "scale", None)
+    others = [scale for scale in scales if scale != own]  # the rule's own is tried with the blocks
+    total, found = 1 + depth + len(others), []
 
     def add(layers: tuple[int, ...] | None, scale: float | None) -> None:
         given = {"layers": layers, **({} if scale is None else {"scale": scale})}
@@ -53,25 +57,32 @@ def choose(pipe: Any, rule: Rule, work: Sequence[Job], settings: DrawSettings, s
 
     add(None, None)
     for block in range(depth):
-        add((block,), getattr(rule, "scale", None))
+        add((block,), own)
     layers = max(found[1:], key=lambda one: one.rank).layers
-    for scale in scales:
+    for scale in others:
         add(layers, scale)
     return found
 
 
-def _judged(pipe: Any, rules: tuple[Rule, ...], work: Sequence[Job], settings: DrawSettings) -> tuple[float, float]:
+def _judged(pipe: Any, rules: tuple[Rule, ...], work: Sequence[Job], settings: DrawSettings
+            ) -> tuple[float, float, tuple[bool, ...]]:
     made = run(pipe, Column("tried", rules), work, settings, BATCH)
     seen = EXTRACTORS["judge"]("cpu")(np.stack([np.asarray(one) for one in made.images]), [job.prompt for job in work])
-    return float((seen["right"] == 1).mean()), float(seen["residual"].mean())
+    right = seen["right"] == 1
+    return float(right.mean()), float(seen["residual"].mean()), tuple(right.tolist())
 
 
 def entry(rule: Rule, found: Sequence[Tried], model: str, images: int) -> dict[str, Any]:
-    """A table entry: the best of what was tried with the rule, whether that helps, and where it comes from."""
+    """A table entry: the best of what was tried with the rule, whether that helps, and where it comes from.
+
+    p: of the best one getting as many prompts right as no rule by chance, McNemar's exact one times the settings tried.
+    """
     without, *rest = found
     best = max(rest, key=lambda one: one.rank)
+    p = min(1.0, len(rest) * paired_p(np.array(best.right, bool), np.array(without.right, bool)))
     values = {"layers": list(best.layers or ()), **({} if best.scale is None else {"scale": best.scale})}
     return {"model": model, "method": rule.name, "values": values, "correct": best.correct, "residual": best.residual,
-            "helps": best.rank > without.rank,
+            "helps": best.rank > without.rank, "p": float(f"{p:.3g}"),
             "source": f"emag calibrate --world: most prompts right of {len(rest)} settings on {images} images each",
-            "tried": [vars(one) | {"layers": list(one.layers) if one.layers is not None else None} for one in found]}
+            "tried": [{"layers": None if one.layers is None else list(one.layers), "scale": one.scale,
+                       "correct": one.correct, "residual": one.residual} for one in found]}

@@ -140,6 +140,9 @@ def _share(name: str) -> Callable[[Sample], Statistic]:
     """The share of images in which a thing is right, among those that were asked for it."""
     def of(sample: Sample) -> Statistic:
         values = sample.features[name]
+        if (values < 0).all():
+            raise BadValue(f"none of the {len(values)} prompts asks for a {name}, so no share of them is right: take more "
+                           "images, or leave that metric out")
         if (values >= 0).all():
             return bootstrap.mean(values == 1)
         return replace(bootstrap.mean(np.where(values < 0, np.nan, values)), share=True)

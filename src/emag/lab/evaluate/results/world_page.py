@@ -87,8 +87,8 @@ def beside_paper(results: Results) -> list[str]:
             [_beside(results, rows[name], metric) for name in names if metric in rows[name].values]
             for metric in ("fd", "realism", "discriminator", *MAIN) if metric in results.metrics}
     said = ("The paper's numbers (arXiv 2512.17303) beside the measures here that ask the same: how far a set lies from\n"
-            "real ones, and how good single images are. In the paper EMAG does not lower the distance (FID), and its images\n"
-            "are liked more by a model of what people prefer (HPS); nothing here is such a model. In words: against\n"
+            "real ones, and how good single images are. In the paper EMAG does not lower the distance (FID), and its\n"
+            "images are liked more by a model of what people prefer (HPS); nothing here is such a model. In words: against\n"
             f"{code(results.against)}.\n")
     lines = [f"| {name} | {' | '.join(values)} |" for name, values in {**PAPER, **ours}.items() if len(values) == 3]
     return ["## Beside the paper\n", said, "| measure | CFG | EMAG (maps) | EMAG-Q (queries) |", "|---|---|---|---|",
