@@ -198,7 +198,9 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    (("shapes",), "no guidance to bake in"), (("shapes", "-g", "emag=1.5", "--times", "random"), "running average"),
+    (("shapes",), "no guidance to bake in"), (("shapes", "-g", "emag=1"), "no guidance to bake in"),
+    (("shapes", "--scale", "1"), "no guidance to bake in"),
+    (("shapes", "-g", "emag=1.5", "--times", "random"), "running average"),
     (("shapes", "-g", "cfg=3", "--times", "often"), "trajectory or random"),
     (("shapes", "-g", "cfg=3", "--lr", "2"), "lr between"),
     (("nowhere", "-g", "cfg=3"), "no model")])

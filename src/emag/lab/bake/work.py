@@ -86,11 +86,10 @@ def check(one: Teacher) -> None:
     teacher.check_times(one.pipe, one.rules, one.times)
     if one.times == "random":
         teacher.check_random(one.pipe)
-    call, _ = one.call(range(1))
-    host = host_of(one.pipe)
-    if not one.rules and not (host.scale and one.draw.scale not in (None, host.off)):
+    active = [rule for rule in teacher.filled(one.pipe, one.rules) if not rule.neutral]
+    if not active and (one.draw.scale is None or _scale(one, host_of(one.pipe)) is None):
         raise BadValue("there is no guidance to bake in: name rules, e.g. -g emag=1.5 -g cfg=4, or a --scale above 1")
-    teacher.check_pipeline(one.pipe, call)
+    teacher.check_pipeline(one.pipe, one.call(range(1))[0])
 
 
 def lessons(one: Teacher, out: Path, finished: Callable[[int], None] = lambda done: None) -> tuple[Lessons, Lessons]:

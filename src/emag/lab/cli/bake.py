@@ -54,10 +54,10 @@ def bake(
     given = lines(prompts or [], prompts_file, "prompt") if prompts or prompts_file else None
     folder = check_out(out_path)
     pipe = shared.open_pipeline(model, device, dtype)
-    teacher = Teacher(pipe, rules, tuple(given or _usual(pipe)), DrawSettings(steps, scale, height, width), images, held,
+    teacher = Teacher(pipe, rules, tuple(given or usual(pipe)), DrawSettings(steps, scale, height, width), images, held,
                       batch_size, times)
     check(teacher)
-    path, found = _baked(teacher, settings, folder)
+    path, found = baked(teacher, settings, folder)
     if as_json:
         shared.show_json({"adapter": str(path), **asdict(found)})
         return
@@ -66,7 +66,7 @@ def bake(
     out.print(f"adapter in {path}; use it at scale 1: emag generate ... -m {model} --lora {folder} --scale 1")
 
 
-def _baked(teacher: Any, settings: Any, folder: Path) -> tuple[Path, Any]:
+def baked(teacher: Any, settings: Any, folder: Path) -> tuple[Path, Any]:
     """Lessons, then the training, saved now and then; the adapter and its held-out error."""
     from ...engine.network import read_network
     from ...hosts.lookup import denoisers, host_of
@@ -105,7 +105,7 @@ def _train(baker: Any, save: Callable[[], None]) -> None:
             raise KeyboardInterrupt
 
 
-def _usual(pipe: Any) -> list[str]:
+def usual(pipe: Any) -> list[str]:
     """Prompts where none are given: those of the embedded models. Raises `BadValue` for another model."""
     from ..evaluate.prompts import of_world
 

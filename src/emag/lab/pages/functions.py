@@ -5,6 +5,7 @@ import re
 from importlib import import_module
 from typing import Any
 
+from ...objectives import OBJECTIVES, RESIDUALS
 from .methods import MADE, cell
 
 NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
@@ -40,7 +41,31 @@ def page() -> str:
              "| name | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
               for name, text, numbers in rows()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_objectives(), *_residuals()]) + "\n"
+
+
+def _objectives() -> list[str]:
+    """The table of objectives, and what each bakes in."""
+    lines = ["", "## Objectives of training", "", "`emag.objectives.OBJECTIVES`; w of u + w (c - u), 1 is off. See "
+             "[baking](../baking.md).", "", "| name | loss | paper | baked in at the optimum |", "|---|---|---|---|"]
+    return lines + [f"| `{row.name}` | `{row.function.__name__}`: {_plain(row.equation)} | {_linked(row.paper)} | "
+                    f"{cell(row.said)} |" for row in OBJECTIVES.values()]
+
+
+def _plain(equation: str) -> str:
+    """An equation of letters inside a table, whose stars are no emphasis."""
+    return cell(equation.replace("*", "\\*"))
+
+
+def _residuals() -> list[str]:
+    """The table of residuals."""
+    lines = ["", "## Residuals of score distillation", "", "`emag.objectives.RESIDUALS`, rows of `score_residual`.", "",
+             "| name | paper |", "|---|---|"]
+    return lines + [f"| `{row.name}` | {_linked(row.paper)} |" for row in RESIDUALS.values()]
+
+
+def _linked(paper: str) -> str:
+    return re.sub(r"arXiv (\S+\d)", lambda found: _link(found[1]), cell(paper))
 
 
 def _link(number: str) -> str:
