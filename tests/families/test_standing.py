@@ -1,4 +1,4 @@
-"""Every class of the installed diffusers stands somewhere: in a family, or among those that no family has, with the reason."""
+"""Every class of the installed diffusers stands somewhere: in a family, or among those that none has, with the reason."""
 
 from collections import Counter
 
@@ -10,8 +10,8 @@ import emag
 from emag.errors import Unsupported
 from emag.families import BACKBONES, HOSTS, unserved
 from emag.hosts.lookup import host_of
-from emag.lab.doctor.standing import standing
 from emag.lab.pages import classes
+from emag.lab.pages.standing import standing
 from emag.testing.cases import every
 from emag.testing.small_separate import FURTHER
 from spy import denoiser_of

@@ -6,8 +6,8 @@ What stands here is refused with the same words; a test holds that every class o
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
         "AceStepTransformer1DModel", "AceStepPipeline", "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline",
-        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline", "UniDiffuserModel",
-        "UniDiffuserPipeline", "BriaFibo2Transformer2DModel", "BriaFibo2Pipeline",
+        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
+        "UniDiffuserModel", "UniDiffuserPipeline", "BriaFibo2Transformer2DModel", "BriaFibo2Pipeline",
         "BriaFiboTransformer2DModel", "BriaFiboPipeline", "BriaFiboEditPipeline", "DreamLiteTransformer2DModel",
         "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline", "Flux3Transformer2DModel",
         "GlmImageTransformer2DModel", "GlmImagePipeline", "HeliosTransformer3DModel", "HeliosPipeline",
@@ -29,9 +29,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
         "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet",
         "LatteTransformer3DModel", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffControlNetPipeline",
-        "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline", "AnimateDiffVideoToVideoControlNetPipeline",
-        "AnimateDiffPAGPipeline", "PIAPipeline", "LattePipeline", "TextToVideoSDPipeline", "VideoToVideoSDPipeline",
-        "StableVideoDiffusionPipeline", "I2VGenXLPipeline"),
+        "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
+        "AnimateDiffVideoToVideoControlNetPipeline", "AnimateDiffPAGPipeline", "PIAPipeline", "LattePipeline",
+        "TextToVideoSDPipeline", "VideoToVideoSDPipeline", "StableVideoDiffusionPipeline", "I2VGenXLPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
         "StableAudioDiTModel", "StableAudioPipeline",
@@ -111,7 +111,7 @@ NOTHING: dict[str, tuple[str, ...]] = {
         "CLIPImageProjection", "Ideogram4PromptEnhancerHead", "MiniMaxMusic3ConditionEncoder",
         "StableAudio3DurationEmbedder", "StableAudioProjectionModel", "UniDiffuserTextDecoder", "ModelMixin"),
 }
-"""Why there is nothing to guide, and the classes of which that is so; encoders and ControlNets are told by where they are."""
+"""Why there is nothing to guide, and where that is so; encoders and ControlNets are told by the place of their class."""
 
 
 def reason(name: str) -> str | None:

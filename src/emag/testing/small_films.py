@@ -9,8 +9,8 @@ from diffusers import (
     AutoencoderKLMagvit,
     ChronoEditPipeline,
     ChronoEditTransformer3DModel,
-    DPMSolverMultistepScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EasyAnimatePipeline,
     EasyAnimateTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -83,9 +83,9 @@ def sana_video(layers: int = 3, seed: int = 0) -> SanaVideoPipeline:
 
 
 def kandinsky5(cls: Any = Kandinsky5T2VPipeline, layers: int = 3, seed: int = 0, **config: Any) -> Any:
-    net = Kandinsky5Transformer3DModel(**{**dict(in_visual_dim=4, in_text_dim=12, in_text_dim2=10, time_dim=8, out_visual_dim=4,
-                                                 model_dim=24, ff_dim=32, num_text_blocks=1, num_visual_blocks=layers,
-                                                 axes_dims=(4, 4, 4)), **config})
+    net = Kandinsky5Transformer3DModel(**{**dict(
+        in_visual_dim=4, in_text_dim=12, in_text_dim2=10, time_dim=8, out_visual_dim=4, model_dim=24, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=layers, axes_dims=(4, 4, 4)), **config})
     pipe = cls(transformer=awaken(net, seed), vae=None, scheduler=_flow(), text_encoder_2=None, tokenizer_2=None, **_PARTS)
     pipe.resolutions = [(32, 32)]
     return quiet(pipe)

@@ -53,7 +53,10 @@ def controlled_as(cls: Any, make: Any, network: Any) -> Any:
 
 def adapter_xl(seed: int = 0) -> Any:
     made = T2IAdapter(channels=[8, 16], num_res_blocks=1)
-    return quiet(StableDiffusionXLAdapterPipeline.from_pipe(sdxl(seed=seed), adapter=awaken(made, 5)))
+    # attention where the adapter's first features are: before the image is made smaller
+    net = unet_xl(seed, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), transformer_layers_per_block=(2, 1),
+                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return quiet(StableDiffusionXLAdapterPipeline.from_pipe(sdxl(network=net), adapter=awaken(made, 5)))
 
 
 def picture_encoder(width: int) -> CLIPVisionModelWithProjection:

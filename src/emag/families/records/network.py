@@ -86,7 +86,7 @@ class Backbone:
     grid_sizes: tuple[str, ...] = ()
     """Where x_t is a sequence of patches: arguments with their number along each dimension, ([frames,] rows, columns)."""
     grid_coords: str | None = None
-    """Where x_t is a sequence of patches and nothing tells how many: the argument with their positions [rows, axes, tokens]."""
+    """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
     channels: str = "out_channels"
     """The entry of the configuration that counts the channels of x_t."""
     channel_dim: int = 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import diffusers
 
-from ..doctor.standing import Standing, standing
+from .standing import Standing, standing
 
 INTRO = """# Classes of diffusers
 
