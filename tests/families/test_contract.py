@@ -12,20 +12,21 @@ from emag.hosts.lookup import denoisers, host_of
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
+from emag.testing.small_films import MORE as FILMS
 from emag.testing.small_given import MORE as GIVEN
+from emag.testing.small_image import MORE as IMAGES
 from emag.testing.small_pag import MORE as PAG
 from emag.testing.small_unet_more import MORE as UNET
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, network_outputs, scheduler_steps, snapshot
 
-NETWORKS: dict = {}
+NETWORKS = IMAGES | FILMS
 """Where the network has no other tests: laws about blocks are held at each of them."""
 CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
 ONE = ()
 """Pipelines that make one thing a call."""
 ALL = pytest.mark.parametrize("name", CASES)
-GUIDED = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond])
 
 
 @cache
@@ -108,6 +109,8 @@ def _frames(pred):
 
 HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg}
 """What pipelines do to a combined prediction on its way to the scheduler."""
+PARTLY = ("lumina",)
+"""Pipelines that combine some of the channels, and leave the others conditional; we combine all."""
 CONVERTED = ("ltx-2-condition",)
 """Pipelines that combine in another space, so that what they hand on is ours to rounding alone in the end."""
 
@@ -137,7 +140,7 @@ def test_the_scheduler_gets_exactly_ours(name):
     assert raw == []
 
 
-@GUIDED
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in PARTLY])
 def test_our_cfg_is_the_pipelines_own(name):
     one = built(name)
     case, host = one.case, one.host

@@ -31,9 +31,13 @@ class Block:
         return self.cross is not None if cross else len(self.stack.tokens) > 1
 
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The streams of one call of this block, by name, in declared order."""
-        return {name: kwargs[name] if name in kwargs else args[at]
+        """The streams of one call of this block, by name, in declared order, rows first."""
+        return {name: self._turned(kwargs[name] if name in kwargs else args[at])
                 for name, at in zip(self.stack.streams, self.positions)}
+
+    def _turned(self, stream: Any) -> Any:
+        """A stream with rows first where it has tokens first, and back."""
+        return stream.transpose(0, 1) if self.stack.sequence_first else stream
 
     def with_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                      streams: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -41,21 +45,21 @@ class Block:
         new_args, new_kwargs = list(args), dict(kwargs)
         for name, at in zip(self.stack.streams, self.positions):
             if name in kwargs:
-                new_kwargs[name] = streams[name]
+                new_kwargs[name] = self._turned(streams[name])
             else:
-                new_args[at] = streams[name]
+                new_args[at] = self._turned(streams[name])
         return tuple(new_args), new_kwargs
 
     def returned(self, answer: Any) -> dict[str, Any]:
         """What the block returned, by stream; streams it does not return are left out."""
         values = (answer,) if len(self.stack.returns) == 1 else answer
-        return dict(zip(self.stack.returns, values))
+        return dict(zip(self.stack.returns, map(self._turned, values)))
 
     def as_returned(self, streams: dict[str, Any]) -> Any:
         """Streams in the form in which the block returns them."""
         if len(self.stack.returns) == 1:
-            return streams[self.stack.returns[0]]
-        return tuple(streams[name] for name in self.stack.returns)
+            return self._turned(streams[self.stack.returns[0]])
+        return tuple(self._turned(streams[name]) for name in self.stack.returns)
 
     def parted(self, streams: dict[str, Any], image: int, references: int = 0) -> dict[str, Any]:
         """Streams with the `image` image tokens apart from a text and from `references` tokens behind them."""

@@ -144,7 +144,7 @@ class Network:
         config, dim = self._config, 2 if x.ndim == 3 else 1
         # packed: [rows, tokens, channels * patch^2], where channels of x_t come first
         area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
-        channels = getattr(config, "out_channels", None) or x.shape[dim] // area
+        channels = getattr(config, self.backbone.channels, None) or x.shape[dim] // area
         channels *= area
         return x.narrow(dim, 0, channels) if channels < x.shape[dim] else x
 

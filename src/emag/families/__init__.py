@@ -7,6 +7,7 @@ from importlib import import_module
 from ..errors import BadValue
 from ..near import nearest
 from .records import Backbone, Default, Example, Family, Host, Stack
+from .unserved import reason
 
 BACKBONES: dict[str, Backbone] = {}
 """Every network class we know, by name."""
@@ -39,8 +40,9 @@ def register(family: Family) -> None:
 
 def unknown(name: str, what: str, known: Iterable[str]) -> str:
     """What to say of a class that is in no family: the nearest name that is known, and the way out."""
-    near = nearest(name, known)
-    return (f"{name} is not a supported {what}" + (f" (did you mean {near}?)" if near else "")
+    near, why = nearest(name, known), reason(name)
+    told = f": {why}" if why else f" (did you mean {near}?)" if near else ""
+    return (f"{name} is not a supported {what}{told}"
             + "; `emag models` lists those that are, and emag.register adds one of your own (docs/adding-a-model.md)")
 
 

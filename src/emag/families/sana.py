@@ -19,6 +19,15 @@ from .records import (
 
 _LINEAR = "EMAG and PAG need a map, which linear attention does not have; SLG skips a block"
 
+_DEFAULTS = {
+    "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
+    "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
+    "pladis": Default({"cross": True}, "published for cross-attention"),
+    "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+    "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "none works: linear attention has no map"),
+}
+
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
     """With the instruction that the host puts before a prompt by default."""
@@ -39,27 +48,31 @@ FAMILY = Family(
             kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
             encode=encode, latent_pixels=32,  # others: 8
         ),
+        Backbone(
+            "SanaVideoTransformer3DModel",
+            stacks=(Stack("transformer_blocks", "attn1", *SINGLE, ("image",), "attn2", linear=True),),
+            per_row=("hidden_states", "encoder_hidden_states", "timestep", "guidance", "encoder_attention_mask",
+                     "attention_mask", "controlnet_block_samples"),
+            condition=("encoder_hidden_states",),
+            kwargs="attention_kwargs", time_modules=("time_embed.emb.timestep_embedder",),
+            encode=encode, usual_video=(81, 480, 832), token_extent=(4, 16),
+        ),
     ),
     pipelines=(
         Host("SanaPipeline", "neg-pos"),
         Host("SanaControlNetPipeline", "neg-pos"),
         Host("SanaPAGPipeline", "neg-pos", own=OWN_PAG),
+        Host("SanaVideoPipeline", "neg-pos"),
     ),
     defaults={
-        "SanaTransformer2DModel": {
-            "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
-            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
-            "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},
-                            "none works: linear attention has no map"),
-            "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline"),
-        },
+        "SanaTransformer2DModel": {**_DEFAULTS, "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline")},
+        "SanaVideoTransformer3DModel": {**_DEFAULTS, "cfg": Default({"scale": 6.0}, "diffusers SanaVideoPipeline")},
     },
     examples=(
         Example("Sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "SanaPipeline", "sana",
                 "guidance_scale=4.5",
                 rule='emag.SLG(1.5)', note=_LINEAR),
+        Example("Sana-Video", "Efficient-Large-Model/SANA-Video_2B_480p_diffusers", "SanaVideoPipeline", "sana-video",
+                "guidance_scale=6.0", rule='emag.SLG(1.5)', output="frames", note=_LINEAR),
     ),
 )

@@ -22,7 +22,8 @@ FAMILY = Family(
         Backbone(
             "ZImageTransformer2DModel",
             stacks=(Stack("layers", "attention", ("x",), ("x",), ("image", "text")),),
-            per_row=("x", "t", "cap_feats", "controlnet_block_samples"), sample="x", text="cap_feats", timestep="t", kwargs="joint_attention_kwargs",
+            per_row=("x", "t", "cap_feats", "controlnet_block_samples"), sample="x", text="cap_feats", timestep="t",
+            kwargs="joint_attention_kwargs",
             time_scale=-1000.0, time_offset=1000.0, time_modules=("t_embedder",), negated=True, lists=("x", "cap_feats"),
             encode=encode, usual_text=128,
         ),

@@ -34,7 +34,7 @@ def check_pipeline_call(rules: Sequence[Rule], host: Host, networks: Sequence[Ne
     for name, value in arguments.items():
         check_finite(name, value)
     for name, reason in host.refused:
-        if arguments.get(name) is not None:
+        if arguments.get(name) is not None and arguments[name] is not False:
             raise Unsupported(f"{name} in a guided {host.name}: {reason}; leave it out")
     _check_own(host, arguments)
     if host.guides(arguments):

@@ -11,10 +11,13 @@ from ..families import Host
 def with_scale(arguments: dict[str, Any], host: Host, pipe: Any) -> dict[str, Any]:
     """`arguments`, with the scale of the pipeline's guider under `host.scale`, 1 where it is off.
 
-    Raises `Unsupported` for a guider that is not plain CFG over all steps.
+    Raises `Unsupported` for a guider that is not plain CFG over all steps, or where there are two.
     """
     if host.guider is None or host.scale is None:
         return arguments
+    if host.further_guider and getattr(pipe, host.further_guider, None) is not None:
+        raise Unsupported(f"this {host.name} takes its {host.further_guider} in the place of its {host.guider} for some "
+                          f"prompts: leave it out, pipe.{host.further_guider} = None")
     guider = getattr(pipe, host.guider)
     if type(guider) is not ClassifierFreeGuidance:
         raise Unsupported(f"the guider of this {host.name} is {type(guider).__name__}: give it a plain "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..engine.block import Block
 from ..engine.network import read_network
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
@@ -24,7 +25,7 @@ def snapshot(pipe: Any) -> dict[str, Any]:
     state |= {f"pipe.{k}": v for k, v in vars(pipe).items()}
     state |= {f"scheduler.{k}": v for k, v in vars(pipe.scheduler).items()}
     for part, whole in (("transformer", denoiser_of(pipe)), ("vae", pipe.vae)):
-        for name, module in whole.named_modules():
+        for name, module in whole.named_modules() if whole is not None else ():
             state |= _module(f"{part}.{name}", module)
     return state
 
@@ -66,11 +67,13 @@ def counted(pipe: Any) -> Iterator[Callable[[], int]]:
     """Rows that the blocks of a pipeline's network evaluate while the block lasts, by forward hooks of their own."""
     rows: list[int] = []
 
-    def count(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        rows.append(len(hidden))
+    def counting(block: Block) -> Any:
+        def count(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            rows.append(len(next(iter(block.streams(args, kwargs).values()))))
 
-    handles = [block.module.register_forward_hook(count, with_kwargs=True)
+        return count
+
+    handles = [block.module.register_forward_hook(counting(block), with_kwargs=True)
                for block in read_network(denoiser_of(pipe)).blocks]
     try:
         yield lambda: sum(rows)

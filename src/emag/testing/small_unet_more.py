@@ -8,19 +8,25 @@ from diffusers import (
     DDPMScheduler,
     LatentConsistencyModelImg2ImgPipeline,
     LCMScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionImageVariationPipeline,
+    StableDiffusionXLAdapterPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetUnionImg2ImgPipeline,
     StableDiffusionXLControlNetUnionInpaintPipeline,
     StableDiffusionXLControlNetUnionPipeline,
     StableUnCLIPImg2ImgPipeline,
+    T2IAdapter,
 )
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .small import Case, awaken, noise, quiet
 from .small_separate import controlled, from_image, pictures
-from .small_unet import SIDE, calm, ddim, deep_vae, sd, sd_call, sdxl, sdxl_call, sized_by_image, unet, unet_xl
+from .small_unet import SIDE, calm, control, ddim, deep_vae, sd, sd_call, sdxl, sdxl_call, sized_by_image, unet, unet_xl
 
 SEEN = 6  # numbers that stand for a picture
 
@@ -34,6 +40,23 @@ def union(cls: Any, seed: int = 0) -> Any:
     made = ControlNetUnionModel(**shared, conditioning_embedding_out_channels=(2, 2, 2, 2), num_control_type=2,
                                 num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
     return sdxl(cls, network=net, controlnet=calm(awaken(made, 5)))
+
+
+def controlled_as(cls: Any, make: Any, network: Any) -> Any:
+    """A maker of pipelines of the class `cls` with a ControlNet."""
+    def pipe(seed: int = 0) -> Any:
+        net = network(seed)
+        return make(cls, network=net, controlnet=control(net))
+
+    return pipe
+
+
+def adapter_xl(seed: int = 0) -> Any:
+    made = T2IAdapter(channels=[8, 16], num_res_blocks=1)
+    # attention where the adapter's first features are: before the image is made smaller
+    net = unet_xl(seed, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), transformer_layers_per_block=(2, 1),
+                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return quiet(StableDiffusionXLAdapterPipeline.from_pipe(sdxl(network=net), adapter=awaken(made, 5)))
 
 
 def picture_encoder(width: int) -> CLIPVisionModelWithProjection:
@@ -87,6 +110,7 @@ def unclip_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     return {"image_embeds": torch.cat([noise(600 + seed, 1, SEEN) for seed in seeds]), **sd_call(seeds, **more)}
 
 
+_HALF = {"controlnet_conditioning_scale": 0.5}
 _UNION = {"control_mode": 0, "controlnet_conditioning_scale": 0.5}
 
 MORE = {case.name: case for case in (
@@ -96,6 +120,15 @@ MORE = {case.name: case for case in (
          controlled(from_image(sdxl_call), **_UNION), True),
     Case("sdxl-union-inpaint", lambda **kw: union(StableDiffusionXLControlNetUnionInpaintPipeline, **kw),
          controlled(from_image(sdxl_call, inpaint=True), **_UNION), True),
+    Case("sd-control-img2img", controlled_as(StableDiffusionControlNetImg2ImgPipeline, sd, unet),
+         controlled(from_image(sd_call), **_HALF), True),
+    Case("sd-control-inpaint", controlled_as(StableDiffusionControlNetInpaintPipeline, sd, unet),
+         controlled(from_image(sd_call, inpaint=True), **_HALF), True),
+    Case("sdxl-control-img2img", controlled_as(StableDiffusionXLControlNetImg2ImgPipeline, sdxl, unet_xl),
+         controlled(from_image(sdxl_call), **_HALF), True),
+    Case("sdxl-control-inpaint", controlled_as(StableDiffusionXLControlNetInpaintPipeline, sdxl, unet_xl),
+         controlled(from_image(sdxl_call, inpaint=True), **_HALF), True),
+    Case("sdxl-adapter", adapter_xl, controlled(sdxl_call, "image", adapter_conditioning_scale=0.5), True),
     Case("lcm-img2img", lcm_from_image, lcm_call, False),
     Case("sd-depth", depth, depth_call, True),
     Case("sd-variation", variation, variation_call, True),

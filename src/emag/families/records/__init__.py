@@ -22,5 +22,5 @@ from .usual import (
     SKIP,
 )
 
-__all__ = ["DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "OWN_PAG", "RESCALE", "SD3_WINDOW", "SINGLE",
-           "SKIP", "Backbone", "Default", "Encode", "Example", "Family", "Host", "Layout", "Stack", "Tensors"]
+__all__ = ["DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "OWN_PAG", "RESCALE", "SD3_WINDOW",
+           "SINGLE", "SKIP", "Backbone", "Default", "Encode", "Example", "Family", "Host", "Layout", "Stack", "Tensors"]

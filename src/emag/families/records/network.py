@@ -42,6 +42,8 @@ class Stack:
     """The bottom of a network that narrows and widens again: what rules take where no layers are named."""
     padded: bool = False
     """The stream of the image may end in padding."""
+    sequence_first: bool = False
+    """Its streams are [tokens, rows, channels]."""
     places: tuple[int, ...] = ()
     """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
 
@@ -84,7 +86,9 @@ class Backbone:
     grid_sizes: tuple[str, ...] = ()
     """Where x_t is a sequence of patches: arguments with their number along each dimension, ([frames,] rows, columns)."""
     grid_coords: str | None = None
-    """Where x_t is a sequence of patches and nothing tells how many: the argument with their positions [rows, axes, tokens]."""
+    """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
+    channels: str = "out_channels"
+    """The entry of the configuration that counts the channels of x_t."""
     channel_dim: int = 1
     """Dimension of x_t that holds the channels."""
     negated: bool = False

@@ -45,6 +45,8 @@ class Host:
     """The entry of the configuration that says, as a share of the training steps, below which timestep `second` serves."""
     guider: str | None = None
     """The component that combines, and has the scale."""
+    further_guider: str | None = None
+    """A component that takes the place of `guider` for some prompts; it must not be there."""
     scales: tuple[str, ...] = ()
     """Further arguments that switch CFG on, for what else the network makes."""
     own: tuple[tuple[str, float], ...] = ()

@@ -11,9 +11,10 @@ FOLDERS = ("methods", "reference")
 
 def pages() -> dict[str, str]:
     """{file below docs/: text} of all generated pages."""
-    from . import functions, llms, methods, models, reference, works
+    from . import classes, functions, llms, methods, models, reference, works
 
     return {**methods.pages(), "methods/functions.md": functions.page(), **reference.pages(), "models.md": models.markdown(),
+            "classes.md": classes.markdown(),
             "llms.txt": llms.text(), "works.md": works.markdown()}
 
 

@@ -1,0 +1,119 @@
+"""Classes of diffusers that no family has, and why: what each would need, or that there is nothing in it to guide.
+
+What stands here is refused with the same words; a test holds that every class of diffusers is in a family or here.
+"""
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "nobody has written and proven an entry for its network yet": (
+        "AceStepTransformer1DModel", "AceStepPipeline", "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline",
+        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
+        "UniDiffuserModel", "UniDiffuserPipeline", "BriaFibo2Transformer2DModel", "BriaFibo2Pipeline",
+        "BriaFiboTransformer2DModel", "BriaFiboPipeline", "BriaFiboEditPipeline", "DreamLiteTransformer2DModel",
+        "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline", "Flux3Transformer2DModel",
+        "GlmImageTransformer2DModel", "GlmImagePipeline", "HeliosTransformer3DModel", "HeliosPipeline",
+        "HeliosPyramidPipeline", "Ideogram4Transformer2DModel", "Ideogram4Pipeline", "JoyImageEditTransformer3DModel",
+        "JoyImageEditPlusTransformer3DModel", "JoyImageEditPipeline", "JoyImageEditPlusPipeline",
+        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline", "Kandinsky6SRPipeline",
+        "LongCatAudioDiTTransformer", "LongCatAudioDiTPipeline", "MiniMaxH3Transformer3DModel",
+        "MiniMaxMusic3Transformer1DModel", "MotifVideoTransformer3DModel", "MotifVideoPipeline",
+        "MotifVideoImage2VideoPipeline", "NucleusMoEImageTransformer2DModel", "NucleusMoEImagePipeline",
+        "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
+        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline",
+        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline",
+        "WanAnimate2Transformer3DModel"),
+    "nobody has written and proven an entry for this pipeline yet; its network has one": (
+        "EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "HunyuanImageRefinerPipeline",
+        "Kandinsky5I2IPipeline",
+        "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
+        "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
+    "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
+        "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet",
+        "LatteTransformer3DModel", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffControlNetPipeline",
+        "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
+        "AnimateDiffVideoToVideoControlNetPipeline", "AnimateDiffPAGPipeline", "PIAPipeline", "LattePipeline",
+        "TextToVideoSDPipeline", "VideoToVideoSDPipeline", "StableVideoDiffusionPipeline", "I2VGenXLPipeline"),
+    "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
+        "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
+        "StableAudioDiTModel", "StableAudioPipeline",
+        "SanaSprintPipeline", "SanaSprintImg2ImgPipeline", "ConsistencyModelPipeline", "ScoreSdeVePipeline",
+        "KarrasVePipeline"),
+    "needs its two predictions together: it computes with the conditional one before it asks for the other": (
+        "CosmosTransformer3DModel", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
+        "Cosmos2_5_PredictBasePipeline", "Cosmos2_5_TransferPipeline"),
+    "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
+        "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline"),
+    "needs an attention whose queries are the image's and whose keys are the text's as well": (
+        "PRXTransformer2DModel", "PRXPipeline", "PRXPixelPipeline"),
+    "needs a sequence of text and image that is attended to in parts, one call each": (
+        "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
+    "needs blocks of U-Nets that are an attention and no transformer block": (
+        "UNet2DModel", "UNet1DModel", "Kandinsky3UNet", "StableCascadeUNet",
+        "DDIMPipeline", "DDPMPipeline", "PNDMPipeline", "RePaintPipeline", "LDMPipeline", "LDMSuperResolutionPipeline",
+        "DanceDiffusionPipeline", "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline", "KandinskyPipeline",
+        "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline", "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline",
+        "KandinskyV22InpaintPipeline", "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
+        "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline", "KandinskyInpaintCombinedPipeline",
+        "KandinskyV22CombinedPipeline", "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
+        "IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "IFSuperResolutionPipeline",
+        "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline", "StableCascadeDecoderPipeline",
+        "StableCascadeCombinedPipeline", "UnCLIPPipeline", "UnCLIPImageVariationPipeline",
+        "StableDiffusionLatentUpscalePipeline", "AudioDiffusionPipeline"),
+    "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
+        "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
+        "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline"),
+    "needs images of different sizes in one sequence": (
+        "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline"),
+    "needs its network and its ControlNet to be one: its blocks run through those of the other": (
+        "UNetControlNetXSModel", "StableDiffusionControlNetXSPipeline", "StableDiffusionXLControlNetXSPipeline"),
+    "has a loop of its own, which changes x_t or the condition between calls, or makes several calls for one step": (
+        "LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL", "SemanticStableDiffusionPipeline",
+        "StableDiffusionAttendAndExcitePipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionPipelineSafe",
+        "StableDiffusionSAGPipeline", "StableDiffusionPix2PixZeroPipeline", "StableDiffusionModelEditingPipeline",
+        "StableDiffusionPanoramaPipeline", "StableDiffusionParadigmsPipeline", "CycleDiffusionPipeline",
+        "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
+    "needs x_t to be numbers: it predicts words of a codebook": (
+        "UVit2DModel", "Transformer2DModel", "AmusedPipeline", "AmusedImg2ImgPipeline",
+        "AmusedInpaintPipeline", "VQDiffusionPipeline", "LLaDA2Pipeline", "DiffusionGemmaPipeline",
+        "MiniMaxMusic3RVQDepthDecoder"),
+    "is kept by diffusers for old code alone": (
+        "AltDiffusionPipeline", "AltDiffusionImg2ImgPipeline", "AudioLDMPipeline", "BlipDiffusionPipeline",
+        "BlipDiffusionControlNetPipeline", "MusicLDMPipeline", "PaintByExamplePipeline", "StableDiffusionGLIGENPipeline",
+        "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionInpaintPipelineLegacy", "StableDiffusionLDM3DPipeline",
+        "VersatileDiffusionPipeline", "VersatileDiffusionDualGuidedPipeline", "VersatileDiffusionImageVariationPipeline",
+        "VersatileDiffusionTextToImagePipeline", "WuerstchenCombinedPipeline", "WuerstchenDecoderPipeline"),
+    "needs a package that we do not test with (OpenCV, sentencepiece, note_seq)": (
+        "ConsisIDTransformer3DModel", "ConsisIDPipeline", "KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline",
+        "T5FilmDecoder", "SpectrogramDiffusionPipeline"),
+    "needs a network of torch: it runs in ONNX": (
+        "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
+        "OnnxStableDiffusionInpaintPipelineLegacy", "OnnxStableDiffusionPipeline", "OnnxStableDiffusionUpscalePipeline",
+        "StableDiffusionOnnxPipeline"),
+}
+"""What would be needed, and the classes that need it."""
+
+NOTHING: dict[str, tuple[str, ...]] = {
+    "estimates a property of a picture, and makes none": (
+        "MarigoldDepthPipeline", "MarigoldIntrinsicsPipeline", "MarigoldNormalsPipeline"),
+    "predicts what an encoder would say of a picture, and no picture": (
+        "PriorTransformer", "KandinskyPriorPipeline", "KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline",
+        "StableCascadePriorPipeline", "WuerstchenPriorPipeline"),
+    "makes things in space, or molecules, and no picture, video or sound": (
+        "ShapEPipeline", "ShapEImg2ImgPipeline", "RFD4ProteinaTransformer", "RFD4ProteinaPipeline"),
+    "encodes pictures for another pipeline": ("FluxPriorReduxPipeline", "ReduxImageEncoder"),
+    "enlarges or decodes latents without a prompt": (
+        "LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline", "LTX2VideoDiffusionDecodePipeline",
+        "Kandinsky6SRLatentUpscalerBank"),
+    "is a part of other networks": (
+        "MotionAdapter", "TransformerTemporalModel", "T2IAdapter", "MultiAdapter", "AceStepAudioTokenDetokenizer",
+        "AceStepAudioTokenizer", "AceStepConditionEncoder", "AnimaTextConditioner", "AudioLDM2ProjectionModel",
+        "CLIPImageProjection", "Ideogram4PromptEnhancerHead", "MiniMaxMusic3ConditionEncoder",
+        "StableAudio3DurationEmbedder", "StableAudioProjectionModel", "UniDiffuserTextDecoder", "ModelMixin"),
+}
+"""Why there is nothing to guide, and where that is so; encoders and ControlNets are told by the place of their class."""
+
+
+def reason(name: str) -> str | None:
+    """Why the class `name` is in no family; None where that is not known."""
+    return next((why for why, names in (*NEEDS.items(), *NOTHING.items()) if name in names), None)
