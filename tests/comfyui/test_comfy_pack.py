@@ -14,7 +14,7 @@ from emag.errors import BadValue
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
 from emag.hosts.comfy.install import PACK, install, source, version_of
-from emag.records.graph import NODES, emag_rules, guidance_of, guidance_rules, guidances, told
+from emag.records.graph import NODES, RECIPE, emag_rules, guidance_of, guidance_rules, guidances, told
 from emag.records.recipe import parse_all
 from shell import emag as command
 
@@ -210,7 +210,7 @@ def test_shipped_workflows_name_our_nodes_and_mean_rules():
         found = json.loads(path.read_text())
         assert guidances(found), path
         ours = {node["class_type"] for node in found.values() if node["class_type"].startswith("Emag")}
-        assert ours <= {*NODES, "EmagReport"}
+        assert ours <= {*NODES, RECIPE, "EmagReport"}
 
 
 def test_the_table_names_classes_that_have_defaults():
