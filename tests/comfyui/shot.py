@@ -14,7 +14,8 @@ from playwright.sync_api import Page, sync_playwright
 from workflows import API, PAGE, TOP
 
 VIEW = {"width": 1500, "height": 1000}
-CLIPS = {"emag": (318, 184, 620, 560), "guidance": (318, 184, 620, 620), "report": (644, 216, 600, 233)}
+CLIPS = {"emag": (318, 184, 620, 560), "guidance": (318, 184, 620, 620), "report": (644, 216, 600, 233),
+         "recipe": (318, 306, 915, 440)}
 """x, y, width and height of what is shown of each."""
 
 

@@ -14,7 +14,7 @@ from emag.errors import BadValue
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
 from emag.hosts.comfy.install import PACK, install, source, version_of
-from emag.records.graph import NODES, emag_rules, guidance_of, guidance_rules, guidances, told
+from emag.records.graph import NODES, RECIPE, emag_rules, guidance_of, guidance_rules, guidances, told
 from emag.records.recipe import parse_all
 from shell import emag as command
 
@@ -88,8 +88,19 @@ def test_what_the_graph_does_not_hold_is_said_and_not_guessed(monkeypatch, capsy
 
 def test_a_recipe_of_itself_ends():
     own = {"7": {"class_type": "EmagRecipe", "inputs": {"model": ["2", 0]}}}
-    with pytest.raises(BadValue, match="from each other"):
+    with pytest.raises(BadValue, match=r"came from another node \(EmagRecipe\)"):
         guidances(linked("7", **own))
+
+
+def test_a_strangers_graph_is_bounded():
+    """Each node takes the rules before it once as its model and once as its text: they would double a thousand times."""
+    found = {"0": {"class_type": "EmagEMAG", "inputs": {"scale": 2.0}}}
+    for at in range(1, 1000):
+        found[str(at)] = {"class_type": "EmagGuidance", "inputs": {"model": [str(at - 1), 0], "rules": [f"r{at}", 0]}}
+        found[f"r{at}"] = {"class_type": "EmagRecipe", "inputs": {"model": [str(at - 1), 0]}}
+    assert "more than 32 nodes" in told(found)["unread"]
+    few = {key: node for key, node in found.items() if int(key.strip("r")) < 20}
+    assert "came from another node" in told(few)["unread"]
 
 
 def test_rules_go_through_a_merge():
@@ -210,7 +221,7 @@ def test_shipped_workflows_name_our_nodes_and_mean_rules():
         found = json.loads(path.read_text())
         assert guidances(found), path
         ours = {node["class_type"] for node in found.values() if node["class_type"].startswith("Emag")}
-        assert ours <= {*NODES, "EmagReport"}
+        assert ours <= {*NODES, RECIPE, "EmagReport"}
 
 
 def test_the_table_names_classes_that_have_defaults():

@@ -24,7 +24,7 @@ RECIPE = "EmagRecipe"
 MODELS = ("model", "model1")
 """Inputs through which a node that hands a model on got it; of a merge, the model that keeps what it carries."""
 FARTHEST = 32
-"""Nodes that are gone through behind a link."""
+"""Nodes that are gone through behind a link, and nodes of ours on one model."""
 HANDED_ON = ("text", "conditioning", "positive", "conditioning_1")
 """Inputs through which a node that hands a condition on got it."""
 
@@ -141,29 +141,32 @@ class _Links:
                 return key
         return None
 
-    def rules_before(self, key: str, behind: tuple[str, ...] = ()) -> tuple[Rule, ...]:
-        """The rules on the model that a node gets. behind: nodes whose text waits for them."""
+    def rules_before(self, key: str, nested: bool = False) -> tuple[Rule, ...]:
+        """The rules on the model that a node gets. nested: another node's text waits for them. Raises `BadValue`."""
         chain: list[str] = []
         at = self.source(key)
         while at is not None and at not in chain:
             chain.insert(0, at)
             at = self.source(at)
-        return tuple(rule for one in chain for rule in self.rules_of(one, behind))
+            if len(chain) > FARTHEST:
+                raise BadValue(f"more than {FARTHEST} nodes of ours are on one model")
+        return tuple(rule for one in chain for rule in self.rules_of(one, nested))
 
-    def rules_of(self, key: str, behind: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    def rules_of(self, key: str, nested: bool = False) -> tuple[Rule, ...]:
         """The rules of one node of ours. Raises `BadValue`."""
-        if key in behind:
-            raise BadValue("nodes of this graph have their rules from each other")
-        values = {name: self._held(name, value, (*behind, key)) if isinstance(value, list) else value
+        values = {name: self._held(name, value, nested) if isinstance(value, list) else value
                   for name, value in self.nodes[key].items() if name not in (*MODELS, OTHER)}
         return rules_of_node(self.ours[key], values)
 
-    def _held(self, name: str, link: list[Any], behind: tuple[str, ...]) -> Any:
-        """What comes through a link in the place of a widget: a value that a node holds, or the text of a recipe."""
+    def _held(self, name: str, link: list[Any], nested: bool) -> Any:
+        """What comes through a link in the place of a widget: a value that a node holds, or the text of a recipe.
+
+        Recipes of recipes are not followed: a graph may come from a stranger, and each could double what the last one says.
+        """
         key = str(link[0]) if link else ""
         value = self.nodes.get(key, {}).get("value")
-        if self.kinds.get(key) == RECIPE:
-            return json.dumps({"rules": to_data(self.rules_before(key, behind))})
+        if self.kinds.get(key) == RECIPE and not nested:
+            return json.dumps({"rules": to_data(self.rules_before(key, nested=True))})
         if isinstance(value, (str, int, float)):
             return value
         raise BadValue(f"{name} of a node came from another node ({self.kinds.get(key)}), and the graph does not say what "
