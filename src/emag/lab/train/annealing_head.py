@@ -25,8 +25,8 @@ from ...models.classifier import SIZE
 from ...models.tiny import TinyPipeline
 from ...samplers import Path as Levels
 from ...schedules.annealing import FEATURES, NORM_UNIT, evaluate, features
+from ..labelled import CIFAR10
 from .classifier import read
-from .data import CIFAR10
 from .ending import told_errors
 from .task import Pictures
 

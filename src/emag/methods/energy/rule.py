@@ -13,6 +13,7 @@ from .made import Made, Where, placed
 from .presets import PRESETS
 from .slopes import Slopes
 
+
 @dataclass(frozen=True)
 class Energy(Rule):
     """Energy guidance: move the sample to where a score of the decoded image is higher, by its gradient.

@@ -107,8 +107,8 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
 
 def _check_seeds(run: Any, plan: Plan, names: Sequence[str], limit: int | None) -> None:
     """Raise `BadValue` for images that an extractor must not judge, before any is read."""
-    for extractor in plan.extractors.values():
-        for recipe in names if isinstance(extractor, Picky) else ():
+    for extractor in [one for one in plan.extractors.values() if isinstance(one, Picky)]:
+        for recipe in names:
             extractor.refuse(recipe, Images.of(run, recipe, limit).columns["seed"])
 
 
