@@ -1,13 +1,16 @@
-"""The smallest MusicGen and Janus: codes of sound by several heads, and tokens of an image."""
+"""The smallest MusicGen, Janus and LLaVA: codes of sound by several heads, tokens of an image, words about one."""
 
 import functools
 
 import torch
 from transformers import (
+    CLIPVisionConfig,
     EncodecConfig,
     JanusConfig,
     JanusForConditionalGeneration,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
@@ -57,4 +60,21 @@ def janus():
     config = made.generation_config
     config.bos_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     config.generation_kwargs = {"boi_token_id": 3}
+    return made
+
+
+SEEN = 23
+"""The token that stands for a part of an image."""
+
+
+@functools.cache
+def llava():
+    torch.manual_seed(0)
+    text = LlamaConfig(vocab_size=24, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                       num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    sight = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=8,
+                             patch_size=4, projection_dim=16)
+    made = _spread(LlavaForConditionalGeneration(LlavaConfig(
+        text_config=text, vision_config=sight, image_token_index=SEEN, image_seq_length=4, vision_feature_layer=-1)), 0.5)
+    made.generation_config.eos_token_id, made.generation_config.pad_token_id = None, 0
     return made

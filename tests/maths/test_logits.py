@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from emag.errors import BadValue
-from emag.maths.logits import guide_logits, masked_guidance, remask, selective, soft_value_weights
+from emag.maths.logits import (
+    filtered,
+    guide_logits,
+    masked_guidance,
+    remask,
+    reweighted,
+    selective,
+    soft_value_weights,
+    token_entropy,
+)
 
 RULES = {"log": guide_logits, "raw": masked_guidance}
 BOTH = pytest.mark.parametrize("guide", RULES.values(), ids=RULES)
@@ -222,3 +231,50 @@ def test_scale_1_evaluates_nothing_and_bad_values_are_refused_even_when_no_row_n
             selective(C, U, scale, float("inf"))
     with pytest.raises(BadValue, match="threshold"):
         selective(C, U, 2.0, float("nan"))
+
+
+SCORE = torch.nn.functional.logsigmoid(2 * logits(6))
+
+
+@pytest.mark.parametrize("mass", [0.0, 0.3, 0.8, 0.99])
+@pytest.mark.parametrize("target", [0.0, 0.4, 0.8, 1.0])
+def test_the_filter_takes_the_tokens_that_fit_least(mass, target):
+    kept = filtered(C, SCORE, mass, target)
+    for row in range(len(C)):
+        p, fits, gone = C[row].softmax(-1), SCORE[row].exp(), 0.0
+        out = set()
+        for token in fits.argsort().tolist():
+            gone += float(p[token])
+            if gone >= mass or fits[token] >= target:
+                break
+            out.add(token)
+        assert set(kept[row].isneginf().nonzero().flatten().tolist()) == out
+        stays = kept[row].isfinite()
+        assert stays.any() and torch.equal(kept[row][stays], C[row][stays])
+    assert (mass > 0 and target > 0) or torch.equal(kept, C)
+
+
+def test_one_token_stays_whatever_is_asked():
+    tiny = torch.full((1, 7), -50.0, dtype=torch.float64)
+    assert filtered(torch.zeros(1, 7, dtype=torch.float64), tiny, 1 - 1e-12, 1.0).isfinite().sum() == 1
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.0, 0.5, 5.0])
+def test_a_score_weighs_as_a_power_of_the_class_probability(strength):
+    expected = C.softmax(-1) * SCORE.exp() ** strength
+    close(reweighted(C, SCORE, strength).softmax(-1), expected / expected.sum(-1, keepdim=True), atol=1e-12, rtol=1e-9)
+    close(reweighted(C, SCORE + 3, strength).softmax(-1), reweighted(C, SCORE, strength).softmax(-1), atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.0, 5.0])
+def test_what_a_score_or_the_model_excludes_stays_so(strength):
+    c, score = C.clone(), SCORE.clone()
+    c[:, 3], score[:, 5] = -torch.inf, -torch.inf
+    made = reweighted(c, score, strength)
+    assert made[:, [3, 5]].isneginf().all() and not made.isnan().any() and made[:, [0, 1, 2, 4]].isfinite().all()
+    assert not filtered(made, score, 0.8, 0.8).isnan().any()
+
+
+def test_entropy_is_that_of_the_distribution():
+    close(token_entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8.0)))
+    close(token_entropy(torch.tensor([[0.0, 0.0, -torch.inf]])), torch.tensor([math.log(2.0)]))

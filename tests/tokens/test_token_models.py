@@ -1,10 +1,11 @@
-"""Codes of sound and of images: MusicGen, whose heads are guided each, and Janus, whose loop brings its own null."""
+"""Codes of sound and of images, and captions: MusicGen, whose heads are guided each, Janus, whose loop brings its own null,
+LLaVA, whose null is an image of zeros."""
 
 import pytest
 import torch
 
 import emag
-from small_codecs import HEADS, janus, musicgen
+from small_codecs import HEADS, SEEN, janus, llava, musicgen
 
 MUTE = emag.tokens.zero("encoder_outputs", "attention_mask")
 close = torch.testing.assert_close
@@ -108,3 +109,25 @@ def test_janus_takes_no_other_null():
     for rules, given in (((emag.CFG(2.0),), {"null": IDS}), ((emag.tokens.SoftCFG(2.0),), {})):
         with pytest.raises(emag.Unsupported, match="a null branch of its own"):
             image(*rules, given=given)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_caption_goes_away_from_that_of_an_image_of_zeros(beams):
+    ids, pixels = torch.tensor([[1, *[SEEN] * 4, 5, 6], [1, *[SEEN] * 4, 9, 8]]), torch.randn(2, 3, 8, 8)
+    model, inputs = llava(), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    with emag.tokens.guide(model, emag.CFG(2.0), null=emag.tokens.zero("pixel_values")) as run:
+        made = model.generate(**inputs, max_new_tokens=5, do_sample=False, num_beams=beams, return_dict_in_generate=True,
+                              output_scores=True)
+    for row in range(2):
+        total = 0.0
+        for i in range(5):
+            whole, image = made.sequences[row:row + 1, :7 + i], pixels[row:row + 1]
+            with torch.no_grad():
+                c, u = (model(input_ids=whole, pixel_values=one, use_cache=False).logits[0, -1].log_softmax(-1)
+                        for one in (image, 0 * image))
+            guided = (u + 2 * (c - u)).log_softmax(-1)
+            if beams == 1:
+                close(made.scores[i][row], guided, atol=1e-4, rtol=1e-4)
+            total += float(guided[made.sequences[row, 7 + i]])
+        assert beams == 1 or float(made.sequences_scores[row]) == pytest.approx(total / 5, abs=1e-4)
+    assert run.stats.passes == {"uncond": 5} and run.stats.fed == {"uncond": 7 + 4}

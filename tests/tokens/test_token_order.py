@@ -147,6 +147,18 @@ def test_a_mask_before_guidance_survives_it(name, rules):
 
 
 @decoders
+def test_what_is_excluded_does_not_keep_branches_from_agreeing(name):
+    """The cosine of what is left decides, not that of infinities."""
+    model, ids = model_of(name), prompts(name, 6)["input_ids"]
+    guide = emag.tokens.processor(model, emag.AG(threshold=-0.99, on="logp"), emag.CFG(3.0), null=NULL)
+    for _ in range(4):
+        with torch.no_grad():
+            guided = guide(ids, Grammar()(ids, model(input_ids=ids).logits[:, -1]))
+        ids = torch.cat([ids, guided.argmax(-1, keepdim=True)], dim=1)
+    assert guide.stats.passes == {"uncond": 1}
+
+
+@decoders
 def test_masking_first_and_guiding_then_is_the_same_where_both_are_allowed(name):
     model, ids = model_of(name), prompts(name, 6)["input_ids"]
     scores = logp(model, ids[0], ids[0, :0])[None]

@@ -93,10 +93,10 @@ def token_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def reweighted(logp: torch.Tensor, score: torch.Tensor, strength: float) -> torch.Tensor:
-    """log p(v) + strength log C(v), the re-weighting of CAIF and GeDi, [..., vocabulary], up to a constant per row.
+    """CAIF and GeDi, arXiv 2205.07276 and 2009.06367: log p(v) + strength log C(v), up to a constant per row.
 
-    score: log-probability of the wanted class once token v is added; -inf where it was not asked, which excludes v. What
-    logp excludes stays so.
+    logp, score: [..., vocabulary]. score: log-probability of the wanted class once token v is added; -inf where it was not
+    asked, which excludes v. What logp excludes stays so.
     """
     pushed = logp + strength * score
     return pushed.masked_fill(score.isneginf() | logp.isneginf(), -torch.inf)

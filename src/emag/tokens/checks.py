@@ -1,15 +1,13 @@
 """Everything about a guidance of tokens that can be refused before anything is generated."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
 from ..methods.tokens.base import Scored, TokenRule
 from .run import TokenGuidance
-
-SPACES = ("logp", "logits")
 
 
 def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
@@ -92,6 +90,7 @@ def _drafts(config: Any, arguments: Mapping[str, Any]) -> bool:
 
 def token_space(name: str) -> TokenSpace:
     """A space by name."""
-    if name == "logp" or name == "logits":
-        return name
-    raise BadValue(f"space must be one of {', '.join(SPACES)}, got {name!r}")
+    found = next((space for space in get_args(TokenSpace) if space == name), None)
+    if found is None:
+        raise BadValue(f"space must be one of {', '.join(get_args(TokenSpace))}, got {name!r}")
+    return found

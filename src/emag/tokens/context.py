@@ -3,16 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from ..errors import BadValue, Unsupported
 
-Inputs = Mapping[str, Any]
+Inputs: TypeAlias = Mapping[str, Any]
 """Arguments of `generate` that say what a text is conditioned on: input_ids, attention_mask, pixel_values, ..."""
 
-Null = None | str | Sequence[str] | torch.Tensor | Inputs | Callable[[Inputs], Any]
+Null: TypeAlias = str | Sequence[str] | torch.Tensor | Inputs | Callable[[Inputs], Any] | None
 """What a branch sees in the place of the prompt. None: its last token alone (decoder-only models), as in transformers.
 Texts, one for all samples or one each, with a tokenizer. Token ids, [samples or 1, length]. Arguments of `generate` by name,
 which replace those of the call; others of the call stay. A function of the call's arguments that returns any of these."""

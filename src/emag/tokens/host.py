@@ -1,5 +1,6 @@
 """`guide`: a model whose `generate` runs under a guidance; `processor`: the same for loops of one's own."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,11 +61,9 @@ class GuidedTokens:
 
     def _generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def generate(*args: Any, **kwargs: Any) -> Any:
-            inputs = dict(kwargs) if not args else {"input_ids": args[0], **kwargs}
-            if "inputs" in inputs:
-                inputs["input_ids"] = inputs.pop("inputs")
             self.latest, self._run = None, None
-            result = undone(lambda undo: self._called(original, args, kwargs, inputs, undo))
+            named = _named(original, args, kwargs)
+            result = undone(lambda undo: self._called(original, args, kwargs, named, undo))
             if self._run is None:
                 raise BadValue(f"{type(self._model).__name__}.generate asked for no logits processors: nothing was guided")
             self._run.finish()
@@ -75,8 +74,8 @@ class GuidedTokens:
 
     def _called(self, original: Callable[..., Any], args: Any, kwargs: Any, inputs: dict[str, Any], undo: Undo) -> Any:
         model = self._model
-        config = kwargs.get("generation_config") or model.generation_config
-        check_call(self.asked, _Told(config, kwargs), inputs, _codebooks(model))
+        config = inputs.get("generation_config") or model.generation_config
+        check_call(self.asked, _Told(config, inputs), inputs, _codebooks(model))
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
         # a model that makes images of tokens makes as many as an image has
         image = inputs.get("generation_mode") == "image"
@@ -182,13 +181,21 @@ def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = 
     return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
 
 
+def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of `generate` by name, those at their places included."""
+    bound = dict(inspect.signature(original).bind(*args, **kwargs).arguments)
+    further = bound.pop("kwargs", {})
+    prompt = bound.pop("inputs", None)
+    return {**bound, **further, **({} if prompt is None else {"input_ids": prompt})}
+
+
 def _codebooks(model: Any) -> int:
     return getattr(getattr(model, "decoder", None), "num_codebooks", 1)
 
 
 def _delayed(model: Any, config: Any) -> Shape | None:
     """What a decoder of several codebooks is fed: tokens of later codebooks are late, and padding until then."""
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     if not hasattr(decoder, "build_delay_pattern_mask"):
         return None
     pattern: list[torch.Tensor] = []

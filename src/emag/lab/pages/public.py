@@ -9,7 +9,7 @@ from typing import Any
 import emag
 
 GROUPS = {
-    "guiding": ("Guiding a model", r"hosts|records|families|methods$"),
+    "guiding": ("Guiding a model", r"hosts|tokens|records|families|methods$"),
     "methods": ("Methods", r"methods\."),
     "schedules": ("Schedules and windows", "schedules"),
     "sampling": ("Our own sampling loop", "samplers"),
@@ -31,7 +31,7 @@ def homes() -> dict[str, str]:
     """{public name: module it is at home in, without `emag.`}, in the order of the stub."""
     tree = ast.parse((Path(emag.__file__).parent / "__init__.pyi").read_text())
     imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
-    return {alias.asname or alias.name: node.module or "" for node in imports for alias in node.names}
+    return {alias.asname or alias.name: node.module or alias.name for node in imports for alias in node.names}
 
 
 def group_of(home: str) -> str:

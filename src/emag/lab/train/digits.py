@@ -1,0 +1,144 @@
+"""A small language model of a language whose every text has a rule, and what guidance does to it.
+
+    python -m emag.lab.train.digits out/digits
+
+A prompt names a step, "+3", and the text counts by it, modulo 10: "+3 7 0 3 6 9". One digit in three of the training texts
+is any digit instead, so that 70 % of them keep the rule, and right and wrong can be counted. One prompt in five is "none",
+which names no step: what guidance goes away from. The folder is a model of transformers (Llama, some 50 000 parameters) with
+its tokenizer, for `emag text -m out/digits`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from ...files import check_folder
+from .ending import told_errors
+
+PAD, NONE, END, STEPS, DIGITS = 0, 1, 2, tuple(range(3, 12)), tuple(range(12, 22))
+WORDS = ("<pad>", "none", "</s>", *(f"+{step}" for step in range(1, 10)), *map(str, range(10)))
+LENGTH, WRONG, DROPPED, RATE = 16, 1 / 3, 0.2, 5e-3
+
+
+def texts(count: int, random: torch.Generator) -> torch.Tensor:
+    """Training texts as tokens, [count, 1 + LENGTH]: a prompt, and digits by its step, but where they are any digit."""
+    step = torch.randint(1, 10, (count,), generator=random)
+    digit = torch.randint(10, (count,), generator=random)
+    made = [digit]
+    for _ in range(LENGTH - 1):
+        any_digit = torch.randint(10, (count,), generator=random)
+        digit = torch.where(torch.rand(count, generator=random) < WRONG, any_digit, (digit + step) % 10)
+        made.append(digit)
+    prompt = torch.where(torch.rand(count, generator=random) < DROPPED, NONE, step + STEPS[0] - 1)
+    return torch.stack([prompt, *(one + DIGITS[0] for one in made)], dim=1)
+
+
+def trained(updates: int = 800, seed: int = 0, batch: int = 64) -> Any:
+    """A model that has learned the language as far as `updates` of it teach."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    random = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=len(WORDS), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=NONE, eos_token_id=END))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates, pct_start=0.1)
+    for _ in range(updates):
+        tokens = texts(batch, random)
+        loss = model(input_ids=tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def tokenizer() -> Any:
+    """Words of the language, between blanks."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="none"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="none", eos_token="</s>")
+
+
+class Rule:
+    """The rule itself as a mask: after a digit the one digit that the prompt's step leads to; at first any digit."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        allowed = torch.zeros_like(scores, dtype=torch.bool)
+        if input_ids.shape[1] == 1:
+            allowed[:, DIGITS[0]:] = True
+        else:
+            ahead = (input_ids[:, -1] - DIGITS[0] + input_ids[:, 0] - STEPS[0] + 1) % 10 + DIGITS[0]
+            allowed.scatter_(1, ahead[:, None], True)
+        return scores.masked_fill(~allowed, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What texts are like: the share of digits that keep the rule, half its 95 % interval over texts, and the entropy of the
+    first digits in bits, log2(10) = 3.32 where all are as likely."""
+
+    share: float
+    half: float
+    first: float
+
+
+def measured(model: Any, scale: float, count: int = 450, mask: bool = False, seed: int = 1) -> Kept:
+    """Sample `count` texts of all steps alike under CFG with `scale` away from "none", and count."""
+    from ... import tokens
+    from ...methods.combining.cfg import CFG
+
+    prompts = torch.tensor(STEPS).repeat(count // len(STEPS))[:, None]
+    rules = () if scale == 1 else (CFG(scale),)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with tokens.guide(model, *rules, null=torch.tensor([NONE]) if rules else None):
+            made = model.generate(prompts, do_sample=True, max_new_tokens=LENGTH, top_k=0, eos_token_id=None,
+                                  logits_processor=[Rule()] if mask else [])
+    return counted(made)
+
+
+def counted(made: torch.Tensor) -> Kept:
+    """`Kept` of texts as tokens, [texts, 1 + length], each with its prompt."""
+    step, digit = made[:, :1] - STEPS[0] + 1, made[:, 1:] - DIGITS[0]
+    right = ((digit[:, 1:] - digit[:, :-1]) % 10 == step % 10) & (digit[:, 1:] >= 0) & (digit[:, :-1] >= 0)
+    each = right.double().mean(1)
+    first = torch.bincount(digit[:, 0].clamp(min=0), minlength=10).double() / len(made)
+    bits = float(torch.special.entr(first).sum() / torch.tensor(2.0).log())
+    return Kept(float(each.mean()), float(1.96 * each.std() / len(made)**0.5), bits)
+
+
+def table(model: Any, scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 5.0)) -> str:
+    """Rule-keeping and diversity by strength, without and with the rule as a mask."""
+    lines = ["| guidance | digits that keep the rule | first digits, bits |", "|---|---|---|"]
+    for mask in (False, True):
+        for scale in scales:
+            kept = measured(model, scale, mask=mask)
+            name = ("none" if scale == 1 else f"cfg={scale:g}") + (", rule as a mask" if mask else "")
+            lines.append(f"| {name} | {kept.share:.1%} ± {kept.half:.1%} | {kept.first:.2f} |")
+    return "\n".join(lines)
+
+
+def main(out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+         updates: Annotated[int, typer.Option(min=1, help="Updates of the training.")] = 800,
+         seed: Annotated[int, typer.Option(min=0)] = 0) -> None:
+    """Train the model of counting texts, write it, and print what guidance does to it."""
+    check_folder(out)
+    model = trained(updates, seed)
+    model.save_pretrained(out)
+    tokenizer().save_pretrained(out)
+    print(table(model))
+
+
+if __name__ == "__main__":
+    with told_errors():
+        typer.run(main)
