@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import emag
 from emag.engine.network import read_network
+from emag.engine.taps import image_tokens
+from emag.families import BACKBONES
 from emag.hosts.lookup import denoisers, host_of
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
@@ -27,6 +30,10 @@ STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
 ONE = ()
 """Pipelines that make one thing a call."""
 ALL = pytest.mark.parametrize("name", CASES)
+# diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
+MOST = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in PAG)) for name in CASES
+                                        if name not in ONE])
+JOINT = [name for name in NETWORKS if "text" in BACKBONES[type(NETWORKS[name].pipe().transformer).__name__].stacks[0].tokens]
 
 
 @cache
@@ -70,14 +77,14 @@ def test_it_acts_as_planned_and_leaves_nothing(name):
     assert torch.equal(made(one.case, one.pipe), one.plain)
 
 
-@ALL
+@MOST
 def test_a_rule_without_strength_changes_no_bit(name):
     one = built(name)
     with emag.guide(one.pipe, emag.EMAG(1.0, layers=(0,))):
         assert torch.equal(made(one.case, one.pipe), one.plain)
 
 
-@ALL
+@MOST
 def test_a_resumed_pass_is_the_whole_one(name):
     one = built(name)
     for block in range(one.network.depth) if name in NETWORKS else (-1,):
@@ -92,12 +99,60 @@ def test_a_resumed_pass_is_the_whole_one(name):
             assert (resumed - full).abs().max() < 3e-4 * full.abs().max()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ONE])
+@MOST
 def test_an_image_is_the_same_alone(name):
     one = built(name)
     with emag.guide(one.pipe, weak(one)):
         both, alone = made(one.case, one.pipe), made(one.case, one.pipe, (9,))
     assert far(alone, both[len(both) // 2:]) < 1e-3
+
+
+# Where tokens are
+
+
+class Queries(TorchFunctionMode):
+    """The queries of fused attention calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.seen.append((kwargs or {}).get("query", args[0] if args else None))
+        return func(*args, **(kwargs or {}))
+
+
+def called(one, *modules):
+    """The arguments that modules are called with first, in a run of one step."""
+    seen = {}
+    handles = [module.register_forward_pre_hook(lambda module, *call: seen.setdefault(module, call) and None,
+                                                with_kwargs=True) for module in modules]
+    made(one.case, one.pipe, num_inference_steps=1)
+    for handle in handles:
+        handle.remove()
+    return [seen[module] for module in modules]
+
+
+@pytest.mark.parametrize("name", JOINT)
+@torch.no_grad()
+def test_the_image_is_where_the_entry_says(name):
+    """Another text at a block changes the queries of the text there, and none of the image's."""
+    one = built(name)
+    blocks = list({block.stack.name: block for block in one.network.blocks}.values())
+    (args, kwargs), *calls = called(one, one.network.module, *(block.module for block in blocks))
+    image = one.network.image_tokens(one.network.signature.bind(*args, **kwargs).arguments)
+    for block, call in zip(blocks, calls, strict=True):
+        streams = block.streams(*call)
+        where, length = image_tokens(block, streams, image)
+        parts, text = block.parted(streams, image), "text" if block.merged else block.stack.streams[1]
+        queries = []
+        for one_call in (call, block.with_streams(*call, block.joined({**parts, text: parts[text].flip(-1)}))):
+            with Queries() as mode:
+                block.module(*one_call[0], **one_call[1])
+            queries.append(mode.seen[0])
+        changed = (queries[0] != queries[1]).any(-1).flatten(0, 1).any(0)  # by token
+        assert len(changed) == length and not changed[where].any() and changed.sum() == length - image
 
 
 # What the scheduler gets
