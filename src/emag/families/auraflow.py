@@ -24,6 +24,9 @@ FAMILY = Family(
     defaults={
         "AuraFlowTransformer2DModel": {
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),
+            "token-merge": Default({"ratio": 0.3, "pool": 1.4, "start": 2, "early": "whole", "likeness": "features",
+                                    "layers": tuple(at / 36 for at in range(4))},
+                                   "untested default: as SD3, in the blocks whose image is a stream of its own"),
             "cfg": Default({"scale": 3.5}, "diffusers AuraFlowPipeline"),
         },
     },
