@@ -92,11 +92,13 @@ results: $(STAMP) $(RESULTS)/test.npz
 		--again "make results"
 	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
 
-# docs/results/tiny-single.md: the first images of the same run by measures of single pictures alone; an hour at most
-results-single: $(STAMP) $(RESULTS)/test.npz
+# docs/results/tiny-single.md: the first 150 images of the same run by measures of single pictures: half an hour of one core
+SINGLE := $(BIN)/emag metrics $(RESULTS)/single --reference $(RESULTS)/half.npz --metrics discriminator,realism,prdc,accuracy
+results-single: $(STAMP) $(RESULTS)/half.npz
 	$(BIN)/emag run bench/results_single.yaml --out $(RESULTS)/single
-	$(BIN)/emag metrics $(RESULTS)/single --reference $(RESULTS)/test.npz --metrics discriminator,realism,prdc,accuracy,pixels \
-		--against cfg --against none
+	$(SINGLE),pixels --against cfg --against none
+	$(SINGLE) --recipe apg --recipe emag+apg --against apg
+	$(SINGLE) --recipe cads --recipe emag+cads --against cads
 	$(BIN)/emag results $(RESULTS)/single --out docs/results/tiny-single.md --index docs/results.md --again "make results-single"
 
 # docs/results/shapes.md from nothing, with the judge of the world: IMAGES of each recipe, a sixth of them in the sweep.
@@ -134,6 +136,9 @@ results-weaker: $(STAMP)
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet
+
+$(RESULTS)/half.npz: | $(STAMP)
+	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet --limit 5000
 
 # the embedded judge of single pictures, from nothing: six minutes of one core. It learns from another seed than it judges.
 discriminator: $(STAMP)

@@ -86,16 +86,16 @@ def _pair(results: Results, row: Row, base: str) -> str:
         return ""
     parts = [f"{word} in {', '.join(f'{name} ({change(found[name])})' for name in names)}"
              for word, names in (("better", said.better), ("worse", said.worse)) if names]
-    parts += [f"no clear difference in {_unclear(said, len(found))}"] if said.unclear else []
+    parts += [f"no clear difference in {_unclear(said, len(parts) > 0)}"] if said.unclear else []
     cost = _cost(results, row, base)
     return f"- {code(row.name)} against {code(base)}: {'; '.join(parts)}.{cost}"
 
 
-def _unclear(said: Verdict, metrics: int) -> str:
-    """The metrics that tell nothing; of many, how many they are."""
+def _unclear(said: Verdict, others: bool) -> str:
+    """The metrics that tell nothing; of many, how many they are. others: whether some do tell something."""
     if len(said.unclear) <= NAMED:
         return ", ".join(said.unclear)
-    return "any metric" if len(said.unclear) == metrics else f"{len(said.unclear)} others"
+    return f"{len(said.unclear)} others" if others else "any metric"
 
 
 def _cost(results: Results, row: Row, base: str) -> str:
