@@ -107,6 +107,35 @@ def test_the_rules_of_our_nodes_come_back():
     assert not [note for note in found.notes if "guidance" in note]
 
 
+IN_PARTS = {
+    "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux1-dev.safetensors", "weight_dtype": "default"}},
+    "2": {"class_type": "EmagEMAG", "inputs": {"model": ["1", 0], "scale": 2.0}},
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a ship", "clip": ["9", 0]}},
+    "4": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["3", 0], "guidance": 3.5}},
+    "5": {"class_type": "BasicGuider", "inputs": {"model": ["2", 0], "conditioning": ["4", 0]}},
+    "6": {"class_type": "BasicScheduler", "inputs": {"model": ["1", 0], "scheduler": "simple", "steps": 12, "denoise": 1.0}},
+    "7": {"class_type": "RandomNoise", "inputs": {"noise_seed": 77}},
+    "8": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+    "10": {"class_type": "SplitSigmas", "inputs": {"sigmas": ["6", 0], "step": 4}},
+    "11": {"class_type": "SamplerCustomAdvanced", "inputs": {"noise": ["7", 0], "guider": ["5", 0], "sampler": ["8", 0],
+                                                             "sigmas": ["6", 0], "latent_image": ["12", 0]}}}
+
+
+@pytest.mark.parametrize("sigmas", ["6", "10"])
+def test_a_sampler_in_parts_is_read(sigmas):
+    """As workflows for Flux have it: noise, guider, solver and noise levels are nodes of their own."""
+    graph = json.loads(json.dumps(IN_PARTS))
+    graph["11"]["inputs"]["sigmas"] = [sigmas, 0]
+    found = read(picture(prompt=json.dumps(graph)))
+    assert (found.prompt, found.negative, found.seed, found.steps, found.model) == (
+        "a ship", None, 77, 12, "flux1-dev.safetensors")
+    assert parse(found.guidance) == (emag.EMAG(2.0),)
+    graph["5"] = {"class_type": "CFGGuider", "inputs": {"model": ["2", 0], "positive": ["4", 0], "negative": ["3", 0],
+                                                        "cfg": 2.5}}
+    found = read(picture(prompt=json.dumps(graph)))
+    assert (found.prompt, found.negative, found.scale) == ("a ship", "a ship", 2.5)
+
+
 def test_a_node_that_leads_elsewhere_is_not_read():
     """Rules are those on the model of the sampler that is read, and no others."""
     graph = {**guided(rules="apg=4"), "3": GRAPH["3"]}

@@ -6,7 +6,6 @@ and the page read it by the same functions. A graph may come from a stranger: wh
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..core import Rule
@@ -25,9 +24,6 @@ MODELS = ("model", "model1")
 """Inputs through which a node that hands a model on got it; of a merge, the model that keeps what it carries."""
 FARTHEST = 32
 """Nodes that are gone through behind a link, and nodes of ours on one model."""
-HANDED_ON = ("text", "conditioning", "positive", "conditioning_1")
-"""Inputs through which a node that hands a condition on got it."""
-
 Nodes = dict[str, dict[str, Any]]
 """The inputs of a graph's nodes, widgets and links [node, output], by their ids."""
 
@@ -66,29 +62,6 @@ NODES: dict[str, Callable[..., tuple[Rule, ...]]] = {"EmagEMAG": emag_rules, "Em
 """What a node of each kind, by its id in a graph, makes of its widgets."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What a graph says of its first node that samples; None where it does not. settings: its widgets. model: the file of
-    the first model that is loaded."""
-
-    settings: Mapping[str, Any]
-    positive: str | None
-    negative: str | None
-    model: str | None
-    key: str
-
-
-def sampling(graph: Mapping[str, Any]) -> Sampling | None:
-    """The first node of a graph with steps and a positive condition; None where there is none."""
-    nodes = _nodes(graph)
-    key = next((key for key, own in nodes.items() if "steps" in own and "positive" in own), None)
-    if key is None:
-        return None
-    own = nodes[key]
-    model = next((one["ckpt_name"] for one in nodes.values() if isinstance(one.get("ckpt_name"), str)), None)
-    return Sampling(_widgets(own), _words(nodes, own["positive"]), _words(nodes, own.get("negative")) or None, model, key)
-
-
 def guidance_of(graph: Mapping[str, Any], key: str) -> tuple[Rule, ...]:
     """The rules of our nodes on the model of one node that samples, whatever other nodes are between them.
 
@@ -113,7 +86,7 @@ def told(graph: Mapping[str, Any]) -> dict[str, Any]:
 
     "unread": why guidances cannot be given back, where they cannot.
     """
-    widgets = [_widgets(own) for own in _nodes(graph).values()]
+    widgets = [widgets_of(own) for own in nodes_of(graph).values()]
     try:
         found: dict[str, Any] = {"guidances": [to_data(rules) for rules in guidances(graph)]}
     except BadValue as error:
@@ -126,7 +99,7 @@ class _Links:
     """Our nodes in a graph, and what leads to them."""
 
     def __init__(self, graph: Mapping[str, Any]):
-        self.nodes = _nodes(graph)
+        self.nodes = nodes_of(graph)
         self.kinds = {key: graph[key].get("class_type") for key in self.nodes}
         self.ours = {key: kind for key, kind in self.kinds.items() if kind in list(NODES)}
 
@@ -173,26 +146,15 @@ class _Links:
                        "it was")
 
 
-def _nodes(graph: Mapping[str, Any]) -> Nodes:
+def nodes_of(graph: Mapping[str, Any]) -> Nodes:
+    """The nodes of a graph that have inputs."""
     return {key: node["inputs"] for key, node in graph.items()
             if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
 
 
-def _widgets(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def widgets_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a node's inputs stands in it."""
     return {name: value for name, value in inputs.items() if isinstance(value, (str, int, float))}
-
-
-def _words(nodes: Nodes, link: Any) -> str | None:
-    """The text behind a link [node, output], through nodes that hand a condition on."""
-    for _ in range(FARTHEST):
-        if not isinstance(link, list) or not link or str(link[0]) not in nodes:
-            return None
-        inputs = nodes[str(link[0])]
-        text = inputs.get("text")
-        if isinstance(text, str):
-            return text
-        link = next((inputs[key] for key in HANDED_ON if key in inputs), None)
-    return None
 
 
 def rules_of_node(kind: str, widgets: Mapping[str, Any]) -> tuple[Rule, ...]:

@@ -13,6 +13,7 @@ from ...files import parsed
 from ...records import graph as graphs
 from ...records import png
 from ...records import record as records
+from ...records.graph_sampler import sampling
 from ...records.recipe import to_data
 from ...records.seeds import is_seed
 from ..draw import remake
@@ -118,7 +119,7 @@ def _graph(text: str, name: str) -> Found:
         graph = parsed(text)
     except ValueError as error:
         raise BadValue(f"the graph in {name} is no JSON: {error}") from None
-    found = graphs.sampling(graph) if isinstance(graph, dict) else None
+    found = sampling(graph) if isinstance(graph, dict) else None
     if found is None:
         raise BadValue(f"the graph in {name} has no node that samples with steps and a positive condition")
     own = found.settings
