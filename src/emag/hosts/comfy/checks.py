@@ -103,9 +103,9 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
         raise Unsupported(f"{combiner} combines the network's own predictions, and would pass over {_owner(others[0])}, "
                           f"another node that changes them before CFG: {PLAIN}")
     _check_uncond(rules, combiner, uncond)
-    for owner, wanted in [(rule.name, branch.condition) for rule in rules for branch in rule.weak]:
-        if wanted is not None and wanted not in further:
-            raise BadValue(f"{owner} names the condition {wanted!r}, and none of that name is there: connect one to the "
+    for owner, condition in [(rule.name, branch.condition) for rule in rules for branch in rule.weak]:
+        if condition is not None and condition not in further:
+            raise BadValue(f"{owner} names the condition {condition!r}, and none of that name is there: connect one to the "
                            f"Guidance node, whose input is called {OTHER}, and name it so in the rule")
 
 
