@@ -1,13 +1,16 @@
 """Token merging by importance: attention over fewer tokens, in every pass, by what the prompt did in the step before."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import emag
 from emag.core import COND, UNCOND, Rows
 from emag.errors import BadValue, Unsupported
+from emag.hosts.comfy.checks import _check_rule as comfy_check
 from emag.maths.merging import merge, unmerge
 from emag.maths.streams import Streams
 from emag.methods.common.merged_tokens import MergedState
@@ -232,3 +235,34 @@ def test_runs_without_a_difference_are_refused():
 def test_values_are_checked(wrong):
     with pytest.raises(BadValue):
         rule_of(**wrong)
+
+
+class Pairs(TorchFunctionMode):
+    """Pairs of a query and a key that the network's attention looks at, over all rows; the autoencoder's has more tokens."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention and args[0].shape[-2] <= 16:
+            self.count += args[0].shape[0] * args[0].shape[-2] * args[1].shape[-2]
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_it_saves_is_counted():
+    """Half of the tokens merged leave a quarter of the pairs, in half of the blocks."""
+    case, counts = CASES["dit"], []
+    for rules in ((), (rule_of(),)):
+        pipe = case.pipe()
+        with Pairs() as pairs, emag.guide(pipe, *rules):
+            case.run(pipe, num_inference_steps=4)
+        counts.append(pairs.count)
+    assert counts[1] == counts[0] * (0.5 + 0.5 * 0.25)
+
+
+@pytest.mark.parametrize("rule", [rule_of(), emag.FeatureReuse(layers=(1,)), emag.InternalGuidance(1.4),
+                                  emag.ModulationGuidance("other")], ids=lambda rule: rule.name)
+def test_what_is_not_built_for_comfyui_says_so(rule):
+    entry = SimpleNamespace(condition=("y",), family="a family")
+    network = SimpleNamespace(check_layers=lambda layers: None, check_text=lambda layers: None)
+    with pytest.raises(Unsupported, match=rf"{rule.name} .*use emag.guide around"):
+        comfy_check(rule, network, entry)
