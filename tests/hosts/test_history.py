@@ -6,7 +6,7 @@ import torch
 import emag
 from emag.core import COND, UNCOND
 from emag.errors import BadValue
-from emag.hosts.history import Segment, Shown, fractional, history_guidance, temporal, vanilla, with_history
+from emag.hosts.history import HistoryView, Segment, fractional, history_guidance, temporal, vanilla, with_history
 from emag.samplers import Path, sample
 
 close = torch.testing.assert_close
@@ -72,7 +72,7 @@ def test_what_sees_the_history_is_conditional_on_it(i):
 
 def branch(levels, i=3):
     """The prediction of one branch alone."""
-    return with_history(exact, HISTORY)(X, LEVELS.sigmas[i], Shown(levels))
+    return with_history(exact, HISTORY)(X, LEVELS.sigmas[i], HistoryView(levels))
 
 
 def test_the_sum_of_segments():
@@ -117,7 +117,7 @@ def test_noise_is_new_for_each_level_and_a_samples_own():
         seen.append((x[:, :PAST].clone(), sigmas.clone()))
         return exact(x, sigmas)
 
-    net, shown = with_history(spy, HISTORY), Shown((0.0, 0.5, 1.0))
+    net, shown = with_history(spy, HISTORY), HistoryView((0.0, 0.5, 1.0))
     for sigma in (0.7, 0.3, 0.7):
         net(X, sigma, shown)
     first, second, again = (one for one, _ in seen)
@@ -144,7 +144,8 @@ def test_a_condition_may_be_dropped_with_the_history():
     new = COV[PAST:, PAST:]
     close(told(X, 3), velocity(X, LEVELS.sigmas[3], 2.0, new))
     close(dropped(X, 3), velocity(X, LEVELS.sigmas[3], -1.0, new))
-    assert history_guidance(vanilla(PAST), False)[0] == {COND: Shown((0.0,) * PAST), UNCOND: Shown((1.0,) * PAST, False)}
+    shown = history_guidance(vanilla(PAST), False)[0]
+    assert shown == {COND: HistoryView((0.0,) * PAST), UNCOND: HistoryView((1.0,) * PAST, False)}
 
 
 def test_what_it_refuses():

@@ -10,7 +10,7 @@ from emag.errors import BadValue, Unsupported
 from emag.hosts.own_loop import Loop, loop_model
 from emag.maths.predictions import to_x0
 from emag.samplers import CFGppEuler, Euler, Path, invert, sample
-from emag.samplers.inversion import undone
+from emag.samplers.inversion import step_undone
 from emag.samplers.solvers import advance, to_epsilon
 from paths import CURVED, EXACT, PAIRS, PLAIN, WIDE, Steady, Tanh, Toy, close, every_pair, path, points
 
@@ -24,7 +24,7 @@ def test_it_undoes_a_step_of_held_predictions(kind, space):
     for i in range(len(levels)):
         (alpha, sigma), (after, rest) = levels.at(i), levels.at(i + 1)
         down = after * to_x0(guided, x, alpha, sigma, space) + rest * to_epsilon(kept, x, alpha, sigma, space)
-        close(undone(down, guided, kept, levels, i, space), x, **EXACT)
+        close(step_undone(down, guided, kept, levels, i, space), x, **EXACT)
 
 
 @held

@@ -38,7 +38,7 @@ class Segment(FiniteFields):
 
 
 @dataclass(frozen=True)
-class Shown:
+class HistoryView:
     """What one branch sees: the history at these levels, and whether it is told the condition."""
 
     levels: Levels
@@ -63,7 +63,7 @@ def temporal(frames: int, parts: Mapping[tuple[int, ...], float]) -> tuple[Segme
                  for part, scale in parts.items())
 
 
-def history_guidance(segments: Sequence[Segment], told: bool = True) -> tuple[dict[str, Shown], Compose]:
+def history_guidance(segments: Sequence[Segment], told: bool = True) -> tuple[dict[str, HistoryView], Compose]:
     """The conditions for `emag.guided`, and the rule, of a sum of segments: base u, all masked, arXiv 2502.06764.
 
     "cond" is the start of the first segment. Branches of equal levels are one, and those whose weights cancel are not
@@ -79,7 +79,7 @@ def history_guidance(segments: Sequence[Segment], told: bool = True) -> tuple[di
     names = {segments[0].start: COND, masked: UNCOND}
     for levels in (levels for one in segments for levels in (one.start, one.end)):
         names.setdefault(levels, "history:" + ":".join(f"{level:g}" for level in levels))
-    shown = {name: Shown(levels, told or name != UNCOND) for levels, name in names.items()}
+    shown = {name: HistoryView(levels, told or name != UNCOND) for levels, name in names.items()}
     return shown, Compose(UNCOND, tuple(Term(one.scale, names[one.start], names[one.end]) for one in segments))
 
 
@@ -93,7 +93,7 @@ def with_history(network: FrameNetwork, frames: torch.Tensor, condition: Any = N
     """
     keys = Streams.of(frames).keys
 
-    def denoiser(x: torch.Tensor, sigma: float, shown: Shown) -> torch.Tensor:
+    def denoiser(x: torch.Tensor, sigma: float, shown: HistoryView) -> torch.Tensor:
         if len(shown.levels) != frames.shape[1] or x.shape[2:] != frames.shape[2:] or len(frames) not in (1, len(x)):
             raise BadValue(f"a history of shape {tuple(frames.shape)} does not go before {tuple(x.shape)} at "
                            f"{len(shown.levels)} levels")

@@ -20,7 +20,7 @@ Reward = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class CtrlZ(Corrector):
-    """Ctrl-Z sampling: a step that brings no more reward is undone by noise and taken anew, from further and further up.
+    """Ctrl-Z sampling: a step that brings no more reward is taken back by noise, and taken anew from further up.
 
     After each step the image x0 that the network sees in x is scored. A sample whose score is not `delta` above that
     `window` steps before is brought up one level by fresh noise, taken down again by Euler steps under CFG at `scale`,

@@ -52,7 +52,7 @@ def _step_back(model: GuidedModel, x: torch.Tensor, i: int, scale: float, steps:
         held = {name: convert(pred, *at) for name, pred in model.branches(found, i).items()}
         guided = guided_prediction(held, scale, "invert")
         kept = guided_prediction(held, 0.0, "invert") if steps == "cfg++" else guided
-        found = undone(x, guided, kept, model.path, i, space)
+        found = step_undone(x, guided, kept, model.path, i, space)
     return found
 
 
@@ -61,7 +61,7 @@ def _held(space: Space) -> Space:
     return "epsilon" if space == "x0" else space
 
 
-def undone(x: torch.Tensor, guided: torch.Tensor, kept: torch.Tensor, path: Path, i: int, space: Space) -> torch.Tensor:
+def step_undone(x: torch.Tensor, guided: torch.Tensor, kept: torch.Tensor, path: Path, i: int, space: Space) -> torch.Tensor:
     """x [batch, ...] at level i whose step alpha' x0(guided) + sigma' epsilon(kept) is `x`, both predictions held."""
     (alpha, sigma), (after, rest) = path.at(i), path.at(i + 1)
 
