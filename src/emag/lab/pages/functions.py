@@ -33,7 +33,8 @@ def _public(name: str) -> list[tuple[str, Any]]:
 def page() -> str:
     """The functions as a page."""
     lines = ["# Functions", "", MADE, "", "What papers gave and is no method by name: ways to write a combination, guidance "
-             "of language models on logits, of mixtures, scores, searches, and what takes a function of yours. All are ordinary Python.", "",
+             "of language models on logits, of mixtures, scores, searches, and what takes a function of yours. All are "
+             "ordinary Python.", "",
              "| name | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {cell(text)} | {', '.join(_link(number) for number in numbers)} |"
               for name, text, numbers in rows()]
