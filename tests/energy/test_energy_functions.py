@@ -242,15 +242,17 @@ def test_given_scores_and_decoders_are_what_a_name_means():
         seen.append(images.shape)
         return images.flatten(1).sum(1)
 
-    model = guided(emag.Energy("mine", 0.3), scores={"mine": mine}, decode=lambda x0: x0[:, :, None, None].expand(-1, 3, 2, 2))
+    model = guided(emag.Energy("mine", 0.3), scores={"mine": mine},
+                   decode=lambda x0: x0[:, :, None, None].expand(-1, 3, 2, 2))
     close(model(X, 1), plain() + 0.3 * 4)  # four pixels each
     assert seen == [(4, 3, 2, 2)]
 
 
 def test_rules_with_memory_are_as_they_were_where_the_step_is_evaluated_again():
     """A rule before it is asked several times in a step, and goes on from what it kept before."""
-    rules = emag.CFG(2.0), emag.Momentum(0.5)
+    rules = (emag.APG(2.0, momentum=-0.5),)  # adds to what it keeps at each call
     rule = emag.Energy(quadratic, 1e-9, "next", True)
     close(sample(guided(*rules, rule), X), sample(guided(*rules), X), atol=1e-7, rtol=1e-7)
+    assert not torch.allclose(sample(guided(*rules), X), sample(guided(emag.APG(2.0, momentum=0.0)), X), atol=1e-3)
     again = emag.Energy(quadratic, 1e-9, "x_t", True, again=True)
     close(sample(guided(*rules, again), X), sample(guided(*rules), X), atol=1e-7, rtol=1e-7)

@@ -1,5 +1,7 @@
 """The maths of energy guidance: gradients per sample, their sizes, schedules, noise put back."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -90,7 +92,7 @@ def test_a_schedule_has_mean_one_and_its_shape(kind, path):
     found = shape_of(kind, levels)
     assert len(found) == 5 and sum(found) / 5 == pytest.approx(1)
     # c_t is a_t, 1 - a_t or 1, times one number for all steps
-    ratios = [(here[0] / after[0]) ** 2 for here, after in zip(levels, levels[1:])]
+    ratios = [(here[0] / after[0]) ** 2 for here, after in pairwise(levels)]
     wanted = {"constant": [1.0] * 5, "increase": ratios, "decrease": [1 - one for one in ratios]}[kind]
     assert [a * sum(wanted) for a in found] == pytest.approx([b * 5 for b in wanted])
 

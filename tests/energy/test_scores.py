@@ -25,7 +25,8 @@ def masks(side=32):
 
 
 SCORES = {
-    "distance": Distance(images(1, seed=1)), "each": Distance(images(3, seed=1)), "mask": Distance(images(1, seed=1), masks()),
+    "distance": Distance(images(1, seed=1)), "each": Distance(images(3, seed=1)),
+    "mask": Distance(images(1, seed=1), masks()),
     "blurred": Distance(images(1, 16, seed=1), operate=lambda x: torch.nn.functional.avg_pool2d(x, 2)),
     "colour": Colour(0.9, 0.1, 0.2), "edges": Edges(0.3), "classifier": OfClass("frog"),
     "elucd": OfClass("frog", (1.0, 0.5))}
@@ -74,7 +75,8 @@ def test_the_classifier_says_what_the_judge_says():
     given = (images() * 255).round().to(torch.uint8)
     logits = network.outputs(given.permute(0, 2, 3, 1).numpy().astype(np.uint8)).logits
     for name in ("frog", "ship"):
-        close(OfClass(name)(given / 255), logits.log_softmax(1)[:, card["classes"].index(name)].detach(), atol=1e-4, rtol=1e-4)
+        told = logits.log_softmax(1)[:, card["classes"].index(name)]
+        close(OfClass(name)(given / 255), told.detach(), atol=1e-4, rtol=1e-4)
     only = OfClass("frog", (1.0, 0.0))(given / 255)  # t2 = 0: the logit, less the log of the number of classes
     close(only, logits[:, card["classes"].index("frog")].detach() - np.log(len(classes())), atol=1e-4, rtol=1e-4)
     assert OfClass("frog")(images(2, 64)).shape == (2,)

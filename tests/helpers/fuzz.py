@@ -100,8 +100,9 @@ def own(rng, method, style):
         "rlg": lambda: {"model": rng.choice(("base", "lora:0"))},
         "s-cfg": lambda: {"bos": rng.choice((0, 2, 50))},
         "apg": lambda: {"norm_threshold": rng.choice((0.0, 5.0)), "momentum": rng.choice((0.0, -0.5))},
-        "energy": lambda: {"score": rng.choice(("colour:0.9:0.1:0.1", "edges:0.1", None)), "strength": rng.choice((0.0, 5.0)),
-                           "through_network": rng.choice((True, False)), "where": rng.choice(("x0", "next", "x_t")),
+        "energy": lambda: {"score": rng.choice(("colour:0.9:0.1:0.1", "edges:0.1", None)),
+                           "strength": rng.choice((0.0, 5.0)), "through_network": rng.choice((True, False)),
+                           "where": rng.choice(("x0", "next", "x_t")),
                            "of": rng.choice(("guided", "cond", "uncond")), "recur": rng.choice((1, 2))},
         "fdg": lambda: {"scales": rng.choice(((4.0, 2.0), (3.0,), (4.0, 2.0, 1.5)))},
     }.get(method, dict)()

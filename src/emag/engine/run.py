@@ -69,6 +69,7 @@ class Run:
         self.course = Course(self.network, self.rules, self.view, self.masks)
         self.finite = Finite()
         self.combines = any(rule.kind == "combining" for rule in self.rules)
+        self.looks = any(rule.looks_further for rule in self.rules)
         self.further = weak_branches(self.rules)
         self._held: Held | None = None
         self._calls: dict[str, NetworkCall] = {}  # of the clean branches of the step
@@ -194,7 +195,9 @@ class Run:
 
     def _result(self, branches: Branches, answer: Answer) -> StepResult:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
-        now = self.now.seeing(NetworkEvaluations(self.passes, self._calls, self.view), branches)
+        now = self.now
+        if self.looks:
+            now = now.seeing(NetworkEvaluations(self.passes, self._calls, self.view), branches)
         after = now.with_null(branches)
         pred = now.result(after)
         if pred is not branches[COND]:

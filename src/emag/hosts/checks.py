@@ -143,7 +143,8 @@ def _check_looks(rules: Sequence[Rule]) -> None:
 def _check_uncond_look(rules: Sequence[Rule], looks: Sequence[Look], name: str) -> None:
     saver = next((one.name for one in rules if type(one).spares_null is not Rule.spares_null), None)
     if saver and any(look.of == "uncond" for look in looks):
-        raise Unsupported(f"{name} evaluates the unconditional prediction at another x, and {saver} spares it: say of=guided")
+        raise Unsupported(f"{name} evaluates the unconditional prediction at another x, and {saver} spares it: "
+                          "say of=guided")
 
 
 def _check_nulls(rules: Sequence[Rule]) -> None:

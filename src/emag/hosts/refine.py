@@ -119,7 +119,8 @@ class Kept:
             return 0, {}, memory
         try:
             with safe_open(self.path, "pt") as file:
-                facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+                facts, names = file.metadata() or {}, list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise BadValue(f"{self.path} is no file of a search: {error}") from error
         if facts.get("search") != self.digest:

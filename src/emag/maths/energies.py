@@ -6,6 +6,7 @@ With $x = \alpha x_0 + \sigma \epsilon$ here and $\alpha', \sigma'$ at the level
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -43,8 +44,8 @@ def slope(at: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tu
         except RuntimeError as error:
             if "nference tensor" not in str(error):
                 raise
-            raise Unsupported("weights or buffers were made under torch.inference_mode, and no gradient passes them: load the "
-                              "model outside of it") from error
+            raise Unsupported("weights or buffers were made under torch.inference_mode, and no gradient passes them: load "
+                              "the model outside of it") from error
 
 
 def _slope(leaf: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -56,7 +57,7 @@ def _slope(leaf: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) ->
 
 
 def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, clip: float) -> torch.Tensor:
-    """`gradient` [batch, ...] divided as `normalise` says, then scaled down to the norm `clip` where it is longer; 0 leaves it.
+    """`gradient` [batch, ...] divided as `normalise` says, then scaled down to norm `clip` where it is longer (0: never).
 
     Per sample, so that no image depends on its batch mates. A gradient of 0 stays 0.
     """
@@ -84,7 +85,7 @@ def shape_of(kind: Shape, levels: tuple[tuple[float, float], ...]) -> tuple[floa
     """
     if kind == "constant":
         return (1.0,) * (len(levels) - 1)
-    ratios = [(here[0] / after[0]) ** 2 for here, after in zip(levels, levels[1:])]
+    ratios = [(here[0] / after[0]) ** 2 for here, after in pairwise(levels)]
     found = ratios if kind == "increase" else [1 - ratio for ratio in ratios]
     total = sum(found)
     if not total > 0:

@@ -97,8 +97,8 @@ class Ascent(Search):
 def differentiable(model: GuidedModel, scale: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
     """First-order runs of `model` whose result is differentiable in the first noise x [batch, ...].
 
-    scale: CFG's w of the clean predictions; rules of the model are refused, as they keep no gradients. Each step is evaluated
-    once more in the backward pass, so that memory holds one step's activations and all steps' x.
+    scale: CFG's w of the clean predictions; rules of the model are refused, as they keep no gradients. Each step is
+    evaluated once more in the backward pass, so that memory holds one step's activations and all steps' x.
     """
     rules: Any = getattr(model, "rules", ())
     if rules:

@@ -18,7 +18,8 @@ class Preset:
 def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> Preset:
     settings = {"strength": rho, "mean": mu, "where": "x_t", "through_network": True, "inner": 4, "smooth": smooth,
                 "schedule": schedule}
-    return Preset(settings, "arXiv 2409.15761", "x' + rho_t grad_x F(x0(x)) / sqrt(a_t) + alpha' (moves of x0 by mu_t grad F)",
+    return Preset(settings, "arXiv 2409.15761",
+                  "x' + rho_t grad_x F(x0(x)) / sqrt(a_t) + alpha' (moves of x0 by mu_t grad F)",
                   "the authors' code, with noise in each step (eta 1), which ours has not")
 
 
@@ -29,7 +30,8 @@ PRESETS: dict[str, Preset] = {
                   "x' - zeta / |r| grad_x |r|^2, the score being -|r|^2"),
     "lgd": Preset({"where": "next", **NETWORK, "smooth": 1.0, "draws": 4}, "LGD, ICML 2023",
                   "x' + rho grad_x log mean_j exp(f(x0 + sigma n_j))", "4 draws as in the code of TFG, strength untested"),
-    "freedom": Preset({"where": "next", **NETWORK, "recur": 2}, "arXiv 2303.09833", "x' + rho grad_x f(x0), each step repeated",
+    "freedom": Preset({"where": "next", **NETWORK, "recur": 2}, "arXiv 2303.09833",
+                      "x' + rho grad_x f(x0), each step repeated",
                       "strength and number of repetitions untested"),
     "mpgd": Preset({"where": "next"}, "arXiv 2311.16424", "x' + alpha' mu grad f(x0)"),
     "ugd": Preset({"where": "x0", **NETWORK, "mean": 1.0}, "arXiv 2302.07121",

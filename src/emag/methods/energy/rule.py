@@ -19,8 +19,8 @@ class Energy(Rule):
     """Energy guidance: move the sample to where a score of the decoded image is higher, by its gradient.
 
     A score is a function of images [batch, 3, height, width] in [0, 1] that gives one number for each, higher is better:
-    a classifier's log probability, minus a distance, a reward. G is its gradient, per sample, at the estimate x0 of the clean
-    sample. Through the network G is that of x_t, one more forward and a backward pass; otherwise it is that of x0 alone,
+    a classifier's log probability, minus a distance, a reward. G is its gradient, per sample, at the estimate x0 of the
+    clean sample. Through the network G is that of x_t, one more forward and a backward pass; otherwise that of x0 alone,
     and the network is not differentiated. Both in one are the training-free guidance of which DPS, LGD, FreeDoM, UGD and
     MPGD are settings (`Energy.preset`). Rules before it, CFG among them, make the estimate it works on: name it last.
 
@@ -39,7 +39,7 @@ class Energy(Rule):
         through_network: differentiate the network, so that G is the gradient in x_t.
         of: whose x0 is scored: "guided", what the rules before gave; "cond" or "uncond", a clean prediction.
         mean: mu, what the gradient at x0 itself is multiplied by in `inner` further moves of x0 (TFG's mean guidance).
-        inner: N_iter, moves of x0 one after the other, each by the gradient at the last; of x_t, where it is evaluated again.
+        inner: N_iter, moves of x0 one after the other, each by the gradient there; of x_t where it is evaluated again.
         recur: N_recur, how often a step is made: after each but the last, noise takes it back to where it began.
         again: where x_t is moved, evaluate the network anew there; otherwise its estimate of the noise is kept.
         smooth: noise added to x0 before it is scored, in units of sigma; the score is log mean exp over `draws` of it.
@@ -120,7 +120,8 @@ class Energy(Rule):
     @property
     def label(self) -> str:
         """The score in words."""
-        return repr(self.score) if isinstance(self.score, str) else getattr(self.score, "__name__", type(self.score).__name__)
+        own = getattr(self.score, "__name__", type(self.score).__name__)
+        return repr(self.score) if isinstance(self.score, str) else own
 
     @property
     def first_order(self) -> bool:
@@ -163,8 +164,8 @@ class Energy(Rule):
         share = self.share(step)
         made = self._made(pred, branches, step, share, self._slopes(step, state)).told(step) if share else pred
         if step.index == step.count - 1 and not bool(state["moved"]):
-            raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, or "
-                           "the images are out of [0, 1], where they are cut off")
+            raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, "
+                           "or the images are out of [0, 1], where they are cut off")
         return made
 
     def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
@@ -173,8 +174,8 @@ class Energy(Rule):
                               "emag.guide around a diffusers pipeline, or emag.guided around a function")
         score = step.access.score(self.score) if isinstance(self.score, str) else self.score
         if score is None:
-            raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
-                           f"{self.required['score']}")
+            raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such "
+                           f"as {self.required['score']}")
         return Slopes(step, step.access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
                       state)
 

@@ -56,8 +56,8 @@ class Slopes:
     def _checked(self, values: Any, batch: int) -> torch.Tensor:
         if not isinstance(values, torch.Tensor) or values.shape != (batch,):
             got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-            raise BadValue(f"the score {self.label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number "
-                           f"for each, a tensor [{batch}]")
+            raise BadValue(f"the score {self.label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one "
+                           f"number for each, a tensor [{batch}]")
         bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
         if bad:
             raise BadValue(f"the score {self.label} is not finite for image {bad[0]} at step {self.step.index + 1} of "

@@ -30,7 +30,8 @@ class View:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """`images` [batch or 1, channels, height, width] in this view, [batch, ...]; differentiable."""
         if images.ndim != 4:
-            raise BadValue(f"augment is for images [batch, channels, height, width], and the score is given {list(images.shape)}")
+            raise BadValue("augment is for images [batch, channels, height, width], and the score is given "
+                           f"{list(images.shape)}")
         images = images.expand(len(self.mirrored), *images.shape[1:])
         return torch.stack([self._one(image, at) for at, image in enumerate(images)])
 
