@@ -73,8 +73,10 @@ def test_realism_of_an_image_is_its_own():
 
 
 def test_many_copies_of_a_real_image_have_a_ball_too():
-    real = np.concatenate([REAL, np.repeat(REAL[:1], 6, 0)])
-    assert realism(real, REAL[:1])[0] >= 1
+    far = np.full((1, 8), 30.1)
+    found = realism(np.concatenate([REAL, np.repeat(far, 7, 0)]), np.concatenate([far, far + 1]))
+    assert found[0] == 1 > found[1]
+    assert (realism(np.ones((9, 3)), np.ones((2, 3))) == 1).all()
 
 
 def test_the_metric_is_a_mean_over_images_so_that_differences_are_paired():

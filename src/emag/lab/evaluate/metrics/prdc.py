@@ -14,8 +14,8 @@ import torch
 
 from ....errors import BadValue
 
-NEAR = 1e-30
-"""Squared distance below which two images are one."""
+NEAR = 1e-12
+"""Squared distance, over the mean square of the features, below which two images are one: what rounding leaves."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ def realism(real: Any, generated: Any, k: int = 5, chunk: int = 2048, device: st
     x, y = x - x.mean(0), y - x.mean(0)
     around = radii(x, k, chunk) if real_radii is None else real_radii
     small = around <= around.quantile(kept, interpolation="higher")
-    x, around = x[small], around[small].clamp(min=NEAR)  # a ball of copies has no radius, and they lie in it
+    near = max(NEAR * float(x.square().sum(1).mean()), 1e-300)
+    x, around = x[small], around[small].clamp(min=near)  # a ball of copies has no radius, and they lie in it
     best = torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for rows, distances in _distances(x, y, chunk):
-        best = torch.maximum(best, (around[rows, None] / distances.clamp(min=NEAR)).amax(0))
+        best = torch.maximum(best, (around[rows, None] / distances.clamp(min=near)).amax(0))
     return best.sqrt().clamp(max=1000).cpu().numpy()
 
 
