@@ -12,7 +12,7 @@ from emag.lab.train.digits import (
     STEPS,
     WORDS,
     WRONG,
-    Rule,
+    CountingMask,
     counted,
     measured,
     texts,
@@ -65,5 +65,5 @@ def test_the_rule_as_a_mask_is_always_kept_under_guidance_too(scale):
 
 def test_the_mask_is_the_rule():
     scores = torch.zeros(1, len(WORDS))
-    first, then = Rule()(torch.tensor([[STEPS[2]]]), scores), Rule()(torch.tensor([[STEPS[2], DIGITS[9]]]), scores)
+    first, then = (CountingMask()(torch.tensor([text]), scores) for text in ([STEPS[2]], [STEPS[2], DIGITS[9]]))
     assert first.isfinite().sum() == 10 and then.isfinite().nonzero().tolist() == [[0, DIGITS[2]]]

@@ -69,7 +69,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="none", eos_token="</s>")
 
 
-class Rule:
+class CountingMask:
     """The rule itself as a mask: after a digit the one digit that the prompt's step leads to; at first any digit."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ def measured(model: Any, scale: float, count: int = 450, mask: bool = False, see
         torch.manual_seed(seed)
         with tokens.guide(model, *rules, null=torch.tensor([NONE]) if rules else None):
             made = model.generate(prompts, do_sample=True, max_new_tokens=LENGTH, top_k=0, eos_token_id=None,
-                                  logits_processor=[Rule()] if mask else [])
+                                  logits_processor=[CountingMask()] if mask else [])
     return counted(made)
 
 
