@@ -12,18 +12,7 @@ from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
 from .passes import NetworkCall, Passes
-
-
-class Sight(Protocol):
-    """What a host gives a run for rules that look further."""
-
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
-        ...
-
-    def score(self, name: str) -> Score:
-        """The score of that name."""
-        ...
+from .view import Sight
 
 
 class Evaluations(Sight, Protocol):
@@ -73,7 +62,7 @@ class NetworkEvaluations:
     calls: Mapping[str, NetworkCall]
     sight: Sight
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
         return {name: self._branch(x, name) for name in names}
 
     def _branch(self, x: torch.Tensor, name: str) -> torch.Tensor:

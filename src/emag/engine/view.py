@@ -33,16 +33,20 @@ class Extras(Protocol):
         """Another network that can be called with the same arguments."""
         ...
 
+
+class Sight(Protocol):
+    """What a host gives a run for rules that look further."""
+
     def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
         """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
         ...
 
     def score(self, name: str) -> Score:
-        """A score of images by its name."""
+        """The score of that name."""
         ...
 
 
-class View(Ahead, Extras, Protocol):
+class View(Ahead, Extras, Sight, Protocol):
     """What a run asks of its host."""
 
     @property

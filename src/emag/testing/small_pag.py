@@ -40,7 +40,7 @@ def off(call: Any) -> Any:
     return partial(call, pag_scale=0.0)
 
 
-HALF = {"controlnet_conditioning_scale": 0.5}
+HALF: dict[str, Any] = {"controlnet_conditioning_scale": 0.5}
 _CONTROL = controlled(sd_call, "image", **HALF)
 _CONTROL_XL = controlled(sdxl_call, "image", **HALF)
 _SIGMA = partial(pixart, PixArtSigmaPipeline)

@@ -110,8 +110,8 @@ def unclip_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     return {"image_embeds": torch.cat([noise(600 + seed, 1, SEEN) for seed in seeds]), **sd_call(seeds, **more)}
 
 
-_HALF = {"controlnet_conditioning_scale": 0.5}
-_UNION = {"control_mode": 0, "controlnet_conditioning_scale": 0.5}
+_HALF: dict[str, Any] = {"controlnet_conditioning_scale": 0.5}
+_UNION: dict[str, Any] = {"control_mode": 0, "controlnet_conditioning_scale": 0.5}
 
 MORE = {case.name: case for case in (
     Case("sdxl-union", lambda **kw: union(StableDiffusionXLControlNetUnionPipeline, **kw), controlled(sdxl_call, **_UNION),

@@ -26,7 +26,7 @@ COLUMNS = (
 )
 
 AVERAGE = "1-4"
-"""The first is a seed at which CFG has as many of the eight prompts of shapes right as over seeds 0 to 15: 5.25 on average."""
+"""At the first, CFG has as many of the eight prompts of shapes right as on average over seeds 0 to 15: 5.25."""
 
 
 @command("emag demo", "emag demo -m tiny --classes frog,truck -o out/demo",
