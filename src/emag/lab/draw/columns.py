@@ -72,7 +72,7 @@ class Column:
         """From rules, correctors and at most one solver, mixed."""
         solvers = [part for part in parts if isinstance(part, Solver)]
         if len(solvers) > 1:
-            raise BadValue(f"the column {label!r} names {len(solvers)} solvers; keep one")
+            raise BadValue(f"{label!r} names {len(solvers)} solvers; keep one")
         return cls(label, tuple(part for part in parts if isinstance(part, Rule)), scale,
                    tuple(part for part in parts if isinstance(part, Corrector)), next(iter(solvers), None), steps)
 
