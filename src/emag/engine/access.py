@@ -73,7 +73,7 @@ class NetworkEvaluations:
     calls: Mapping[str, NetworkCall]
     sight: Sight
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
         return {name: self._branch(x, name) for name in names}
 
     def _branch(self, x: torch.Tensor, name: str) -> torch.Tensor:

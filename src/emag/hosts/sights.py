@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Score, Step
+from ..core import Branches, Score, Step
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 """x0 [batch, ...] -> images [batch, 3, height, width] in [0, 1], or whatever else scores see; differentiable."""
@@ -27,7 +27,7 @@ class Elsewhere:
     sights: Sights
     evaluate: Callable[[torch.Tensor, Step, str], torch.Tensor]
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
         return {name: self.evaluate(x, self.step, name) for name in names}
 
     def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
