@@ -197,3 +197,15 @@ def test_a_network_serves_one_at_a_time():
 
     emag.guided(denoiser, EMAG(), path=sigmas_of(pipe), conditions=conditions(), backbone=pipe.transformer)(first(), 0)
     assert errors
+
+
+def test_an_energy_through_the_network_is_the_pipelines():
+    """Its passes are the function's own, with what works inside the attention, and are counted."""
+    rules = METHODS["pladis"](2.0, layers=(1,)), emag.CFG(4.0), emag.Energy("colour:0.9:0.1:0.1", 1.0, "next", True)
+    pipe = sd3()
+    with emag.guide(pipe, *rules) as run:
+        expected = pipe(**sd3_call()).images
+    model = guided(pipe, *rules, decode=partial(decode, pipe))
+    made = euler(model, first(), sigmas_of(pipe))
+    assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert model.block_evaluations == run.stats.evaluations == model.plan.total
