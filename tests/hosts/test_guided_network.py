@@ -1,10 +1,13 @@
 """A denoiser function whose network is known: weak branches inside it, in somebody's own loop."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import emag
 from emag.errors import BadValue, Busy, NoEffect, Unsupported
+from emag.hosts.decoding import decode
 from emag.lab.doctor.diagnose import _other, _sure, tried
 from emag.methods import METHODS
 from own_function import EMAG, STEPS, conditions, denoiser_of, euler, first, guided, sigmas_of
@@ -32,7 +35,7 @@ def test_a_loop_makes_what_the_pipeline_makes(label):
     rules, pipe = rules_of(label), sd3()
     with emag.guide(pipe, *rules, conditions=_other(CASES["sd3"])) as run:
         expected = pipe(**sd3_call()).images
-    model = guided(pipe, *rules)
+    model = guided(pipe, *rules, decode=partial(decode, pipe))
     made = euler(model, first(), sigmas_of(pipe))
     assert (made - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert model.block_evaluations == run.stats.evaluations
@@ -194,3 +197,15 @@ def test_a_network_serves_one_at_a_time():
 
     emag.guided(denoiser, EMAG(), path=sigmas_of(pipe), conditions=conditions(), backbone=pipe.transformer)(first(), 0)
     assert errors
+
+
+def test_an_energy_through_the_network_is_the_pipelines():
+    """Its passes are the function's own, with what works inside the attention, and are counted."""
+    rules = METHODS["pladis"](2.0, layers=(1,)), emag.CFG(4.0), emag.Energy("colour:0.9:0.1:0.1", 1.0, "next", True)
+    pipe = sd3()
+    with emag.guide(pipe, *rules) as run:
+        expected = pipe(**sd3_call()).images
+    model = guided(pipe, *rules, decode=partial(decode, pipe))
+    made = euler(model, first(), sigmas_of(pipe))
+    assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert model.block_evaluations == run.stats.evaluations == model.plan.total

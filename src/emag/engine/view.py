@@ -61,3 +61,11 @@ class View(Ahead, Extras, Sight, Protocol):
     def rows(self, kind: CallKind, total: int) -> Rows:
         """Where the branches sit in a call of `total` rows; what is the host's own business counts as conditional."""
         ...
+
+    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
+        ...
+
+    def score(self, name: str) -> Score:
+        """A score of images by its name."""
+        ...
