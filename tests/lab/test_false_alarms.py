@@ -55,14 +55,14 @@ def test_a_large_difference_is_clear():
 
 
 def test_a_share_among_those_asked_has_mcnemars_p():
-    """Ten images were asked; five of them, and none the other way, are right in one recipe alone: 2 / 2^5."""
+    """Ten images were asked; six are right in one recipe alone, one in the other: 2 (1 + 7) / 2^7."""
     a, b = np.full(30, np.nan), np.full(30, np.nan)
-    a[:10], b[:10] = [1] * 7 + [0] * 3, [1] * 2 + [0] * 8
-    assert paired_p(a, b) == pytest.approx(2 / 2**5) == paired_p(a[:10] == 1, b[:10] == 1)
+    a[:10], b[:10] = [1] * 7 + [0] * 3, [1] + [0] * 8 + [1]
+    assert paired_p(a, b) == pytest.approx(1 / 8) == paired_p(a[:10] == 1, b[:10] == 1)
     judged = [METRICS["correct-relation"].of(Sample({"relation": np.nan_to_num(one, nan=-1).astype(np.int8)}, {}))
               for one in (a, b)]
     found = bootstrap.difference(*judged)
-    assert found.p == pytest.approx(2 / 2**5) and found.n == 10 and found.value == pytest.approx(0.5)
+    assert found.p == pytest.approx(1 / 8) and found.n == 10 and found.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("moved", [1, 3, 6])
