@@ -81,6 +81,12 @@ def test_an_interval_without_width_tells_nothing():
     assert found.low == found.high > 0 and p_of_interval(found.value, found.low, found.high) == 1
 
 
+def test_an_interval_of_few_images_has_heavier_tails():
+    near, far = (p_of_interval(one, one - 1.96, one + 1.96, 20) for one in (1.96, 4.0))
+    assert near == pytest.approx(2 * stats.t.sf(1.96, 19), rel=1e-3) and far > 10 * p_of_interval(4.0, 2.04, 5.96)
+    assert p_of_interval(4.0, 2.04, 5.96, 10**7) == pytest.approx(p_of_interval(4.0, 2.04, 5.96), rel=1e-3)
+
+
 def test_a_share_that_no_prompt_asks_for_says_so():
     with pytest.raises(BadValue, match="none of the 4 prompts asks for a relation"):
         METRICS["correct-relation"].of(Sample({"relation": np.full(4, -1)}, {}))
