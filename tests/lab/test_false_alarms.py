@@ -55,14 +55,14 @@ def test_a_large_difference_is_clear():
 
 
 def test_a_share_among_those_asked_has_mcnemars_p():
-    """Ten images were asked; five of them, and none the other way, are right in one recipe alone: 2 / 2^5."""
+    """Ten images were asked; six are right in one recipe alone, one in the other: 2 (1 + 7) / 2^7."""
     a, b = np.full(30, np.nan), np.full(30, np.nan)
-    a[:10], b[:10] = [1] * 7 + [0] * 3, [1] * 2 + [0] * 8
-    assert paired_p(a, b) == pytest.approx(2 / 2**5) == paired_p(a[:10] == 1, b[:10] == 1)
+    a[:10], b[:10] = [1] * 7 + [0] * 3, [1] + [0] * 8 + [1]
+    assert paired_p(a, b) == pytest.approx(1 / 8) == paired_p(a[:10] == 1, b[:10] == 1)
     judged = [METRICS["correct-relation"].of(Sample({"relation": np.nan_to_num(one, nan=-1).astype(np.int8)}, {}))
               for one in (a, b)]
     found = bootstrap.difference(*judged)
-    assert found.p == pytest.approx(2 / 2**5) and found.n == 10 and found.value == pytest.approx(0.5)
+    assert found.p == pytest.approx(1 / 8) and found.n == 10 and found.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("moved", [1, 3, 6])
@@ -79,6 +79,12 @@ def test_an_interval_without_width_tells_nothing():
     a, b = Jackknife(0.6, np.zeros(20)), Jackknife(0.5, np.zeros(20))
     found = bootstrap.difference(a, b)
     assert found.low == found.high > 0 and p_of_interval(found.value, found.low, found.high) == 1
+
+
+def test_an_interval_of_few_images_has_heavier_tails():
+    near, far = (p_of_interval(one, one - 1.96, one + 1.96, 20) for one in (1.96, 4.0))
+    assert near == pytest.approx(2 * stats.t.sf(1.96, 19), rel=1e-3) and far > 10 * p_of_interval(4.0, 2.04, 5.96)
+    assert p_of_interval(4.0, 2.04, 5.96, 10**7) == pytest.approx(p_of_interval(4.0, 2.04, 5.96), rel=1e-3)
 
 
 def test_a_share_that_no_prompt_asks_for_says_so():

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from emag.errors import BadValue
 from emag.lab.evaluate.folder import RunFolder
 from emag.lab.evaluate.metrics import measure
-from emag.lab.evaluate.metrics.extractors.discriminator import Discriminator as Extractor
+from emag.lab.evaluate.metrics.extractors.discriminator import Realness
 from emag.lab.evaluate.spec import parse
 from emag.lab.evaluate.tasks import seed_of
 from emag.lab.train import discriminator as training
@@ -155,7 +155,7 @@ def test_it_judges_runs_picture_by_picture_and_pairs_them(trained, tmp_path):
 
 def test_it_refuses_pictures_of_seeds_that_it_learned_from(trained, tmp_path, monkeypatch):
     plan = measure.plan(["discriminator"], discriminator=trained[0])
-    monkeypatch.setattr(Extractor, "__call__", lambda *a: pytest.fail("an image was judged"))
+    monkeypatch.setattr(Realness, "__call__", lambda *a: pytest.fail("an image was judged"))
     with pytest.raises(BadValue, match="20 of 20 images of none have seeds that the discriminator learned from"):
         measure.measure(run_of(tmp_path / "run"), plan)
     with pytest.raises(BadValue, match="20 of 30"):
@@ -164,7 +164,7 @@ def test_it_refuses_pictures_of_seeds_that_it_learned_from(trained, tmp_path, mo
 
 def test_it_refuses_pictures_of_another_size(trained):
     with pytest.raises(BadValue, match="16x16 pixels, not 20x12"):
-        Extractor(folder=trained[0])(pictures(0, 2, 12, 20), [])
+        Realness(folder=trained[0])(pictures(0, 2, 12, 20), [])
 
 
 def test_missing_and_damaged_folders(trained, tmp_path):
@@ -172,10 +172,10 @@ def test_missing_and_damaged_folders(trained, tmp_path):
         load_discriminator(tmp_path)
     with pytest.raises(BadValue, match="lacks"):
         measure.plan(["discriminator"], discriminator=tmp_path)
-    before = discriminator.weights_digest(trained[0])
+    before = discriminator.discriminator_digest(trained[0])
     card = json.loads((trained[0] / CARD).read_text())
     (trained[0] / CARD).write_text(json.dumps({**card, "pairs": 0}))
-    assert discriminator.weights_digest(trained[0]) != before
+    assert discriminator.discriminator_digest(trained[0]) != before
     for text in ("{}", json.dumps({**card, "learned": {"model": "a"}})):
         (trained[0] / CARD).write_text(text)
         with pytest.raises(BadValue, match="cannot be read"):

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import BadValue
 from ..files import parsed
+from .classifier import pixels
 from .folder import first_line
 
 FOLDER = Path(__file__).parent / "weights" / "discriminator"
@@ -63,11 +64,6 @@ class Learned:
     size: int
 
 
-def pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images as the network reads them: fp32 in [-1, 1]."""
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
 def as_stored(images: np.ndarray, jpeg: int) -> torch.Tensor:
     """uint8 images [n, h, w, 3] as the real ones were stored, [n, 3, h, w]: through JPEG of this quality, 0 as they are.
 
@@ -100,7 +96,7 @@ def _learned(data: Mapping[str, Any]) -> Learned:
     return Learned(model=str(data["model"]), **{key: int(data[key]) for key in ("seed", "images", "jpeg", "size")})
 
 
-def weights_digest(folder: Path = FOLDER) -> str:
+def discriminator_digest(folder: Path = FOLDER) -> str:
     """First 8 hex digits of the sha256 of weights and card. Raises `BadValue` where there are none."""
     _present(folder)
     return hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / CARD).read_bytes()).hexdigest()[:8]

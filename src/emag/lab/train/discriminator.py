@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from ...errors import BadValue
 from ...files import check_folder, parsed
 from ...models import folder
-from ...models.discriminator import CARD, WEIGHTS, Discriminator, Learned, pixels
+from ...models.classifier import pixels
+from ...models.discriminator import CARD, WEIGHTS, Discriminator, Learned
 from .ending import leave_unless, told_errors
 from .optimizers import Optimizers
 from .progress import stop_on_signals

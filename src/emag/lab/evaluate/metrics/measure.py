@@ -14,7 +14,7 @@ from . import bootstrap, doubts, kid
 from .bootstrap import Estimate, Statistic
 from .extractors import EXTRACTORS
 from .extractors.base import Extractor, Picky
-from .extractors.discriminator import Discriminator
+from .extractors.discriminator import Realness
 from .features import Images, features
 from .jackknife import Jackknife
 from .reference import Reference
@@ -69,7 +69,7 @@ def plan(names: Sequence[str], reference: Reference | None = None, k: int = 5, d
     Raises `BadValue` for anything missing or not fitting: call it before images are made.
     """
     metrics = chosen(list(names))
-    own = {} if discriminator is None else {"discriminator": lambda on: Discriminator(on, Path(discriminator).expanduser())}
+    own = {} if discriminator is None else {"discriminator": lambda on: Realness(on, Path(discriminator).expanduser())}
     extractors = {name: (EXTRACTORS | own)[name](device) for name in dict.fromkeys(one.extractor for one in metrics)}
     for metric in metrics:
         if metric.reference and reference is None:
@@ -107,7 +107,7 @@ def measure(run: Any, plan: Plan, recipes: Sequence[str] | None = None, against:
 
 def _check_seeds(run: Any, plan: Plan, names: Sequence[str], limit: int | None) -> None:
     """Raise `BadValue` for images that an extractor must not judge, before any is read."""
-    for extractor in [one for one in plan.extractors.values() if isinstance(one, Picky)]:
+    for extractor in (one for one in plan.extractors.values() if isinstance(one, Picky)):
         for recipe in names:
             extractor.refuse(recipe, Images.of(run, recipe, limit).columns["seed"])
 

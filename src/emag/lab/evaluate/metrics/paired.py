@@ -28,11 +28,12 @@ def paired_p(a: np.ndarray, b: np.ndarray) -> float:
     return max(normal, 2.0 ** (1 - moved))
 
 
-def p_of_interval(value: float, low: float, high: float) -> float:
+def p_of_interval(value: float, low: float, high: float, n: int | None = None) -> float:
     """The p that a 95 % interval of a normal value stands for: 0.05 where one of its ends is 0; 1 without a width, as an
-    interval that knows of no spread tells nothing."""
+    interval that knows of no spread tells nothing. n: of the images that its width is estimated from, with Student's tails:
+    far out, those of a normal value are too thin for a few images. None: the width is known."""
     deviation = (high - low) / (2 * Z95)
-    return 1.0 if deviation <= 0 else float(2 * stats.norm.sf(abs(value) / deviation))
+    return 1.0 if deviation <= 0 else float(2 * stats.t.sf(abs(value) / deviation, n - 1 if n else np.inf))
 
 
 def holm(p: Sequence[float]) -> list[float]:

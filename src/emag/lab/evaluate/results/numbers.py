@@ -146,7 +146,8 @@ class Results:
         for base in dict.fromkeys(base for row in self.rows for base in row.minus):
             held = {(row.name, base, metric): one for row in self.rows for metric, one in self.differences(row, base).items()
                     if metric in self.judged}
-            values = [p_of_interval(one.value, one.low, one.high) if one.p is None else one.p for one in held.values()]
+            values = [p_of_interval(one.value, one.low, one.high, one.n) if one.p is None else one.p
+                      for one in held.values()]
             found |= dict(zip(held, holm(values)))
         return found
 

@@ -17,7 +17,7 @@ BATCH = 500
 
 
 @dataclass
-class Discriminator:
+class Realness:
     """score [n]: logit of being real; 0 is not told from real. folder: of another network than the embedded one."""
 
     device: str = "cpu"
@@ -31,7 +31,7 @@ class Discriminator:
     @property
     def version(self) -> str:
         """Weights, and whose plain pictures they know."""
-        return f"discriminator-{network.weights_digest(self.folder)} of {Path(self.loaded[1].model).name}"
+        return f"discriminator-{network.discriminator_digest(self.folder)} of {Path(self.loaded[1].model).name}"
 
     def check(self) -> None:
         _ = self.loaded
