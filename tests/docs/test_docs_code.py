@@ -26,6 +26,7 @@ ELSEWHERE = {
 
 GIVEN = dict.fromkeys(("docs/models", "docs/modular", "docs/worlds"),
                        "from typing import Any\nphoto: Any\npipe: Any\nimages: Any\nprompts: list[str]\n")
+GIVEN["docs/tokens"] = "from typing import Any\ninput_ids: Any\nlogits: Any\ntokens: Any\nprompt: Any\n"
 """Names that a page says one has already."""
 
 HOLES: dict[str, set[str]] = {}

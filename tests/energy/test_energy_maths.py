@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from emag.errors import BadValue
-from emag.maths.energies import reach, recording, renoised, shape_of, slope, smoothed, stepped, tamed, towards
+from emag.maths.energies import (
+    first_order_step,
+    noised_back,
+    reach,
+    recording,
+    shape_of,
+    slope,
+    smoothed_score,
+    tamed,
+    towards,
+)
 
 close = torch.testing.assert_close
 HERE, NEXT = (0.6, 0.8), (0.8, 0.6)
@@ -79,9 +89,9 @@ def test_a_clip_of_one_is_rectifids_division():
 
 def test_smoothing_is_log_mean_exp_and_one_draw_is_itself():
     scores = draw(5, 3)
-    close(smoothed(scores), scores.exp().mean(0).log())
-    assert torch.equal(smoothed(scores[:1]), scores[0])
-    close(smoothed(scores[:1].expand(7, 3)), scores[0])
+    close(smoothed_score(scores), scores.exp().mean(0).log())
+    assert torch.equal(smoothed_score(scores[:1]), scores[0])
+    close(smoothed_score(scores[:1].expand(7, 3)), scores[0])
 
 
 @pytest.mark.parametrize("kind", ["constant", "increase", "decrease"])
@@ -104,18 +114,18 @@ def test_a_schedule_without_value_is_refused():
 
 def test_a_step_there_and_back():
     x, x0 = draw(2, 3), draw(2, 3, seed=1)
-    made = stepped(x, x0, HERE, NEXT)
+    made = first_order_step(x, x0, HERE, NEXT)
     close(made, NEXT[0] * x0 + NEXT[1] * (x - HERE[0] * x0) / HERE[1])
     close(towards(made, x, HERE, NEXT), x0)
-    close(stepped(x, x0 + 1, HERE, NEXT) - made, torch.full_like(x, reach(HERE, NEXT)))
+    close(first_order_step(x, x0 + 1, HERE, NEXT) - made, torch.full_like(x, reach(HERE, NEXT)))
 
 
 @pytest.mark.parametrize(("here", "after"), [(HERE, NEXT), ((0.2, 0.8), (0.5, 0.5)), ((0.0, 1.0), (0.3, 0.7))])
 def test_noise_put_back_gives_the_level_its_own_variance(here, after):
     """x' = alpha' x0 + sigma' epsilon becomes alpha x0 + noise of variance sigma^2, exactly: two independent parts."""
     one = torch.ones(1, dtype=torch.float64)
-    assert renoised(after[0] * one, 0 * one, here, after).item() == pytest.approx(here[0])
-    kept, fresh = renoised(after[1] * one, 0 * one, here, after), renoised(0 * one, one, here, after)
+    assert noised_back(after[0] * one, 0 * one, here, after).item() == pytest.approx(here[0])
+    kept, fresh = noised_back(after[1] * one, 0 * one, here, after), noised_back(0 * one, one, here, after)
     assert (kept**2 + fresh**2).item() == pytest.approx(here[1] ** 2)
 
 
@@ -123,4 +133,4 @@ def test_on_a_variance_preserving_path_it_is_the_published_noise():
     """x_t ~ N(sqrt(a_t) x', (1 - a_t) I)."""
     share = (HERE[0] / NEXT[0]) ** 2
     x, noise = draw(2, 3), draw(2, 3, seed=1)
-    close(renoised(x, noise, HERE, NEXT), share**0.5 * x + (1 - share) ** 0.5 * noise)
+    close(noised_back(x, noise, HERE, NEXT), share**0.5 * x + (1 - share) ** 0.5 * noise)

@@ -7,7 +7,7 @@ import torch
 from emag.errors import BadValue
 from emag.maths.energies import slope
 from emag.maths.streams import Streams
-from emag.methods.energy.views import View, seen
+from emag.methods.energy.views import ImageView, seen
 from emag.models.classifier import load_classifier
 from emag.scores import Colour, Distance, Edges, OfClass, classes, edges, named
 
@@ -85,13 +85,13 @@ def test_the_classifier_says_what_the_judge_says():
 def test_a_reference_is_seen_in_the_view_of_the_image():
     """Image and reference mirrored and shifted alike are as far apart as before."""
     streams = Streams.of(torch.randn(3, 4))
-    views = [View.drawn(streams, f"{at}", 3) for at in range(4)]
+    views = [ImageView.drawn(streams, f"{at}", 3) for at in range(4)]
     for name in ("distance", "each"):
         for view in views:
             close(seen(SCORES[name], view)(images()), SCORES[name](images()))
     assert not torch.allclose(seen(SCORES["mask"].__call__, views[0])(images()), SCORES["mask"](images()))
     close(seen(SCORES["mask"], views[0])(images()), SCORES["mask"](images()))
-    alone = View.drawn(Streams([streams.keys[1]]), "0", 1)
+    alone = ImageView.drawn(Streams([streams.keys[1]]), "0", 1)
     close(alone(images()[1:2]), views[0](images())[1:2])
     assert any(view.mirrored.any() and not view.mirrored.all() for view in views)
 

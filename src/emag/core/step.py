@@ -21,14 +21,14 @@ Branches = Mapping[Hashable, torch.Tensor]
 Score = Callable[[torch.Tensor], torch.Tensor]
 """How good images are: [batch, 3, height, width] in [0, 1] -> [batch], one number for each alone; higher is better."""
 
-Estimate = Literal["guided", "cond", "uncond"]
+EstimateOf = Literal["guided", "cond", "uncond"]
 """Whose clean sample: that of the rules before, which CFG among them combined, or of one clean branch."""
 
 
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 
-    def estimate(self, x: torch.Tensor, of: Estimate) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf) -> torch.Tensor:
         """The clean sample that is estimated at x [batch, ...], by passes of its own; differentiable in x.
 
         Raises `Unsupported` where nobody evaluates it.
@@ -48,7 +48,7 @@ class Access(Protocol):
 class Look:
     """One evaluation that a rule asks of `Step.access`. backward: it is differentiated."""
 
-    of: Estimate
+    of: EstimateOf
     backward: bool
 
 

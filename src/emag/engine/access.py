@@ -7,15 +7,15 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import COND, UNCOND, Branches, Estimate, Rows, Rule, Score, States, Step, combine, with_null
+from ..core import COND, UNCOND, Branches, EstimateOf, Rows, Rule, Score, States, Step, combine, with_null
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
 from .passes import NetworkCall, Passes
-from .view import Sight
+from .view import FurtherSight
 
 
-class Evaluations(Sight, Protocol):
+class Evaluations(FurtherSight, Protocol):
     """The same, and the clean predictions of the step at another x."""
 
     def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
@@ -35,7 +35,7 @@ class RuleAccess:
     states: States
     names: Sequence[str]
 
-    def estimate(self, x: torch.Tensor, of: Estimate) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf) -> torch.Tensor:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
         if of != "guided" and of not in self.names:
             raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
@@ -60,7 +60,7 @@ class NetworkEvaluations:
 
     passes: Passes
     calls: Mapping[str, NetworkCall]
-    sight: Sight
+    sight: FurtherSight
 
     def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
         return {name: self._branch(x, name) for name in names}

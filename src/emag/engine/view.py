@@ -34,7 +34,7 @@ class Extras(Protocol):
         ...
 
 
-class Sight(Protocol):
+class FurtherSight(Protocol):
     """What a host gives a run for rules that look further."""
 
     def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Sight(Protocol):
         ...
 
 
-class View(Ahead, Extras, Sight, Protocol):
+class View(Ahead, Extras, FurtherSight, Protocol):
     """What a run asks of its host."""
 
     @property

@@ -15,7 +15,7 @@ from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
 from ..scores import named
 from .companions import COMPANIONS, UNBATCHED, whole_text
-from .second import asked
+from .second import companion
 
 Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
 """A prompt or class label, one for each image, or network arguments by name, each [1 or images, ...]."""
@@ -75,7 +75,7 @@ class Given:
         """
         names = dict.fromkeys(branch.model for branch in weak_branches(rules) if branch.model)
         return {name: _by_name(self.models[name], network) if name in self.models
-                else asked(pipe, network, name, rules, host, arguments or {}) for name in names}
+                else companion(pipe, network, name, rules, host, arguments or {}) for name in names}
 
     def _value(self, name: str) -> Condition:
         if name in self.conditions:

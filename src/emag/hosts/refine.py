@@ -46,7 +46,7 @@ def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | Non
     search = search or BestOf()
     function = named(score) if isinstance(score, str) else score
     streams, memory = Streams.of(x), {"x": x.detach()}
-    kept = Kept(None if keep is None else Path(keep), _digest(x, search))
+    kept = KeptSearch(None if keep is None else Path(keep), _digest(x, search))
     done, best, memory = kept.read(memory)
     for at in range(done, search.rounds + 1):
         made, value, gradient = _evaluated(draw, function, memory["x"], search.differentiates)
@@ -100,7 +100,7 @@ def _digest(x: torch.Tensor, search: Search) -> str:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptSearch:
     """The file that a search goes on from; path None keeps nothing. digest: what it belongs to."""
 
     path: Path | None

@@ -38,7 +38,7 @@ def second(pipe: Any, own: torch.nn.Module, name: str) -> torch.nn.Module:
     return _second(pipe, own, name).network.to(pipe._execution_device)
 
 
-def asked(pipe: Any, network: Network, name: str, rules: Sequence[Rule], host: Host,
+def companion(pipe: Any, network: Network, name: str, rules: Sequence[Rule], host: Host,
           arguments: Mapping[str, Any]) -> Callable[..., Any]:
     """`second` as a run calls it: where its words are its own, with the call's prompts in them.
 

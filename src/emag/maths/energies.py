@@ -17,7 +17,7 @@ from .vectors import capped, divided, norm, per_sample
 
 Normalise = Literal["none", "norm", "rms", "score", "root"]
 """What a gradient is divided by, per sample: nothing; its norm; its root mean square; |score|; the root of |score|."""
-Shape = Literal["constant", "increase", "decrease"]
+StrengthShape = Literal["constant", "increase", "decrease"]
 """How a strength runs over the steps; its mean over them is 1."""
 
 
@@ -73,12 +73,12 @@ def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, cli
     return capped(gradient, clip)
 
 
-def smoothed(scores: torch.Tensor) -> torch.Tensor:
+def smoothed_score(scores: torch.Tensor) -> torch.Tensor:
     """log mean exp over draws: log scores [draws, batch] of noisy copies -> [batch] (LGD's Monte Carlo estimate)."""
     return scores[0] if len(scores) == 1 else scores.logsumexp(0) - math.log(len(scores))
 
 
-def shape_of(kind: Shape, levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:
+def shape_of(kind: StrengthShape, levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:
     """N c_t / sum c over the N steps between `levels`, (alpha, sigma) from the noisiest to the end.
 
     c_t is a_t = (alpha_t / alpha_(t-1))^2 where it increases, 1 - a_t where it decreases, and 1 where it is constant.
@@ -101,17 +101,18 @@ def reach(here: tuple[float, float], after: tuple[float, float]) -> float:
     return after[0] - after[1] * here[0] / here[1]
 
 
-def stepped(x: torch.Tensor, x0: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
+def first_order_step(x: torch.Tensor, x0: torch.Tensor, here: tuple[float, float],
+                     after: tuple[float, float]) -> torch.Tensor:
     """x' [batch, ...] of the first-order deterministic step (DDIM with eta 0, Euler) from x along x0."""
     return reach(here, after) * x0 + after[1] / here[1] * x
 
 
 def towards(target: torch.Tensor, x: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
-    """The x0 along which that step takes x to `target`: the inverse of `stepped`."""
+    """The x0 along which that step takes x to `target`: the inverse of `first_order_step`."""
     return (target - after[1] / here[1] * x) / reach(here, after)
 
 
-def renoised(x: torch.Tensor, noise: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
+def noised_back(x: torch.Tensor, noise: torch.Tensor, here: tuple[float, float], after: tuple[float, float]) -> torch.Tensor:
     """x' at the level `after` taken back to the level `here`: (alpha / alpha') x' + the noise that is missing.
 
     Its variance is sigma^2 - (alpha / alpha')^2 sigma'^2, so that the level's own is kept: for alpha^2 + sigma^2 = 1 that is

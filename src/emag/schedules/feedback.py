@@ -11,7 +11,7 @@ from ..errors import BadValue
 from ..maths.predictions import to_x0
 from .normed import both
 
-Score: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
+FeedbackScore: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
 """score(x, step) -> [batch]: how good x [batch, ...] fp32 is, a sample of the level `step.next`; higher is better."""
 
 
@@ -39,7 +39,7 @@ class Feedback(Schedule):
     """
 
     choices: tuple[float, ...] = (1.0, 3.0, 7.5, 11.0, 15.0)
-    score: Score | tuple[Score, ...] | None = None
+    score: FeedbackScore | tuple[FeedbackScore, ...] | None = None
 
     name = "feedback"
     paper = "arXiv 2509.16131"
@@ -54,7 +54,7 @@ class Feedback(Schedule):
             raise BadValue("feedback needs score=..., a function (x_next, step) -> one number per sample")
 
     @property
-    def _scores(self) -> tuple[Score, ...]:
+    def _scores(self) -> tuple[FeedbackScore, ...]:
         return self.score if isinstance(self.score, tuple) else () if self.score is None else (self.score,)
 
     def known(self, step: Step) -> float | None:

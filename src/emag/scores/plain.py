@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import BadValue
 
-Change = Callable[[torch.Tensor], torch.Tensor]
+Operator = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Distance:
 
     reference: torch.Tensor
     mask: torch.Tensor | None = None
-    operate: Change | None = None
+    operate: Operator | None = None
 
     name: ClassVar[str] = "distance"
 
@@ -50,7 +50,7 @@ class Distance:
         squares = ((seen - reference).square() * weights).flatten(1).sum(1)
         return -squares / weights.flatten(1).sum(1)
 
-    def viewed(self, view: Change) -> "Distance":
+    def viewed(self, view: Operator) -> "Distance":
         """The same for images that are seen in a view: the reference and the mask are seen so, too."""
         if self.operate is not None:
             return self

@@ -9,7 +9,7 @@ import torch
 from ..errors import Unsupported
 from .context import Context
 
-Shape = Callable[[torch.Tensor], torch.Tensor]
+TokenShape = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Follower:
@@ -20,7 +20,7 @@ class Follower:
     refused. passes, tokens: calls of the model so far, and tokens a row in them.
     """
 
-    def __init__(self, model: Any, context: Context, shape: Shape | None = None):
+    def __init__(self, model: Any, context: Context, shape: TokenShape | None = None):
         self.passes = self.tokens = 0
         self._model, self._context, self._shape = model, context, shape or (lambda ids: ids)
         self._known = set(inspect.signature(model.forward).parameters)

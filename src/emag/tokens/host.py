@@ -12,7 +12,7 @@ from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy
 from .checks import check_asked, check_call, token_space
 from .context import Inputs, Null
-from .follower import Shape
+from .follower import TokenShape
 from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
 
@@ -193,7 +193,7 @@ def _codebooks(model: Any) -> int:
     return getattr(getattr(model, "decoder", None), "num_codebooks", 1)
 
 
-def _delayed(model: Any, config: Any) -> Shape | None:
+def _delayed(model: Any, config: Any) -> TokenShape | None:
     """What a decoder of several codebooks is fed: tokens of later codebooks are late, and padding until then."""
     decoder: Any = getattr(model, "decoder", None)
     if not hasattr(decoder, "build_delay_pattern_mask"):

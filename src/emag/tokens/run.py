@@ -15,7 +15,7 @@ from ..maths.streams import Streams
 from ..methods.tokens.base import Scored, best
 from ..methods.tokens.soft_cfg import SoftCFG
 from .context import Inputs, Null, inputs_of, read_context, with_encoder
-from .follower import Follower, Shape
+from .follower import Follower, TokenShape
 from .stats import TokenStats
 
 Scorer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -50,7 +50,7 @@ class TokenRun:
     """
 
     def __init__(self, model: Any, asked: TokenGuidance, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
-                 shape: Shape | None = None):
+                 shape: TokenShape | None = None):
         self.asked, self.count = asked, count
         self._model, self._inputs, self._ends, self._shape = model, inputs, ends, shape
         self._states: list[dict[str, Any]] = [{} for _ in asked.rules]

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from ...core import Step
-from ...maths.energies import reach, stepped, towards
+from ...maths.energies import first_order_step, reach, towards
 
 Where = Literal["x0", "x_t", "next"]
 """What is moved: the estimate of the clean sample, the sample itself, or the sample of the next level."""
@@ -22,7 +22,7 @@ class Made:
 
     def reached(self, step: Step) -> torch.Tensor:
         """The sample of the next level."""
-        target = stepped(self.x, self.x0, (step.alpha, step.sigma), step.next)
+        target = first_order_step(self.x, self.x0, (step.alpha, step.sigma), step.next)
         return target if self.shift is None else target + self.shift
 
     def told(self, step: Step) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Preset:
+class EnergyPreset:
     """settings: fields of `Energy`. source: where its numbers come from."""
 
     settings: Mapping[str, Any]
@@ -15,33 +15,34 @@ class Preset:
     source: str = field(default="the strength is a place to begin, untested")
 
 
-def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> Preset:
+def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> EnergyPreset:
     settings = {"strength": rho, "mean": mu, "where": "x_t", "through_network": True, "inner": 4, "smooth": smooth,
                 "schedule": schedule}
-    return Preset(settings, "arXiv 2409.15761",
+    return EnergyPreset(settings, "arXiv 2409.15761",
                   "x' + rho_t grad_x F(x0(x)) / sqrt(a_t) + alpha' (moves of x0 by mu_t grad F)",
                   "the authors' code, with noise in each step (eta 1), which ours has not")
 
 
 NETWORK = {"through_network": True}
 
-PRESETS: dict[str, Preset] = {
-    "dps": Preset({"where": "next", **NETWORK, "normalise": "root"}, "arXiv 2209.14687",
+PRESETS: dict[str, EnergyPreset] = {
+    "dps": EnergyPreset({"where": "next", **NETWORK, "normalise": "root"}, "arXiv 2209.14687",
                   "x' - zeta / |r| grad_x |r|^2, the score being -|r|^2"),
-    "lgd": Preset({"where": "next", **NETWORK, "smooth": 1.0, "draws": 4}, "LGD, ICML 2023",
+    "lgd": EnergyPreset({"where": "next", **NETWORK, "smooth": 1.0, "draws": 4}, "LGD, ICML 2023",
                   "x' + rho grad_x log mean_j exp(f(x0 + sigma n_j))", "4 draws as in the code of TFG, strength untested"),
-    "freedom": Preset({"where": "next", **NETWORK, "recur": 2}, "arXiv 2303.09833",
+    "freedom": EnergyPreset({"where": "next", **NETWORK, "recur": 2}, "arXiv 2303.09833",
                       "x' + rho grad_x f(x0), each step repeated",
                       "strength and number of repetitions untested"),
-    "mpgd": Preset({"where": "next"}, "arXiv 2311.16424", "x' + alpha' mu grad f(x0)"),
-    "ugd": Preset({"where": "x0", **NETWORK, "mean": 1.0}, "arXiv 2302.07121",
+    "mpgd": EnergyPreset({"where": "next"}, "arXiv 2311.16424", "x' + alpha' mu grad f(x0)"),
+    "ugd": EnergyPreset({"where": "x0", **NETWORK, "mean": 1.0}, "arXiv 2302.07121",
                   "epsilon - rho sigma grad_x f(x0) - alpha / sigma (moves of x0 by mu grad f)"),
-    "dreamguider": Preset({"where": "next", "augment": 4}, "arXiv 2406.02549",
+    "dreamguider": EnergyPreset({"where": "next", "augment": 4}, "arXiv 2406.02549",
                           "x' + (alpha' c - sigma' d sigma / alpha) grad f(x0), over augmented views",
                           "views untested; the authors' formula of the step is not public, so it is the strength"),
-    "classifier": Preset({"where": "x0", **NETWORK}, "arXiv 2105.05233",
+    "classifier": EnergyPreset({"where": "x0", **NETWORK}, "arXiv 2105.05233",
                          "epsilon - s sigma grad_x log p(y | x0(x)), by a classifier of clean images"),
-    "frame": Preset({"where": "x_t", **NETWORK, "again": True, "normalise": "norm", "strength": 0.01}, "arXiv 2506.07177",
+    "frame": EnergyPreset({"where": "x_t", **NETWORK, "again": True, "normalise": "norm", "strength": 0.01},
+                          "arXiv 2506.07177",
                     "x_t + lr G / |G|, then the step from there: the early stage", "the authors' code"),
     "tfg-cifar10": _tfg(1.0, 0.25, 0.001), "tfg-imagenet": _tfg(2.0, 0.5, 0.1), "tfg-birds": _tfg(0.5, 0.5, 0.01),
     "tfg-faces": _tfg(0.5, 8.0, 1.0), "tfg-deblur": _tfg(1.0, 8.0, 0.01), "tfg-super-resolution": _tfg(4.0, 2.0, 0.01),

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ...core import Branches, Estimate, Look, Rule, RunStart, Score, Step
+from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect, Unsupported
-from ...maths.energies import Normalise, Shape, renoised, shape_of
+from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
 from ...near import choices
 from .made import Made, Where, placed
 from .presets import PRESETS
@@ -60,7 +60,7 @@ class Energy(Rule):
     strength: float = 1.0
     where: Where = "x0"
     through_network: bool = False
-    of: Estimate = "guided"
+    of: EstimateOf = "guided"
     mean: float = 0.0
     inner: int = 1
     recur: int = 1
@@ -70,7 +70,7 @@ class Energy(Rule):
     augment: int = 0
     normalise: Normalise = "none"
     clip: float = 0.0
-    schedule: Shape = "constant"
+    schedule: StrengthShape = "constant"
     interval: tuple[float, ...] = (0.0, 1.0)
 
     name = "energy"
@@ -184,7 +184,7 @@ class Energy(Rule):
         made = self._turn(step.x, pred, base, share, slopes)
         for turn in range(1, self.recur):
             noise = step.streams.normal(f"energy/turn/{turn}", step.x).to(step.x)
-            x = renoised(made.reached(step), noise, (step.alpha, step.sigma), step.next)
+            x = noised_back(made.reached(step), noise, (step.alpha, step.sigma), step.next)
             made = self._turn(x, None, None, share, slopes)
         return made
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from ...core import Access, Estimate, Score, Step
+from ...core import Access, EstimateOf, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import Normalise, slope, smoothed, tamed
-from .views import View, seen
+from ...maths.energies import Normalise, slope, smoothed_score, tamed
+from .views import ImageView, seen
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Slopes:
         """The gradient of the score in x0 [batch, ...]."""
         return self._kept(slope(x0, self.value))
 
-    def through(self, x: torch.Tensor, of: Estimate) -> tuple[torch.Tensor, torch.Tensor]:
+    def through(self, x: torch.Tensor, of: EstimateOf) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of the score in x [batch, ...], through the network; and the x0 that is estimated there."""
         estimates: list[torch.Tensor] = []
 
@@ -46,10 +46,10 @@ class Slopes:
         """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
         noises = [self.step.streams.normal(f"energy/{draw}", x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
         noisy = [x0 + self.smooth * self.step.sigma * noise for noise in noises] or [x0]
-        return smoothed(torch.stack([self._over_views(self.access.decode(one)) for one in noisy]))
+        return smoothed_score(torch.stack([self._over_views(self.access.decode(one)) for one in noisy]))
 
     def _over_views(self, images: torch.Tensor) -> torch.Tensor:
-        views = [View.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
+        views = [ImageView.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
         scores = [seen(self.score, view) for view in views] or [self.score]
         return torch.stack([self._checked(score(images), len(images)) for score in scores]).mean(0)
 

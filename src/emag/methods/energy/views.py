@@ -15,14 +15,14 @@ FARTHEST = 1 / 8
 
 
 @dataclass(frozen=True)
-class View:
+class ImageView:
     """mirrored [batch]: whether left and right change places. shifts [batch, 2]: in [-1, 1], in units of the largest."""
 
     mirrored: torch.Tensor
     shifts: torch.Tensor
 
     @classmethod
-    def drawn(cls, streams: Streams, name: str, batch: int) -> "View":
+    def drawn(cls, streams: Streams, name: str, batch: int) -> "ImageView":
         """A view for each sample, by its own random numbers."""
         numbers = streams.normal(name, torch.empty(batch, 3))
         return cls(numbers[:, 0] > 0, torch.erf(numbers[:, 1:] / 2**0.5))  # the distribution function: even over [-1, 1]
@@ -41,7 +41,7 @@ class View:
         return image.roll([round(share * FARTHEST * side) for share, side in sides], (-2, -1))
 
 
-def seen(score: Score, view: View) -> Callable[[torch.Tensor], torch.Tensor]:
+def seen(score: Score, view: ImageView) -> Callable[[torch.Tensor], torch.Tensor]:
     """`score` of images in a view. What it compares them to is seen the same way, where it has `viewed(view)`."""
     viewed: Any = getattr(score, "viewed", None)
     own = viewed(view) if viewed else score

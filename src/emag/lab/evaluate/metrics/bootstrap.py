@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ....errors import BadValue
-from .frechet import Distance, Moments, moments
+from .frechet import FrechetTo, Moments, moments
 from .jackknife import Jackknife, wilson
 from .paired import paired_p
 
@@ -71,7 +71,7 @@ def median(values: Any) -> Statistic:
 
 def frechet(features: Any, reference: Moments, device: str = "cpu", draws: int = 200) -> Statistic:
     """The Frechet distance of features [n, d] to a reference, fp64 on `device`; a draw weighs the rows."""
-    to = Distance(Moments(reference.mean.to(device), reference.cov.to(device)))
+    to = FrechetTo(Moments(reference.mean.to(device), reference.cov.to(device)))
     x = torch.as_tensor(features, device=device).double()
     return Statistic(lambda w: to.to(moments(x, w, device)), len(x), draws, biased=True)
 

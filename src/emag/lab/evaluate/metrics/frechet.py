@@ -31,10 +31,10 @@ def moments(features: Any, weights: Any = None, device: str | torch.device = "cp
 
 def distance(a: Moments, b: Moments) -> float:
     """Frechet distance of two sets of moments on one device; covariances may be singular. Never negative."""
-    return Distance(a).to(b)
+    return FrechetTo(a).to(b)
 
 
-class Distance:
+class FrechetTo:
     """Distance to one fixed set of moments, whose root is taken once."""
 
     def __init__(self, reference: Moments):
