@@ -18,8 +18,8 @@ the correction for all recipes of a page; the rest may be chance. What a small m
 the order in which to try things from here, and look at your own images.
 """
 
-LEGEND = """Red: with EMAG. Blue: told from none. Lines: 95 % intervals; grey: the most that evaluations buy. Recipes far out
-are in the table alone.
+LEGEND = """Red: with EMAG. Blue: told from none. Grey: neither, and not named. Lines: 95 % intervals; the step: the most
+that evaluations buy. What loses far more than the others is in the table alone.
 """
 
 

@@ -11,7 +11,7 @@ from .world_page import SAME
 from .worth import Gain, asked, gains_of, on_front
 
 SPREAD = 3.0
-"""Gains beyond so many times the spread of the middle half are left outside the panel, named in the table."""
+"""Losses beyond so many times the spread of the middle half are left outside the panel, and named in the table."""
 
 
 def png(results: Results) -> bytes:
@@ -27,8 +27,11 @@ def png(results: Results) -> bytes:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed for the panels as they stand now
     for panel, name, inside in drawn:
-        at = np.array([_at(one, name) for one in inside])
-        name_points(panel, at, [one.row.name for one in inside], [_colour(one, name) for one in inside])
+        best = on_front(gains, name)
+        told = [one for one in inside if one.row.emag or name in one.clear or one in best]
+        rest = [_at(one, name) for one in inside if one not in told]
+        name_points(panel, np.array([_at(one, name) for one in told]), [one.row.name for one in told],
+                    [_colour(one, name) for one in told], np.array(rest).reshape(-1, 2))
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)
@@ -54,9 +57,9 @@ def _panel(panel: Any, gains: list[Gain], metric: str) -> list[Gain]:
 
 
 def _near(values: np.ndarray) -> np.ndarray:
-    """Which values are not far out."""
+    """Which values are not far below the others."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)) if len(values) else (0, 0, 0)
-    return np.abs(values - middle) <= SPREAD * max(high - low, 1e-12)
+    return middle - values <= SPREAD * max(high - low, 1e-12)
 
 
 def _at(one: Gain, metric: str) -> tuple[float, float]:
