@@ -12,7 +12,7 @@ PROMPTS = ("a large red circle on white", "two purple crosses on black", "three 
            "a green circle larger than a red cross")
 
 COLUMNS = {"no guidance: none": "", "CFG: host": "", "EMAG: emag": "on top of CFG", "EMAG map: emag,variant=map": "",
-           "EMAG + APG: emag apg=3": "", "EMAG + CADS: cads emag": "", "PAG: pag": "",
+           "EMAG + APG: emag apg=3": "", "ADG: adg=8": "others", "PAG: pag": "",
            "weak branch: emag=0": "pushed away from"}
 """Guidances, and the name of the group that begins there."""
 
