@@ -20,7 +20,7 @@ NO_TEXT = ("dit",)  # no text in any attention
 APART = ("pixart", "sigma", "pixart-fused")  # text in a cross-attention of its own
 DISTILLED = ("flux", "flux-fused")  # no unconditional prediction
 ONE_CALL = ("sd3", "sd3-fused", "dit", *APART)  # both predictions in one call
-NEEDS_NULL = ("null", "combining", "after")
+NEEDS_NULL = ("null", "combining", "after", "energy")  # an energy is tried after CFG
 
 
 def expected(method, kind, case):
@@ -43,7 +43,7 @@ def expected(method, kind, case):
         return "unsupported"  # labels cannot be noise
     if method in ("domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"):
         return "works" if case in ONE_CALL else "unsupported"  # they evaluate the unconditional rows' arguments
-    if method == "phase-negative" and case in DISTILLED:
+    if method in ("phase-negative", "emag-null") and case in DISTILLED:
         return "unsupported"
     return "unsupported" if kind in NEEDS_NULL and case in DISTILLED else "works"
 

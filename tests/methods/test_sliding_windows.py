@@ -87,3 +87,11 @@ def test_what_cannot_be_cut_is_refused(rule, case, said):
     pipe = CASES[case].pipe()
     with pytest.raises((BadValue, Unsupported), match=said), emag.guide(pipe, rule):
         CASES[case].run(pipe, num_inference_steps=2)
+
+
+def test_windows_that_nowhere_overlap_are_refused_where_overlaps_are_guided():
+    rule = emag.SWG(2.0, 0.5, unit=1)
+    with pytest.raises(BadValue, match="nowhere overlap on a side of 8"):
+        rule._check_windows([(8, 1), (8, 1)])
+    rule._check_windows([(8, 1), (10, 6)])  # on one side they do
+    emag.SWG(2.0, 0.5, unit=1, overlap=False)._check_windows([(8, 1), (8, 1)])

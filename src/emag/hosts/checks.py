@@ -105,6 +105,7 @@ def _check_models(rules: Sequence[Rule], network: Network) -> None:
 def check_rules(rules: Sequence[Rule], networks: Sequence[Network]) -> None:
     """All that rules and networks tell without a call. Raises `BadValue` and `Unsupported`."""
     check_order(rules)
+    check_looks(rules)
     check_around(rules)
     for network in networks:
         for rule in rules:
@@ -124,17 +125,17 @@ def check_order(rules: Sequence[Rule]) -> None:
     late = next((at for at, rule in enumerate(rules) if rule.kind in LATE), len(rules))
     if any(rule.kind == "combining" for rule in rules[late:]):
         raise BadValue(f"{rules[late].name} works on the combined prediction: name {combining[0]} before it")
-    _check_looks(rules)
 
 
-def _check_looks(rules: Sequence[Rule]) -> None:
+def check_looks(rules: Sequence[Rule]) -> None:
     """A guided estimate elsewhere is made of the clean branches there, not of weak ones."""
     for at, rule in enumerate(rules):
         looks = [look for step in Trajectory.even(28).places() for look in rule.looks(step)]
         _check_uncond_look(rules, looks, rule.name)
-        asked = any(look.of == "guided" for look in looks)
+        if not any(look.of == "guided" for look in looks):
+            continue
         weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)), None)
-        if asked and weak:
+        if weak:
             raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
                               f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="
                               "false, recur=1)")

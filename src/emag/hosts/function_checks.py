@@ -11,7 +11,7 @@ from ..engine.plan import unfed
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue, Unsupported
 from ..samplers.base import Corrector
-from .checks import check_order
+from .checks import check_looks, check_order
 
 
 def check_types(rules: Sequence[Any]) -> None:
@@ -26,6 +26,7 @@ def check_types(rules: Sequence[Any]) -> None:
 def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: Trajectory, inside: bool) -> None:
     """Refuse rules that lack a condition; or, where the network inside is not known, look into it."""
     check_order(rules)
+    check_looks(rules)
     combining = next((rule.name for rule in rules if rule.kind == "combining"), None)
     if combining and UNCOND not in conditions:
         raise BadValue(f"{combining} needs the unconditional prediction: give conditions={{'cond': ..., 'uncond': ...}}")

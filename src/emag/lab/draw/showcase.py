@@ -26,7 +26,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "cs-apg": (CSAPG(2.5, 1.5, context=OTHER),),
     "tsg": "tsg=1.5",
     "sg": "sg=3,shift=0.03",
-    "swg": "swg=2,share=0.7,unit=2",
+    "swg": "swg=2,share=0.7,unit=1",
     "soft-pag": "soft-pag=4,heads=2.0+2.1,strength=1",
     "fsg": "cfg fsg,at=0+2,interval=2+2,repeats=1+1",
     "fds": "cfg fds=0.3",

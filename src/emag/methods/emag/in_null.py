@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 import torch
 
-from ...core import AUTO, Rows, Rule, Sdpa
+from ...core import Rows, Rule, Sdpa
 from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import APPLIED, Window
+from ..common.push import layers_of
 from .averaging import Averaging, BetaTime, Variant
 from .compat import Compat
 from .statistics import PickStatistic
@@ -138,8 +139,8 @@ class EMAGNull(Rule):
     defaults_of = "emag"
 
     def __post_init__(self) -> None:
-        if self.layers is not None and self.layers != AUTO:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", layers_of(self.name, self.layers))
         if self.statistic == "logits" and self.variant != "query":
             raise BadValue("emag-null statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
         for name in ("beta", "strength"):

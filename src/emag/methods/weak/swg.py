@@ -134,11 +134,19 @@ class SWG(Push):
         if start.first.grid is not None or x.ndim != 4 or names or larger:
             raise Unsupported("swg cuts spatial latents [batch, channels, height, width] into windows, without anything of "
                               f"the image's size beside them; here are {', '.join(names + larger) or tuple(x.shape)}")
-        for side, patch in zip(x.shape[-2:], patches(x, start.tokens), strict=True):
-            size = self.perturbation.size(side, patch)
+        self._check_windows(list(zip(x.shape[-2:], patches(x, start.tokens), strict=True)))
+
+    def _check_windows(self, sides: list[tuple[int, int]]) -> None:
+        """Raise `BadValue` for windows that leave gaps, are the whole, or nowhere overlap where that is asked."""
+        sizes = [(side, self.perturbation.size(side, patch)) for side, patch in sides]
+        for side, size in sizes:
             if not side / self.count <= size < side:
                 raise BadValue(f"{self.count} windows of {size} latent pixels do not cover a side of {side}, or are no part "
                                "of it: change swg share, count or unit")
+        if self.overlap and all(size * self.count == side for side, size in sizes):
+            side, size = sizes[0]
+            raise BadValue(f"windows of {size} latent pixels nowhere overlap on a side of {side}, and swg guides where they do: "
+                           "give a larger share, a smaller unit, or overlap=False")
 
     @property
     def perturbation(self) -> Windows:
