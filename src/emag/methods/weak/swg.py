@@ -145,8 +145,8 @@ class SWG(Push):
                                "of it: change swg share, count or unit")
         if self.overlap and all(size * self.count == side for side, size in sizes):
             side, size = sizes[0]
-            raise BadValue(f"windows of {size} latent pixels nowhere overlap on a side of {side}, and swg guides where they do: "
-                           "give a larger share, a smaller unit, or overlap=False")
+            raise BadValue(f"windows of {size} latent pixels nowhere overlap on a side of {side}, and swg guides where they "
+                           "do: give a larger share, a smaller unit, or overlap=False")
 
     @property
     def perturbation(self) -> Windows:
