@@ -57,16 +57,21 @@ def rules_editor(page: gr.Blocks, model: Model, form: Form) -> None:
 
 
 def _one(model: Model, form: Form, at: int, rule: Rule, count: int) -> None:
-    """One rule: its name, its place, its controls."""
+    """One rule: its name, its place, its controls.
+
+    An event has a key, under which it stays the same event in every layout: what is pressed in the old one, while the new
+    one is on its way, would otherwise name an event that is gone.
+    """
     with gr.Group(elem_id=f"rule-{at}", elem_classes="rule"):
         gr.Markdown(f"**{at + 1}. {rule.name}** {summary_of(type(rule))}", padding=True)
         with gr.Row():
             for name, by in (("Up", -1), ("Down", 1)):
                 able = 0 <= at + by < count
-                gr.Button(f"{name}: {rule.name}", size="sm", min_width=60, interactive=able, elem_id=f"{name.lower()}-{at}"
-                          ).click(partial(_edited, moved, at=at, by=by), form.stack, form.stack, **AT_ONCE)
+                ident = f"{name.lower()}-{at}"
+                gr.Button(f"{name}: {rule.name}", size="sm", min_width=60, interactive=able, elem_id=ident).click(
+                    partial(_edited, moved, at=at, by=by), form.stack, form.stack, key=ident, **AT_ONCE)
             gr.Button(f"Remove {rule.name}", size="sm", min_width=60, elem_id=f"remove-{at}").click(
-                partial(_edited, without, at=at), form.stack, form.stack, **AT_ONCE)
+                partial(_edited, without, at=at), form.stack, form.stack, key=f"remove-{at}", **AT_ONCE)
         found = controls(rule, _resolved(model, rule))
         for one in found[:FIRST]:
             _control(form, at, one)
@@ -78,8 +83,8 @@ def _one(model: Model, form: Form, at: int, rule: Rule, count: int) -> None:
 
 def _control(form: Form, at: int, one: Control) -> None:
     """One field of a rule."""
-    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True,
-                              "elem_id": f"field-{at}-{one.field}"}
+    ident = f"field-{at}-{one.field}"
+    common: dict[str, Any] = {"label": one.field, "info": one.about, "interactive": True, "elem_id": ident}
     change: Any = partial(_set, at=at, field=one.field)
     if one.kind == "slider":
         made: Any = gr.Slider(one.low, one.high, one.value, step=one.step, buttons=[], **common)
@@ -93,7 +98,7 @@ def _control(form: Form, at: int, one: Control) -> None:
     else:
         made = gr.Textbox(one.value, max_lines=1, **common)
         events = [made.submit, made.blur]
-    gr.on(events, change, [form.stack, made], [form.stack, form.own], trigger_mode="always_last", **AT_ONCE)
+    gr.on(events, change, [form.stack, made], [form.stack, form.own], trigger_mode="always_last", key=ident, **AT_ONCE)
 
 
 def _resolved(model: Model, rule: Rule) -> Rule | None:
