@@ -1,30 +1,14 @@
 """SkyReels V2 and ChronoEdit: networks like that of Wan 2.1."""
 
-from typing import Any
+from .records import Backbone, Default, Example, Family, Host
+from .wan import LIKE_WAN, WAN, encode
 
-from .encode import Tensors
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
-
-_BLOCKS = Stack("blocks", "attn1", *SINGLE, ("image",), "attn2", cross_picture="add_k_proj")
 _SHORTENED = "the frames between the first and the last are thrown away within the run, which is planned as one of one size"
-_DEFAULTS = {
-    "pladis": Default({"cross": True}, "published for cross-attention"),
-    "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-    "o-nag": Default({"cross": True}, "untested default: as NAG"),
-    "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
-    "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
-    "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
-}
-
-
-def encode(pipe: Any, texts: list[str]) -> Tensors:
-    states, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False, max_sequence_length=512)
-    return {"encoder_hidden_states": states}
 
 
 def _network(name: str, usual: tuple[int, int, int]) -> Backbone:
     return Backbone(
-        name, stacks=(_BLOCKS,),
+        name, stacks=(WAN,),
         per_row=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
         condition=("encoder_hidden_states",), kwargs="attention_kwargs", time_modules=("condition_embedder.time_embedder",),
         encode=encode, usual_video=usual, token_extent=(4, 16))
@@ -42,8 +26,8 @@ FAMILY = Family(
         Host("ChronoEditPipeline", "calls-untagged", refused=(("enable_temporal_reasoning", _SHORTENED),)),
     ),
     defaults={
-        "SkyReelsV2Transformer3DModel": {**_DEFAULTS, "cfg": Default({"scale": 6.0}, "diffusers SkyReelsV2Pipeline")},
-        "ChronoEditTransformer3DModel": {**_DEFAULTS, "cfg": Default({"scale": 5.0}, "diffusers ChronoEditPipeline")},
+        "SkyReelsV2Transformer3DModel": {**LIKE_WAN, "cfg": Default({"scale": 6.0}, "diffusers SkyReelsV2Pipeline")},
+        "ChronoEditTransformer3DModel": {**LIKE_WAN, "cfg": Default({"scale": 5.0}, "diffusers ChronoEditPipeline")},
     },
     examples=(
         Example("SkyReels V2", "Skywork/SkyReels-V2-T2V-14B-540P-Diffusers", "SkyReelsV2Pipeline", "skyreels",

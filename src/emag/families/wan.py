@@ -7,6 +7,16 @@ from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Fam
 
 WAN = Stack("blocks", "attn1", *SINGLE, ("image",), "attn2", cross_picture="add_k_proj")
 
+LIKE_WAN = {
+    "pladis": Default({"cross": True}, "published for cross-attention"),
+    "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
+    "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
+    "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
+    "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
+}
+"""Defaults of networks that are built as Wan's is."""
+
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
     states, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False, max_sequence_length=512)
@@ -53,15 +63,7 @@ FAMILY = Family(
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 5.0}, "diffusers WanPipeline"),
         },
-        "WanVACETransformer3DModel": {
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
-            "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
-            "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
-            "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
-            "cfg": Default({"scale": 5.0}, "diffusers WanVACEPipeline"),
-        },
+        "WanVACETransformer3DModel": {**LIKE_WAN, "cfg": Default({"scale": 5.0}, "diffusers WanVACEPipeline")},
     },
     examples=(
         Example("Wan 2.1", "Wan-AI/Wan2.1-T2V-14B-Diffusers", "WanPipeline", "wan", "guidance_scale=5.0", output="frames"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
+from ..maths.energies import noised_back
 from ..maths.predictions import to_x0
 from ..maths.vectors import per_sample
 from .base import Corrector, GuidedModel, guided_prediction
@@ -115,6 +116,4 @@ class CtrlZ(Corrector):
 
 def raised(x: torch.Tensor, path: Path, i: int, j: int, noise: torch.Tensor) -> torch.Tensor:
     """x at level j < i, from x [batch, ...] at level i and normal noise: the forward process from one to the other."""
-    (alpha, sigma), (above, noisy) = path.at(i), path.at(j)
-    keep = above / alpha
-    return keep * x + math.sqrt(noisy**2 - (keep * sigma) ** 2) * noise
+    return noised_back(x, noise, path.at(j), path.at(i))

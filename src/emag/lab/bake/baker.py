@@ -72,14 +72,11 @@ class Baker:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that a training needs to go on."""
-        return {f"parameter/{name}": p for name, p in self.parameters.items()} | self.optimizers.tensors()
+        return self.optimizers.training()
 
-    @torch.no_grad()
     def fill(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Go on where `tensors` were saved, after `step` steps."""
-        for name, p in self.parameters.items():
-            p.copy_(tensors[f"parameter/{name}"])
-        self.optimizers.fill(tensors, step)
+        self.optimizers.resume(tensors, step)
         self.step = step
 
     def facts(self) -> dict[str, Any]:

@@ -15,7 +15,16 @@ from .outputs import check_out, file_in
 from .screen import err, out, show_json, table
 
 __all__ = ["app", "check_out", "column_of", "command", "err", "file_in", "lines", "open_pipeline", "out", "progress",
-           "rules_of", "seeds_of", "settings_of", "show_json", "table"]
+           "rules_of", "seeds_of", "settings_of", "show_files", "show_json", "table"]
+
+
+def show_files(written: Iterable[Path], as_json: bool) -> None:
+    """Print what was written: a path a line, or JSON."""
+    if as_json:
+        show_json({"files": [str(path) for path in written]})
+        return
+    for path in written:
+        out.print(path)
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import common as shared
-from .common import command, file_in, out
+from .common import command, file_in
 
 
 @command("emag results runs/first runs/sweep -o docs/results/tiny.md",
@@ -36,8 +36,4 @@ def results(
         with whole(file_in(listed, "results.md")) as draft:
             draft.write_text(index(written[0].parent), encoding="utf-8")
         written.append(listed)
-    if as_json:
-        shared.show_json({"files": [str(path) for path in written]})
-        return
-    for path in written:
-        out.print(path)
+    shared.show_files(written, as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import common as shared
-from .common import command, file_in, out
+from .common import command, file_in
 
 
 @command("emag worth docs/results/shapes.json docs/results/tiny.json -o docs/worth.md",
@@ -20,9 +20,4 @@ def worth(
     """Write a page that says what each method gives for the evaluations it takes, on each model, and what to use."""
     from ..evaluate.results.write import write_worth
 
-    written = write_worth(sources, file_in(out_path, "worth.md"))
-    if as_json:
-        shared.show_json({"files": [str(path) for path in written]})
-        return
-    for path in written:
-        out.print(path)
+    shared.show_files(write_worth(sources, file_in(out_path, "worth.md")), as_json)

@@ -19,9 +19,7 @@ FILE, HEADER = "checkpoint.safetensors", "emag_training"
 
 def save(trainer: Trainer, out: Path, seconds: float) -> None:
     """Write the checkpoint, then the model in the form that `emag.load` reads."""
-    tensors = {f"parameter/{name}": p for name, p in trainer.parameters.items()}
-    tensors |= {f"average/{name}": p for name, p in trainer.average.items()}
-    tensors |= trainer.optimizers.tensors()
+    tensors = trainer.optimizers.training() | {f"average/{name}": p for name, p in trainer.average.items()}
     facts = {"step": trainer.step, "seconds": seconds, "settings": _plain(trainer.settings)}
     out.mkdir(parents=True, exist_ok=True)
     folder.save_tensors(out / FILE, tensors, {HEADER: json.dumps(facts)})
@@ -68,10 +66,9 @@ def _check(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
 
 @torch.no_grad()
 def _fill(trainer: Trainer, tensors: dict[str, torch.Tensor], step: int) -> None:
-    for name, p in trainer.parameters.items():
-        p.copy_(tensors[f"parameter/{name}"])
-        trainer.average[name].copy_(tensors[f"average/{name}"])
-    trainer.optimizers.fill(tensors, step)
+    for name, average in trainer.average.items():
+        average.copy_(tensors[f"average/{name}"])
+    trainer.optimizers.resume(tensors, step)
     trainer.step = step
 
 

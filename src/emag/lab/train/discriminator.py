@@ -80,17 +80,14 @@ class Training:
     def _seed(self) -> int:
         return 2 * (self.settings.seed * 1_000_003 + self.step) % 2**63
 
-    @torch.no_grad()
     def fill(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Go on after `step` steps from what `tensors` saved."""
-        for name, p in self.parameters.items():
-            p.copy_(tensors[f"parameter/{name}"])
-        self.optimizers.fill(tensors, step)
+        self.optimizers.resume(tensors, step)
         self.step = step
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What `fill` reads."""
-        return {**{f"parameter/{name}": p for name, p in self.parameters.items()}, **self.optimizers.tensors()}
+        return self.optimizers.training()
 
 
 def _moved(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:

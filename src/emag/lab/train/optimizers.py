@@ -42,6 +42,17 @@ class Optimizers:
         for optimizer in self.each:
             optimizer.step()
 
+    def training(self) -> dict[str, torch.Tensor]:
+        """All that a training needs to go on: the parameters, as "parameter/name", and what is remembered of them."""
+        return {f"parameter/{name}": p for name, p in self.parameters.items()} | self.tensors()
+
+    @torch.no_grad()
+    def resume(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Go on from what `training` gave after `step` steps."""
+        for name, p in self.parameters.items():
+            p.copy_(tensors[f"parameter/{name}"])
+        self.fill(tensors, step)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """What is remembered of each parameter, as "exp_avg/name" and such."""
         return {f"{what}/{name}": optimizer.state[self.parameters[name]][what]

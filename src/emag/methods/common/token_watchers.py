@@ -20,8 +20,8 @@ NO_TEXT = ("s-cfg needs text tokens in the attention, as SD3 and Flux have them,
 
 
 @dataclass(frozen=True)
-class OwnMaps(Perturbation):
-    """An observer: which image cells attend to which, from the self-attention of `layers`, for `TokenMaps` across."""
+class Observing(Perturbation):
+    """A branch that only looks at the attention of `layers`, on all rows of the clean pass."""
 
     layers: tuple[int, ...]
 
@@ -36,37 +36,29 @@ class OwnMaps(Perturbation):
     @property
     def observes(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class OwnMaps(Observing):
+    """An observer: which image cells attend to which, from the self-attention of `layers`, for `TokenMaps` across."""
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "OwnWatcher":
         return OwnWatcher()
 
 
 @dataclass(frozen=True)
-class TokenMaps(Perturbation):
+class TokenMaps(Observing):
     """An observer: for each text token its map over the image, from the attention of the blocks in `layers`.
 
     across: the text is in a cross-attention of its own, and the image's map in the self-attention before it.
     """
 
-    layers: tuple[int, ...]
     bos: int = 0
     across: bool = False
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        return self.layers
-
-    @property
     def cross(self) -> bool:
         return self.across
-
-    @property
-    def sees_null(self) -> bool:
-        return True
-
-    @property
-    def observes(self) -> bool:
-        return True
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "Watcher":
         return Watcher(self.bos, OwnMaps(self.layers) if self.across else None)

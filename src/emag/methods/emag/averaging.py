@@ -1,7 +1,7 @@
 """What EMAG averages, of which blocks, how fast it forgets, and when the average is used."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,15 @@ from .stored_map import MapFormat
 
 Variant = Literal["query", "map", "image", "text"]
 BetaTime = Literal["step", "equal-time"]
+
+
+def check_averaging(rule: Any, **most: float) -> None:
+    """Raise `BadValue` for a statistic that the variant has not, and for a field outside [0, its value in `most`]."""
+    if rule.statistic == "logits" and rule.variant != "query":
+        raise BadValue(f"{rule.name} statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
+    for field, high in most.items():
+        if not 0 <= getattr(rule, field) <= high:
+            raise BadValue(f"{rule.name} {field} must lie in [0, {high}], got {getattr(rule, field)}")
 
 
 @dataclass(frozen=True)

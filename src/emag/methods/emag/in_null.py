@@ -6,12 +6,11 @@ from types import MappingProxyType
 import torch
 
 from ...core import Rows, Rule, Sdpa
-from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import APPLIED, Window
 from ..common.push import layers_of
-from .averaging import Averaging, BetaTime, Variant
+from .averaging import Averaging, BetaTime, Variant, check_averaging
 from .compat import Compat
 from .statistics import PickStatistic
 from .tracker import Tracker
@@ -141,11 +140,7 @@ class EMAGNull(Rule):
     def __post_init__(self) -> None:
         if self.layers is not None:
             object.__setattr__(self, "layers", layers_of(self.name, self.layers))
-        if self.statistic == "logits" and self.variant != "query":
-            raise BadValue("emag-null statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
-        for name in ("beta", "strength"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadValue(f"emag-null {name} must lie in [0, 1], got {getattr(self, name)}")
+        check_averaging(self, beta=1, strength=1)
 
     @property
     def neutral(self) -> bool:

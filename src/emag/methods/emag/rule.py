@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from ...core import AUTO, COND, UNCOND, Branches, Perturbation, Rule, Step
-from ...errors import BadValue
 from ...maths.streams import Streams
 from ...maths.vectors import on_channels
 from ...schedules import Window
 from ..common.push import Push
-from .averaging import Averaging, BetaTime, Variant
+from .averaging import Averaging, BetaTime, Variant, check_averaging
 from .compat import Compat, Preset, compat
 from .idle import check_groups, check_idle
 from .statistics import PickStatistic
@@ -94,11 +93,7 @@ class EMAG(Push):
         switches = compat(self.compat)
         if isinstance(self.compat, dict):
             object.__setattr__(self, "compat", switches)
-        if self.statistic == "logits" and self.variant != "query":
-            raise BadValue("emag statistic='logits' is for variant='query'; use mae, kl, cosine or entropy")
-        for name, low, high in (("beta", 0, 1), ("strength", 0, 1), ("jitter", 0, 10)):
-            if not low <= getattr(self, name) <= high:
-                raise BadValue(f"emag {name} must lie in [{low}, {high}], got {getattr(self, name)}")
+        check_averaging(self, beta=1, strength=1, jitter=10)
         if self.layers is not None:
             check_groups(self.layers, switches.groups, AUTO)
         check_idle(self, switches)
