@@ -78,3 +78,9 @@ def test_weights_in_a_pickle_and_folders_without_a_model_are_refused(run, folder
     torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
     code, _, error = run("text", "w5", "-m", tmp_path / "pickled")
     assert code == 2 and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["./nomodel", "no model", "a/b/c", "../up", "gpt2"])
+def test_a_model_that_is_nowhere_is_one_line(run, name):
+    code, text, error = run("text", "w5", "-m", name, "-g", "cfg=1.5")
+    assert code == 2 and not text and f"there is no folder {name} here" in error and len(error.splitlines()) == 1

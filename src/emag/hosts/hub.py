@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import BadValue
 from ..models.folder import first_line
@@ -17,6 +18,10 @@ def cached_only(name: str, file: str, revision: str | None = None, needed: bool 
     False where the hub has it, or has the repository if the file is not `needed`. One question, no retries. Raises
     `BadValue` with the reason where neither is so.
     """
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise BadValue(f"{_local(name)}, and it is no name of a repository on the hub") from error
     try:
         get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=WAIT)
     except errors.EntryNotFoundError as error:
