@@ -108,9 +108,10 @@ def test_rules_are_dragged_and_moved_by_arrow(page):
     places.nth(0).press("ArrowDown")
     words(page, "emag=1.5 cads seg=1.2")
     says(page, "2. cads", "#order")
+    playwright.expect(places.nth(1)).to_be_focused(timeout=SECONDS)
     page.keyboard.press("ArrowDown")  # the keyboard went with the rule
     words(page, "emag=1.5 seg=1.2 cads")
-    page.keyboard.press("ArrowDown")  # and the last one stays
+    page.keyboard.press("ArrowDown")  # and the last one stays, in the new list and in the old one, if that still stands
     page.fill("#stack textarea", "cads")
     page.wait_for_function("document.querySelectorAll('#order button').length === 0")
 

@@ -5,7 +5,7 @@ from html import escape
 
 from ...core import Rule
 from ...shown import visible
-from .stack import short
+from .stack import short, text_of
 
 CSS = """
 ol { list-style: none; margin: 0; padding: 0; display: grid; gap: .2rem; }
@@ -27,7 +27,8 @@ const clear = () => {
 const move = (at, to) => {
   if (at === to || to < 0 || to >= all().length) return;
   next = to;
-  trigger('select', {at, to});
+  // places mean something in the list that a person sees: the answer of the last move may still be on its way
+  trigger('select', {at, to, seen: element.querySelector('ol').dataset.rules});
 };
 element.addEventListener('pointerdown', (event) => {
   held = event.button === 0 ? event.target.closest('button[data-rule]') : null;
@@ -66,4 +67,5 @@ def html(rules: Sequence[Rule]) -> str:
         return ""
     items = "".join(f'<li><button type="button" data-rule="{at}">⠿ {at + 1}. {escape(visible(short(rule)))}</button></li>'
                     for at, rule in enumerate(rules))
-    return f'<p id="order-how">Order: drag, or arrow up and down</p><ol aria-labelledby="order-how">{items}</ol>'
+    head = '<p id="order-how">Order: drag, or arrow up and down</p>'
+    return f'{head}<ol aria-labelledby="order-how" data-rules="{escape(text_of(rules))}">{items}</ol>'

@@ -132,11 +132,12 @@ def _listed(text: str) -> str:
         return ""
 
 
-def _dragged(text: str, event: gr.EventData) -> str:
-    """The guidance with a rule at the place where it was let go; as it is where there is no such rule."""
+def _dragged(text: str, event: gr.EventData) -> Any:
+    """The guidance with a rule at the place where it was let go; as it is where the list showed other rules."""
     with spoken():
         rules, at, to = parse(text), int(event._data["at"]), int(event._data["to"])
-        return text_of(moved(rules, at, to - at)) if 0 <= at < len(rules) else text
+        known = event._data.get("seen") == text_of(rules) and 0 <= at < len(rules)
+        return text_of(moved(rules, at, to - at)) if known else gr.skip()
 
 
 @dataclass(frozen=True)
