@@ -18,13 +18,18 @@ MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker discriminator clean
+.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
+# the laws, on every network: minutes. What takes over two seconds by itself is left to test-slow
 test: $(STAMP)
-	$(PYTEST) $(BOTH)
+	$(PYTEST) $(BOTH) -m "not slow and not long"
+
+# pages in a browser, tutorials, whole commands, compiled networks, kills: the other half of the suite's time
+test-slow: $(STAMP)
+	$(PYTEST) $(BOTH) -m "slow and not long"
 
 # faults of evaluation runs, random guidances and interrupts on every pipeline: minutes each
 test-long: $(STAMP)

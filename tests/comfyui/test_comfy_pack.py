@@ -230,6 +230,7 @@ def test_the_table_names_classes_that_have_defaults():
         assert entry.like_with is None or entry.like_with[1] in BACKBONES
 
 
+@pytest.mark.slow
 def test_emag_needs_no_comfyui():
     code = "import sys; from emag.hosts.comfy import patch, picture, install; assert 'comfy.samplers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -142,6 +142,7 @@ def test_spared_evaluations_are_not_made(case, every):
     assert fewer < blocks
 
 
+@pytest.mark.slow
 def test_it_comes_close_to_evaluating_all():
     """Far closer than doing without, on the embedded model."""
     pipe = emag.load("tiny")

@@ -121,6 +121,7 @@ def test_tests_named_in_the_docs_exist():
         assert all((ROOT / name).is_file() for name in named), page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
 def test_a_bench_starts(script):
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)

@@ -64,6 +64,7 @@ def test_the_quick_start_has_the_lines_of_the_models():
     assert len(shown) == 4 and all(code in known for code in shown)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_every_page_are_typed(tmp_path, monkeypatch):
     """By the settings of `make types`, but that functions on a page need no annotations."""
     mypy = pytest.importorskip("mypy.api")

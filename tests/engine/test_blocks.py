@@ -62,6 +62,7 @@ def test_the_end_of_a_handle_says_so_too(pipe):
     assert type(pipe) is cls
 
 
+@pytest.mark.slow
 def test_handles_that_are_used_say_nothing(pipe):
     cls, plain, expected = type(pipe), draw(pipe), guided(pipe)
     with warnings.catch_warnings(action="error"):

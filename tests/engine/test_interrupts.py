@@ -57,6 +57,7 @@ def swept(case, pipe, only, count, seed=0, rules=RULES, opcodes=True):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("only", "count"), [(ENDS, 60), (AROUND, 40)], ids=["ends", "anywhere"])
 @pytest.mark.parametrize("name", ["sd3", "true-cfg"])
 def test_an_interrupt_anywhere_leaves_nothing(name, only, count):
@@ -64,6 +65,7 @@ def test_an_interrupt_anywhere_leaves_nothing(name, only, count):
     assert swept(case, case.pipe(layers=2), only, count) == {}
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing_while_its_traceback_is_held():
     """As a notebook holds it: what hangs on the frames of the block is not let go of."""
     case, pipe = CASES["sd3"], CASES["sd3"].pipe(layers=2)

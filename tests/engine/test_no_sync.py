@@ -73,6 +73,7 @@ RULES = {"query": EMAG(), "map": EMAG(variant="map"), "image": EMAG(variant="ima
          "reuse": emag.FeatureReuse(0.5, 2, 0.3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_no_step_waits_for_the_device(monkeypatch, name):
     run(monkeypatch, "sd3", RULES[name])

@@ -103,6 +103,7 @@ def test_a_class_that_a_tool_changed(monkeypatch):
     assert ("", "teacache.forward") in stand_ins(UNET["sd"].pipe().unet)
 
 
+@pytest.mark.slow
 def test_nothing_stands_in_by_itself():
     assert not any(list(stand_ins(denoiser_of(case.pipe()))) for case in networks().values())
 

@@ -19,10 +19,12 @@ ROWS = {line.split(" | ")[0].strip("| "): line for line in PAGE.read_text().spli
 KNOWN = pytest.mark.skipif(diffusers.__version__ != "0.42.1", reason="the page is of diffusers 0.42.1")
 
 
+@pytest.mark.slow
 def test_the_page_has_every_network_once():
     assert set(BACKBONES) <= set(ROWS) and set(coverage.networks()) == set(BACKBONES)
 
 
+@pytest.mark.slow
 @KNOWN
 @pytest.mark.parametrize("network", ["SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel",
                                      "QwenImageTransformer2DModel", "WanTransformer3DModel", "UNet2DConditionModel"])

@@ -48,6 +48,7 @@ def test_positions_of_text_are_declared_or_asked_for(name, monkeypatch):
     assert not torch.allclose(moved, given, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_network_that_takes_them_declares_them():
     takes = {name for name, case in networks().items()
              if "txt_ids" in read_network(denoiser_of(case.pipe())).signature.parameters}

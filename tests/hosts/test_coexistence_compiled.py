@@ -82,6 +82,7 @@ COMPILED = [pytest.param(name, compiler, marks=() if (name, compiler) in FAST el
                                    ("true-cfg", "in place"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "compiler"), COMPILED)
 def test_compiled_networks(name, compiler, fresh_dynamo):
     """Same images, same effect, and a bounded number of graphs: none are made once a guided and a plain call were."""
@@ -135,6 +136,7 @@ def test_compiled_with_real_backends(backend, fresh_dynamo):
     assert close(out, expected, 1e-3) and stats.effect > 0
 
 
+@pytest.mark.slow
 def test_a_plain_module_behind_a_compiled_one_is_guarded(fresh_dynamo):
     """A second pipeline that holds the plain module cannot run on a network whose compiled wrapper is in use."""
     case, pipe, errors = CASES["sd3"], sd3(layers=3), []

@@ -138,6 +138,7 @@ def test_several_adapters_with_weights_of_their_own(name, variant):
     assert close(guided(case, pipe, rule)[0], out, 1e-3)
 
 
+@pytest.mark.slow
 def test_adapters_swapped_between_the_calls_of_one_guidance():
     case = CASES["sd3"]
     alone = {name: guided(case, with_adapters(case, (name, seed)))[0] for name, seed in (("a", 3), ("b", 4))}
@@ -285,6 +286,7 @@ def test_other_attention_backends(backend, variant, active_backend):
 # Compiled blocks
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_traced_once():
     """After a guided and a plain call nothing is traced again, whatever comes in turn; the effect stays."""
     case, few = CASES["flux"], {"num_inference_steps": 3, "seeds": (8,)}

@@ -105,6 +105,7 @@ def test_an_error_inside_a_step_leaves_nothing_behind():
                                                                     sigmas_of(pipe)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["whole", "in place"])
 def test_a_compiled_network(how):
     torch._dynamo.reset()

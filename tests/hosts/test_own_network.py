@@ -200,6 +200,7 @@ def test_a_branch_at_another_x_is_refused_where_the_network_gets_a_scaled_one():
         edm(Preconditioned(), METHODS["sag"](2.0, layers=(1,)))(x_T(), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_runs(script, tmp_path):
     assert len(script.read_text().splitlines()) <= 45  # short enough to be read

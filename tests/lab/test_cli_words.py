@@ -47,6 +47,7 @@ def rows(run, *columns, more=()):
     return {row["label"]: row for row in json.loads(text)["columns"]}
 
 
+@pytest.mark.slow
 def test_times_cfg_are_of_the_pipelines_own_call_whatever_was_drawn(run):
     """With the host among the columns or not: `x CFG` is evaluations by those of 20 steps, 8 blocks and both rows."""
     with_host = rows(run, "host", "none", "emag=1.5")
@@ -60,6 +61,7 @@ def test_times_cfg_are_of_the_pipelines_own_call_whatever_was_drawn(run):
     assert with_host["emag=1.5"]["percent"] != alone[0]["emag=1.5"]["percent"]
 
 
+@pytest.mark.slow
 def test_a_heading_says_what_its_numbers_are_of(run):
     for columns, more, heads in ((("none", "host"), (), ("x CFG", "% from CFG")),
                                  (("none", "emag=1.5"), (), ("x CFG", "% from none")),
@@ -69,6 +71,7 @@ def test_a_heading_says_what_its_numbers_are_of(run):
         assert code == 0 and all(head in text for head in heads), text
 
 
+@pytest.mark.slow
 def test_sheets_name_prompt_seeds_model_and_scale(run, monkeypatch):
     seen = []
     monkeypatch.setattr(every.showcase, "columns", lambda: [Column.parse("pag: pag=1.5")])
@@ -277,6 +280,7 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path):
     assert all(images.read_record(path)["row"] == 0 for path in (tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded_before_it_is_needed():
     """`import emag` and `emag --version` are light, so that ctrl-c and tab completion are answered; the names are there."""
     code = ("import sys, emag, emag.lab.cli\nassert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"

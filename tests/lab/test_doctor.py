@@ -67,6 +67,7 @@ def test_a_diagnosis_leaves_the_pipeline_as_it_was():
     assert changes(before, snapshot(pipe), own=False) == []
 
 
+@pytest.mark.slow
 def test_the_command(run):
     code, text, error = run("doctor", "emag", "pag", "s-cfg", "-m", "tiny", "-n", 6, "--json")
     assert code == 0, error
@@ -109,6 +110,7 @@ def test_the_entry_names_the_neighbours_that_move_most():
     assert set(BANDS) <= set(made["blocks"][0])
 
 
+@pytest.mark.slow
 def test_the_calibrate_command(run, tmp_path):
     code, _, error = run("calibrate", "pag=1.5", "-p", "a ship", "-n", 4, "-o", tmp_path)
     assert code == 0, error

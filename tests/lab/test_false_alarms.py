@@ -36,6 +36,7 @@ def page(seed, alike=0.7):
     return Results("r0", {}, {}, {name: Metric("", True) for name in found}, rows)
 
 
+@pytest.mark.slow
 def test_without_any_difference_fewer_than_five_of_a_hundred_pages_show_a_clear_one():
     pages = [page(seed) for seed in range(PAGES)]
     alarms = sum(any(one.clear(row, "r0", name) for row in one.rows[1:] for name in MADE) for one in pages)

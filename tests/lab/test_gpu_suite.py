@@ -71,6 +71,7 @@ def test_shapes_are_the_published_ones(name, billions, depth):
     assert "dit" not in name or sum(p.numel() for p in made.parameters()) - embedded == pytest.approx(675e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_every_line_is_measured_and_evaluates_what_was_planned(results):
     lines = {key.rsplit("/", 1)[1]: line for key, line in results["lines"].items()}
     assert lines.keys() == gpu_lines.lines(TINY, ("speed", "storage")).keys() and not results["left"]
@@ -117,6 +118,7 @@ def test_all_families_run_in_half_precision(name):
     assert bool(every[PAG_STOCK].refused) == (name != "tiny")
 
 
+@pytest.mark.slow
 def test_what_was_killed_is_gone_on_with(tmp_path, monkeypatch):
     """Nothing is measured twice but the plain line, beside which the missing ones are timed."""
     path, stop = tmp_path / "out.json", KeyboardInterrupt()
@@ -140,6 +142,7 @@ def test_what_was_killed_is_gone_on_with(tmp_path, monkeypatch):
         suite(path, steps=7)
 
 
+@pytest.mark.slow
 def test_a_failing_line_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     def fail(name):
         if name == QUERY:

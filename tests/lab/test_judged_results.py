@@ -87,6 +87,7 @@ def values(folder, against=None):
     return {(one.recipe, one.metric): one for one in stored.read(folder) if one.against == against}
 
 
+@pytest.mark.slow
 def test_the_judge_counts_what_was_spoilt(judged):
     found = values(judged)
     for name, every in SPOILT.items():
@@ -97,6 +98,7 @@ def test_the_judge_counts_what_was_spoilt(judged):
     assert 0 < asked < 60 and found["cfg", "correct-relation"].value == pytest.approx(right / asked)
 
 
+@pytest.mark.slow
 def test_a_difference_has_the_p_of_an_exact_test(judged):
     one = values(judged, "cfg")["emag", "correct"]
     mended = sum(i % 3 == 0 and i % 5 != 0 for i in range(60))
@@ -130,6 +132,7 @@ def test_corrected_p_keeps_false_alarms_below_the_level():
     assert 0.03 < np.mean(alarms) < 0.065
 
 
+@pytest.mark.slow
 def test_a_clear_difference_is_clear_after_the_correction_too(judged):
     results = collect([judged.url])
     row = next(one for one in results.rows if one.name == "emag")
@@ -144,6 +147,7 @@ def test_a_clear_difference_is_clear_after_the_correction_too(judged):
     assert both["emag", "cfg", "residual"] == min(1, 2 * found["residual"].p)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_held_against_as_many_evaluations(judged):
     results = collect([judged.url])
     rows = {one.name: one for one in results.rows}
@@ -164,6 +168,7 @@ def hashes(folder):
             if path.suffix in (".md", ".json", ".png")}
 
 
+@pytest.mark.slow
 def test_the_page_answers_and_follows_from_its_numbers(judged, tmp_path):
     results = page_of(judged, tmp_path)
     again = from_data(json.loads(to_json(results)))
@@ -175,6 +180,7 @@ def test_the_page_answers_and_follows_from_its_numbers(judged, tmp_path):
     assert Image.open(tmp_path / "shapes-changed.png").height > 1000
 
 
+@pytest.mark.slow
 def test_diversity_on_the_page_is_that_of_the_images(judged):
     results = collect([judged.url])
     world = {one.name: one.world for one in results.rows}["cfg"]
@@ -189,6 +195,7 @@ def test_diversity_on_the_page_is_that_of_the_images(judged):
     assert "## Diversity" not in markdown(few)  # too few right images to tell
 
 
+@pytest.mark.slow
 def test_mended_and_broken_are_the_first_by_number(judged, tmp_path):
     found = page_of(judged, tmp_path).changed
     mended = [i for i in range(60) if i % 3 == 0 and i % 5]
@@ -196,6 +203,7 @@ def test_mended_and_broken_are_the_first_by_number(judged, tmp_path):
     assert found.shown[1] == tuple(i for i in range(60) if i % 5 == 0 and i % 3)[:10]
 
 
+@pytest.mark.slow
 def test_judged_twice_and_after_kills_the_bytes_are_the_same(made, judged, tmp_path, monkeypatch):
     left = iter(range(1, 100))
 
@@ -263,6 +271,7 @@ def test_the_questions_of_the_page_name_recipes_of_its_sweep():
     assert {name for one in asked for pair in one.pairs for name in pair} <= set(recipes)
 
 
+@pytest.mark.slow
 def test_questions_that_cannot_be_answered_are_refused(judged, tmp_path):
     with pytest.raises(BadValue, match="no recipe apg"):
         collect([judged.url], questions=(Question("?", (("apg", "cfg"),), ("correct",)),))
@@ -271,6 +280,7 @@ def test_questions_that_cannot_be_answered_are_refused(judged, tmp_path):
         read_questions(tmp_path / "q.yaml")
 
 
+@pytest.mark.slow
 def test_the_commands_measure_and_write_the_page(made, run, tmp_path):
     made(tmp_path / "run")
     line = ("metrics", tmp_path / "run", "--against", "cfg", "--against", "cfg-3", "--json")

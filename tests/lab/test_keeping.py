@@ -45,6 +45,7 @@ def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):
     assert "6 of them from before" in " ".join(run(*command)[1].split()) and not drawn
 
 
+@pytest.mark.slow
 def test_what_differs_is_drawn_anew(run, drawn, tmp_path):
     for more in ((), ("-n", 3), ("--scale", 2), ("-s", "9"), ("--negative", "a dog")):
         command = ("generate", "a frog", "-o", tmp_path, *FAST, *more)
@@ -174,6 +175,7 @@ def test_the_largest_seed_draws_and_is_drawn_again(run, tmp_path):
     assert code == 0 and "byte-identical" in text
 
 
+@pytest.mark.slow
 def test_again_of_other_pixels_exits_with_1_and_says_what_differs(run, tmp_path):
     run("generate", "a frog", "-o", tmp_path, *FAST)
     path = next(tmp_path.glob("*.png"))

@@ -211,6 +211,7 @@ def test_the_command_writes_the_page(run, tmp_path, monkeypatch, capsys):
     assert [one.name for one in (tmp_path / "a").iterdir()] == ["b.html"]
 
 
+@pytest.mark.slow
 @browser.needs_chromium
 def test_the_table_of_many_metrics_is_not_clipped(tmp_path):
     run = folder(tmp_path / "run")

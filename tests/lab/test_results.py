@@ -199,6 +199,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_page_from_folders_and_again_from_its_numbers(run, folders, tmp_path):
     page = folders / "page.md"
     code, _, error = run("results", folders / "run", "--out", page)

@@ -82,6 +82,7 @@ def killed(out, delay, spec=SPEC):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(fake, tmp_path):
     started = time.perf_counter()
     undisturbed = made(tmp_path / "undisturbed")
@@ -116,6 +117,7 @@ def test_killed_in_the_middle_of_any_write(fake, tmp_path, at):
     whole(made(tmp_path / "run", small), made(tmp_path / "undisturbed", small))
 
 
+@pytest.mark.slow
 def test_the_real_model_killed(real, tmp_path):
     started = time.perf_counter()
     undisturbed = made(tmp_path / "undisturbed", FEW)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("loaded")
 # the folder
 
 
+@pytest.mark.slow
 def test_what_the_index_holds(finished, pipe):
     table = finished.index()
     assert table.schema == INDEX
@@ -86,6 +87,7 @@ def test_picks(pipe, tmp_path):
     assert any(pick is not None for pick in picks[0])
 
 
+@pytest.mark.slow
 def test_picks_are_each_images_own(pipe, tmp_path):
     """Each row of the index holds what its image picks when it is made alone, in batches of three and of two."""
     rules = ["emag=1.5,statistic=cosine,layers=1+2+3+4+5+6"]

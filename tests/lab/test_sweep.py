@@ -142,6 +142,7 @@ def test_a_grid_is_made_measured_and_chosen_from(tmp_path):
     assert not any(folder.missing().values()) and folder.recipe_of("cfg.1").scale == 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "optuna"])
 def test_a_killed_search_ends_as_an_undisturbed_one(method, tmp_path, monkeypatch):
     data = changed(method=method, trials=5)
@@ -160,6 +161,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(method, tmp_path, monkeypatc
     assert len({trial["setting"] for trial in whole["trials"]}) == 5
 
 
+@pytest.mark.slow
 def test_what_is_given_up_makes_a_quarter_of_its_images(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "beaten", lambda values, early, higher: len(early) == 1)
     data = {**changed(method="optuna", trials=3), "recipes": {"cfg": {"guidance_scale": {"low": 1.0, "high": 6.0}}}}
@@ -174,6 +176,7 @@ def test_what_is_given_up_makes_a_quarter_of_its_images(tmp_path, monkeypatch):
     assert drawn == [2, len(found["front"])]  # a distance on fewer images is no match for the others
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):
     spec, best, plot = tmp_path / "s.yaml", tmp_path / "best.yaml", tmp_path / "front.png"
     spec.write_text(yaml.safe_dump({**SWEEP, "out": str(tmp_path / "out")}))

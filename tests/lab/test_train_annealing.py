@@ -47,6 +47,7 @@ def test_the_losses_are_their_formulas(i):
     close(agree, apart.square()[:, 0])
 
 
+@pytest.mark.slow
 def test_the_noise_alone_asks_for_the_conditional_prediction():
     """c is the mean of the noise given x, so that the first loss is least at w = 1, wherever it starts."""
     trainer, model = HeadTrainer(SMALL, 2.5), toy()

@@ -311,6 +311,7 @@ def test_two_jittered_averages_of_one_block():
     assert run.stats.evaluations == 8 * 2 * 4 + 2 * 3 * len(APPLIED)
 
 
+@pytest.mark.slow
 def test_counts_on_24_blocks():
     pipe = sd3(layers=24)
     counts = {}

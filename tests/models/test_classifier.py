@@ -60,6 +60,7 @@ def test():
     return read(str(DATA / "test.parquet"), 32, 10)
 
 
+@pytest.mark.slow
 def test_it_recognises_test_images(trained, test):
     model, card = trained
     some = Images(test.pixels[:1000], test.labels[:1000])
@@ -178,6 +179,7 @@ def test_bad_folders(folder, tmp_path):
         load_classifier(tmp_path)
 
 
+@pytest.mark.slow
 def test_accuracy_and_distance_of_real_images(test):
     """Accuracy of the classes asked for; a small distance to other test images, a larger one to spoilt ones."""
     from emag.lab.evaluate.metrics import frechet

@@ -240,6 +240,7 @@ def test_bad_options(options, says, tmp_path):
     assert found.exit_code == 2 and says in found.output and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_learns_resumes_and_keeps_its_latents(tmp_path, pipe):
     def go(out, until=9, **more):
         small = AutoencoderTrainer(Coding(batch_size=2, **more))

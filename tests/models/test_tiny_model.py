@@ -126,6 +126,7 @@ def test_the_vae_is_the_identity():
     assert (vae.config.scaling_factor, vae.config.shift_factor, len(vae.config.block_out_channels)) == (2.0, 0.0, 1)
 
 
+@pytest.mark.slow
 def test_guidance_on_two_prompts_as_in_the_readme(pipe):
     prompts = ["a photo of a horse", "a photo of a ship"]
     call = {"num_inference_steps": 28, "guidance_scale": 2.5}

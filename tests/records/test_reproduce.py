@@ -45,6 +45,7 @@ def test_published_numbers_are_those_of_the_table():
     assert read("emag-dit").value("cfg", "inception-fd") == 2.27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["emag-table2", "emag-dit"])
 def test_a_check_runs_the_chain_without_anything_from_outside(name, run, tmp_path):  # noqa: F811
     code, text, error = run("reproduce", name, "--check", "-o", tmp_path / "run", "--recipe", "emag+cads", "--recipe", "cfg")

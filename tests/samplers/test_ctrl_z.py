@@ -89,6 +89,7 @@ def test_rows_are_their_own_samples():
     assert run(x.float()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_an_embedded_model_beside_a_weak_branch():
     """Brighter images for a reward of brightness, whatever other rules act in the steps."""
     pipe, ends = emag.load("tiny"), []

@@ -35,6 +35,7 @@ def test_fkc_reaches_the_power_product_and_cfg_does_not():
         assert misses(run(solver, 2.0), mean, var) > 9
 
 
+@pytest.mark.slow
 def test_fkc_reaches_the_mass_of_each_mode_and_cfg_does_not():
     """Modes equally likely with and without the label, but narrower with it: the powered density prefers one of them."""
     half = torch.tensor([0.5, 0.5], dtype=torch.float64)

@@ -82,6 +82,7 @@ def test_counts_rows_and_dtype():
     assert model.levels[0] == model.path.at(len(model.path) - 1)  # the level that is gone to
 
 
+@pytest.mark.slow
 def test_an_image_of_the_embedded_model_comes_back_nearer_than_by_cfg():
     pipe = emag.load("tiny")
     prompts = ["a photo of a frog", "a photo of a truck"]

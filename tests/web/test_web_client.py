@@ -53,6 +53,7 @@ def test_a_client_draws_what_guide_draws(client):
     assert png.read_record(file)["seeds"] == [8]
 
 
+@pytest.mark.slow
 def test_two_clients_are_served_one_after_another(server, client):
     """The second waits for the first, is told its place, and gets its picture."""
     other = Client(server.url, verbose=False, analytics_enabled=False)
@@ -66,6 +67,7 @@ def test_two_clients_are_served_one_after_another(server, client):
     assert long.done() and short.result() and 0 in places
 
 
+@pytest.mark.slow
 def test_closing_a_window_ends_its_run():
     model = opened("tiny")
     with running(model) as server:

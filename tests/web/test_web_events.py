@@ -18,7 +18,7 @@ def test_only_what_draws_is_queued(tmp_path):
     assert queued - drawing == {"apply"}, "the layout of the rules, which Gradio makes in its queue alone"
 
 
-@pytest.mark.parametrize("seen, moves", [("emag seg cads", True), ("seg emag cads", False), (None, False)])
+@pytest.mark.parametrize(("seen", "moves"), [("emag seg cads", True), ("seg emag cads", False), (None, False)])
 def test_a_place_of_another_list_moves_nothing(seen, moves):
     """What is pressed while the last answer is on its way names a place in the list that stood then."""
     from types import SimpleNamespace

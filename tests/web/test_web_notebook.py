@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "web.ipynb"
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_shows(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     held, shown = {}, []
