@@ -17,8 +17,17 @@ def _likeness(typed: str, known: str) -> float:
     return SequenceMatcher(None, typed, known).ratio() + slips
 
 
-def choices(name: str, known: Iterable[str], head: str = "there are") -> str:
-    """What to say after "there is no ...": all names, and the nearest one last, where it is seen."""
+MANY = 30
+"""Names, of which a list is no longer read."""
+
+
+def choices(name: str, known: Iterable[str], head: str = "there are", listed: str = "") -> str:
+    """What to say after "there is no ...": all names, and the nearest one last, where it is seen.
+
+    Of many names the nearest alone; where none is near, what lists them, `listed`, instead of the list.
+    """
     known = list(known)
-    near = nearest(name, known)
+    near, many = nearest(name, known), len(known) > MANY
+    if many and (near or listed):
+        return " ".join(word for word in (f"did you mean {near}?" if near else "", listed) if word)
     return f"{head} {', '.join(known)}" + (f"; did you mean {near}?" if near else "")

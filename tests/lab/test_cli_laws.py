@@ -250,6 +250,14 @@ def test_version_and_suggestions(run, tmp_path):
         assert refused(code, error) and says in error, error
 
 
+@pytest.mark.parametrize("words", [("plan", "-g", "emga=1"), ("plan", "-g", "xyzzy=1"), ("compare", "a frog", "-c", "xyzzy=1"),
+                                   ("methods", "xyzzy"), ("doctor", "-m", "tiny", "xyzzy"), ("plan", "--recipe", "xyzzy")])
+def test_a_wrong_name_is_no_wall_of_names(run, words):
+    code, _, error = run(*words)
+    assert refused(code, error) and len(error) < 500 and any(
+        way in error for way in ("did you mean", "lists all", "there are", "all are tried"))
+
+
 @pytest.mark.parametrize(("shell", "words", "expected"), [
     ("bash", "emag comp", {"compare"}), ("bash", "emag generate --rec", {"--recipe"}),
     ("bash", "emag plan -g ema", {"emag", "emag-null"}),

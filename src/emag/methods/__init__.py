@@ -103,6 +103,8 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
     Energy,
 )}
+LISTED = "`emag methods` lists all"
+"""What a message says in place of a hundred names."""
 
 
 Made = TypeVar("Made")
@@ -118,5 +120,5 @@ def method(name: str, registry: Mapping[str, Any] = METHODS) -> Any:
     registry: where to look, by default among the rules. Raises `BadValue` where there is none, with the nearest name.
     """
     if name not in registry:
-        raise BadValue(f"there is no method {name!r}; {choices(name, registry)}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, registry, listed=LISTED)}")
     return registry[name]

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import BadValue
-from ...near import nearest
+from ...methods import LISTED
+from ...near import choices
 from . import common as shared
 from .app import flowing
 from .common import command, out
@@ -43,9 +44,8 @@ def methods(
     found = [method for method in catalogue() if not names or method["name"] in names]
     missing = next((name for name in names or [] if name not in {method["name"] for method in found}), None)
     if missing is not None:
-        near = nearest(missing, [method["name"] for method in catalogue()])
-        raise BadValue(f"there is no method {missing}; " + (f"did you mean {near}? " if near else "")
-                       + "`emag methods` lists all")
+        names_known = [method["name"] for method in catalogue()]
+        raise BadValue(f"there is no method {missing!r}; {choices(missing, names_known, listed=LISTED)}")
     if as_json:
         shared.show_json(found)
     elif names:

@@ -20,7 +20,7 @@ from ...hosts import own_loop
 from ...hosts.function import Function
 from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
-from ...methods import METHODS
+from ...methods import LISTED, METHODS
 from ...methods.combining.cfg import CFG
 from ...near import choices
 from ...records import recipe
@@ -222,7 +222,7 @@ def read_part(word: str) -> Rule | Corrector | Solver:
         if name in registry:
             return recipe.parse(word, registry)
     if name not in METHODS:
-        raise BadValue(f"there is no method {name!r}; {choices(name, (*METHODS, *CORRECTORS, *SOLVERS))}")
+        raise BadValue(f"there is no method {name!r}; {choices(name, (*METHODS, *CORRECTORS, *SOLVERS), listed=LISTED)}")
     return recipe.parse(word)
 
 
