@@ -250,8 +250,9 @@ def test_version_and_suggestions(run, tmp_path):
         assert refused(code, error) and says in error, error
 
 
-@pytest.mark.parametrize("words", [("plan", "-g", "emga=1"), ("plan", "-g", "xyzzy=1"), ("compare", "a frog", "-c", "xyzzy=1"),
-                                   ("methods", "xyzzy"), ("doctor", "-m", "tiny", "xyzzy"), ("plan", "--recipe", "xyzzy")])
+@pytest.mark.parametrize("words", [("plan", "-g", "emga=1"), ("plan", "-g", "xyzzy=1"),
+                                   ("compare", "a frog", "-c", "xyzzy=1"), ("methods", "xyzzy"),
+                                   ("doctor", "-m", "tiny", "xyzzy"), ("plan", "--recipe", "xyzzy")])
 def test_a_wrong_name_is_no_wall_of_names(run, words):
     code, _, error = run(*words)
     assert refused(code, error) and len(error) < 500 and any(

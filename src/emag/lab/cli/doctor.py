@@ -39,7 +39,8 @@ def doctor(
     names = sorted({column.label for column in tried()})
     unknown = next((name for name in methods or [] if name not in names), None)
     if unknown is not None:
-        raise BadValue(f"there is no method {unknown} to try; {choices(unknown, names, listed='without names all are tried')}")
+        said = choices(unknown, names, listed="by default all are tried")
+        raise BadValue(f"there is no method {unknown} to try; {said}")
     work = _jobs(prompts, prompts_file, negative)
     source = matrix() if model is None else _model(model, work, steps, device, dtype, offload)
     found = [finding for finding in _watched(source) if not methods or finding.method in methods]

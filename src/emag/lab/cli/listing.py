@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import BadValue
-from ...methods import LISTED
 from ...near import choices
 from . import common as shared
 from .app import flowing
@@ -39,6 +38,7 @@ def methods(
     as_json: shared.Json = False,
 ) -> None:
     """List the methods by kind, or show some in full: parameters, defaults by model and their source, paper and equation."""
+    from ...methods import LISTED
     from ..pages.catalogue import catalogue
 
     found = [method for method in catalogue() if not names or method["name"] in names]
