@@ -5,16 +5,19 @@ import logging
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import emag
 from emag.engine.network import read_network
 from emag.errors import BadValue, Unsupported
+from emag.hosts.lookup import denoisers, host_of
 from emag.lab.bake import teacher, work
 from emag.lab.bake.adapter import FILE
 from emag.lab.bake.baker import Baker, BakeSettings, errors_of, held_out
 from emag.lab.bake.lessons import Lessons, read_lesson, write_lesson
 from emag.records.baked import Baked, baked_facts, read_baked, warn_of_baked
+from emag.testing.cases import every
 from shell import run  # noqa: F401  a fixture
 from tiny import CASES, sd3, sd3_call
 
@@ -33,18 +36,19 @@ def learnt(lesson, tmp_path, name="a"):
     return Lessons([read_lesson(tmp_path / f"{name}.safetensors", {"who": name})])
 
 
-@pytest.mark.parametrize("name", ["sd3", "dit", "pixart", "flux"])
+@pytest.mark.parametrize("name", ["sd3", "dit", "pixart", "flux", "true-cfg", "chroma", "cogview4", "wan", "qwen",
+                                  "cogvideox", "kandinsky5", "lumina2", "hidream", "hunyuan", "ltx-2", "sdxl-control"])
 def test_what_is_recorded_is_what_the_network_and_the_scheduler_saw(name):
     """Without guidance, the network on recorded inputs says what its scheduler was given, bit for bit or nearly so."""
-    case = CASES[name]
+    case = every()[name]
     pipe = case.pipe()
-    call = case.call((8, 9), **{case.scale: 1.0 if case.uncond else 3.5})
-    lesson = teacher.follow(pipe, (), call, (8, 9))
-    network = read_network(pipe.transformer)
+    host, network = host_of(pipe), read_network(denoisers(pipe, host_of(pipe))[0])
+    lesson = teacher.follow(pipe, (), {**case.call((8, 9)), **({host.scale: host.off} if host.scale else {})}, (8, 9))
     with torch.no_grad():
         for inputs, guided in zip(lesson.inputs, lesson.guided):
             close(teacher.predicted(network, inputs, guided), guided, atol=1e-5, rtol=1e-5)
-    assert len(lesson.guided) == 8 and "step" not in vars(pipe.scheduler) and not pipe.transformer._forward_pre_hooks
+    assert len(lesson.guided) == len(lesson.inputs) > 1
+    assert "step" not in vars(pipe.scheduler) and not network.module._forward_pre_hooks
 
 
 def test_the_guided_prediction_is_that_of_both_branches():
@@ -58,6 +62,29 @@ def test_the_guided_prediction_is_that_of_both_branches():
         with torch.no_grad():
             c, u = (teacher.predicted(network, one, guided) for one in (inputs, null))
         close(guided, u + 4 * (c - u), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen", "hunyuan", "sdxl-control", "wan"])
+def test_rows_that_are_drawn_are_those_that_were_recorded(name, tmp_path):
+    """Any rows in any number, whatever the network takes: positions, sizes, residuals, tuples of them."""
+    pipe, call = every()[name].pipe(), every()[name].call((8, 9))
+    host, network = host_of(pipe), read_network(denoisers(pipe, host_of(pipe))[0])
+    lessons = learnt(teacher.follow(pipe, (), {**call, **({host.scale: host.off} if host.scale else {})}, (8, 9)), tmp_path)
+    inputs, guided = lessons.rows(torch.tensor([5, 0, 3, len(lessons) - 1, 2]))
+    with torch.no_grad():
+        close(teacher.predicted(network, inputs, guided), guided, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["true-cfg", "chroma", "wan", "qwen"])
+def test_of_two_calls_a_step_the_conditional_one_is_recorded(name):
+    """Under guidance as without it: the same inputs at the first step, one each step; the guided prediction is another."""
+    pipe, call = every()[name].pipe(), every()[name].call((8, 9))
+    host = host_of(pipe)
+    plain, both = (teacher.follow(pipe, (), one, (8, 9)) for one in ({**call, host.scale: host.off}, call))
+    assert len(both.inputs) == len(both.guided) == len(plain.inputs)
+    for value, other in zip(plain.inputs[0].values(), both.inputs[0].values(), strict=True):
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    assert (both.guided[0] - plain.guided[0]).abs().max() > 1e-3 * plain.guided[0].abs().max()
 
 
 def test_a_teacher_with_a_memory_is_followed_in_order():
@@ -96,9 +123,9 @@ def test_the_wrong_pairing_is_refused(rule, says):
 
 
 def test_pipelines_that_cannot_be_followed_are_refused():
-    pipe = CASES["true-cfg"].pipe()
-    with pytest.raises(Unsupported, match="twice a step"):
-        teacher.follow(pipe, (), CASES["true-cfg"].call(), (8, 9))
+    pipe = every()["z-image"].pipe()
+    with pytest.raises(Unsupported, match="a list of rows"):
+        teacher.follow(pipe, (), every()["z-image"].call(), (8, 9))
     assert "step" not in vars(pipe.scheduler)
     with pytest.raises(Unsupported, match="no latents and noise levels"):
         teacher.check_random(CASES["dit"].pipe())
@@ -169,6 +196,8 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
     code, text, error = run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", out, *SMALL, "--json")
     assert code == 0, error
     told = json.loads(text)
+    with Image.open(told["sheet"]) as page:
+        assert page.width > 3 * 64 and page.height > 64 * 2
     assert told["adapter"] == str(out / FILE) and told["low"] <= told["left"] <= told["high"]
     with safe_open(out / FILE, "pt") as file:
         facts = json.loads(file.metadata()["emag_baked"])

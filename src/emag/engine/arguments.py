@@ -46,12 +46,15 @@ class Arguments:
 
     def evaluated(self, forward: Callable[..., Any]) -> Answer:
         """What `forward` answers to this call. It gets by place and by name what the host gives so."""
-        backbone = self.network.backbone
-        # a U-Net takes what it adds from its list of residuals out of that list
-        values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
-        named = _to_hosts(values, backbone)
+        backbone, named = self.network.backbone, self.as_given()
         placed = [named.pop(name) for name in self.positional]
         return Answer.of(forward(*placed, *self.further, **named), self.network.latents(self.sample), backbone)
+
+    def as_given(self) -> dict[str, Any]:
+        """The values by name in the form in which the host gives them."""
+        # a U-Net takes what it adds from its list of residuals out of that list
+        values = {name: list(value) if isinstance(value, list) else value for name, value in self.values.items()}
+        return _to_hosts(values, self.network.backbone)
 
     @property
     def sample(self) -> torch.Tensor:

@@ -26,6 +26,8 @@ def write_lesson(path: Path, lesson: Lesson, asked: Mapping[str, Any]) -> None:
             plain[name] = value
         elif all(one.shape == value.shape and torch.equal(one, value) for one in every):
             tensors[(ONCE if value.ndim and len(value) == rows else ALL) + name] = value
+        elif not value.ndim or len(value) != rows:
+            raise Unsupported(f"{name} changes from step to step and has no row an image: baking draws rows alone")
         else:
             tensors[EACH + name] = torch.stack(every)
     folder.save_tensors(path, tensors, {HEADER: json.dumps({"asked": dict(asked), "plain": plain})})

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from ...core import Rule
 from ...engine.answer import sample_in
 from ...engine.arguments import Arguments
 from ...engine.network import Network, read_network
+from ...engine.undo import Undo
+from ...engine.view import CallKind
 from ...errors import BadValue, Unsupported
 from ...hosts.defaults import models_of, resolved
 from ...hosts.lookup import denoisers, host_of
 from ...hosts.pipeline import guide
 from ...hosts.pipeline_view import PipelineView
+from ...models.folder import first_line
 from ...objectives import memory_of
 from ..draw.sampling import generators
 
@@ -47,11 +51,12 @@ def follow(pipe: Any, rules: Sequence[Rule], call: Mapping[str, Any], seeds: Seq
     """
     network = _network(pipe)
     with guide(pipe, *rules) as run, _recorded(pipe, network, run, call) as (inputs, guided):
-        made = pipe(**{**call, "output_type": "latent", "generator": generators(list(seeds))}).images
+        made = pipe(**{**call, "output_type": "latent", "generator": generators(list(seeds))})
     if len(inputs) != len(guided):
         raise Unsupported(f"{len(inputs)} evaluations gave {len(guided)} steps: {type(pipe).__name__}'s scheduler evaluates "
                           "some noise levels twice, and baking needs one evaluation a step")
-    images = made.detach() if isinstance(made, torch.Tensor) else torch.empty(0)  # some know no latents
+    latents = made.get("images", made.get("frames"))
+    images = latents.detach() if isinstance(latents, torch.Tensor) else torch.empty(0)  # some know no latents
     return Lesson(tuple(inputs), tuple(guided), images)
 
 
@@ -81,9 +86,13 @@ def check_pipeline(pipe: Any, call: Mapping[str, Any]) -> None:
     host, network = host_of(pipe), _network(pipe)
     off = {host.scale: host.off} if host.scale else {}
     lesson = follow(pipe, (), {**call, **off, "num_inference_steps": 1}, [0] * rows_in(call, host.prompt))
-    with torch.no_grad():
-        own = predicted(network, lesson.inputs[0], lesson.guided[0])
-    far = (own - lesson.guided[0]).abs().max() / lesson.guided[0].abs().max().clamp(min=1e-12)
+    try:
+        with torch.no_grad():
+            own = predicted(network, lesson.inputs[0], lesson.guided[0])
+        far = (own - lesson.guided[0]).abs().max() / lesson.guided[0].abs().max().clamp(min=1e-12)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise Unsupported(f"the network of {type(pipe).__name__} cannot be asked again outside its pipeline, which baking "
+                          f"does: {first_line(error)}") from error
     if not far < TOLERANCE:
         raise Unsupported(f"{type(pipe).__name__} changes the network's prediction on its way to the scheduler (by "
                           f"{float(far):.2g} of its largest value): what it does there cannot be baked in")
@@ -91,8 +100,9 @@ def check_pipeline(pipe: Any, call: Mapping[str, Any]) -> None:
 
 def predicted(network: Network, inputs: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
     """The network's prediction for recorded inputs, fp32; of a learned variance nothing. like: [rows, channels, ...]."""
-    made = sample_in(network.module(**_nested(inputs)))
-    return made[:, :like.shape[1]].float()
+    made, channels = sample_in(network.module(**_nested(inputs))), network.backbone.channel_dim
+    made = made.narrow(channels, 0, like.shape[channels]).float()
+    return -made if network.backbone.negated else made
 
 
 def rows_in(call: Mapping[str, Any], prompt: str) -> int:
@@ -119,32 +129,38 @@ def _recorded(pipe: Any, network: Network, run: Any, call: Mapping[str, Any]
     bound = inspect.signature(type(pipe).__call__).bind(pipe, **call)
     bound.apply_defaults()
     view = PipelineView(run.host, pipe, dict(bound.arguments), {}, {})
-    if view.uncond and not run.host.doubled:
-        raise Unsupported(f"{run.host.name} calls its network twice a step: baking follows pipelines that make one doubled "
-                          "call, and those without a guidance of their own")
-    step = pipe.scheduler.step
+    scheduler, step, undo = pipe.scheduler, pipe.scheduler.step, Undo()
 
     def called(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append(_conditional(network, view, Arguments.bind(network, args, kwargs)))
+        arguments = Arguments.bind(network, args, kwargs)
+        kind = view.kind(arguments)
+        if kind == "other":
+            raise Unsupported(f"{run.host.name} calls its network a third time: baking knows the two calls of CFG")
+        if kind != "uncond":
+            inputs.append(_conditional(network, view, arguments, kind))
 
-    def stepped(model_output: Any, *args: Any, **kwargs: Any) -> Any:
+    def stepped(self: Any, model_output: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not scheduler:  # a copy, for the sound of a video
+            return type(self).step(self, model_output, *args, **kwargs)
         # the result of a rule is marked as ours: what is kept is an ordinary tensor
         guided.append(model_output.detach().as_subclass(torch.Tensor).float().clone())
         return step(model_output, *args, **kwargs)
 
+    view.install(network, undo)  # where the calls of a step are tagged
     hook = network.module.register_forward_pre_hook(called, with_kwargs=True)
-    pipe.scheduler.step = stepped
+    scheduler.step = MethodType(stepped, scheduler)
     try:
         yield inputs, guided
     finally:
         hook.remove()
-        del pipe.scheduler.step
+        undo.close()
+        del scheduler.step
 
 
-def _conditional(network: Network, view: PipelineView, arguments: Arguments) -> dict[str, Any]:
+def _conditional(network: Network, view: PipelineView, arguments: Arguments, kind: CallKind) -> dict[str, Any]:
     """The inputs of the conditional rows, flat by name ("a.b" is entry b of the dict a); no time stands without rows."""
-    rows = view.rows(view.kind(arguments), arguments.total)
-    values = arguments.rows(rows.cond).values
+    rows = view.rows(kind, arguments.total)
+    values = arguments.rows(rows.cond).as_given()
     count = len(range(*rows.cond.indices(arguments.total)))
     time = torch.as_tensor(values[network.backbone.timestep])
     flat = dict(_flat({**values, network.backbone.timestep: time.expand(count) if time.numel() == 1 else time}))
@@ -155,22 +171,30 @@ def _conditional(network: Network, view: PipelineView, arguments: Arguments) -> 
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values with names that lead to them: "a.b" in a dict, "a.(0" in a tuple, "a.[0" in a list."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name}.{key}", item) for key, item in value.items())
+            yield from _flat({f"{name}.{key}": item for key, item in value.items()})
+        elif isinstance(value, (list, tuple)) and value:
+            mark = "(" if isinstance(value, tuple) else "["
+            yield from _flat({f"{name}.{mark}{at}": item for at, item in enumerate(value)})
         else:
             yield name, value
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+    """What `_flat` was made of."""
+    parts: dict[str, dict[str, Any]] = {}
     for name, value in flat.items():
         outer, _, inner = name.partition(".")
-        if inner:
-            nested.setdefault(outer, {})[inner] = value
-        else:
-            nested[outer] = value
-    return nested
+        parts.setdefault(outer, {})[inner] = value
+    return {name: part[""] if "" in part else _held(_nested(part)) for name, part in parts.items()}
+
+
+def _held(inner: dict[str, Any]) -> Any:
+    """A dict, or the tuple or list that its keys are places of."""
+    mark = next(iter(inner))[0]
+    return tuple(inner.values()) if mark == "(" else list(inner.values()) if mark == "[" else inner
 
 
 def filled(pipe: Any, rules: Sequence[Rule]) -> tuple[Rule, ...]:

@@ -46,6 +46,7 @@ def bake(
 
     Killed, the same command goes on. The error that is told is on images that were not learnt from.
     """
+    from ..bake.looked import write_sheet
     from ..bake.work import Teacher, check, settings_of
     from ..draw.sampling import DrawSettings
 
@@ -58,11 +59,13 @@ def bake(
                       batch_size, times)
     check(teacher)
     path, found = baked(teacher, settings, folder)
+    seen = write_sheet(teacher, folder / "sheet.png")
     if as_json:
-        shared.show_json({"adapter": str(path), **asdict(found)})
+        shared.show_json({"adapter": str(path), "sheet": str(seen), **asdict(found)})
         return
     out.print(f"held-out error {found.before:.4g} before, {found.after:.4g} after: {found.left:.1%} of it left (95 % "
               f"interval {found.low:.1%} to {found.high:.1%}, {found.images} images)")
+    out.print(f"images with it beside the teacher's: {seen}")
     out.print(f"adapter in {path}; use it at scale 1: emag generate ... -m {model} --lora {folder} --scale 1")
 
 
