@@ -120,7 +120,7 @@ results-shapes: $(STAMP)
 	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
 
 # docs/results/shapes-main.md: the rows that matter most, over MAIN images each, at the settings of results-shapes
-ROWS := none cfg cfg-34 emag emag-map emag-alone emag-null apg adg momentum
+ROWS := none cfg cfg-34 emag emag-map emag-alone
 results-main: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag run bench/shapes.yaml --out $(SHAPES)/main --images $(MAIN) --workers $(WORKERS) \
 		$(addprefix --recipe ,$(ROWS))
