@@ -51,6 +51,14 @@ def in_parts(model: Any) -> Any:
     return clone
 
 
+def in_tiles(model: Any) -> Any:
+    """A model whose network another node calls for each half of the picture."""
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(lambda apply, call: torch.cat(
+        [apply(half, call["timestep"], **call["c"]) for half in call["input"].chunk(2, -1)], -1))
+    return clone
+
+
 def answered(model: Any) -> Any:
     """A model whose last steps another node answers."""
     clone, kept = model.clone(), []
@@ -103,6 +111,7 @@ ERRORS: dict[str, Callable[[], None]] = {
                            lambda m: first(nodes_easycache.EasyCacheNode.execute(m, 0.5, 0.1, 0.9, False))),
     "an unknown cache": lambda: run(EMAG, node=answered),
     "in parts": lambda: run(EMAG, node=in_parts),
+    "in tiles": lambda: run(EMAG, node=in_tiles),
     "sag": lambda: run(EMAG, "sdxl", lambda m: first(nodes_sag.SelfAttentionGuidance.execute(m, 0.5, 2.0))),
     "references": edited,
     "not finite": broken,

@@ -14,6 +14,7 @@ from emag.engine.lock import _owners
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts.comfy.patch import carried, patched
 from emag.methods.emag.average import MapAverage, QueryAverage
+from emag.records.graph import guidance_rules
 from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
@@ -114,6 +115,19 @@ def test_weak_passes_are_few_and_short(model: Any) -> None:
     assert sum(effect is not None for effect in report.stats.effects) == 6
     assert all(pick is None or pick[0] in (2, 3) for pick in report.stats.picks)
     assert far(report.weak, report.clean) > 1e-4
+
+
+@pytest.mark.parametrize("text", ["ag=-0.5", "linear-ag", "cfg-cache=2,below=1", "rcfg", "erg=1", "tcfg", "zero-star",
+                                  "cfg-oec"])
+def test_comfyuis_cfg_reads_what_a_rule_puts_in_the_nulls_place(model: Any, plain: torch.Tensor, text: str) -> None:
+    """Rows that a rule spares or rewrites: ComfyUI's own cfg 4 makes of them what our cfg=4 makes, for the same price."""
+    alone, ours = patched(model, guidance_rules(text)), patched(model, guidance_rules(f"cfg=4 {text}"))
+    theirs = sample(alone, SMALLEST)
+    assert far(theirs, plain) > 1e-3
+    assert far(theirs, sample(ours, SMALLEST)) < SAME
+    stats = carried(alone).latest.report.stats
+    assert stats.evaluations == carried(ours).latest.report.stats.evaluations
+    assert (stats.evaluations < 6 * 2 * 4) == (text.split("=")[0] not in ("tcfg", "zero-star", "cfg-oec"))
 
 
 def test_a_run_without_cfg(model: Any) -> None:

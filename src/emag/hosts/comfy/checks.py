@@ -94,7 +94,7 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
         raise Unsupported(f"{cache} gives answers of earlier steps, against which a weak pass of now would be held: {PLAIN}")
     for name in ("context_handler", "sampler_calc_cond_batch_function", "multigpu_clones"):
         if name in options:
-            raise Unsupported(f"another node evaluates the network in parts ({name}); weak passes cannot follow: {PLAIN}")
+            raise in_parts(name)
     if combiner and options.get(SLOT):
         raise Unsupported(f"{combiner} combines, and so does {_owner(options[SLOT])}, another node in the same place "
                           f"({SLOT}): {PLAIN}")
@@ -107,6 +107,11 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
         if condition is not None and condition not in further:
             raise BadValue(f"{owner} names the condition {condition!r}, and none of that name is there: connect one to the "
                            f"Guidance node, whose input is called {OTHER}, and name it so in the rule")
+
+
+def in_parts(how: str) -> Unsupported:
+    """The error for a network that is evaluated in parts, whose answers another node joins."""
+    return Unsupported(f"another node evaluates the network in parts ({how}); weak passes cannot follow: {PLAIN}")
 
 
 def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> None:

@@ -17,6 +17,7 @@ from ...engine.handlers import Handlers, by_rows, looking, nested, perturbing, s
 from ...engine.passes import is_whole
 from ...engine.wanted import WHOLE, Changer, Pass
 from ...errors import NoEffect, Unsupported
+from .checks import in_parts
 from .networks import Layout
 from .sites import Site, Sites
 
@@ -67,6 +68,7 @@ class Passes:
             watched, looked = self._seen(site, part, call)
             taps, looks = nested(taps, watched), nested(looks, looked)
             if part.cond:
+                self._begin(site)
                 begun.append((site, part))
         self._count(call, self.depth, clean=True)
         self.blocks.recorded, self.blocks.kept = {}, {}
@@ -102,8 +104,14 @@ class Passes:
         return self._pass(call, Pass(taps=self._strengthened(Handlers(), call)))
 
     def _site(self, part: Part, call: NetworkCall) -> Site:
-        """The site of a part; what watches unconditional rows belongs to the step's first condition."""
+        """The site of a part; what watches unconditional rows belongs to the leading one."""
         return self.sites.at(part.key if part.cond else self.sites.lead, self.layout.grid(call.x))
+
+    def _begin(self, site: Site) -> None:
+        """The clean pass of a condition, one in each step: of two, the second one would be taken for the first."""
+        if site.seen is self.sites.now and site.states:
+            raise in_parts("a step calls it twice for one condition")
+        site.seen = self.sites.now
 
     def _owner(self, branch: Perturbation, part: Part, call: NetworkCall) -> Site:
         return self.sites.at(self.sites.lead, self.layout.grid(call.x)) if branch.whole else self._site(part, call)

@@ -5,7 +5,7 @@ batch, further branches are the same call for the conditional rows alone, and wh
 in the place of its predictions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
-from .conditions import Names, changed
+from .conditions import Names, changed, first_on
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -59,6 +59,7 @@ class Run:
         self.memory: list[dict[str, Any]] = [{} for _ in self.rules]
         self.steps = self.images = 0
         self.seen: list[float] = []  # the noise levels of the evaluations so far
+        self.lead: Hashable = None  # the condition that stands for the prompt: the first one that is on as the run begins
         self.waiting = False  # the next batch call is the step's own
         self.branch: Perturbation | None = None
         self.making: str | None = None  # "clean" or "weak" while we evaluate
@@ -86,7 +87,9 @@ class Run:
         if len(conds) != 2 or conds[0] is None:
             raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a "
                               "negative one (KSampler, CFGGuider, BasicGuider)")
-        present = self._present(x, sigma, conds[0][0]["uuid"])
+        if self.lead is None:
+            self.lead = first_on(conds[0], sigma)["uuid"]
+        present = self._present(x, sigma)
         conds = self._conditions(conds, present.step)
         wanted = present.needed()
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
@@ -125,7 +128,7 @@ class Run:
                               "another node (a cache?) answered the others: leave one of the two out")
         self.sites.prove_effect()
 
-    def _present(self, x: torch.Tensor, sigma: float, lead: Any) -> StepRules:
+    def _present(self, x: torch.Tensor, sigma: float) -> StepRules:
         if self.passes is None:
             self.begin(x * self.levels.scale(sigma))
         if len(x) != self.images:
@@ -134,7 +137,7 @@ class Run:
         step = self.levels.step(x, sigma, self.streams)
         self.steps += 1
         self.seen.append(sigma)
-        self.sites.reach(step, lead)
+        self.sites.reach(step, self.lead)
         present = StepRules(step, self.rules, self.memory, self.finite)
         present.check_input()
         return present
@@ -209,6 +212,7 @@ class Run:
             self.result = guided
             return out
         null, new = before.get(UNCOND), after.get(UNCOND)
-        if null is None or new is None or new is null:
+        if new is None or new is null:
             return [guided, *out[1:]]
-        return [guided, moved(out[1], new - null, step)]
+        # where it was spared ComfyUI has zeros in its place: what a rule gave is told from the conditional one
+        return [guided, moved(out[0], new - cond, step) if null is None else moved(out[1], new - null, step)]
