@@ -104,6 +104,8 @@ ERRORS: dict[str, Callable[[], None]] = {
     "two combine": lambda: run("apg=4", node=lambda m: nodes_model_advanced.RescaleCFG().patch(m, 0.7)[0]),
     "before cfg": lambda: run("apg=4", node=lambda m: first(nodes_apg.APG.execute(m, 1.0, 5.0, 0.0))),
     "one prompt": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="apg=4"),
+    "nobody reads it": lambda: run("tcfg", cfg=1.0),
+    "no negative": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="tcfg"),
     "three prompts": lambda: under(nodes_custom_sampler.Guider_DualCFG, *CONDS, cfg=(3.0, 2.0)),
     "a negative text": lambda: run("nag=5,layers=1"),
     "a condition": lambda: run("negative=1.5,negative=other"),

@@ -14,7 +14,7 @@ from smallcomfy import SMALL, build, sample
 
 VALUES = {"ag": "=0"}
 """Where a default does nothing on a random network: its branches never come as near to each other."""
-STEPS = 8
+STEPS = 6
 
 
 @functools.cache
@@ -35,12 +35,12 @@ def outcome(family: str, text: str) -> torch.Tensor | str:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", ["sd3", "sdxl"])
 def test_no_method_is_silent(family: str, name: str) -> None:
-    """As it comes, with a first value, and behind a rule that combines."""
+    """As it comes; where that is refused with a first value, and where that is behind a rule that combines."""
     plain, own = made(family)[1], name + VALUES.get(name, "")
     for text in (own, f"{name}=1.5", f"cfg=4 {own}"):
         out = outcome(family, text)
-        if isinstance(out, str):
-            assert len(out.split()) > 4
-        elif text != "ag=1.5":  # above 1 it is off
+        if not isinstance(out, str):
             assert torch.isfinite(out).all()
             assert (out - plain).abs().max() > 1e-4 * plain.abs().max(), text
+            return
+        assert len(out.split()) > 4

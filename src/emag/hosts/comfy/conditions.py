@@ -18,10 +18,9 @@ def changed(conds: list[dict[str, Any]], rules: Sequence[Rule], step: Step, name
     return [_changed(cond, rules, step, names) for cond in conds] if rules else conds
 
 
-def first_on(conds: Sequence[dict[str, Any]], sigma: float) -> dict[str, Any]:
-    """The first of a prompt's conditions that ComfyUI evaluates at `sigma`; the first of all where it evaluates none."""
-    on = (one for one in conds if one.get("timestep_start", math.inf) >= sigma >= one.get("timestep_end", 0.0))
-    return next(on, conds[0])
+def all_on(conds: Sequence[dict[str, Any]], sigma: float) -> list[dict[str, Any]]:
+    """Those of a prompt's conditions that ComfyUI evaluates at `sigma`."""
+    return [one for one in conds if one.get("timestep_start", math.inf) >= sigma >= one.get("timestep_end", 0.0)]
 
 
 def _changed(cond: dict[str, Any], rules: Sequence[Rule], step: Step, names: Names) -> dict[str, Any]:
