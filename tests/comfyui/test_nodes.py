@@ -9,6 +9,8 @@ import emag
 import pack
 from emag.records.graph import guidances
 
+NAN = float("nan")
+
 
 @pytest.fixture(scope="module")
 def executor() -> Any:
@@ -55,18 +57,35 @@ def test_recipes_by_name_and_as_json(executor: Any) -> None:
 
 
 @pytest.mark.parametrize(("guide", "words"), [
-    (pack.emag(scale=99.0), "bigger than max"),
+    (pack.emag(scale=99.0), "scale must lie in [0, 10], got 99"),
+    (pack.emag(scale=-0.1), "scale must lie in [0, 10]"),
+    (pack.emag(scale=NAN), "scale must lie in [0, 10], got nan"),
+    (pack.emag(scale="nan"), "scale must lie in [0, 10], got nan"),
+    (pack.emag(beta=NAN), "beta must lie in [0, 1], got nan"),
+    (pack.emag(beta=float("inf")), "beta must lie in [0, 1], got inf"),
+    (pack.emag(every=NAN), "Failed to convert an input value to a INT value"),
+    (pack.emag(every=101), "bigger than max"),
+    (pack.emag(window="progress:0:nan:0.8"), "window"),
+    (pack.emag(blocks="nan"), "layers=nan is not a list of block numbers"),
+    (pack.emag(blocks="six", window=["8", 0]), "layers=six is not a list of block numbers"),
     (pack.emag(variant="maps"), "not in list"),
     (pack.emag(blocks="six"), "layers=six is not a list of block numbers"),
     (pack.emag(window="0:1"), "write a window as unit:start:delta:stop"),
     (pack.guidance("emga=1.5"), "emag"),
     (pack.guidance("emag=1.5,beta=2"), "beta must lie in"),
+    (pack.guidance("emag=nan"), "nan"),
+    (pack.guidance("emag=1.5,beta=nan"), "beta must lie in"),
+    (pack.guidance("apg=4,eta=nan"), "nan"),
+    (pack.guidance('{"rules": [{"emag": {"scale": NaN}}]}'), "NaN"),
+    (pack.guidance(["8", 0], recipe="best"), "there is no recipe 'best'"),
+    (pack.guidance("emga=1.5", recipe=["8", 0]), "there is no method 'emga'"),
     (pack.guidance(""), "name a recipe, or write rules"),
     (pack.guidance('{"rules": 3}'), "list of one-key objects"),
     (pack.guidance("emag=1.5", recipe="best"), "there is no recipe 'best'"),
 ])
 def test_bad_values_are_refused_before_anything_runs(executor: Any, guide: dict[str, Any], words: str) -> None:
-    good, said = pack.validated(pack.graph(guide))
+    graph = pack.graph(guide) | {"8": {"class_type": "Words", "inputs": {"value": "auto"}}}
+    good, said = pack.validated(graph)
     assert not good
     assert words in " ".join(said)
 
@@ -128,6 +147,27 @@ def test_text_may_come_from_another_node(executor: Any) -> None:
         assert pack.validated(wrong) == (True, [])
         _, errors = pack.run(executor, wrong, ["4"])
         assert words in errors[0]["exception_message"]
+
+
+@pytest.mark.parametrize("value", [NAN, 99.0])
+def test_a_number_from_another_node_has_the_same_limits(executor: Any, value: float) -> None:
+    """ComfyUI looks at no number that comes through a link."""
+    graph = pack.graph(pack.emag(scale=["9", 0])) | {"9": {"class_type": "Number", "inputs": {"value": value}}}
+    assert pack.validated(graph) == (True, [])
+    _, errors = pack.run(executor, graph, ["4"])
+    assert "scale must lie in [0, 10]" in errors[0]["exception_message"]
+
+
+def test_every_number_of_our_nodes_has_limits(executor: Any) -> None:
+    """Each is refused as NaN before anything runs: no widget of a new node is forgotten."""
+    import nodes
+
+    numbers = [(kind, name) for kind in ("EmagEMAG", "EmagGuidance", "EmagReport", "EmagRecipe")
+               for part in nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().values() for name, told in part.items()
+               if told[0] in ("FLOAT", "INT")]
+    assert numbers == [("EmagEMAG", "scale"), ("EmagEMAG", "beta"), ("EmagEMAG", "every")]
+    for _, name in numbers:
+        assert not pack.validated(pack.graph(pack.emag(**{name: NAN})))[0]
 
 
 def test_a_report_is_of_the_latents_it_is_given(executor: Any) -> None:

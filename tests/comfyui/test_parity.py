@@ -1,5 +1,8 @@
 """The same weights, noise and noise levels give the same guided latents in diffusers and in ComfyUI."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -28,6 +31,23 @@ def under(model: Any, name: str) -> Any:
     return patched(model, RULES[name]) if RULES[name] else model
 
 
+@contextmanager
+def evaluated(blocks: Any) -> Iterator[Counter[tuple[int, int]]]:
+    """How often each block is called with how many rows, seen by hooks from outside."""
+    found: Counter[tuple[int, int]] = Counter()
+
+    def see(at: int, args: Any, kwargs: Any) -> None:
+        found[at, next(len(one) for one in (*args, *kwargs.values()) if torch.is_tensor(one) and one.ndim == 3)] += 1
+
+    hooks = [block.register_forward_pre_hook(lambda _, args, kwargs, at=at: see(at, args, kwargs), with_kwargs=True)
+             for at, block in enumerate(blocks)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @pytest.fixture(scope="module")
 def sd3() -> tuple[Any, Any]:
     pipe = parity.sd3()
@@ -36,16 +56,19 @@ def sd3() -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", RULES)
 def test_sd3(sd3: tuple[Any, Any], name: str) -> None:
+    """The same latents, from the same evaluations: each block as often, with as many rows."""
     pipe, model = sd3
     text = [parity.drawn(2, 5, 24, seed=i) for i in (1, 2)]
     pooled = [parity.drawn(2, 20, seed=i) for i in (3, 4)]
     noise = parity.drawn(2, 16, 8, 8, seed=5)
-    with emag.guide(pipe, *RULES[name]):
+    with emag.guide(pipe, *RULES[name]), evaluated(pipe.transformer.transformer_blocks) as here:
         ours = pipe(prompt_embeds=text[0], negative_prompt_embeds=text[1], pooled_prompt_embeds=pooled[0],
                     negative_pooled_prompt_embeds=pooled[1], latents=noise, guidance_scale=4.0, num_inference_steps=8,
                     output_type="latent", height=16, width=16).images
     conds = [[[t, {"pooled_output": p}]] for t, p in zip(text, pooled, strict=True)]
-    theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 4.0)
+    with evaluated(model.model.diffusion_model.joint_blocks) as there:
+        theirs = parity.comfy_latents(under(model, name), noise, pipe.scheduler.sigmas, *conds, 4.0)
+    assert here == there and here[0, 4] == 8
     assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
     assert torch.isfinite(ours).all()
 

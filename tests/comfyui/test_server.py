@@ -159,12 +159,23 @@ def test_scale_one_is_exact_and_others_are_not(client: Client) -> None:
     assert pixels(client.images(client.run(plain), "8")[0]) == drawn[1.0] != drawn[1.5]
 
 
-def test_bad_values_are_refused_by_validation(client: Client) -> None:
-    graph = small(TOP / "examples/comfy/guidance.json")
-    graph["5"]["inputs"]["rules"] = "emag=1.5,beta=7"
+@pytest.mark.parametrize(("workflow", "widgets", "words"), [
+    ("guidance", {"rules": "emag=1.5,beta=7"}, "beta must lie in"),
+    ("guidance", {"rules": "emag=nan"}, "nan"),
+    ("emag", {"scale": float("nan")}, "scale must lie in [0, 10], got nan"),
+    ("emag", {"beta": float("nan")}, "beta must lie in [0, 1], got nan"),
+    ("emag", {"every": float("nan")}, "every"),
+    ("emag", {"scale": 11}, "scale must lie in [0, 10], got 11"),
+    ("emag", {"window": "progress:nan:0.2:0.8"}, "window"),
+])
+def test_bad_values_are_refused_by_validation(client: Client, workflow: str, widgets: dict[str, Any], words: str) -> None:
+    graph = small(TOP / f"examples/comfy/{workflow}.json")
+    graph["5"]["inputs"].update(widgets)
+    before = json.loads(client.get("/queue"))
     status, said = client.post(graph)
     assert status == 400
-    assert "beta must lie in" in json.dumps(said["node_errors"])
+    assert words in json.dumps(said["node_errors"])
+    assert json.loads(client.get("/queue")) == before  # nothing was queued
 
 
 def test_an_image_holds_the_recipe(client: Client, tmp_path: Path) -> None:

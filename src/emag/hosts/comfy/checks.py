@@ -1,7 +1,7 @@
 """What can be refused before a ComfyUI run, in words."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ...core import LATE, Perturbation, Rule
 from ...engine.network import Network
@@ -14,6 +14,8 @@ from ..checks import check_rules
 from ..defaults import resolved
 from ..function_checks import check_types
 
+Null = Literal["none", "unread", "read"]
+"""Of the negative conditions: there are none, the sampler's cfg is 1 and reads none, or it reads them."""
 SLOT = "sampler_cfg_function"
 PLAIN = "leave one of the two out"
 
@@ -85,8 +87,8 @@ def _check_branch(name: str, branch: Perturbation) -> None:
                           f"fit: {instead}")
 
 
-def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, further: Collection[str]) -> None:
-    """Refuse what the sampler's settings or other nodes make impossible. uncond: there are negative conditions."""
+def check_host(rules: Sequence[Rule], options: dict[str, Any], null: Null, further: Collection[str]) -> None:
+    """Refuse what the sampler's settings or other nodes make impossible."""
     combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
     cache = next((key for kind in options.get("transformer_options", {}).get("wrappers", {}).values()
                   for key in kind if key and "cache" in key.lower()), None)
@@ -94,7 +96,7 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
         raise Unsupported(f"{cache} gives answers of earlier steps, against which a weak pass of now would be held: {PLAIN}")
     for name in ("context_handler", "sampler_calc_cond_batch_function", "multigpu_clones"):
         if name in options:
-            raise Unsupported(f"another node evaluates the network in parts ({name}); weak passes cannot follow: {PLAIN}")
+            raise in_parts(name)
     if combiner and options.get(SLOT):
         raise Unsupported(f"{combiner} combines, and so does {_owner(options[SLOT])}, another node in the same place "
                           f"({SLOT}): {PLAIN}")
@@ -102,24 +104,32 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, fur
     if combiner and others:
         raise Unsupported(f"{combiner} combines the network's own predictions, and would pass over {_owner(others[0])}, "
                           f"another node that changes them before CFG: {PLAIN}")
-    _check_uncond(rules, combiner, uncond)
+    _check_uncond(rules, combiner, null)
     for owner, condition in [(rule.name, branch.condition) for rule in rules for branch in rule.weak]:
         if condition is not None and condition not in further:
             raise BadValue(f"{owner} names the condition {condition!r}, and none of that name is there: connect one to the "
                            f"Guidance node, whose input is called {OTHER}, and name it so in the rule")
 
 
-def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> None:
-    if combiner and not uncond:
+def in_parts(how: str) -> Unsupported:
+    """The error for a network that is evaluated in parts, whose answers another node joins."""
+    return Unsupported(f"another node evaluates the network in parts ({how}); weak passes cannot follow: {PLAIN}")
+
+
+def _check_uncond(rules: Sequence[Rule], combiner: str | None, null: Null) -> None:
+    if combiner and null == "none":
         raise BadValue(f"{combiner} combines the positive with a negative condition, and this guider has no negative one: "
                        "use a KSampler or a CFGGuider")
     after = next((rule.name for rule in rules if rule.kind in LATE), None)
     if after and not combiner:
         raise BadValue(f"{after} works on the combined prediction, and here ComfyUI combines: name a combining rule before "
                        "it, e.g. cfg=4.5")
-    null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
-    if null and not uncond:
-        raise BadValue(f"{null} is about the unconditional prediction, and this guider has no negative condition")
+    about = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
+    if about and null == "none":
+        raise BadValue(f"{about} is about the unconditional prediction, and this guider has no negative condition")
+    if about and null == "unread" and not combiner:
+        raise BadValue(f"{about} is about the unconditional prediction, which the sampler does not read at cfg 1: raise its "
+                       "cfg, or name a combining rule, e.g. cfg=4.5")
 
 
 def _owner(function: Any) -> str:

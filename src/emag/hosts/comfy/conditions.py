@@ -1,6 +1,7 @@
 """ComfyUI's conditions as values, which rules may change."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ Names = tuple[tuple[str, str], ...]
 def changed(conds: list[dict[str, Any]], rules: Sequence[Rule], step: Step, names: Names) -> list[dict[str, Any]]:
     """`conds` with the condition rules applied to their tensors, each made as many rows as there are images."""
     return [_changed(cond, rules, step, names) for cond in conds] if rules else conds
+
+
+def all_on(conds: Sequence[dict[str, Any]], sigma: float) -> list[dict[str, Any]]:
+    """Those of a prompt's conditions that ComfyUI evaluates at `sigma`."""
+    return [one for one in conds if one.get("timestep_start", math.inf) >= sigma >= one.get("timestep_end", 0.0)]
 
 
 def _changed(cond: dict[str, Any], rules: Sequence[Rule], step: Step, names: Names) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ...engine.handlers import Handlers, by_rows, looking, nested, perturbing, s
 from ...engine.passes import is_whole
 from ...engine.wanted import WHOLE, Changer, Pass
 from ...errors import NoEffect, Unsupported
+from .checks import in_parts
 from .networks import Layout
 from .sites import Site, Sites
 
@@ -51,12 +52,12 @@ class NetworkCall:
 
 
 class Passes:
-    """Passes of one run. evaluations: blocks evaluated so far, per image; clean: of those, in clean passes."""
+    """Passes of one run. evaluations: blocks evaluated so far, per image; plain: those that ComfyUI alone would have."""
 
     def __init__(self, blocks: Blocks, sites: Sites, layout: Layout, images: int):
         self.blocks, self.sites, self.layout, self.images = blocks, sites, layout, images
         self.depth = blocks.network.depth
-        self.evaluations = self.clean_evaluations = 0
+        self.evaluations = self.plain = 0
         self.strong = [branch for branch in weak_branches(sites.rules) if branch.strong]
 
     def clean(self, call: NetworkCall) -> torch.Tensor:
@@ -67,6 +68,7 @@ class Passes:
             watched, looked = self._seen(site, part, call)
             taps, looks = nested(taps, watched), nested(looks, looked)
             if part.cond:
+                self._begin(site)
                 begun.append((site, part))
         self._count(call, self.depth, clean=True)
         self.blocks.recorded, self.blocks.kept = {}, {}
@@ -101,9 +103,19 @@ class Passes:
         self.blocks.recorded, self.blocks.kept = {}, {}
         return self._pass(call, Pass(taps=self._strengthened(Handlers(), call)))
 
+    def spare(self, conditions: int) -> None:
+        """That many unconditional ones of ComfyUI's are left out of the clean pass to come."""
+        self.plain += self.depth * conditions
+
     def _site(self, part: Part, call: NetworkCall) -> Site:
-        """The site of a part; what watches unconditional rows belongs to the step's first condition."""
+        """The site of a part; what watches unconditional rows belongs to the leading one."""
         return self.sites.at(part.key if part.cond else self.sites.lead, self.layout.grid(call.x))
+
+    def _begin(self, site: Site) -> None:
+        """The clean pass of a condition, one in each step: of two, the second one would be taken for the first."""
+        if site.seen is self.sites.now and site.states:
+            raise in_parts("a step calls it twice for one condition")
+        site.seen = self.sites.now
 
     def _owner(self, branch: Perturbation, part: Part, call: NetworkCall) -> Site:
         return self.sites.at(self.sites.lead, self.layout.grid(call.x)) if branch.whole else self._site(part, call)
@@ -134,7 +146,7 @@ class Passes:
     def _count(self, call: NetworkCall, blocks: int, skipped: int = 0, clean: bool = False) -> None:
         made = len(call.x) // self.images * (blocks - skipped)
         self.evaluations += made
-        self.clean_evaluations += made if clean else 0
+        self.plain += made if clean else 0
 
     def _check_reached(self, branch: Perturbation, whole: bool, resumed: int, fired: dict[Any, int],
                        changed: dict[int, int]) -> None:

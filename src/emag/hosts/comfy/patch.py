@@ -4,6 +4,7 @@ The model that comes in is left as it was: the answer is a clone of it that carr
 sampler's run. Everything else is put in when a run begins, and taken out when it ends, in whatever way it ends.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
     if not rules or len(sigmas) < 2:  # no step, nothing to guide
         return executor(*args, **kwargs)
-    check_host(rules, guider.model_options, bool(guider.conds.get("negative")), mine.conditions)
+    null = "none" if not guider.conds.get("negative") else "unread" if math.isclose(guider.cfg, 1.0) else "read"
+    check_host(rules, guider.model_options, null, mine.conditions)
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
     def guided(undo: Undo) -> Any:
@@ -102,7 +104,7 @@ def _setting(guider: Any, mine: Carried, entry: ComfyNetwork) -> Setting:
         guider.conds[_named(name)] = [dict(one) for one in convert_cond(cond)]
     watched = bool(guider.model_options.get("sampler_post_cfg_function"))
     out = guider.model_patcher.model.process_latent_out
-    return Setting(bool(guider.conds.get("negative")), watched, _Further(guider), out, entry.condition)
+    return Setting(watched, _Further(guider), out, entry.condition)
 
 
 class _Further(dict[str, Any]):
@@ -133,9 +135,8 @@ def _hook(guider: Any, run: Run, entry: ComfyNetwork) -> None:
                                             WrappersMP.APPLY_MODEL: partial(_applied, run, entry)}
     for kind, hook in hooks.items():
         add_wrapper_with_key(kind, KEY, hook, options, is_model_options=True)
-    if run.combines or any(rule.kind == "null" for rule in run.rules):
-        options["disable_cfg1_optimization"] = True  # else ComfyUI leaves the negative out at cfg 1
     if run.combines:
+        options["disable_cfg1_optimization"] = True  # else ComfyUI leaves the negative out at cfg 1
         options["sampler_cfg_function"] = partial(_combined, run)
 
 

@@ -10,8 +10,8 @@ PAPER, INK, FAINT, PICKED, EFFECT = "#ffffff", "#202428", "#e4e7ea", "#c2410c", 
 
 
 def picture(report: Report) -> Image.Image:
-    """What a run picked at each evaluation (the darker, the more images), and how far its weak prediction was."""
-    stats, blocks = report.stats, report.blocks or (0,)
+    """Where a run worked at each evaluation (the darker, the more images), and how far its weak prediction was."""
+    stats, blocks = report.stats, report.blocks
     count = len(stats.effects)
     made = Image.new("RGB", (LEFT + CELL * max(count, 14) + 12, TOP + CELL * len(blocks) + BARS + 30), PAPER)
     draw = ImageDraw.Draw(made)
@@ -21,7 +21,7 @@ def picture(report: Report) -> Image.Image:
     for row, block in enumerate(blocks):
         draw.text((8, TOP + CELL * row + 5), f"block {block}", INK)
         for step in range(count):
-            _cell(draw, step, row, _share(report, step, block))
+            _cell(draw, step, row, report.worked[step].get(block, 0.0))
     _bars(draw, report, TOP + CELL * len(blocks) + 8)
     return made
 
@@ -30,14 +30,6 @@ def pixels(made: Image.Image) -> torch.Tensor:
     """A picture as ComfyUI has it: [1, height, width, 3] in [0, 1]."""
     data = torch.frombuffer(bytearray(made.tobytes()), dtype=torch.uint8)
     return data.view(1, made.height, made.width, 3).float() / 255
-
-
-def _share(report: Report, step: int, block: int) -> float:
-    """Images that picked a block at a step; all blocks at once where none is picked."""
-    picks = report.stats.picks[step]
-    if report.stats.effects[step] is None:
-        return 0.0
-    return picks.count(block) / len(picks) if picks else 1.0
 
 
 def _cell(draw: ImageDraw.ImageDraw, step: int, row: int, share: float) -> None:

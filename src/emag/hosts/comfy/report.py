@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...core import Perturbation
 from ...engine.stats import Stats, describe
 from .run import Run
 from .sites import Site
@@ -15,14 +16,16 @@ KEPT = 3
 @dataclass(frozen=True)
 class Report:
     """One finished run. clean, weak: of its last step with a weak pass, what the network's prediction with and without the
-    weak branch says the latents are in the end, on the CPU; None where it had no weak pass. blocks: those a branch picks
-    among, or works on. made: the latents that the run ended with, on the CPU.
+    weak branch says the latents are in the end, on the CPU; None where it had no weak pass. blocks: those that branches pick
+    among, or work on. worked: per evaluation the share of images in which a block did, by its number. made: the latents that
+    the run ended with, on the CPU.
     """
 
     stats: Stats
     clean: torch.Tensor | None
     weak: torch.Tensor | None
     blocks: tuple[int, ...]
+    worked: tuple[dict[int, float], ...] = ()
     made: torch.Tensor | None = None
 
     def __str__(self) -> str:
@@ -58,7 +61,22 @@ def report(run: Run, seconds: float, out: object) -> Report:
     clean, weak = run.pair or (None, None)
     blocks = sorted({at for branch in site.states for at in (*branch.blocks, *branch.changes)})
     made = out.cpu() if isinstance(out, torch.Tensor) else None
-    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks), made)
+    worked = tuple(_worked(site, branches, at) for at, branches in enumerate(run.evaluated))
+    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks), worked, made)
+
+
+def _worked(site: Site, evaluated: tuple[Perturbation, ...], at: int) -> dict[int, float]:
+    """The blocks in which the branches of an evaluation worked, those of the clean pass with them, each with its share of
+    the images: a branch that picks worked in those that it picked, another one in all of its own."""
+    found: dict[int, float] = {}
+    for branch in (*(one for one in site.states if one.strong), *evaluated):
+        blocks, pick = (*branch.blocks, *branch.changes), site.states[branch].picks[at]
+        own = dict.fromkeys(blocks, 1.0)
+        if pick is not None:  # [images], or [images, groups]: places among the branch's blocks
+            images = pick.reshape(len(pick), -1)
+            own = {block: float((images == i).any(1).float().mean()) for i, block in enumerate(branch.blocks)}
+        found |= {block: max(share, found.get(block, 0.0)) for block, share in own.items()}
+    return found
 
 
 def _stats(run: Run, site: Site, seconds: float) -> Stats:
@@ -68,7 +86,7 @@ def _stats(run: Run, site: Site, seconds: float) -> Stats:
     as_planned = len(run.sites.found) == 1 and run.steps == len(run.levels.trajectory.index)
     return Stats(run.network.backbone.name, tuple(describe(rule) for rule in run.rules), run.images, run.steps,
                  passes.depth, passes.evaluations, plan.total if plan and as_planned else passes.evaluations,
-                 plan.host if plan and as_planned else passes.clean_evaluations, _picks(site, run.steps),
+                 passes.plain, _picks(site, run.steps),
                  tuple(None if one is None else tuple(one.tolist()) for one in effects), seconds)
 
 

@@ -5,7 +5,7 @@ batch, further branches are the same call for the conditional rows alone, and wh
 in the place of its predictions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
-from .conditions import Names, changed
+from .conditions import Names, all_on, changed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -35,11 +35,10 @@ X = "hidden_states"  # what states call x_t
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is told of its host. uncond: there are negative conditions. watched: other nodes read the predictions of
-    a step, so none is spared. further: conditions that rules name. out: the model's latents as they leave the sampler.
-    names: what of a condition rules may change."""
+    """What a run is told of its host. watched: other nodes read the predictions of a step, so none is spared. further:
+    conditions that rules name. out: the model's latents as they leave the sampler. names: what of a condition rules may
+    change."""
 
-    uncond: bool
     watched: bool
     further: Mapping[str, Any]
     out: Callable[[torch.Tensor], torch.Tensor]
@@ -59,6 +58,8 @@ class Run:
         self.memory: list[dict[str, Any]] = [{} for _ in self.rules]
         self.steps = self.images = 0
         self.seen: list[float] = []  # the noise levels of the evaluations so far
+        self.evaluated: list[tuple[Perturbation, ...]] = []  # the further branches of each
+        self.lead: Hashable = None  # the condition that stands for the prompt: the first one that is on as the run begins
         self.waiting = False  # the next batch call is the step's own
         self.branch: Perturbation | None = None
         self.making: str | None = None  # "clean" or "weak" while we evaluate
@@ -72,10 +73,11 @@ class Run:
         undo.callback(self.blocks.clear)
         self.blocks.install(undo)
 
-    def begin(self, x: torch.Tensor) -> None:
-        """The first step is here: x [batch, ...] as the network sees it. Raises what the rules say of such a run."""
+    def begin(self, x: torch.Tensor, uncond: bool) -> None:
+        """The first step is here: x [batch, ...] as the network sees it. uncond: ComfyUI evaluates the negative conditions,
+        which it does not at cfg 1. Raises what the rules say of such a run."""
         self.streams, self.images = Streams.of(x), len(x)
-        self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, self.setting.uncond), self.streams)
+        self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, uncond), self.streams)
         self.passes = Passes(self.blocks, self.sites, self.layout, self.images)
         places = tuple(self.levels.trajectory.places())
         for rule in self.rules:
@@ -86,9 +88,14 @@ class Run:
         if len(conds) != 2 or conds[0] is None:
             raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a "
                               "negative one (KSampler, CFGGuider, BasicGuider)")
-        present = self._present(x, sigma, conds[0][0]["uuid"])
+        if self.lead is None:
+            self.lead = (all_on(conds[0], sigma) or conds[0])[0]["uuid"]
+        if self.passes is None:
+            self.begin(x * self.levels.scale(sigma), conds[1] is not None)
+        present = self._present(x, sigma)
         conds = self._conditions(conds, present.step)
         wanted = present.needed()
+        self.evaluated.append(wanted)
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
         out = self._clean(batch, list(conds), x, present.step)
         branches = self._branches(out, conds[1] is not None and not self._spares(present.step), present.step)
@@ -125,16 +132,14 @@ class Run:
                               "another node (a cache?) answered the others: leave one of the two out")
         self.sites.prove_effect()
 
-    def _present(self, x: torch.Tensor, sigma: float, lead: Any) -> StepRules:
-        if self.passes is None:
-            self.begin(x * self.levels.scale(sigma))
+    def _present(self, x: torch.Tensor, sigma: float) -> StepRules:
         if len(x) != self.images:
             raise Unsupported(f"the batch had {self.images} rows at the start of this run, and now {len(x)}")
         self.streams.next_step()
         step = self.levels.step(x, sigma, self.streams)
         self.steps += 1
         self.seen.append(sigma)
-        self.sites.reach(step, lead)
+        self.sites.reach(step, self.lead)
         present = StepRules(step, self.rules, self.memory, self.finite)
         present.check_input()
         return present
@@ -151,6 +156,8 @@ class Run:
 
     def _clean(self, batch: Batch, conds: list[Any], x: torch.Tensor, step: Step) -> list[torch.Tensor]:
         if conds[1] is not None and self._spares(step):
+            assert self.passes is not None
+            self.passes.spare(len(all_on(conds[1], self.seen[-1])))
             conds = [conds[0], None]
         self.making = "clean"
         try:
@@ -209,6 +216,7 @@ class Run:
             self.result = guided
             return out
         null, new = before.get(UNCOND), after.get(UNCOND)
-        if null is None or new is None or new is null:
+        if new is None or new is null:
             return [guided, *out[1:]]
-        return [guided, moved(out[1], new - null, step)]
+        # where it was spared ComfyUI has zeros in its place: what a rule gave is told from the conditional one
+        return [guided, moved(out[0], new - cond, step) if null is None else moved(out[1], new - null, step)]

@@ -29,10 +29,11 @@ class Ahead:
 
 @dataclass
 class Site:
-    """One condition. rows: its rows in the latest clean pass."""
+    """One condition. seen: the step of its latest clean pass; rows: its rows in it."""
 
     course: Course
     looked: bool = False
+    seen: Step | None = None
     rows: slice = field(default_factory=lambda: slice(None))
     recorded: dict[int, Tokens] = field(default_factory=dict)
     kept: dict[int, Tokens] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Sites:
         self.plan = self._course().plan
 
     def reach(self, step: Step, lead: Hashable) -> None:
-        """Begin a step; `lead` is the first condition in it."""
+        """Begin a step; `lead` is the condition that stands for the prompt."""
         self.now, self.lead = step, lead
         for site in self.found.values():
             _reach(site, step)
@@ -69,7 +70,7 @@ class Sites:
         return self.found[key]
 
     def leading(self) -> Site:
-        """The site of the step's first condition."""
+        """The site of the condition that stands for the prompt."""
         return self.found[self.lead]
 
     def prove_effect(self) -> None:
