@@ -218,10 +218,12 @@ class Blocks:
 
         # the block itself, for streams in which a branch sees the image tokens alone, at the end
         def run(streams: Tokens) -> Tokens:
-            new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams))
+            new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams, sides))
             return self._parted(block, block.returned(original(*new_args, **new_kwargs)))
 
-        return block.as_returned(self._joined(block, changer(self._parted(block, block.streams(args, kwargs)), run)))
+        given = block.streams(args, kwargs)
+        sides = block.sides(given)
+        return block.as_returned(self._joined(block, changer(self._parted(block, given), run), sides))
 
     def _parted(self, block: Block, streams: Tokens) -> Tokens:
         now = self.now
@@ -230,9 +232,9 @@ class Blocks:
         parts = block.parted(opened, now.image, behind)
         return {X: parts.pop(block.stack.streams[0]), **parts}
 
-    def _joined(self, block: Block, parts: Tokens) -> Tokens:
+    def _joined(self, block: Block, parts: Tokens, sides: tuple[int, ...]) -> Tokens:
         parts = dict(parts)
-        packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts})
+        packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts}, sides)
         return {name: packing.closed(value) for name, value in streams.items()} if packing else streams
 
 

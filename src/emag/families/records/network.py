@@ -23,7 +23,7 @@ class Stack:
     name: str
     """Attribute of the network; a path with * for every entry of a list means all the lists it leads to."""
     attention: str
-    """The block's attention module that mixes image tokens."""
+    """The block's attention module that mixes image tokens; "" where the block is that module and nothing else."""
     streams: tuple[str, ...]
     """Block arguments that flow from block to block."""
     returns: tuple[str, ...]
@@ -44,8 +44,20 @@ class Stack:
     """The stream of the image may end in padding."""
     sequence_first: bool = False
     """Its streams are [tokens, rows, channels]."""
+    added: bool = False
+    """The keys of `attention` are those of the text, then those of the image; queries are the image's alone. A block whose
+    module says `only_cross_attention` has those of the text alone."""
+    spatial: bool = False
+    """Its streams are [rows, channels, height, width]."""
+    marked: str | None = None
+    """An attribute that only modules of this kind have: others in the list are no blocks of this stack."""
     places: tuple[int, ...] = ()
     """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
+
+    @property
+    def sees_text(self) -> bool:
+        """True where image tokens see text in `attention`."""
+        return self.added or len(self.tokens) > 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,9 @@ class Backbone:
     """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
     channels: str = "out_channels"
     """The entry of the configuration that counts the channels of x_t."""
+    variance: str = ""
+    """A class (fnmatch pattern) among its `down_block_types` where the second half of the channels it returns is a learnt
+    variance."""
     channel_dim: int = 1
     """Dimension of x_t that holds the channels."""
     negated: bool = False
