@@ -23,6 +23,7 @@ from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_pag import MORE as PAG
 from emag.testing.small_unconditional import MORE as UNCONDITIONAL
 from emag.testing.small_unet_more import MORE as UNET
+from emag.testing.small_unet_video import MORE as FRAMED
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, network_outputs, scheduler_steps, snapshot
 
@@ -30,11 +31,11 @@ NETWORKS = IMAGES | FILMS
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
-CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED
-EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if")
+CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED
+EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte")
 """Those of which laws about blocks are held at each block."""
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
-ONE = ()
+ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film")
 """Pipelines that make one thing a call."""
 ALL = pytest.mark.parametrize("name", CASES)
 # diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
@@ -173,7 +174,13 @@ def _first_half(pred):
     return pred[:, :pred.shape[1] // 2]  # the rest is a variance, the conditional one
 
 
-HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "unclip": _first_half, "unclip-variation": _first_half}
+def _frame_by_frame(pred):
+    return pred.transpose(1, 2).flatten(0, 1)
+
+
+HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "unclip": _first_half,
+          "unclip-variation": _first_half,
+          **dict.fromkeys(("modelscope", "modelscope-film", "i2vgen"), _frame_by_frame)}
 """What pipelines do to a combined prediction on its way to the scheduler."""
 PARTLY = ("lumina",)
 """Pipelines that combine some of the channels, and leave the others conditional; we combine all."""

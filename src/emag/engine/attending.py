@@ -30,6 +30,9 @@ class Attending:
         if bare:
             raise Unsupported(f"blocks {bare} of {network.backbone.name} are attention modules with norm and input inside, "
                               "and this works around an attention alone: name other layers")
+        if blocks and network.backbone.framed:
+            raise Unsupported(f"the rows of {network.backbone.name} are frames, several for each sample, and this works "
+                              "around attention modules with a row for each: leave it out")
         self.wrappers = [self._wrap(network.blocks[at]) for at in sorted(blocks)]
 
     def _wrap(self, block: Block) -> tuple[torch.nn.Module, str, Any, Any]:

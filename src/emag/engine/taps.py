@@ -8,6 +8,7 @@ import torch
 from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .block import Block
+from .framed import Frames
 from .network import Network
 from .packed import Packing
 from .seam import Handler, Seam, is_native, native_backend
@@ -20,7 +21,7 @@ Tap = tuple[int, bool]
 class Taps:
     """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; looks: with those that are
     only looked at; packing: where its rows
-    hold their image tokens. fired: calls, by tap.
+    hold their image tokens, or that they are frames. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
     """
@@ -30,7 +31,7 @@ class Taps:
         self.handlers: dict[Tap, Handler] = {}
         self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
-        self.packing: Packing | None = None
+        self.packing: Packing | Frames | None = None
         self._image: dict[int, tuple[slice, int]] = {}
         self._references = 0
         found = [(network.blocks[at], cross) for at, cross in sorted(tapped)]

@@ -26,12 +26,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "Kandinsky5I2IPipeline",
         "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
         "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
-    "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
-        "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet",
-        "LatteTransformer3DModel", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffControlNetPipeline",
-        "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
-        "AnimateDiffVideoToVideoControlNetPipeline", "AnimateDiffPAGPipeline", "PIAPipeline", "LattePipeline",
-        "TextToVideoSDPipeline", "VideoToVideoSDPipeline", "StableVideoDiffusionPipeline", "I2VGenXLPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
         "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",

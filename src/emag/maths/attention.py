@@ -15,7 +15,8 @@ class Attention:
 
     mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and, `ahead` further
     on, of S. cross: the keys are other tokens (text) than the queries. references: tokens of reference images, right behind
-    the image. ahead: keys of a text that has no queries, in front of the others.
+    the image. ahead: keys of a text that has no queries, in front of the others. frames: of a video whose frames attend
+    apart; H counts the heads of each, frame by frame.
     """
 
     q: torch.Tensor
@@ -28,6 +29,7 @@ class Attention:
     cross: bool = False
     references: int = 0
     ahead: int = 0
+    frames: int = 1
 
     @property
     def image_keys(self) -> slice:

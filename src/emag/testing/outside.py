@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..engine.arguments import Arguments
 from ..engine.block import Block
 from ..engine.network import read_network
 
@@ -76,15 +77,20 @@ def _same(key: str, before: Any, after: Any) -> bool:
 def counted(pipe: Any) -> Iterator[Callable[[], int]]:
     """Rows that the blocks of a pipeline's network evaluate while the block lasts, by forward hooks of their own."""
     rows: list[int] = []
+    network, frames = read_network(denoiser_of(pipe)), [1]
 
     def counting(block: Block) -> Any:
         def count(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            rows.append(len(next(iter(block.streams(args, kwargs).values()))))
+            rows.append(len(next(iter(block.streams(args, kwargs).values()))) // frames[0])
 
         return count
 
-    handles = [block.module.register_forward_hook(counting(block), with_kwargs=True)
-               for block in read_network(denoiser_of(pipe)).blocks]
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if network.backbone.framed:
+            frames[0] = Arguments.bind(network, args, kwargs).sample.shape[2]
+
+    handles = [block.module.register_forward_hook(counting(block), with_kwargs=True) for block in network.blocks]
+    handles.append(network.module.register_forward_pre_hook(note, with_kwargs=True))
     try:
         yield lambda: sum(rows)
     finally:

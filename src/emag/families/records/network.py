@@ -118,6 +118,13 @@ class Backbone:
     """Argument with a mask [batch, text]; the image tokens of a row follow its own text without the padding."""
     lists: tuple[str, ...] = ()
     """Arguments with one tensor for each row; x_t among them: it, and the answer, are lists of one frame each."""
+    framed: bool = False
+    """Its blocks see each frame of x_t [rows, channels, frames, ...] as a row of its own, those of a sample one after
+    another."""
+    frame_rows: tuple[str, ...] = ()
+    """Of a framed network: arguments with one row for each frame (tensors, or lists of them)."""
+    frame_copies: tuple[str, ...] = ()
+    """Those whose rows are the same for all frames of a sample; a condition is given once for each sample."""
     row_dims: tuple[tuple[str, int], ...] = ()
     """Arguments whose batch is another dimension than the first, and which; conditions are given with rows first."""
     text_ids: tuple[int, tuple[int, ...]] | None = None

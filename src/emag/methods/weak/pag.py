@@ -48,7 +48,7 @@ class IdentityState(State):
         if self.spec.strength < 1:
             out = live.lerp(out, self.spec.strength)  # outputs are linear in the map: this blends the maps
         if self.spec.heads is not None:
-            out = on_heads(out, live, self.spec.heads)
+            out = on_heads(out, live, self.spec.heads, call.frames)
         self.note(differ(out, live))
         return out
 
@@ -79,11 +79,12 @@ def uniform(call: Attention, live: torch.Tensor) -> torch.Tensor:
 TARGETS = {"image": image, "joint": joint, "uniform": uniform}
 
 
-def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
+def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...], frames: int = 1) -> torch.Tensor:
     """`out` in the listed heads, `live` in all others; both [B, H, L, d]."""
-    check_heads(heads, live.shape[1])
-    mixed = live.clone()
-    mixed[:, list(heads)] = out[:, list(heads)]
+    count = live.shape[1] // frames
+    check_heads(heads, count)
+    mixed, chosen = live.clone(), [frame * count + head for frame in range(frames) for head in heads]
+    mixed[:, chosen] = out[:, chosen]
     return mixed
 
 

@@ -41,7 +41,7 @@ class SoftHeadsState(State):
         live = sdpa(call.q)
         # outputs are linear in the map: (1 - u) A V + u T V blends the maps
         blended = live.lerp(TARGET_MAPS[self.spec.target](call, live), self.spec.strength)
-        out = on_heads(blended, live, self.spec.heads[self.spec.layers.index(block)])
+        out = on_heads(blended, live, self.spec.heads[self.spec.layers.index(block)], call.frames)
         self.note(differ(out, live))
         return out
 
