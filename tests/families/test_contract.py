@@ -17,17 +17,25 @@ from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
 from emag.testing.small_films import MORE as FILMS
 from emag.testing.small_given import MORE as GIVEN
+from emag.testing.small_if import MORE as IF
 from emag.testing.small_image import MORE as IMAGES
+from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_pag import MORE as PAG
+from emag.testing.small_unconditional import MORE as UNCONDITIONAL
 from emag.testing.small_unet_more import MORE as UNET
+from emag.testing.small_unet_video import MORE as FRAMED
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, network_outputs, scheduler_steps, snapshot
 
 NETWORKS = IMAGES | FILMS
 """Where the network has no other tests: laws about blocks are held at each of them."""
-CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS
+ADDED = KANDINSKY_2 | IF
+"""Blocks are attention modules that see the text beside the image."""
+CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED
+EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte")
+"""Those of which laws about blocks are held at each block."""
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
-ONE = ()
+ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film")
 """Pipelines that make one thing a call."""
 ALL = pytest.mark.parametrize("name", CASES)
 # diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
@@ -87,7 +95,7 @@ def test_a_rule_without_strength_changes_no_bit(name):
 @MOST
 def test_a_resumed_pass_is_the_whole_one(name):
     one = built(name)
-    for block in range(one.network.depth) if name in NETWORKS else (-1,):
+    for block in range(one.network.depth) if name in EACH else (-1,):
         linear, outputs = one.network.blocks[block].stack.linear, []
         for whole in (False, True):
             rule = C["slg"](1.5, layers=(range(one.network.depth)[block],)) if linear else weak(
@@ -162,7 +170,17 @@ def _frames(pred):
     return pred[:, :, 1:]  # the first one is given
 
 
-HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg}
+def _first_half(pred):
+    return pred[:, :pred.shape[1] // 2]  # the rest is a variance, the conditional one
+
+
+def _frame_by_frame(pred):
+    return pred.transpose(1, 2).flatten(0, 1)
+
+
+HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "unclip": _first_half,
+          "unclip-variation": _first_half,
+          **dict.fromkeys(("modelscope", "modelscope-film", "i2vgen"), _frame_by_frame)}
 """What pipelines do to a combined prediction on its way to the scheduler."""
 PARTLY = ("lumina",)
 """Pipelines that combine some of the channels, and leave the others conditional; we combine all."""

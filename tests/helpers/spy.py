@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from emag.testing.outside import changes, denoiser_of, snapshot
+from emag.testing.outside import changes, denoiser_of, scheduler_of, snapshot
 
 __all__ = ["Counter", "attention_of", "attribute", "blocks_of", "changes", "denoiser_of", "network_outputs",
            "scheduler_steps", "snapshot"]
@@ -26,13 +26,14 @@ def attribute(target: Any, name: str, value: Any) -> Iterator[None]:
 def scheduler_steps(pipe: Any) -> Iterator[list[torch.Tensor]]:
     """The model outputs that `scheduler.step` gets."""
     seen: list[torch.Tensor] = []
-    original = pipe.scheduler.step
+    scheduler = scheduler_of(pipe)
+    original = scheduler.step
 
     def step(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         seen.append(model_output.clone())
         return original(model_output, *args, **kwargs)
 
-    with attribute(pipe.scheduler, "step", step):
+    with attribute(scheduler, "step", step):
         yield seen
 
 

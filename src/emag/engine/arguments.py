@@ -177,6 +177,10 @@ def _to_ours(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     """The host's arguments in our form."""
     rows_first = {name: values[name].movedim(dim, 0) for name, dim in backbone.row_dims if values.get(name) is not None}
     x = values[backbone.sample]
+    if backbone.framed:
+        frames = x.movedim(backbone.channel_dim, 1).shape[2]
+        rows_first |= _each_of(values, backbone.frame_rows, lambda rows: rows.unflatten(0, (-1, frames)))
+        rows_first |= _each_of(values, backbone.frame_copies, lambda rows: rows[::frames])
     if backbone.sample in backbone.lists:
         x = torch.stack(list(x)).squeeze(2)
     elif backbone.channel_dim != 1:  # else the very tensor: hosts that make two calls are told by it
@@ -184,9 +188,30 @@ def _to_ours(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     return {**values, **rows_first, backbone.sample: x}
 
 
+def _each_of(values: dict[str, Any], names: tuple[str, ...], change: _Change) -> dict[str, Any]:
+    """Some arguments, tensors or lists of them, changed."""
+    found = {name: values[name] for name in names if values.get(name) is not None}
+    return {name: change(value) if isinstance(value, torch.Tensor) else type(value)(map(change, value))
+            for name, value in found.items()}
+
+
+def check_copies(network: Network, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise `Unsupported` where frames of a sample have conditions of their own. Waits for the device."""
+    values, backbone = network.signature.bind(*args, **kwargs).arguments, network.backbone
+    for name in backbone.frame_copies:
+        frames, value = values[backbone.sample].movedim(backbone.channel_dim, 1).shape[2], values.get(name)
+        if value is not None and not torch.equal(value[::frames].repeat_interleave(frames, 0), value):
+            raise Unsupported(f"{name} of this {backbone.name} differs from frame to frame (FreeNoise with several texts?) "
+                              "and emag knows one condition for all frames of a video: give one prompt")
+
+
 def _to_hosts(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     """The inverse of `_to_ours`."""
     moved = {name: values[name].movedim(0, dim) for name, dim in backbone.row_dims if values.get(name) is not None}
     x = values[backbone.sample]
+    if backbone.framed:
+        frames = x.shape[2]
+        moved |= _each_of(values, backbone.frame_rows, lambda rows: rows.flatten(0, 1))
+        moved |= _each_of(values, backbone.frame_copies, lambda rows: rows.repeat_interleave(frames, 0))
     x = list(x.unsqueeze(2)) if backbone.sample in backbone.lists else x.movedim(1, backbone.channel_dim)
     return {**values, **moved, backbone.sample: x}

@@ -26,6 +26,13 @@ class Attending:
         if blocks and network.slot is not None:
             raise Unsupported(f"what works around the attention of {network.backbone.name} as a whole needs its attention "
                               "modules, which this host does not show: use emag.guide around a diffusers pipeline")
+        bare = [at for at in sorted(blocks) if network.blocks[at].bare]
+        if bare:
+            raise Unsupported(f"blocks {bare} of {network.backbone.name} are attention modules with norm and input inside, "
+                              "and this works around an attention alone: name other layers")
+        if blocks and network.backbone.framed:
+            raise Unsupported(f"the rows of {network.backbone.name} are frames, several for each sample, and this works "
+                              "around attention modules with a row for each: leave it out")
         self.wrappers = [self._wrap(network.blocks[at]) for at in sorted(blocks)]
 
     def _wrap(self, block: Block) -> tuple[torch.nn.Module, str, Any, Any]:

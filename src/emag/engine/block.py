@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -22,13 +23,18 @@ class Block:
     cross: torch.nn.Module | None = None
 
     @property
+    def bare(self) -> bool:
+        """True where it is an attention module and nothing else."""
+        return self.module in (self.attention, self.cross)
+
+    @property
     def merged(self) -> bool:
         """True where one stream holds image and text tokens."""
         return len(self.stack.tokens) > len(self.stack.streams)
 
     def has_text(self, cross: bool) -> bool:
         """True where image tokens see text in the block's attention, or in its cross-attention."""
-        return self.cross is not None if cross else len(self.stack.tokens) > 1
+        return self.cross is not None if cross else self.stack.sees_text
 
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The streams of one call of this block, by name, in declared order, rows first."""
@@ -61,10 +67,21 @@ class Block:
             return self._turned(streams[self.stack.returns[0]])
         return tuple(self._turned(streams[name]) for name in self.stack.returns)
 
+    def sides(self, streams: dict[str, Any]) -> tuple[int, ...]:
+        """Sides of the map that its first stream is; () where that is a sequence of tokens."""
+        return tuple(streams[self.stack.streams[0]].shape[2:]) if self.stack.spatial else ()
+
+    def length(self, streams: dict[str, Any]) -> int:
+        """Tokens of its first stream."""
+        return prod(self.sides(streams)) if self.stack.spatial else streams[self.stack.streams[0]].shape[1]
+
     def parted(self, streams: dict[str, Any], image: int, references: int = 0) -> dict[str, Any]:
-        """Streams with the `image` image tokens apart from a text and from `references` tokens behind them."""
+        """Streams with the `image` image tokens apart from a text and from `references` tokens behind them; maps as
+        tokens."""
         name, whole = self.stack.streams[0], streams[self.stack.streams[0]]
         parts = dict(streams)
+        if self.stack.spatial:
+            return {**parts, name: whole.flatten(2).mT}
         if self.merged:
             # one stream holds both: the image, with references behind it, before the text or after it
             at = image + references if self.stack.tokens[0] == "image" else whole.shape[1] - image - references
@@ -75,9 +92,11 @@ class Block:
             parts |= {name: pictures[:, :-references], "references": pictures[:, -references:]}
         return parts
 
-    def joined(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """The inverse of `parted`."""
+    def joined(self, parts: dict[str, Any], sides: tuple[int, ...] = ()) -> dict[str, Any]:
+        """The inverse of `parted`. sides: of the map that its first stream is, where it is one."""
         name, parts = self.stack.streams[0], dict(parts)
+        if sides:
+            return {**parts, name: parts[name].mT.unflatten(2, sides)}
         if "references" in parts:
             parts[name] = torch.cat([parts[name], parts.pop("references")], 1)
         if not self.merged:
@@ -97,6 +116,8 @@ def block(index: int, stack: Stack, module: torch.nn.Module) -> Block:
     except AttributeError:
         raise Unsupported(f"block {index} ({type(module).__name__}) has no attention module {stack.attention!r}") from None
     cross = getattr(module, stack.cross, None) if stack.cross else None
+    if stack.added and getattr(attention, "only_cross_attention", False):
+        cross = attention
     return Block(index, module, attention, stack, stack.places or _places(index, stack, module), cross)
 
 

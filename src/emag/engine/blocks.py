@@ -65,7 +65,7 @@ class Blocks:
     def serving(self, now: Pass) -> Iterator[None]:
         """One pass of the run through the network."""
         self.now, self.mode, self.changing = now, now.mode, int(bool(now.changers))
-        self.taps.handlers, self.taps.looks, self.taps.packing = now.taps, now.looks, now.packing
+        self.taps.handlers, self.taps.looks, self.taps.packing = now.taps, now.looks, now.frames or now.packing
         self.attending.handlers = now.around
         self.thread = threading.get_ident()
         try:
@@ -205,6 +205,7 @@ class Blocks:
 
     def _held(self, streams: Tokens) -> Tokens:
         rows = slice(None) if self.now.rows is None else self.now.rows
+        rows = self.now.frames.rows(rows) if self.now.frames else rows
         parts = {name: value[rows] for name, value in streams.items()}
         return {n: torch.cat([v] * self.now.repeat) if self.now.repeat > 1 else v for n, v in parts.items()}
 
@@ -218,21 +219,25 @@ class Blocks:
 
         # the block itself, for streams in which a branch sees the image tokens alone, at the end
         def run(streams: Tokens) -> Tokens:
-            new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams))
+            new_args, new_kwargs = block.with_streams(args, kwargs, self._joined(block, streams, sides))
             return self._parted(block, block.returned(original(*new_args, **new_kwargs)))
 
-        return block.as_returned(self._joined(block, changer(self._parted(block, block.streams(args, kwargs)), run)))
+        given = block.streams(args, kwargs)
+        sides = block.sides(given)
+        return block.as_returned(self._joined(block, changer(self._parted(block, given), run), sides))
 
     def _parted(self, block: Block, streams: Tokens) -> Tokens:
         now = self.now
         opened = {name: now.packing.opened(value) for name, value in streams.items()} if now.packing else streams
         behind = opened[block.stack.streams[0]].shape[1] - now.image if block.stack.padded else now.references
         parts = block.parted(opened, now.image, behind)
+        parts = {name: now.frames.opened(value) for name, value in parts.items()} if now.frames else parts
         return {X: parts.pop(block.stack.streams[0]), **parts}
 
-    def _joined(self, block: Block, parts: Tokens) -> Tokens:
-        parts = dict(parts)
-        packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts})
+    def _joined(self, block: Block, parts: Tokens, sides: tuple[int, ...]) -> Tokens:
+        frames, parts = self.now.frames, dict(parts)
+        parts = {name: frames.closed(value) for name, value in parts.items()} if frames else parts
+        packing, streams = self.now.packing, block.joined({block.stack.streams[0]: parts.pop(X), **parts}, sides)
         return {name: packing.closed(value) for name, value in streams.items()} if packing else streams
 
 

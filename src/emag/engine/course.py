@@ -87,7 +87,8 @@ class Course:
         for state in self.states.values():
             state.meet(self.states)
         for state in self.states.values():
-            state.place(tokens)
+            # where frames attend apart, a state sees the tokens of one
+            state.place(tokens[-2:] if self.network.backbone.framed else tokens)
 
     def _check_null(self) -> None:
         """Raise `BadValue` for a rule that reads what nobody gives: known for sure once the noise levels are."""

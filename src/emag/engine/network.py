@@ -57,6 +57,11 @@ class Network:
         return getattr(self.module, "config", None) or SimpleNamespace(patch_size=self.backbone.patch)
 
     @property
+    def _learns_variance(self) -> bool:
+        kinds = getattr(self._config, "down_block_types", ()) if self.backbone.variance else ()
+        return any(fnmatchcase(kind, self.backbone.variance) for kind in kinds)
+
+    @property
     def patch(self) -> Any:
         """Sides of a patch of x_t, one for all or one each; 1 where x_t is in patches already."""
         config = self._config
@@ -70,7 +75,7 @@ class Network:
 
     def check_text(self, layers: tuple[int, ...]) -> None:
         """Raise `Unsupported` where the attention of a block to the image holds no text."""
-        without = [layer for layer in layers if "text" not in self.blocks[layer].stack.tokens]
+        without = [layer for layer in layers if not self.blocks[layer].has_text(cross=False)]
         if without:
             raise Unsupported(f"blocks {without} of {self.backbone.name} have no text in their attention, and these "
                               "settings are about its part: use variant='map' or 'query', and no text_scale")
@@ -145,7 +150,7 @@ class Network:
         # packed: [rows, tokens, channels * patch^2], where channels of x_t come first
         area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
         channels = getattr(config, self.backbone.channels, None) or x.shape[dim] // area
-        channels *= area
+        channels = channels * area // (2 if self._learns_variance else 1)
         return x.narrow(dim, 0, channels) if channels < x.shape[dim] else x
 
     def with_latents(self, whole: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -203,11 +208,21 @@ def read_network(denoiser: torch.nn.Module, entry: Backbone | None = None) -> Ne
         raise Unsupported(f"{backbone.name} here has no argument {', '.join(unknown)}: a diffusers version outside "
                           "the supported range? See the README.")
     stacks = [(stack, _stack(module, stack)) for stack in backbone.stacks]
+    _check_order([stack for stack, blocks in stacks if blocks], backbone)
     pairs = [(stack, block) for stack, blocks in stacks for block in blocks]
     if not pairs:
         raise Unsupported(f"this {backbone.name} has no transformer blocks; only networks that have some can be guided")
     return Network(module, backbone, tuple(block(i, *pair) for i, pair in enumerate(pairs)), signature,
                    compiled=compiled(denoiser) or compiled(module))
+
+
+def _check_order(stacks: list[Stack], backbone: Backbone) -> None:
+    """Raise `Unsupported` where one list holds blocks of two kinds: the order in which they run is not known."""
+    lists = [stack.name.split(".")[0] for stack in stacks]
+    mixed = next((name for name in lists if lists.count(name) > 1), None)
+    if mixed:
+        raise Unsupported(f"{mixed} of this {backbone.name} holds blocks of two kinds, and emag cannot tell in which order "
+                          "they run: only networks with blocks of one kind in each list can be guided")
 
 
 def backbone_of(module: torch.nn.Module) -> Backbone:
@@ -245,4 +260,5 @@ def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
         found = [child for child in found if child is not None]
     if not found and "*" not in stack.name:
         raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
-    return [unwrapped(block) for blocks in found for block in blocks]
+    blocks = [unwrapped(block) for blocks in found for block in blocks if block is not None]
+    return [block for block in blocks if stack.marked is None or hasattr(block, stack.marked)]

@@ -13,6 +13,7 @@ from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
 from .conditions import Conditions, conditioned, differs
+from .framed import Frames
 from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
 from .network import Network
 from .packed import Packing
@@ -253,6 +254,8 @@ class Passes:
             now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
         if network.references:
             now = replace(now, references=network.references)
+        if network.backbone.framed:
+            now = replace(now, frames=Frames(call.sample.shape[2]))
         try:
             with self.blocks.serving(now):
                 return call.evaluated(forward)

@@ -11,7 +11,7 @@ from ..core import COND, UNCOND, Branches, Rule, weak_branches
 from ..errors import Busy
 from .access import NetworkEvaluations
 from .answer import Answer
-from .arguments import Arguments
+from .arguments import Arguments, check_copies
 from .blocks import Blocks
 from .conditions import Conditions
 from .course import Course
@@ -152,6 +152,8 @@ class Run:
 
     def _bound(self, args: tuple, kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call. How many tokens are those of reference images is read off the first one."""
+        if self._references is None:
+            check_copies(self.network, args, kwargs)
         call = Arguments.bind(self.network, args, kwargs, self.per_row, self.shared)
         if self._references is None:
             self._references = self.network.references_in(call.values)

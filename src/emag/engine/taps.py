@@ -8,6 +8,7 @@ import torch
 from ..errors import NoEffect, Unsupported
 from . import each_sample
 from .block import Block
+from .framed import Frames
 from .network import Network
 from .packed import Packing
 from .seam import Handler, Seam, is_native, native_backend
@@ -20,7 +21,7 @@ Tap = tuple[int, bool]
 class Taps:
     """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; looks: with those that are
     only looked at; packing: where its rows
-    hold their image tokens. fired: calls, by tap.
+    hold their image tokens, or that they are frames. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
     """
@@ -30,11 +31,14 @@ class Taps:
         self.handlers: dict[Tap, Handler] = {}
         self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
-        self.packing: Packing | None = None
+        self.packing: Packing | Frames | None = None
         self._image: dict[int, tuple[slice, int]] = {}
         self._references = 0
-        wrapped = [self._wrap(network.blocks[at], cross) for at, cross in sorted(tapped)]
-        self.wrappers = wrapped if network.slot is None else []
+        found = [(network.blocks[at], cross) for at, cross in sorted(tapped)]
+        modules = [self._checked(*tap) for tap in found]
+        # a block that is an attention module has its tap inside its own wrapper
+        self.wrappers = [(module, "forward", module.forward, self._tapping(*tap, module.forward))
+                         for module, tap in zip(modules, found) if network.slot is None and not tap[0].bare]
 
     def clear(self) -> None:
         """Drop everything a run left."""
@@ -47,10 +51,11 @@ class Taps:
         self._references = references
 
     def opened(self, block: Block, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A block's forward whose attention calls come to us through the host's slot, where a handler waits for them."""
+        """A block's forward whose attention calls come to us where a handler waits for them: through the host's slot, or
+        because the block is an attention module itself."""
         slot, mine = self.network.slot, [tap for tap in sorted(self.tapped) if tap[0] == block.index]
         if slot is None:
-            return original
+            return self._tapping(block, mine[0][1], original) if block.bare else original
 
         @torch.compiler.disable
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -82,7 +87,8 @@ class Taps:
         before = calls_before(block, module, cross) + cross
         return Seam(length, image, handler, cross, self._references, before, once=True)
 
-    def _wrap(self, block: Block, cross: bool) -> tuple[torch.nn.Module, str, Any, Any]:
+    def _checked(self, block: Block, cross: bool) -> torch.nn.Module:
+        """The module to tap. Raises `Unsupported` where there is none, or none of the kind."""
         module = block.cross if cross else block.attention
         name = self.network.backbone.name
         if module is None:
@@ -90,15 +96,19 @@ class Taps:
         if block.stack.linear and not cross:
             raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
-        if getattr(module, "is_cross_attention", False) and not cross:
+        to_text = block.cross is module if block.stack.added else getattr(module, "is_cross_attention", False)
+        if to_text and not cross:
             raise Unsupported(f"the first attention of block {block.index} of this {name} is to the text, not to the image "
                               "itself: name layers that have a self-attention, or use cross=True where the method has it")
-        original, tap = module.forward, self._tap
+        return module
+
+    def _tapping(self, block: Block, cross: bool, original: Callable[..., Any]) -> Callable[..., Any]:
+        tap = self._tap
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return tap(block, cross, original, args, kwargs)
 
-        return module, "forward", original, forward
+        return forward
 
     @torch.compiler.disable
     def _tap(self, block: Block, cross: bool, original: Callable[..., Any], args: tuple[Any, ...],
@@ -121,7 +131,7 @@ class Taps:
         def at_once(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
             seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                        with_pictures(kwargs, cross))
+                        with_pictures(kwargs, cross), block.stack.added)
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 
@@ -147,7 +157,7 @@ def with_pictures(kwargs: dict[str, Any], cross: bool) -> bool:
 def image_tokens(block: Block, streams: dict[str, torch.Tensor], count: int, references: int = 0) -> tuple[slice, int]:
     """Where the image tokens sit in the attention's sequence, and its length. count: image tokens of a merged or padded
     stream; references: those of reference images behind them."""
-    pictures = streams[block.stack.streams[0]].shape[1]
+    pictures = block.length(streams)
     if block.merged:
         start = 0 if block.stack.tokens[0] == "image" else pictures - references - count
         return slice(start, start + count), pictures

@@ -82,7 +82,12 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
     index = tuple(distinct.index(t) for t in timesteps)
     whole = len(set(scheduler.timesteps.tolist()))
     return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole,
-                      clock=-trained if inverted else trained)
+                      clock=0 if _continuous(scheduler) else -trained if inverted else trained)
+
+
+def _continuous(scheduler: Any) -> bool:
+    """True where timesteps are a function of the noise level (0.25 ln s), and not its place in a schedule."""
+    return bool(scheduler.config.get("timestep_type") == "continuous")
 
 
 def prediction_space(scheduler: Any) -> Space:
@@ -109,7 +114,8 @@ def _variance_preserving(scheduler: Any, timesteps: list[float], at: list[int]) 
         raise Unsupported(f"the noise levels of {type(scheduler).__name__} are not those of a variance preserving process "
                           "(it has no alphas_cumprod): use another scheduler, such as EulerDiscreteScheduler")
     bars = scheduler.alphas_cumprod.double().tolist()
-    if getattr(scheduler, "order", 1) == 1 and any(scheduler.config.get(name) for name in ROUNDED):
+    if getattr(scheduler, "order", 1) == 1 and (
+            _continuous(scheduler) or any(scheduler.config.get(name) for name in ROUNDED)):
         # x = x0 + s epsilon, divided by sqrt(1 + s^2): alpha^2 = 1 / (1 + s^2)
         squares = [1 / (1 + float(scheduler.sigmas[i])**2) for i in at]
     else:

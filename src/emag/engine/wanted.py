@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core import Tokens
 from .attending import Around
+from .framed import Frames
 from .packed import Packing
 from .taps import Tap
 
@@ -48,7 +49,7 @@ class Pass:
     with tapped attention and changed blocks; looks: with attention that is only looked at, where it makes fused calls;
     around: what to do around attention modules.
     image: image tokens of the call, where a stream has text tokens as well. references: tokens of reference images behind
-    them. packing: where they sit, if that differs from row to row."""
+    them. packing: where they sit, if that differs from row to row. frames: rows of a sample, where they are several."""
 
     mode: int = CLEAN
     rows: slice | None = None
@@ -60,3 +61,4 @@ class Pass:
     image: int = 0
     references: int = 0
     packing: Packing | None = None
+    frames: Frames | None = None

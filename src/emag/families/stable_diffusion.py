@@ -1,8 +1,12 @@
-"""Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks."""
+"""Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks.
+
+Their network class is that of Kandinsky 2, DeepFloyd IF and unCLIP as well, where blocks are attention modules alone.
+"""
 
 from dataclasses import replace
 from typing import Any
 
+from ..errors import Unsupported
 from .encode import Tensors
 from .records import OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
@@ -19,23 +23,32 @@ PARTS = (("denoising_start", PART), *END)
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
     """One text encoder, or two and what the second one pools."""
+    if not hasattr(pipe, "encode_prompt"):
+        raise Unsupported(f"{type(pipe).__name__} encodes its prompt together with embeddings of a picture: give conditions "
+                          "as tensors")
     found = pipe.encode_prompt(texts, device=pipe._execution_device, num_images_per_prompt=1,
                                do_classifier_free_guidance=False)
     return {"encoder_hidden_states": found[0], **({"added_cond_kwargs.text_embeds": found[2]} if len(found) > 2 else {})}
 
+
+# an attention module that sees the text beside the image, as OpenAI's ADM has it
+ADDED = replace(Stack("down_blocks.*.attentions", "", *SINGLE, ("image",)), added=True, spatial=True, marked="add_k_proj")
 
 FAMILY = Family(
     "Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks",
     networks=(
         Backbone(
             "UNet2DConditionModel",
-            stacks=(Stack("down_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),
+            stacks=(Stack("down_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"), ADDED,
                     Stack("mid_block.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2", middle=True),
-                    Stack("up_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2")),
+                    replace(ADDED, name="mid_block.attentions", middle=True),
+                    Stack("up_blocks.*.attentions.*.transformer_blocks", "attn1", *SINGLE, ("image",), "attn2"),
+                    replace(ADDED, name="up_blocks.*.attentions")),
+            variance="SimpleCrossAttn*",
             per_row=("sample", "timestep", "encoder_hidden_states", "class_labels", "timestep_cond", "attention_mask",
                      "added_cond_kwargs", "down_block_additional_residuals", "mid_block_additional_residual",
                      "down_intrablock_additional_residuals", "encoder_attention_mask"),
-            condition=("encoder_hidden_states", "added_cond_kwargs.text_embeds"),
+            condition=("encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.image_embeds"),
             kwargs="cross_attention_kwargs", kwargs_rows=("gligen",), sample="sample", time_modules=("time_embedding",),
             skips=True, unordered=True,
             encode=encode,

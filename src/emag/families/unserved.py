@@ -26,15 +26,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "Kandinsky5I2IPipeline",
         "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
         "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
-    "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
-        "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet",
-        "LatteTransformer3DModel", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffControlNetPipeline",
-        "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
-        "AnimateDiffVideoToVideoControlNetPipeline", "AnimateDiffPAGPipeline", "PIAPipeline", "LattePipeline",
-        "TextToVideoSDPipeline", "VideoToVideoSDPipeline", "StableVideoDiffusionPipeline", "I2VGenXLPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
-        "StableAudioDiTModel", "StableAudioPipeline",
+        "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",
+        "StableDiffusionLatentUpscalePipeline",
         "SanaSprintPipeline", "SanaSprintImg2ImgPipeline", "ConsistencyModelPipeline", "ScoreSdeVePipeline",
         "KarrasVePipeline"),
     "needs its two predictions together: it computes with the conditional one before it asks for the other": (
@@ -47,18 +42,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "PRXTransformer2DModel", "PRXPipeline", "PRXPixelPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
-    "needs blocks of U-Nets that are an attention and no transformer block": (
-        "UNet2DModel", "UNet1DModel", "Kandinsky3UNet", "StableCascadeUNet",
-        "DDIMPipeline", "DDPMPipeline", "PNDMPipeline", "RePaintPipeline", "LDMPipeline", "LDMSuperResolutionPipeline",
-        "DanceDiffusionPipeline", "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline", "KandinskyPipeline",
-        "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline", "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline",
-        "KandinskyV22InpaintPipeline", "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
-        "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline", "KandinskyInpaintCombinedPipeline",
-        "KandinskyV22CombinedPipeline", "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
-        "IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "IFSuperResolutionPipeline",
-        "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline", "StableCascadeDecoderPipeline",
-        "StableCascadeCombinedPipeline", "UnCLIPPipeline", "UnCLIPImageVariationPipeline",
-        "StableDiffusionLatentUpscalePipeline", "AudioDiffusionPipeline"),
+    "needs blocks of U-Nets in another order than their list, or with the text's keys behind the image's": (
+        "Kandinsky3UNet", "StableCascadeUNet", "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline",
+        "StableCascadeDecoderPipeline", "StableCascadeCombinedPipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
@@ -72,7 +58,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionAttendAndExcitePipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionPipelineSafe",
         "StableDiffusionSAGPipeline", "StableDiffusionPix2PixZeroPipeline", "StableDiffusionModelEditingPipeline",
         "StableDiffusionPanoramaPipeline", "StableDiffusionParadigmsPipeline", "CycleDiffusionPipeline",
-        "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
+        "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline", "RePaintPipeline"),
     "needs x_t to be numbers: it predicts words of a codebook": (
         "UVit2DModel", "Transformer2DModel", "AmusedPipeline", "AmusedImg2ImgPipeline",
         "AmusedInpaintPipeline", "VQDiffusionPipeline", "LLaDA2Pipeline", "DiffusionGemmaPipeline",
@@ -83,7 +69,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionInpaintPipelineLegacy", "StableDiffusionLDM3DPipeline",
         "VersatileDiffusionPipeline", "VersatileDiffusionDualGuidedPipeline", "VersatileDiffusionImageVariationPipeline",
         "VersatileDiffusionTextToImagePipeline", "WuerstchenCombinedPipeline", "WuerstchenDecoderPipeline"),
-    "needs a package that we do not test with (OpenCV, sentencepiece, note_seq)": (
+    "needs a package that we do not test with (OpenCV, sentencepiece, note_seq, librosa)": (
+        "AudioDiffusionPipeline",
         "ConsisIDTransformer3DModel", "ConsisIDPipeline", "KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline",
         "T5FilmDecoder", "SpectrogramDiffusionPipeline"),
     "needs a network of torch: it runs in ONNX": (

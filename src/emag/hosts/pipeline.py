@@ -102,7 +102,7 @@ class Guided(WithBlock):
             return original(pipe, *args, **kwargs)
         networks = self._networks(pipe)
         check_pipeline_call(self.active, self.host, networks, arguments, _named(original, pipe, args, kwargs))
-        check_sampler(self.active, getattr(pipe, "scheduler", None), arguments)
+        check_sampler(self.active, getattr(pipe, self.host.scheduler, None), arguments)
         conditions = self.given.encoded(self.active, self.host, pipe, networks[0], arguments)
         others = self.given.networks(self.active, self.host, pipe, networks[0], arguments)
         view = PipelineView(self.host, pipe, arguments, conditions, others, scores_of(self.active, self.given.scores))

@@ -56,20 +56,21 @@ class PipelineView:
         return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
 
     def trajectory(self) -> Trajectory:
-        path = trajectory(self.pipe.scheduler, self._late())
+        scheduler = getattr(self.pipe, self.host.scheduler)
+        path = trajectory(scheduler, self._late(scheduler))
         share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
         if share is None:
             return path
-        limit = share * self.pipe.scheduler.config.num_train_timesteps
+        limit = share * scheduler.config.num_train_timesteps
         late = [index for index, t in zip(path.index, path.timesteps) if t < limit]
         return replace(path, takeover=late[0] if late and late[0] > 0 else None)
 
-    def _late(self) -> int | None:
-        """Evaluations left out at the start, where the pipeline knows it and its scheduler does not."""
-        told = getattr(self.pipe, "_num_timesteps", None)
-        if self.host.strength is None or told is None or getattr(self.pipe.scheduler, "begin_index", None) is not None:
+    def _late(self, scheduler: Any) -> int | None:
+        """Evaluations left out at the start, where the pipeline or its call knows it and its scheduler does not."""
+        told = getattr(self.pipe, "_num_timesteps", None) or self.host.steps(self.arguments)
+        if self.host.strength is None or told is None or getattr(scheduler, "begin_index", None) is not None:
             return None
-        return len(self.pipe.scheduler.timesteps) - told
+        return len(scheduler.timesteps) - told
 
     def given(self, name: str) -> dict[str, Any]:
         return self.conditions[name]

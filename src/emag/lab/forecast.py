@@ -106,7 +106,7 @@ def image_tokens(network: Network, height: int | None, width: int | None, latent
 
 def text_tokens(network: Network, text: int | None) -> int:
     """Text tokens that the tapped attention sees."""
-    if all(stack.tokens == ("image",) for stack in network.backbone.stacks):
+    if not any(stack.sees_text for stack in network.backbone.stacks):
         return 0
     return text if text is not None else network.backbone.usual_text
 

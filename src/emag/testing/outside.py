@@ -6,25 +6,36 @@ from typing import Any
 
 import torch
 
+from ..engine.arguments import Arguments
 from ..engine.block import Block
 from ..engine.network import read_network
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
          "_parameters", "_buffers", "_modules", "_backward_hooks")
 CALLS = ("scheduler.", "pipe.")
+DENOISERS, AUTOENCODERS = ("unet", "transformer", "decoder"), ("vae", "movq", "vqvae")
 
 
 def denoiser_of(pipe: Any) -> Any:
     """A pipeline's network."""
-    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    return next(found for name in DENOISERS if (found := getattr(pipe, name, None)) is not None)
+
+
+def scheduler_of(pipe: Any) -> Any:
+    """The scheduler of that."""
+    return getattr(pipe, "scheduler", None) or pipe.decoder_scheduler
+
+
+def _autoencoder(pipe: Any) -> Any:
+    return next((found for name in AUTOENCODERS if (found := getattr(pipe, name, None)) is not None), None)
 
 
 def snapshot(pipe: Any) -> dict[str, Any]:
     """Every module's `__dict__` and hooks, every processor's, the scheduler's and the pipeline's own."""
-    state: dict[str, Any] = {"class": type(pipe), "scheduler class": type(pipe.scheduler)}
+    state: dict[str, Any] = {"class": type(pipe), "scheduler class": type(scheduler_of(pipe))}
     state |= {f"pipe.{k}": v for k, v in vars(pipe).items()}
-    state |= {f"scheduler.{k}": v for k, v in vars(pipe.scheduler).items()}
-    for part, whole in (("transformer", denoiser_of(pipe)), ("vae", pipe.vae)):
+    state |= {f"scheduler.{k}": v for k, v in vars(scheduler_of(pipe)).items()}
+    for part, whole in (("transformer", denoiser_of(pipe)), ("vae", _autoencoder(pipe))):
         for name, module in whole.named_modules() if whole is not None else ():
             state |= _module(f"{part}.{name}", module)
     return state
@@ -66,15 +77,20 @@ def _same(key: str, before: Any, after: Any) -> bool:
 def counted(pipe: Any) -> Iterator[Callable[[], int]]:
     """Rows that the blocks of a pipeline's network evaluate while the block lasts, by forward hooks of their own."""
     rows: list[int] = []
+    network, frames = read_network(denoiser_of(pipe)), [1]
 
     def counting(block: Block) -> Any:
         def count(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            rows.append(len(next(iter(block.streams(args, kwargs).values()))))
+            rows.append(len(next(iter(block.streams(args, kwargs).values()))) // frames[0])
 
         return count
 
-    handles = [block.module.register_forward_hook(counting(block), with_kwargs=True)
-               for block in read_network(denoiser_of(pipe)).blocks]
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if network.backbone.framed:
+            frames[0] = Arguments.bind(network, args, kwargs).sample.shape[2]
+
+    handles = [block.module.register_forward_hook(counting(block), with_kwargs=True) for block in network.blocks]
+    handles.append(network.module.register_forward_pre_hook(note, with_kwargs=True))
     try:
         yield lambda: sum(rows)
     finally:

@@ -23,7 +23,7 @@ class Stack:
     name: str
     """Attribute of the network; a path with * for every entry of a list means all the lists it leads to."""
     attention: str
-    """The block's attention module that mixes image tokens."""
+    """The block's attention module that mixes image tokens; "" where the block is that module and nothing else."""
     streams: tuple[str, ...]
     """Block arguments that flow from block to block."""
     returns: tuple[str, ...]
@@ -44,8 +44,20 @@ class Stack:
     """The stream of the image may end in padding."""
     sequence_first: bool = False
     """Its streams are [tokens, rows, channels]."""
+    added: bool = False
+    """The keys of `attention` are those of the text, then those of the image; queries are the image's alone. A block whose
+    module says `only_cross_attention` has those of the text alone."""
+    spatial: bool = False
+    """Its streams are [rows, channels, height, width]."""
+    marked: str | None = None
+    """An attribute that only modules of this kind have: others in the list are no blocks of this stack."""
     places: tuple[int, ...] = ()
     """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
+
+    @property
+    def sees_text(self) -> bool:
+        """True where image tokens see text in `attention`."""
+        return self.added or len(self.tokens) > 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,9 @@ class Backbone:
     """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
     channels: str = "out_channels"
     """The entry of the configuration that counts the channels of x_t."""
+    variance: str = ""
+    """A class (fnmatch pattern) among its `down_block_types` where the second half of the channels it returns is a learnt
+    variance."""
     channel_dim: int = 1
     """Dimension of x_t that holds the channels."""
     negated: bool = False
@@ -103,6 +118,13 @@ class Backbone:
     """Argument with a mask [batch, text]; the image tokens of a row follow its own text without the padding."""
     lists: tuple[str, ...] = ()
     """Arguments with one tensor for each row; x_t among them: it, and the answer, are lists of one frame each."""
+    framed: bool = False
+    """Its blocks see each frame of x_t [rows, channels, frames, ...] as a row of its own, those of a sample one after
+    another."""
+    frame_rows: tuple[str, ...] = ()
+    """Of a framed network: arguments with one row for each frame (tensors, or lists of them)."""
+    frame_copies: tuple[str, ...] = ()
+    """Those whose rows are the same for all frames of a sample; a condition is given once for each sample."""
     row_dims: tuple[tuple[str, int], ...] = ()
     """Arguments whose batch is another dimension than the first, and which; conditions are given with rows first."""
     text_ids: tuple[int, tuple[int, ...]] | None = None

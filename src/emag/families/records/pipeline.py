@@ -37,6 +37,10 @@ class Host:
     """It takes height and width."""
     denoiser: str = "transformer"
     """The component that is the network."""
+    scheduler: str = "scheduler"
+    """The component that is its scheduler."""
+    count: str = "num_inference_steps"
+    """The argument that counts its steps."""
     distilled: str | None = None
     """The entry of the pipeline's or its network's configuration that, where set, leaves CFG out."""
     second: str | None = None
@@ -76,7 +80,7 @@ class Host:
 
     def steps(self, arguments: dict[str, Any]) -> int | None:
         """Steps of a call with these arguments, before its scheduler is asked; None where they do not tell."""
-        count = arguments.get("num_inference_steps")
+        count = arguments.get(self.count)
         strength = arguments.get(self.strength or "")
         if not count or strength is None:
             return count

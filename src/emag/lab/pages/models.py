@@ -49,6 +49,8 @@ def _backbone(backbone: Backbone) -> str:
 def _stack(stack: Stack) -> str:
     if stack.linear:
         return "linear self-attention (methods on maps and queries are refused), cross-attention apart"
+    if stack.added:
+        return "image alone, whose keys are the text's as well"
     if len(stack.tokens) > 1:
         return f"joint, {' then '.join(stack.tokens)}"
     return "image alone, cross-attention apart" if stack.cross else "image alone"

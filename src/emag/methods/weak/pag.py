@@ -48,14 +48,14 @@ class IdentityState(State):
         if self.spec.strength < 1:
             out = live.lerp(out, self.spec.strength)  # outputs are linear in the map: this blends the maps
         if self.spec.heads is not None:
-            out = on_heads(out, live, self.spec.heads)
+            out = on_heads(out, live, self.spec.heads, call.frames)
         self.note(differ(out, live))
         return out
 
 
 def joint(call: Attention, live: torch.Tensor) -> torch.Tensor:
-    """O = V for every token. Heads of k and v are repeated to those of q."""
-    return call.values().to(call.q.dtype)
+    """O = V for every token that has a query. Heads of k and v are repeated to those of q."""
+    return call.values()[:, :, call.ahead:].to(call.q.dtype)
 
 
 def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
     count, keys = call.image.stop - call.image.start, call.k.shape[2]
     # the identity among image tokens, as a mask: a softmax over the token itself and the text
     seen = torch.ones(count, keys, dtype=torch.bool, device=call.q.device)
-    seen[:, call.image] = torch.eye(count, dtype=torch.bool, device=call.q.device)
+    seen[:, call.image_keys] = torch.eye(count, dtype=torch.bool, device=call.q.device)
     out = live.clone()
     out[:, :, call.image] = call.image_output(seen).to(live.dtype)
     return out
@@ -79,11 +79,12 @@ def uniform(call: Attention, live: torch.Tensor) -> torch.Tensor:
 TARGETS = {"image": image, "joint": joint, "uniform": uniform}
 
 
-def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
+def on_heads(out: torch.Tensor, live: torch.Tensor, heads: tuple[int, ...], frames: int = 1) -> torch.Tensor:
     """`out` in the listed heads, `live` in all others; both [B, H, L, d]."""
-    check_heads(heads, live.shape[1])
-    mixed = live.clone()
-    mixed[:, list(heads)] = out[:, list(heads)]
+    count = live.shape[1] // frames
+    check_heads(heads, count)
+    mixed, chosen = live.clone(), [frame * count + head for frame in range(frames) for head in heads]
+    mixed[:, chosen] = out[:, chosen]
     return mixed
 
 

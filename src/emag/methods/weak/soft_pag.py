@@ -41,14 +41,14 @@ class SoftHeadsState(State):
         live = sdpa(call.q)
         # outputs are linear in the map: (1 - u) A V + u T V blends the maps
         blended = live.lerp(TARGET_MAPS[self.spec.target](call, live), self.spec.strength)
-        out = on_heads(blended, live, self.spec.heads[self.spec.layers.index(block)])
+        out = on_heads(blended, live, self.spec.heads[self.spec.layers.index(block)], call.frames)
         self.note(differ(out, live))
         return out
 
 
 def identity_map(call: Attention, live: torch.Tensor) -> torch.Tensor:
     """Each image query sees its own value alone; text rows stay live. live and the result: [B, H, L, d]."""
-    return _with_image(call, live, call.values()[:, :, call.image])
+    return _with_image(call, live, call.values()[:, :, call.image_keys])
 
 
 def mean_query(call: Attention, live: torch.Tensor) -> torch.Tensor:
