@@ -28,7 +28,7 @@ class Block:
 
     def has_text(self, cross: bool) -> bool:
         """True where image tokens see text in the block's attention, or in its cross-attention."""
-        return self.cross is not None if cross else len(self.stack.tokens) > 1
+        return self.cross is not None if cross else len(self.stack.keys or self.stack.tokens) > 1
 
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The streams of one call of this block, by name, in declared order, rows first."""

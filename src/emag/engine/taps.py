@@ -121,7 +121,7 @@ class Taps:
         def at_once(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
             seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                        with_pictures(kwargs, cross))
+                        with_pictures(kwargs, cross), () if cross else block.stack.keys)
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 

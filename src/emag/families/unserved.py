@@ -5,22 +5,14 @@ What stands here is refused with the same words; a test holds that every class o
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
-        "AceStepTransformer1DModel", "AceStepPipeline", "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline",
-        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
-        "UniDiffuserModel", "UniDiffuserPipeline", "BriaFibo2Transformer2DModel", "BriaFibo2Pipeline",
-        "BriaFiboTransformer2DModel", "BriaFiboPipeline", "BriaFiboEditPipeline", "DreamLiteTransformer2DModel",
-        "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline", "Flux3Transformer2DModel",
-        "GlmImageTransformer2DModel", "GlmImagePipeline", "HeliosTransformer3DModel", "HeliosPipeline",
-        "HeliosPyramidPipeline", "Ideogram4Transformer2DModel", "Ideogram4Pipeline", "JoyImageEditTransformer3DModel",
-        "JoyImageEditPlusTransformer3DModel", "JoyImageEditPipeline", "JoyImageEditPlusPipeline",
-        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline", "Kandinsky6SRPipeline",
-        "LongCatAudioDiTTransformer", "LongCatAudioDiTPipeline", "MiniMaxH3Transformer3DModel",
-        "MiniMaxMusic3Transformer1DModel", "MotifVideoTransformer3DModel", "MotifVideoPipeline",
-        "MotifVideoImage2VideoPipeline", "NucleusMoEImageTransformer2DModel", "NucleusMoEImagePipeline",
+        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline", "AnyFlowTransformer3DModel", "AnyFlowPipeline",
+        "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline", "UniDiffuserModel", "UniDiffuserPipeline",
+        "DreamLiteTransformer2DModel", "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline",
+        "Flux3Transformer2DModel", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
+        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline",
+        "Kandinsky6SRPipeline", "MiniMaxH3Transformer3DModel", "MiniMaxMusic3Transformer1DModel",
         "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
-        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline",
-        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline",
-        "WanAnimate2Transformer3DModel"),
+        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline", "WanAnimate2Transformer3DModel"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
         "EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "HunyuanImageRefinerPipeline",
         "Kandinsky5I2IPipeline",
@@ -37,14 +29,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableAudioDiTModel", "StableAudioPipeline",
         "SanaSprintPipeline", "SanaSprintImg2ImgPipeline", "ConsistencyModelPipeline", "ScoreSdeVePipeline",
         "KarrasVePipeline"),
-    "needs its two predictions together: it computes with the conditional one before it asks for the other": (
-        "CosmosTransformer3DModel", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
-        "Cosmos2_5_PredictBasePipeline", "Cosmos2_5_TransferPipeline"),
     "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
         "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionXLInstructPix2PixPipeline"),
-    "needs an attention whose queries are the image's and whose keys are the text's as well": (
-        "PRXTransformer2DModel", "PRXPipeline", "PRXPixelPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
     "needs blocks of U-Nets that are an attention and no transformer block": (
@@ -62,9 +49,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
-        "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline"),
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        "Cosmos2_5_TransferPipeline"),
     "needs images of different sizes in one sequence": (
-        "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline"),
+        "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline", "JoyImageEditPlusTransformer3DModel",
+        "JoyImageEditPlusPipeline"),
     "needs its network and its ControlNet to be one: its blocks run through those of the other": (
         "UNetControlNetXSModel", "StableDiffusionControlNetXSPipeline", "StableDiffusionXLControlNetXSPipeline"),
     "has a loop of its own, which changes x_t or the condition between calls, or makes several calls for one step": (
@@ -90,6 +79,14 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
         "OnnxStableDiffusionInpaintPipelineLegacy", "OnnxStableDiffusionPipeline", "OnnxStableDiffusionUpscalePipeline",
         "StableDiffusionOnnxPipeline"),
+    "needs x_t apart from a picture that is a further item of it": (
+        "JoyImageEditTransformer3DModel", "JoyImageEditPipeline"),
+    "needs a sequence that begins with padding for a text, and another network without it": (
+        "Ideogram4Transformer2DModel", "Ideogram4Pipeline"),
+    "needs an attention that is the difference of two, each a call of its own": (
+        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline"),
+    "needs a network that predicts clean pixels: its pipeline makes a velocity of what it has combined": (
+        "PRXPixelPipeline",),
 }
 """What would be needed, and the classes that need it."""
 

@@ -30,6 +30,8 @@ class Stack:
     """The same names, in the order in which a block returns them."""
     tokens: tuple[str, ...]
     """What the attention sees along its sequence, in order: ("image",), ("image", "text") or ("text", "image")."""
+    keys: tuple[str, ...] = ()
+    """What its keys are along their sequence, where its queries are the image's alone and its keys are not."""
     cross: str | None = None
     """The block's attention module from image to text, where that is one of its own."""
     cross_picture: str | None = None
@@ -87,6 +89,8 @@ class Backbone:
     """Where x_t is a sequence of patches: arguments with their number along each dimension, ([frames,] rows, columns)."""
     grid_coords: str | None = None
     """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
+    sound: bool = False
+    """x_t is a sequence in time, [rows, length, channels], of patches along it: a grid of one row."""
     channels: str = "out_channels"
     """The entry of the configuration that counts the channels of x_t."""
     channel_dim: int = 1
@@ -129,6 +133,8 @@ class Backbone:
     """The submodule that gives a trained intermediate prediction, in the form of the network's answer, where it has one."""
     in_place: bool = False
     """Its blocks write into the streams they are given, so what is recorded is copied."""
+    unserved: tuple[tuple[str, str], ...] = ()
+    """Arguments with which a call cannot be served, and why."""
     encode: Encode | None = None
     """How prompts become its arguments; None: conditions by text are refused."""
     content: Content | None = None
