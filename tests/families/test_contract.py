@@ -16,6 +16,7 @@ from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
 from emag.testing.small_films import MORE as FILMS
+from emag.testing.small_followed import MORE as FOLLOWED
 from emag.testing.small_given import MORE as GIVEN
 from emag.testing.small_image import MORE as IMAGES
 from emag.testing.small_moving import MORE as MOVING
@@ -28,10 +29,10 @@ from spy import changes, network_outputs, scheduler_steps, snapshot
 
 NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS
 """Where the network has no other tests: laws about blocks are held at each of them."""
-CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS
+CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
-ONE = ("prx-cfg", "motif-video-image")
-"""Pipelines that make one thing a call."""
+ONE = ("prx-cfg", "motif-video-image", "kandinsky5-video-image")
+"""Pipelines that make one thing a call, or mix the colours of those they make at once."""
 ALL = pytest.mark.parametrize("name", CASES)
 # diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
 MOST = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in PAG)) for name in CASES
@@ -165,11 +166,12 @@ def _frames(pred):
     return pred[:, :, 1:]  # the first one is given
 
 
-HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "longcat-audio": torch.neg}
+HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "longcat-audio": torch.neg,
+          "sana-video-image": _frames, "kandinsky5-video-image": lambda pred: pred[:, 1:]}
 """What pipelines do to a combined prediction on its way to the scheduler."""
 PARTLY = ("lumina",)
 """Pipelines that combine some of the channels, and leave the others conditional; we combine all."""
-CONVERTED = ("ltx-2-condition", "cosmos-2-image", "cosmos-2-video")
+CONVERTED = ("ltx-2-condition", "ltx-2-in-context", "ltx-2-hdr", "cosmos-2-image", "cosmos-2-video")
 """Pipelines that combine in another space, so that what they hand on is ours to rounding alone in the end."""
 
 

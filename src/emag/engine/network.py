@@ -120,7 +120,11 @@ class Network:
 
     def references_in(self, values: dict[str, Any]) -> int:
         """Tokens of reference images in a call with these arguments."""
-        ids = values.get(self.backbone.grid_ids or "") if self.backbone.references else None
+        if not self.backbone.references:
+            return 0
+        if self.backbone.grid_sizes:  # what is more than the grid has
+            return values[self.backbone.sample].shape[1] - prod(values[name] for name in self.backbone.grid_sizes)
+        ids = values.get(self.backbone.grid_ids or "")
         if ids is None:
             return 0
         if not isinstance(ids, torch.Tensor):

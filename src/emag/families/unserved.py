@@ -5,19 +5,14 @@ What stands here is refused with the same words; a test holds that every class o
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
-        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline", "AnyFlowTransformer3DModel", "AnyFlowPipeline",
-        "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline", "UniDiffuserModel", "UniDiffuserPipeline",
-        "DreamLiteTransformer2DModel", "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline",
-        "Flux3Transformer2DModel", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
+        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
+        "UniDiffuserModel", "UniDiffuserPipeline",  "Flux3Transformer2DModel",
         "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline",
         "Kandinsky6SRPipeline", "MiniMaxH3Transformer3DModel", "MiniMaxMusic3Transformer1DModel",
         "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
         "Cosmos3OmniTransformer", "Cosmos3OmniPipeline", "WanAnimate2Transformer3DModel"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
-        "EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "HunyuanImageRefinerPipeline",
-        "Kandinsky5I2IPipeline",
-        "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
-        "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
+        "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
     "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
         "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet",
         "LatteTransformer3DModel", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffControlNetPipeline",
@@ -50,7 +45,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
         "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
-        "Cosmos2_5_TransferPipeline"),
+        "Cosmos2_5_TransferPipeline", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
+        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline"),
     "needs images of different sizes in one sequence": (
         "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline", "JoyImageEditPlusTransformer3DModel",
         "JoyImageEditPlusPipeline"),
@@ -79,14 +75,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
         "OnnxStableDiffusionInpaintPipelineLegacy", "OnnxStableDiffusionPipeline", "OnnxStableDiffusionUpscalePipeline",
         "StableDiffusionOnnxPipeline"),
-    "needs x_t apart from a picture that is a further item of it": (
-        "JoyImageEditTransformer3DModel", "JoyImageEditPipeline"),
+    "needs x_t apart from a picture that stands beside it, in its pixels or as a further item": (
+        "JoyImageEditTransformer3DModel", "JoyImageEditPipeline", "DreamLiteUNetModel", "DreamLitePipeline",
+        "DreamLiteMobilePipeline"),
     "needs a sequence that begins with padding for a text, and another network without it": (
         "Ideogram4Transformer2DModel", "Ideogram4Pipeline"),
     "needs an attention that is the difference of two, each a call of its own": (
         "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline"),
     "needs a network that predicts clean pixels: its pipeline makes a velocity of what it has combined": (
         "PRXPixelPipeline",),
+    "cannot run in diffusers 0.42.1: its pipeline gives its own encoder an argument that it does not take": (
+        "EasyAnimateControlPipeline",),
 }
 """What would be needed, and the classes that need it."""
 
@@ -105,6 +104,7 @@ NOTHING: dict[str, tuple[str, ...]] = {
     "is a part of other networks": (
         "MotionAdapter", "TransformerTemporalModel", "T2IAdapter", "MultiAdapter", "AceStepAudioTokenDetokenizer",
         "AceStepAudioTokenizer", "AceStepConditionEncoder", "AnimaTextConditioner", "AudioLDM2ProjectionModel",
+        "DreamLiteTransformer2DModel",
         "CLIPImageProjection", "Ideogram4PromptEnhancerHead", "MiniMaxMusic3ConditionEncoder",
         "StableAudio3DurationEmbedder", "StableAudioProjectionModel", "UniDiffuserTextDecoder", "ModelMixin"),
 }

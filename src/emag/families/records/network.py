@@ -126,7 +126,7 @@ class Backbone:
     """It answers for more than x_t (a sound), which the host combines by itself: no rows are ever spared."""
     references: bool = False
     """Reference images may follow the image in the making in its sequence: their tokens have another first coordinate in
-    `grid_ids`, or sizes of their own."""
+    `grid_ids`, or sizes of their own; or they are what is more than `grid_sizes` count."""
     layered: str | None = None
     """The entry of the configuration that, where true, says that of several sizes only the last is a reference."""
     early_head: str = "early_head"
