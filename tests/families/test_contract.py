@@ -16,31 +16,36 @@ from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
 from emag.testing.small_films import MORE as FILMS
+from emag.testing.small_followed import MORE as FOLLOWED
 from emag.testing.small_given import MORE as GIVEN
 from emag.testing.small_if import MORE as IF
 from emag.testing.small_image import MORE as IMAGES
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
+from emag.testing.small_moving import MORE as MOVING
 from emag.testing.small_pag import MORE as PAG
+from emag.testing.small_sounds import MORE as SOUNDS
+from emag.testing.small_told import MORE as TOLD
 from emag.testing.small_unconditional import MORE as UNCONDITIONAL
 from emag.testing.small_unet_more import MORE as UNET
 from emag.testing.small_unet_video import MORE as FRAMED
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, network_outputs, scheduler_steps, snapshot
 
-NETWORKS = IMAGES | FILMS
+NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
-CASES = PAG | UNET | GIVEN | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED
+CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED
 EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte")
 """Those of which laws about blocks are held at each block."""
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
-ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film")
-"""Pipelines that make one thing a call."""
+ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film", "prx-cfg",
+       "motif-video-image", "kandinsky5-video-image")
+"""Pipelines that make one thing a call, or mix the colours of those they make at once."""
 ALL = pytest.mark.parametrize("name", CASES)
 # diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
 MOST = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in PAG)) for name in CASES
-                                        if name not in ONE])
+                                        ])
 JOINT = [name for name in NETWORKS if "text" in BACKBONES[type(NETWORKS[name].pipe().transformer).__name__].stacks[0].tokens]
 
 
@@ -107,7 +112,7 @@ def test_a_resumed_pass_is_the_whole_one(name):
             assert (resumed - full).abs().max() < 3e-4 * full.abs().max()
 
 
-@MOST
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ONE])
 def test_an_image_is_the_same_alone(name):
     one = built(name)
     with emag.guide(one.pipe, weak(one)):
@@ -178,14 +183,19 @@ def _frame_by_frame(pred):
     return pred.transpose(1, 2).flatten(0, 1)
 
 
-HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "unclip": _first_half,
+HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "longcat-audio": torch.neg,
+          "sana-video-image": _frames, "kandinsky5-video-image": lambda pred: pred[:, 1:], "unclip": _first_half,
           "unclip-variation": _first_half,
           **dict.fromkeys(("modelscope", "modelscope-film", "i2vgen"), _frame_by_frame)}
 """What pipelines do to a combined prediction on its way to the scheduler."""
 PARTLY = ("lumina",)
 """Pipelines that combine some of the channels, and leave the others conditional; we combine all."""
-CONVERTED = ("ltx-2-condition",)
+CONVERTED = ("ltx-2-condition", "ltx-2-in-context", "ltx-2-hdr", "cosmos-2-image", "cosmos-2-video")
 """Pipelines that combine in another space, so that what they hand on is ours to rounding alone in the end."""
+
+
+OTHERWISE = ("nucleus", "ace-step")
+"""Pipelines that combine in another way: they bring the result to the conditional norm, or project."""
 
 
 def parts(one, raw, effect):
@@ -213,7 +223,7 @@ def test_the_scheduler_gets_exactly_ours(name):
     assert raw == []
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in PARTLY])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in (*PARTLY, *OTHERWISE)])
 def test_our_cfg_is_the_pipelines_own(name):
     one = built(name)
     case, host = one.case, one.host
@@ -221,7 +231,7 @@ def test_our_cfg_is_the_pipelines_own(name):
         own, pipe = made(case, case.pipe(scale=3.0)), case.pipe(scale=7.0)
         more = {}
     else:
-        own, pipe = made(case, one.pipe, **{case.scale: 2.0 + host.off}), one.pipe
+        own, pipe = made(case, one.pipe, **{case.scale: 3.0 - host.as_cfg(0.0)}), one.pipe
         more = {case.scale: 7.0}
     with emag.guide(pipe, emag.CFG(3.0)):
         ours = made(case, pipe, **more)

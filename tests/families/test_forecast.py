@@ -17,14 +17,16 @@ PADDED = {"SD3Transformer2DModel": ("StableDiffusion3Pipeline", 1, 77),  # CLIP'
           "CogVideoXTransformer3DModel": ("CogVideoXPipeline", 1, 0), "MochiTransformer3DModel": ("MochiPipeline", 1, 0),
           "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", 1, 0), "BriaTransformer2DModel": ("BriaPipeline", 1, 0),
           "OvisImageTransformer2DModel": ("OvisImagePipeline", 1, 0),
-          "CogView3PlusTransformer2DModel": ("CogView3PlusPipeline", 1, 0)}
+          "CogView3PlusTransformer2DModel": ("CogView3PlusPipeline", 1, 0),
+          "MotifVideoTransformer3DModel": ("MotifVideoPipeline", 1, 0)}
 """Pipelines that pad the text: the length they pad to by default, how often it stands there, and what stands beside it."""
 OTHERS = {"LongCatImageTransformer2DModel": 512,  # padded to its limit
           "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128, "ZImageTransformer2DModel": 128,
           "Krea2Transformer2DModel": 512, "HunyuanVideo15Transformer3DModel": 1000 + 256 + 729,  # words, glyphs, an image
           "HunyuanImageTransformer2DModel": 1000 + 128,  # words, glyphs
           "EasyAnimateTransformer3DModel": 256,  # padded to its limit
-          "ErnieImageTransformer2DModel": 128}
+          "PRXTransformer2DModel": 256,  # padded to the limit of its tokenizer
+          "ErnieImageTransformer2DModel": 128, "NucleusMoEImageTransformer2DModel": 128}
 
 
 @pytest.mark.parametrize("name", PADDED)

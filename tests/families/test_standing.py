@@ -46,14 +46,14 @@ def test_what_is_served_is_tried():
 
 
 def test_a_class_of_the_list_is_refused_with_its_reason():
-    class PRXPipeline:
+    class StableAudio3Pipeline:
         pass
 
-    class PRXTransformer2DModel(torch.nn.Module):
+    class StableAudio3DiTModel(torch.nn.Module):
         pass
 
-    for thing, read in ((PRXPipeline(), host_of), (PRXTransformer2DModel(), emag.engine.network.read_network)):
-        with pytest.raises(Unsupported, match="needs an attention whose queries are the image's"):
+    for thing, read in ((StableAudio3Pipeline(), host_of), (StableAudio3DiTModel(), emag.engine.network.read_network)):
+        with pytest.raises(Unsupported, match="needs an attention that is the difference of two"):
             read(thing)
 
 

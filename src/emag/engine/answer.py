@@ -77,9 +77,16 @@ class Answer:
         for ours, theirs in zip(sample_in(self.made), sample_in(new.made), strict=True):
             ours.copy_(theirs)
 
-    def for_host(self, is_combined: bool) -> Any:
-        """What the host gets. is_combined: a rule combines, so whatever the host makes of both branches must be this."""
-        return _with_sample(self.made, combined(sample_in(self.made))) if is_combined else self.made
+    def for_host(self, is_combined: bool, mark: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+        """What the host gets. is_combined: a rule combines, so whatever the host makes of both branches must be this.
+        mark: a further mark on what it is given."""
+        sample = sample_in(self.made)
+        if not is_combined and mark is None:
+            return self.made
+        theirs = combined(sample) if is_combined else sample
+        if mark is not None:
+            theirs = [mark(one) for one in theirs] if isinstance(theirs, list) else mark(theirs)
+        return _with_sample(self.made, theirs)
 
 
 def sample_in(made: Any) -> Any:
@@ -106,22 +113,24 @@ class Combined(torch.Tensor):
     for one, is an ordinary tensor.
     """
 
+    ours = True
+
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             # the operation itself on plain tensors; what it gives is marked again, below, where only ours went in
             made = func(*args, **(kwargs or {}))
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-            alone = all(isinstance(tensor, Combined) for tensor in tensors)
+            alone = all(isinstance(tensor, Combined) and tensor.ours for tensor in tensors)
             if alone and len(tensors) == 2 and getattr(func, "__name__", "") in QUOTIENTS and not kwargs:
                 made = torch.where(args[0] == args[1], 1, made)
-            return tree_map_only(torch.Tensor, _marked if alone else _plain, made)
+            return tree_map_only(torch.Tensor, _marked if alone else plain, made)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        return copy.deepcopy(_plain(self), memo)
+        return copy.deepcopy(plain(self), memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _plain(self).__reduce_ex__(protocol)
+        return plain(self).__reduce_ex__(protocol)
 
 
 def combined(prediction: torch.Tensor | list[torch.Tensor]) -> Any:
@@ -133,5 +142,6 @@ def _marked(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_subclass(Combined)
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without a mark; it shares its memory."""
     return tensor.as_subclass(torch.Tensor)

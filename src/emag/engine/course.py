@@ -62,6 +62,9 @@ class Course:
 
     def _start(self, call: Arguments, x: torch.Tensor) -> None:
         """At the first evaluation: trajectory, plan and states."""
+        for name, why in self.network.backbone.unserved:
+            if call.values.get(name) is not None:
+                raise Unsupported(f"{name} in a guided {self.network.backbone.name}: {why}")
         self.begin(Streams.of(x))
         self.images, self.total, self.grid = x.shape[0], call.total, call.network.grid(call.values)
         self.introduce(call.network.tokens(call.values) if self.states else ())
@@ -184,8 +187,8 @@ def _check_time(call: Arguments, expected: float) -> None:
     backbone = call.network.backbone
     given = call.values.get(backbone.timestep)
     if isinstance(given, torch.Tensor) and given.device.type == "cpu":
-        at = float(given.max())  # tokens of a given picture have a time of their own, 0
-        found = at * backbone.time_scale + backbone.time_offset
+        told = given.flatten().double() * backbone.time_scale + backbone.time_offset
+        found = float(told[(told - expected).abs().argmin()])  # tokens of a given picture have a time of their own
         if abs(found - expected) > 0.01 * max(1.0, abs(expected)):
             raise Unsupported(f"the network was called at timestep {found:g} where the scheduler is at {expected:g}: the "
                               "run's steps are not the scheduler's, or the network was called out of turn")

@@ -82,6 +82,8 @@ class Network:
 
     def grid(self, values: dict[str, Any]) -> tuple[int, ...] | None:
         """([frames,] rows, columns, patch) where x_t is a sequence of patches; None where it has spatial dimensions."""
+        if self.backbone.sound:
+            return (1, values[self.backbone.sample].shape[1], 1)
         sizes: list[Any] = [values.get(name) for name in self.backbone.grid_sizes]
         if sizes and None not in sizes:
             return (*sizes, self.backbone.patch)
@@ -123,7 +125,11 @@ class Network:
 
     def references_in(self, values: dict[str, Any]) -> int:
         """Tokens of reference images in a call with these arguments."""
-        ids = values.get(self.backbone.grid_ids or "") if self.backbone.references else None
+        if not self.backbone.references:
+            return 0
+        if self.backbone.grid_sizes:  # what is more than the grid has
+            return values[self.backbone.sample].shape[1] - prod(values[name] for name in self.backbone.grid_sizes)
+        ids = values.get(self.backbone.grid_ids or "")
         if ids is None:
             return 0
         if not isinstance(ids, torch.Tensor):
@@ -134,6 +140,8 @@ class Network:
     def tokens(self, values: dict[str, Any]) -> tuple[int, ...]:
         """Image tokens of a call along each dimension of its x_t: ([frames,] rows, columns)."""
         packed = self.grid(values)
+        if self.backbone.sound:
+            return (1, -(-values[self.backbone.sample].shape[1] // self.patch))  # the last patch may be filled up
         if packed is not None:
             return packed[:-1]
         sizes, config = values[self.backbone.sample].shape[2:], self._config
@@ -148,7 +156,7 @@ class Network:
             x = x[:, :-self.references]
         config, dim = self._config, 2 if x.ndim == 3 else 1
         # packed: [rows, tokens, channels * patch^2], where channels of x_t come first
-        area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 else 1
+        area = getattr(config, "patch_size", 1)**2 if x.ndim == 3 and not self.backbone.sound else 1
         channels = getattr(config, self.backbone.channels, None) or x.shape[dim] // area
         channels = channels * area // (2 if self._learns_variance else 1)
         return x.narrow(dim, 0, channels) if channels < x.shape[dim] else x
@@ -165,7 +173,7 @@ class Network:
     def image_tokens(self, values: dict[str, Any]) -> int:
         """Image tokens of a call."""
         x = values[self.backbone.sample]
-        return x.shape[1] - self.references if x.ndim == 3 else prod(self.tokens(values))
+        return x.shape[1] - self.references if x.ndim == 3 and not self.backbone.sound else prod(self.tokens(values))
 
     def condition_modules(self) -> list[torch.nn.Module]:
         """Submodules whose outputs are the condition."""

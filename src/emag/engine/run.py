@@ -12,6 +12,7 @@ from ..errors import Busy
 from .access import NetworkEvaluations
 from .answer import Answer
 from .arguments import Arguments, check_copies
+from .awaited import Journal
 from .blocks import Blocks
 from .conditions import Conditions
 from .course import Course
@@ -36,11 +37,13 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Held:
-    """The first of two answers of a step, which the host has already. result: of a step that needs no second evaluation."""
+    """The first of two answers of a step, which the host has already. result: of a step that needs no second evaluation;
+    journal: else, what the host makes of the first before it asks for the second."""
 
     answer: Answer
     branches: Branches
     result: StepResult | None = None
+    journal: Journal | None = None
 
 
 @dataclass
@@ -100,7 +103,8 @@ class Run:
         else:
             answer = self._first(call, in_two=kind == "cond" and self.view.uncond and not self.view.alone)
         # 8 what goes back
-        return answer.for_host(self.combines)
+        journal = self._held.journal if self._held is not None else None
+        return answer.for_host(self.combines, journal.mark if journal is not None else None)
 
     def finish(self) -> None:
         """After the host has come to its end. Raises `NotFinite`, and `NoEffect` where a branch changed nothing."""
@@ -114,7 +118,7 @@ class Run:
         calls = StepCalls(host, self._conditioned(host.conditional() if spared else host))  # 2
         answer, branches = self._evaluated(calls)  # 3 to 5
         if in_two and not spared:  # the host gets a copy of its own, to be overwritten when the second call comes
-            self._held = Held(answer.with_sample(answer.sample.clone()), branches)
+            self._held = Held(answer.with_sample(answer.sample.clone()), branches, journal=Journal())
             return self._held.answer
         result = self._result(branches, answer)  # 6, 7
         if in_two:
@@ -139,6 +143,8 @@ class Run:
         result = self._result({**held.branches, UNCOND: null}, held.answer)
         ours = held.answer.put((ALL, result.cond))
         held.answer.overwrite(ours)
+        if held.journal is not None:
+            held.journal.close()
         return answer.with_sample(ours.sample) if self.combines else answer.put((ALL, result.null))
 
     def _serve(self, blocks: Blocks) -> None:

@@ -5,6 +5,7 @@ The module's processor, LoRA, norms, rotary and quantisation run as they are; on
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,19 +28,20 @@ class Seam(Scoped):
     """Scoped interceptor: calls of `length` queries go to `handle(call, live)`; `fired` counts them.
 
     cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
-    right behind those of `image`. before: how many such calls come first and are let through. once: those after the first
-    are let through too. added: keys of a text are in front of those of the queries' tokens.
+    right behind those of `image`. keys: what the keys are where they are more than the queries, "image" and "text" in order.
+    before: how many such calls come first and are let through. once: those after the first
+    are let through too.
     """
 
     def __init__(self, length: int, image: slice, handle: Handler, cross: bool = False, references: int = 0,
-                 before: int = 0, once: bool = False, added: bool = False):
+                 before: int = 0, once: bool = False, keys: tuple[str, ...] = ()):
         super().__init__()
         self.length, self.image, self.handle, self.cross, self.fired = length, image, handle, cross, 0
-        self.references, self.before, self.once, self.added = references, before, once, added
+        self.references, self.before, self.once, self.keys = references, before, once, keys
 
     def takes(self, queries: int, keys: int) -> bool:
         """True where a call of so many queries and keys is the one that is waited for; asked once for each call."""
-        if queries != self.length or not (self.cross or keys == self.length or (self.added and keys > self.length)):
+        if queries != self.length or (not self.cross and keys != self.length and not (self.keys and keys > self.length)):
             return False
         # of cross-attentions, those to a picture come first or last, with queries of the same length
         if self.before:
@@ -60,14 +62,25 @@ class Seam(Scoped):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
-        ahead = bound["key"].shape[-2] - self.length if self.added and not self.cross else 0
         call = Attention(bound["query"], bound["key"], bound["value"], self.image, bound.get("attn_mask"),
-                         bound.get("scale"), self.cross, self.references, ahead)
+                         bound.get("scale"), self.cross, self.references)
+        # where a text's keys come first, ours are the image's first, so that it sits in both at one place
+        text = call.k.shape[2] - self.length if self.keys[:1] == ("text",) else 0
+        call = rolled(call, -text)
 
         def live(part: Attention) -> torch.Tensor:
+            part = rolled(part, part.k.shape[2] - self.length if text else 0)
             return func(**{**bound, "query": part.q, "key": part.k, "value": part.v, "attn_mask": part.mask})
 
         return in_full_precision(self.handle, call, live)
+
+
+def rolled(call: Attention, by: int) -> Attention:
+    """The same call, the places of its keys turned by so many: softmax does not mind their order."""
+    if not by:
+        return call
+    mask = call.mask if call.mask is None or call.mask.shape[-1] == 1 else call.mask.roll(by, -1)
+    return replace(call, k=call.k.roll(by, 2), v=call.v.roll(by, 2), mask=mask)
 
 
 def in_full_precision(handle: Handler, call: Attention, live: Live) -> torch.Tensor:

@@ -96,7 +96,7 @@ class Taps:
         if block.stack.linear and not cross:
             raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
-        to_text = block.cross is module if block.stack.added else getattr(module, "is_cross_attention", False)
+        to_text = block.cross is module if block.stack.keys else getattr(module, "is_cross_attention", False)
         if to_text and not cross:
             raise Unsupported(f"the first attention of block {block.index} of this {name} is to the text, not to the image "
                               "itself: name layers that have a self-attention, or use cross=True where the method has it")
@@ -131,7 +131,7 @@ class Taps:
         def at_once(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
             seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                        with_pictures(kwargs, cross), block.stack.added)
+                        with_pictures(kwargs, cross), () if cross else block.stack.keys)
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 

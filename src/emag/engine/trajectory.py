@@ -1,7 +1,7 @@
 """Where a scheduler takes a run: timesteps, noise levels and prediction space, copied to the host once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,12 @@ class Trajectory:
         """A flow run over `count` evenly spaced noise levels: what is assumed before a scheduler is asked."""
         sigmas = tuple(1 - i / count for i in range(count))
         return cls(sigmas, tuple(range(count)), sigmas, tuple(1 - s for s in sigmas), sigmas, "flow")
+
+    def as_flow(self) -> "Trajectory":
+        """Of a path whose times are the sigma of x0 + sigma epsilon: the same path for x over 1 + sigma, a straight flow."""
+        times = tuple(sigma / (1 + sigma) for sigma in self.times)  # x / (1 + sigma) = (1 - t) x0 + t epsilon
+        told = tuple(times[at] * self.clock for at in self.index)
+        return replace(self, timesteps=told, times=times, sigmas=times, alphas=tuple(1 - t for t in times))
 
     @property
     def schedule_length(self) -> int:

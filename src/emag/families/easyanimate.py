@@ -22,7 +22,10 @@ FAMILY = Family(
             encode=encode, usual_text=256, usual_video=(49, 512, 512), token_extent=(4, 16),
         ),
     ),
-    pipelines=(Host("EasyAnimatePipeline", "neg-pos", rescales=RESCALE),),
+    pipelines=(
+        Host("EasyAnimatePipeline", "neg-pos", rescales=RESCALE),
+        Host("EasyAnimateInpaintPipeline", "neg-pos", rescales=RESCALE, strength="strength"),
+    ),
     defaults={
         "EasyAnimateTransformer3DModel": {
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),

@@ -17,7 +17,8 @@ FAMILY = Family(
             encode=encode, usual_text=1128, latent_pixels=32,  # 1000 of the language model, 128 for letters
         ),
     ),
-    pipelines=(Host("HunyuanImagePipeline", "calls", guider="guider", further_guider="ocr_guider"),),
+    pipelines=(Host("HunyuanImagePipeline", "calls", guider="guider", further_guider="ocr_guider"),
+               Host("HunyuanImageRefinerPipeline", "calls", guider="guider")),
     defaults={
         "HunyuanImageTransformer2DModel": {
             "emag": Default({"scale": 1.5, "layers": EARLY, "window": SD3_WINDOW}, "untested default: SD3's relative depth"),

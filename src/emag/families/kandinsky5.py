@@ -19,6 +19,8 @@ FAMILY = Family(
     pipelines=(
         Host("Kandinsky5T2VPipeline", "calls-untagged"),
         Host("Kandinsky5T2IPipeline", "calls-untagged"),
+        Host("Kandinsky5I2VPipeline", "calls-untagged"),
+        Host("Kandinsky5I2IPipeline", "calls-untagged", pictured=True),
     ),
     defaults={
         "Kandinsky5Transformer3DModel": {

@@ -7,6 +7,7 @@ from .records import MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Hos
 SOUND = (("hidden_states", "audio_hidden_states"),) * 2
 # spatio-temporal and modality guidance, each with a network call more
 LTX2_OWN = (("stg_scale", 0.0), ("audio_stg_scale", 0.0), ("modality_scale", 1.0), ("audio_modality_scale", 1.0))
+SILENT_OWN = (("stg_scale", 0.0), ("modality_scale", 1.0))
 
 FAMILY = Family(
     "LTX-2",
@@ -22,7 +23,7 @@ FAMILY = Family(
             condition=("encoder_hidden_states", "audio_encoder_hidden_states"),
             kwargs="attention_kwargs",
             time_modules=("time_embed.emb.timestep_embedder", "audio_time_embed.emb.timestep_embedder"),
-            grid_sizes=("num_frames", "height", "width"), patch=1, paired=True,
+            grid_sizes=("num_frames", "height", "width"), patch=1, paired=True, references=True,
             usual_video=(121, 512, 768), token_extent=(8, 32),
         ),
     ),
@@ -30,6 +31,8 @@ FAMILY = Family(
         Host("LTX2Pipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
         Host("LTX2ImageToVideoPipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
         Host("LTX2ConditionPipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
+        Host("LTX2InContextPipeline", "neg-pos", scales=("audio_guidance_scale",), own=LTX2_OWN),
+        Host("LTX2HDRPipeline", "neg-pos", own=SILENT_OWN),
     ),
     defaults={
         "LTX2VideoTransformer3DModel": {

@@ -63,6 +63,7 @@ FAMILY = Family(
         Host("SanaControlNetPipeline", "neg-pos"),
         Host("SanaPAGPipeline", "neg-pos", own=OWN_PAG),
         Host("SanaVideoPipeline", "neg-pos"),
+        Host("SanaImageToVideoPipeline", "neg-pos"),
     ),
     defaults={
         "SanaTransformer2DModel": {**_DEFAULTS, "cfg": Default({"scale": 4.5}, "diffusers SanaPipeline")},

@@ -5,41 +5,23 @@ What stands here is refused with the same words; a test holds that every class o
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
-        "AceStepTransformer1DModel", "AceStepPipeline", "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline",
         "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
-        "UniDiffuserModel", "UniDiffuserPipeline", "BriaFibo2Transformer2DModel", "BriaFibo2Pipeline",
-        "BriaFiboTransformer2DModel", "BriaFiboPipeline", "BriaFiboEditPipeline", "DreamLiteTransformer2DModel",
-        "DreamLiteUNetModel", "DreamLitePipeline", "DreamLiteMobilePipeline", "Flux3Transformer2DModel",
-        "GlmImageTransformer2DModel", "GlmImagePipeline", "HeliosTransformer3DModel", "HeliosPipeline",
-        "HeliosPyramidPipeline", "Ideogram4Transformer2DModel", "Ideogram4Pipeline", "JoyImageEditTransformer3DModel",
-        "JoyImageEditPlusTransformer3DModel", "JoyImageEditPipeline", "JoyImageEditPlusPipeline",
-        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline", "Kandinsky6SRPipeline",
-        "LongCatAudioDiTTransformer", "LongCatAudioDiTPipeline", "MiniMaxH3Transformer3DModel",
-        "MiniMaxMusic3Transformer1DModel", "MotifVideoTransformer3DModel", "MotifVideoPipeline",
-        "MotifVideoImage2VideoPipeline", "NucleusMoEImageTransformer2DModel", "NucleusMoEImagePipeline",
+        "UniDiffuserModel", "UniDiffuserPipeline",  "Flux3Transformer2DModel",
+        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline",
+        "Kandinsky6SRPipeline", "MiniMaxH3Transformer3DModel", "MiniMaxMusic3Transformer1DModel",
         "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
-        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline",
-        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline",
-        "WanAnimate2Transformer3DModel"),
+        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline", "WanAnimate2Transformer3DModel"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
-        "EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "HunyuanImageRefinerPipeline",
-        "Kandinsky5I2IPipeline",
-        "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
-        "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
+        "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
         "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",
         "StableDiffusionLatentUpscalePipeline",
         "SanaSprintPipeline", "SanaSprintImg2ImgPipeline", "ConsistencyModelPipeline", "ScoreSdeVePipeline",
         "KarrasVePipeline"),
-    "needs its two predictions together: it computes with the conditional one before it asks for the other": (
-        "CosmosTransformer3DModel", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
-        "Cosmos2_5_PredictBasePipeline", "Cosmos2_5_TransferPipeline"),
     "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
         "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionXLInstructPix2PixPipeline"),
-    "needs an attention whose queries are the image's and whose keys are the text's as well": (
-        "PRXTransformer2DModel", "PRXPipeline", "PRXPixelPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
     "needs blocks of U-Nets in another order than their list, or with the text's keys behind the image's": (
@@ -48,9 +30,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
-        "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline"),
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        "Cosmos2_5_TransferPipeline", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
+        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline"),
     "needs images of different sizes in one sequence": (
-        "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline"),
+        "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline", "JoyImageEditPlusTransformer3DModel",
+        "JoyImageEditPlusPipeline"),
     "needs its network and its ControlNet to be one: its blocks run through those of the other": (
         "UNetControlNetXSModel", "StableDiffusionControlNetXSPipeline", "StableDiffusionXLControlNetXSPipeline"),
     "has a loop of its own, which changes x_t or the condition between calls, or makes several calls for one step": (
@@ -77,6 +62,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
         "OnnxStableDiffusionInpaintPipelineLegacy", "OnnxStableDiffusionPipeline", "OnnxStableDiffusionUpscalePipeline",
         "StableDiffusionOnnxPipeline"),
+    "needs x_t apart from a picture that stands beside it, in its pixels or as a further item": (
+        "JoyImageEditTransformer3DModel", "JoyImageEditPipeline", "DreamLiteUNetModel", "DreamLitePipeline",
+        "DreamLiteMobilePipeline"),
+    "needs a sequence that begins with padding for a text, and another network without it": (
+        "Ideogram4Transformer2DModel", "Ideogram4Pipeline"),
+    "needs an attention that is the difference of two, each a call of its own": (
+        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline"),
+    "needs a network that predicts clean pixels: its pipeline makes a velocity of what it has combined": (
+        "PRXPixelPipeline",),
+    "cannot run in diffusers 0.42.1: its pipeline gives its own encoder an argument that it does not take": (
+        "EasyAnimateControlPipeline",),
 }
 """What would be needed, and the classes that need it."""
 
@@ -95,6 +91,7 @@ NOTHING: dict[str, tuple[str, ...]] = {
     "is a part of other networks": (
         "MotionAdapter", "TransformerTemporalModel", "T2IAdapter", "MultiAdapter", "AceStepAudioTokenDetokenizer",
         "AceStepAudioTokenizer", "AceStepConditionEncoder", "AnimaTextConditioner", "AudioLDM2ProjectionModel",
+        "DreamLiteTransformer2DModel",
         "CLIPImageProjection", "Ideogram4PromptEnhancerHead", "MiniMaxMusic3ConditionEncoder",
         "StableAudio3DurationEmbedder", "StableAudioProjectionModel", "UniDiffuserTextDecoder", "ModelMixin"),
 }

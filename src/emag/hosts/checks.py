@@ -198,7 +198,7 @@ def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, An
     after = next((rule.name for rule in rules if rule.kind in LATE), None)
     if after and guides and host.scale is not None:
         raise BadValue(f"{after} works on the combined prediction, and here the pipeline combines: name a combining rule "
-                       f"before it, e.g. cfg={arguments[host.scale] + 1 - host.off:g}")
+                       f"before it, e.g. cfg={host.as_cfg(arguments[host.scale]):g}")
     null = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
     if null and not guides:
         raise BadValue(f"{null} is about the unconditional prediction, and this call has none: {_way_out(host)}")

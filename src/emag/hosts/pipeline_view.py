@@ -27,6 +27,7 @@ class PipelineView:
         self.uncond = host.guides(arguments)
         self.tag: str | None = None
         self._waiting: torch.Tensor | None = None  # x_t of an untagged conditional call
+        self._second = False  # of two calls in turn, the second is next
 
     @property
     def alone(self) -> bool:
@@ -40,6 +41,9 @@ class PipelineView:
             return "both" if self.uncond and not self.alone else "cond"
         if self.host.layout == "calls":
             return "uncond" if self.tag in ("uncond", "pred_uncond") else "cond"
+        if self.host.layout == "calls-in-turn":
+            self._second = not self._second
+            return "cond" if self._second else "uncond"
         return self._untagged(arguments.sample)
 
     def _untagged(self, x: torch.Tensor) -> CallKind:
@@ -58,6 +62,7 @@ class PipelineView:
     def trajectory(self) -> Trajectory:
         scheduler = getattr(self.pipe, self.host.scheduler)
         path = trajectory(scheduler, self._late(scheduler))
+        path = path.as_flow() if self.host.edm else path
         share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
         if share is None:
             return path

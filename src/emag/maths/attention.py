@@ -13,10 +13,9 @@ CHUNK_BYTES = 8 * 2**20  # of fp32 map held at a time beside the state; small en
 class Attention:
     """One attention call: q [B, H, L, d], k and v [B, G, S, d] with G dividing H, and where its image tokens sit.
 
-    mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and, `ahead` further
-    on, of S. cross: the keys are other tokens (text) than the queries. references: tokens of reference images, right behind
-    the image. ahead: keys of a text that has no queries, in front of the others. frames: of a video whose frames attend
-    apart; H counts the heads of each, frame by frame.
+    mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and of S. cross: the
+    keys are other tokens (text) than the queries. references: tokens of reference images, right behind the image. frames: of
+    a video whose frames attend apart; H counts the heads of each, frame by frame.
     """
 
     q: torch.Tensor
@@ -28,18 +27,12 @@ class Attention:
     scale: float | None = None
     cross: bool = False
     references: int = 0
-    ahead: int = 0
     frames: int = 1
 
     @property
-    def image_keys(self) -> slice:
-        """The image among the keys."""
-        return slice(self.ahead + self.image.start, self.ahead + self.image.stop)
-
-    @property
     def pictures(self) -> slice:
-        """The image and the reference images behind it, among the keys."""
-        return slice(self.image_keys.start, self.image_keys.stop + self.references)
+        """The image and the reference images behind it."""
+        return slice(self.image.start, self.image.stop + self.references)
 
     @property
     def has_text(self) -> bool:

@@ -44,9 +44,9 @@ class Stack:
     """The stream of the image may end in padding."""
     sequence_first: bool = False
     """Its streams are [tokens, rows, channels]."""
-    added: bool = False
-    """The keys of `attention` are those of the text, then those of the image; queries are the image's alone. A block whose
-    module says `only_cross_attention` has those of the text alone."""
+    keys: tuple[str, ...] = ()
+    """What its keys are along their sequence, where its queries are the image's alone and its keys are not. A block whose
+    module says `only_cross_attention` has the text's alone."""
     spatial: bool = False
     """Its streams are [rows, channels, height, width]."""
     marked: str | None = None
@@ -57,7 +57,7 @@ class Stack:
     @property
     def sees_text(self) -> bool:
         """True where image tokens see text in `attention`."""
-        return self.added or len(self.tokens) > 1
+        return len(self.keys or self.tokens) > 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class Backbone:
     """Where x_t is a sequence of patches: arguments with their number along each dimension, ([frames,] rows, columns)."""
     grid_coords: str | None = None
     """Where x_t is a sequence of patches and nothing tells its sides: the argument with positions [rows, axes, tokens]."""
+    sound: bool = False
+    """x_t is a sequence in time, [rows, length, channels], of patches along it: a grid of one row."""
     channels: str = "out_channels"
     """The entry of the configuration that counts the channels of x_t."""
     variance: str = ""
@@ -144,13 +146,15 @@ class Backbone:
     """It answers for more than x_t (a sound), which the host combines by itself: no rows are ever spared."""
     references: bool = False
     """Reference images may follow the image in the making in its sequence: their tokens have another first coordinate in
-    `grid_ids`, or sizes of their own."""
+    `grid_ids`, or sizes of their own; or they are what is more than `grid_sizes` count."""
     layered: str | None = None
     """The entry of the configuration that, where true, says that of several sizes only the last is a reference."""
     early_head: str = "early_head"
     """The submodule that gives a trained intermediate prediction, in the form of the network's answer, where it has one."""
     in_place: bool = False
     """Its blocks write into the streams they are given, so what is recorded is copied."""
+    unserved: tuple[tuple[str, str], ...] = ()
+    """Arguments with which a call cannot be served, and why."""
     encode: Encode | None = None
     """How prompts become its arguments; None: conditions by text are refused."""
     content: Content | None = None

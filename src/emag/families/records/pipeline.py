@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged"]
+Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged", "calls-in-turn"]
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,16 @@ class Host:
     """The class."""
     layout: Layout
     """Rows of its network call under CFG: one doubled call [negative, positive] or [positive, negative]; "calls", two calls
-    tagged by `cache_context`; "calls-untagged", two calls with the same x_t, conditional first."""
+    tagged by `cache_context`; "calls-untagged", two calls with the same x_t, conditional first; "calls-in-turn", two calls,
+    conditional first, each with an x_t of its own."""
     scale: str | None = "guidance_scale"
     """The argument that switches CFG on above `off`; None where it never evaluates unconditional rows."""
     off: float = 1.0
     """1, or 0 where the host combines cond + scale (cond - uncond)."""
+    adds: float | None = None
+    """What its scale lacks to be that of uncond + s (cond - uncond); None is 1 - `off`."""
+    edm: bool = False
+    """Its scheduler's noise levels are the sigma of x0 + sigma epsilon; its flow network is given that over 1 + sigma."""
     strength: str | None = None
     """The argument that leaves out the first part of the steps."""
     floored: bool = False
@@ -72,6 +77,10 @@ class Host:
             return False
         return not self.negative or any(
             all(arguments.get(name) is not None for name in names) for names in self.negative)
+
+    def as_cfg(self, scale: float) -> float:
+        """A value of its scale as the s of uncond + s (cond - uncond)."""
+        return scale + (1 - self.off if self.adds is None else self.adds)
 
     @property
     def doubled(self) -> bool:

@@ -49,7 +49,7 @@ def _backbone(backbone: Backbone) -> str:
 def _stack(stack: Stack) -> str:
     if stack.linear:
         return "linear self-attention (methods on maps and queries are refused), cross-attention apart"
-    if stack.added:
+    if stack.keys:
         return "image alone, whose keys are the text's as well"
     if len(stack.tokens) > 1:
         return f"joint, {' then '.join(stack.tokens)}"

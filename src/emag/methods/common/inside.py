@@ -134,7 +134,7 @@ def text_keys(call: Attention, name: str) -> slice:
     whole = call.k.shape[2]
     if call.cross:
         return slice(0, whole)
-    return slice(0, call.pictures.start) if call.pictures.start else slice(call.image_keys.stop, whole)
+    return slice(call.image.stop, whole) if call.image.start == 0 else slice(0, call.image.start)
 
 
 def check_text(name: str, network: Any, layers: Sequence[int], cross: bool) -> None:

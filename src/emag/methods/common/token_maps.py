@@ -48,7 +48,7 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
     over the tokens of each cell.
     """
     member = _members(call, cells)
-    both = _over_cells(call, member, lambda weights: torch.cat([_share(weights[..., call.image_keys]) @ member,
+    both = _over_cells(call, member, lambda weights: torch.cat([_share(weights[..., call.image]) @ member,
                                                                 _share(_words(call, weights))], -1))
     return refined(both[..., :member.shape[1]], both[..., member.shape[1]:], cells)
 
@@ -56,7 +56,7 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
 def own_map(call: Attention, cells: Cells) -> torch.Tensor:
     """S [rows, cells, cells]: how much each cell attends to each, of what it attends to in the image."""
     member = _members(call, cells)
-    return _over_cells(call, member, lambda weights: _share(weights[..., call.image_keys]) @ member)
+    return _over_cells(call, member, lambda weights: _share(weights[..., call.image]) @ member)
 
 
 def text_map(call: Attention, cells: Cells) -> torch.Tensor:

@@ -241,11 +241,11 @@ class MapAverage(Average):
         """Columns of the map that are averaged."""
         if self.columns == "text":
             return text_columns(call)
-        return call.image_keys if self.columns == "image" and call.has_text else slice(0, call.k.shape[2])
+        return call.image if self.columns == "image" and call.has_text else slice(0, call.k.shape[2])
 
 
 def text_columns(call: Attention) -> slice:
     """The keys of the text, before or behind those of the pictures. Raises `Unsupported` where there are none."""
     if not call.has_text:
         raise Unsupported("there is no text in this attention, and emag variant='text' and text_scale are about its part")
-    return slice(0, call.pictures.start) if call.pictures.start else slice(call.pictures.stop, call.k.shape[2])
+    return slice(0, call.image.start) if call.image.start else slice(call.pictures.stop, call.k.shape[2])

@@ -58,14 +58,14 @@ def transported(call: Attention, iterations: int) -> torch.Tensor:
     check_unmasked(call)
     f, g = potentials(call, iterations)
     v, count = call.values(), f.shape[-1]
-    image, parts = v[:, :, call.image_keys], []
+    image, parts = v[:, :, call.image], []
     for chunk in call.chunks():
         # rows of P sum to 1/n: n P has rows that sum to 1, as those of a softmax do
         plan = count * torch.exp(f[..., chunk, None] + g[..., None, :] - logits(call, chunk))
         part = plan @ image
         if call.has_text:
             weights = call.weights(chunk)
-            inside = weights[..., call.image_keys]
+            inside = weights[..., call.image]
             # the share that goes to the image is spent by the plan; the rest, weights @ v - inside @ image, is the text's
             part = inside.sum(-1, keepdim=True) * part + weights @ v - inside @ image
         parts.append(part)
@@ -94,7 +94,7 @@ def potentials(call: Attention, iterations: int) -> tuple[torch.Tensor, torch.Te
 
 def logits(call: Attention, chunk: slice) -> torch.Tensor:
     """S of the image queries in `chunk` over the image keys, [B, H, chunk, image tokens], fp32."""
-    k = call.k[:, :, call.image_keys].repeat_interleave(call.q.shape[1] // call.k.shape[1], dim=1)
+    k = call.k[:, :, call.image].repeat_interleave(call.q.shape[1] // call.k.shape[1], dim=1)
     scale = call.q.shape[-1] ** -0.5 if call.scale is None else call.scale
     return (call.image_queries()[:, :, chunk].float() * scale) @ k.float().transpose(-1, -2)
 

@@ -55,7 +55,7 @@ class IdentityState(State):
 
 def joint(call: Attention, live: torch.Tensor) -> torch.Tensor:
     """O = V for every token that has a query. Heads of k and v are repeated to those of q."""
-    return call.values()[:, :, call.ahead:].to(call.q.dtype)
+    return call.values()[:, :, :call.q.shape[2]].to(call.q.dtype)
 
 
 def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def image(call: Attention, live: torch.Tensor) -> torch.Tensor:
     count, keys = call.image.stop - call.image.start, call.k.shape[2]
     # the identity among image tokens, as a mask: a softmax over the token itself and the text
     seen = torch.ones(count, keys, dtype=torch.bool, device=call.q.device)
-    seen[:, call.image_keys] = torch.eye(count, dtype=torch.bool, device=call.q.device)
+    seen[:, call.image] = torch.eye(count, dtype=torch.bool, device=call.q.device)
     out = live.clone()
     out[:, :, call.image] = call.image_output(seen).to(live.dtype)
     return out

@@ -107,7 +107,7 @@ def received(call: Attention) -> torch.Tensor:
     """
     total = torch.zeros((), device=call.q.device)
     for chunk in call.chunks():
-        weights = call.weights(chunk)[..., call.image_keys]
+        weights = call.weights(chunk)[..., call.image]
         # rows sum to 1 over the image, so that columns have mean 1 whatever share the text takes
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         total = total + weights.sum(2).mean(1)

@@ -48,7 +48,7 @@ class SoftHeadsState(State):
 
 def identity_map(call: Attention, live: torch.Tensor) -> torch.Tensor:
     """Each image query sees its own value alone; text rows stay live. live and the result: [B, H, L, d]."""
-    return _with_image(call, live, call.values()[:, :, call.image_keys])
+    return _with_image(call, live, call.values()[:, :, call.image])
 
 
 def mean_query(call: Attention, live: torch.Tensor) -> torch.Tensor:

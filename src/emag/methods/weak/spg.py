@@ -76,7 +76,7 @@ class StyledState(State):
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live, cond, uncond = sdpa(call.q), self.rows.cond, self.rows.uncond
         assert uncond is not None
-        part, keys = call.rows(cond), Keys.of(call.rows(uncond), call.image_keys)
+        part, keys = call.rows(cond), Keys.of(call.rows(uncond), call.image)
         if call.has_text:
             keys = keys.beside(Keys.of(part, text_keys(call, "spg")))
         new, old = attend(part, keys), live[cond][:, :, call.image]

@@ -1,0 +1,91 @@
+"""Small pipelines of still further networks that make videos, as in `small_video`."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch.nn.functional as F
+from diffusers import (
+    ClassifierFreeGuidance,
+    Cosmos2_5_PredictBasePipeline,
+    Cosmos2TextToImagePipeline,
+    Cosmos2VideoToWorldPipeline,
+    CosmosTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    MotifVideoImage2VideoPipeline,
+    MotifVideoPipeline,
+    MotifVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+)
+
+from .small import Case, awaken, quiet
+from .small_films import frameless, masked
+from .small_ragged import Ragged
+from .small_video import Video, video_call
+from .small_video_more import PICTURE
+from .small_wan import wan_vae
+
+
+def _flow(**more: Any) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(shift=3.0, **more)
+
+
+def motif(cls: Any = MotifVideoPipeline, layers: int = 1, single: int = 3, seed: int = 0, scale: float = 4.0) -> Any:
+    """Its last block is a decoder."""
+    seen = {"image_embed_dim": 3} if cls is MotifVideoImage2VideoPipeline else {}
+    net = MotifVideoTransformer3DModel(
+        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=layers,
+        num_single_layers=single, num_decoder_layers=1, text_embed_dim=12, rope_axes_dim=(4, 4, 4),
+        enable_text_cross_attention_single=True, **seen)
+    pipe = cls(scheduler=_flow(), vae=wan_vae(), text_encoder=None, tokenizer=None, transformer=awaken(net, seed),
+               guider=ClassifierFreeGuidance(scale), feature_extractor=None)
+    if seen:
+        pipe.text_encoder = SimpleNamespace(vision_tower=None)
+        pipe._get_image_embeds = lambda image, **more: F.avg_pool2d(image, 16).flatten(2).mT
+    return quiet(pipe)
+
+
+class Trusting:
+    """A stand-in for what looks at prompts and frames."""
+
+    def to(self, device: Any) -> None:
+        pass
+
+
+def cosmos(cls: Any = Cosmos2TextToImagePipeline, layers: int = 3, seed: int = 0) -> Any:
+    given = int(cls is not Cosmos2TextToImagePipeline)  # a channel that says which frames are given
+    net = CosmosTransformer3DModel(in_channels=4 + given, out_channels=4, num_attention_heads=2, attention_head_dim=12,
+                                   num_layers=layers, mlp_ratio=2.0, text_embed_dim=12, adaln_lora_dim=4, max_size=(4, 8, 8),
+                                   concat_padding_mask=False)
+    steps: Any = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    if cls is Cosmos2_5_PredictBasePipeline:
+        steps = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return quiet(cls(text_encoder=None, tokenizer=None, transformer=awaken(net, seed), vae=wan_vae(), scheduler=steps,
+                     safety_checker=Trusting()))
+
+
+def motif_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    """Its scale is its guider's."""
+    return {name: value for name, value in masked(video_call)(seeds, **more).items() if name != "guidance_scale"}
+
+
+def motif_image_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    """One video a call: it makes no more."""
+    return motif_call(seeds[:1], **{"image": PICTURE, "prompt": None, **more})
+
+
+def cosmos_image_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    return frameless(video_call)(seeds, **{"height": 32, "width": 48, **more})
+
+
+def cosmos_video_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    return video_call(seeds, **{"image": [PICTURE] * len(seeds), **more})
+
+
+MORE: dict[str, Case] = {case.name: case for case in (
+    Video("motif-video", motif, motif_call, True),
+    Video("motif-video-image", lambda **kw: motif(MotifVideoImage2VideoPipeline, **kw), motif_image_call, True),
+    Ragged("cosmos-2-image", cosmos, cosmos_image_call, True),
+    Video("cosmos-2-video", lambda **kw: cosmos(Cosmos2VideoToWorldPipeline, **kw), cosmos_video_call, True),
+    Video("cosmos-2.5", lambda **kw: cosmos(Cosmos2_5_PredictBasePipeline, **kw), video_call, True),
+)}
+"""Videos of networks that no other module has."""
