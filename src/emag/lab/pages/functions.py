@@ -14,7 +14,7 @@ MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logit
            "maths.entmax", "objectives.guided_targets", "objectives.implicit", "objectives.likelihood",
            "objectives.preferences", "objectives.further", "objectives.residuals", "scores.classes", "samplers.searches",
            "samplers.inversion", "hosts.history", "hosts.driven",
-           "hosts.stream")
+           "hosts.stream", "hosts.cascade", "methods.attention.map_fusion")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
