@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import emag
 from emag.core import Rows, Step
 from emag.errors import BadValue, Unsupported
-from emag.hosts.cascade import Stage, cascade, fused_maps, nearest, stage_paths, through_pixels
+from emag.hosts.cascade import Stage, cascade, enlarged, fused_maps, stage_paths, through_pixels
 from emag.maths.attention import Attention
 from emag.maths.predictions import to_x0
 from emag.maths.streams import Streams
@@ -116,7 +116,7 @@ def test_through_pixels_and_back():
     close(grown, (F.pixel_unshuffle(pixels.repeat_interleave(2, 2).repeat_interleave(2, 3), 2) - 0.1) * 0.5)
     quiet = 0.1 * x0
     close(through_pixels(Vae())(quiet, (3, 3)), quiet)
-    assert torch.equal(nearest(x0, (3, 3)), x0)
+    assert torch.equal(enlarged(x0, (3, 3)), x0)
 
 
 # Maps of one stage in the attention of the next

@@ -67,7 +67,7 @@ def stage_paths(table: Path, stages: Sequence[Stage], gamma: float) -> list[Path
     return paths
 
 
-def nearest(x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def enlarged(x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Clean latents enlarged as they are, each place repeated: where latents are pixels."""
     return F.interpolate(x0, size=size, mode="nearest")
 
@@ -84,7 +84,7 @@ def through_pixels(vae: Any) -> Grow:
 
 
 @torch.no_grad()
-def cascade(models: Sequence[Function], x: torch.Tensor, sizes: Sequence[tuple[int, int]], *, grow: Grow = nearest,
+def cascade(models: Sequence[Function], x: torch.Tensor, sizes: Sequence[tuple[int, int]], *, grow: Grow = enlarged,
             solver: Solver | None = None, on_step: Progress | None = None) -> torch.Tensor:
     """Clean latents of the last stage, from noise x [batch, channels, h, w] of the first; arXiv 2410.18410.
 
