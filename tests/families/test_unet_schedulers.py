@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 import emag
+from adapters import with_unet_adapter
 from emag.core import COND, Rule
 from emag.engine.network import read_network
 from emag.engine.trajectory import trajectory
@@ -246,21 +247,9 @@ def test_prompts_are_encoded_as_the_host_does(make, answer):
 # an IP-Adapter: its cross-attention makes a second call, to the picture
 
 
-def with_ip_adapter(pipe):
-    net, state = pipe.unet, {}
-    crossing = [name for name in net.attn_processors if name.endswith("attn2.processor")]
-    for at, name in enumerate(crossing):
-        inner = net.get_submodule(name.removesuffix(".processor")).inner_dim
-        state |= {f"{2 * at + 1}.to_{key}_ip.weight": noise(80 + at, inner, 12) for key in "kv"}
-    proj = {"proj.weight": noise(90, 48, 6), "proj.bias": noise(91, 48), "norm.weight": torch.ones(12),
-            "norm.bias": torch.zeros(12)}
-    net._load_ip_adapter_weights([{"ip_adapter": state, "image_proj": proj}])
-    return pipe
-
-
 @pytest.mark.parametrize("name", ["pag", "emag", "nag", "vsf", "pladis"])
 def test_a_picture_in_the_cross_attention_stays(name):
-    pipe, case = with_ip_adapter(sd()), MORE["sd"]
+    pipe, case = with_unet_adapter(sd()), MORE["sd"]
     more = {"ip_adapter_image_embeds": [noise(95, 2, 1, 6)], "num_inference_steps": 4}
     plain, other = case.run(pipe, **more), case.run(pipe, **{**more, "ip_adapter_image_embeds": [noise(96, 2, 1, 6)]})
     made, run = run_under(case, pipe, EMAG() if name == "emag" else RULES[name], **more)

@@ -3,15 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0, SD3IPAdapterJointAttnProcessor2_0
-from diffusers.models.embeddings import ImageProjection, IPAdapterTimeImageProjection, MultiIPAdapterImageProjection
-from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0
 
 import emag
+from adapters import with_flux_adapter, with_sd3_adapter
 from coexisting import EMAG, close, guided
 from emag.methods.emag.compat import Compat
 from spy import blocks_of, changes, snapshot
-from tiny import CASES, awaken, noise, sd3
+from tiny import CASES, noise, sd3
 
 # Attention processors
 
@@ -79,22 +78,9 @@ def test_arguments_without_batch_rows_can_be_declared_shared():
     assert run.stats.effect > 0
 
 
-@torch.no_grad()
-def sd3_with_ip_adapter():
-    pipe = sd3()
-    torch.manual_seed(0)
-    net = pipe.transformer
-    net.image_proj = awaken(IPAdapterTimeImageProjection(
-        embed_dim=6, output_dim=10, hidden_dim=8, depth=1, dim_head=4, heads=2, num_queries=3, timestep_in_dim=8), 5)
-    processors = {name: awaken(SD3IPAdapterJointAttnProcessor2_0(16, 10, 8, timesteps_emb_dim=8, scale=0.8), i)
-                  for i, name in enumerate(net.attn_processors)}
-    net.set_attn_processor(processors)
-    return pipe
-
-
 @pytest.mark.parametrize("variant", ["query", "map"])
 def test_sd3_ip_adapter(variant):
-    case, pipe = CASES["sd3"], sd3_with_ip_adapter()
+    case, pipe = CASES["sd3"], with_sd3_adapter(sd3())
     images = {"ip_adapter_image_embeds": noise(700, 2, 1, 6)}  # one negative, one positive, repeated for each prompt
     plain, before = case.run(pipe, **images), snapshot(pipe)
     with emag.guide(pipe, EMAG(variant=variant)) as run:
@@ -110,15 +96,8 @@ def test_sd3_ip_adapter(variant):
 
 
 @pytest.mark.parametrize("name", ["flux", "true-cfg"])
-@torch.no_grad()
 def test_flux_ip_adapter(name):
-    case, pipe = CASES[name], CASES[name].pipe()
-    net = pipe.transformer
-    net.encoder_hid_proj = MultiIPAdapterImageProjection(
-        [awaken(ImageProjection(image_embed_dim=6, cross_attention_dim=12, num_image_text_embeds=2), 5)])
-    net.set_attn_processor({key: awaken(FluxIPAdapterAttnProcessor(32, 12, (2,)), 1) if "single" not in key else value
-                            for key, value in net.attn_processors.items()})
-
+    case, pipe = CASES[name], with_flux_adapter(CASES[name].pipe())
     images = {"ip_adapter_image_embeds": [noise(710, 1, 1, 6)], "negative_ip_adapter_image_embeds": [noise(700, 1, 1, 6)]}
     plain = case.run(pipe, **images)
     with emag.guide(pipe, EMAG(layers=(0, 1, 3))) as run:

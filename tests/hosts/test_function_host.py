@@ -92,6 +92,13 @@ def test_what_cannot_work_is_refused(make, kind, words):
         make()
 
 
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "layers" in method.__dataclass_fields__])
+def test_what_names_blocks_needs_a_network(name):
+    """Said before any default is looked for, which a plain function has none of."""
+    with pytest.raises(Unsupported, match=f"^{name} looks into the network"):
+        guided(METHODS[name](**({"style": "style.safetensors"} if name == "spg" else {})))
+
+
 @pytest.mark.parametrize("corrector", CORRECTORS.values(), ids=CORRECTORS)
 def test_a_pipeline_refuses_correctors_and_says_where_they_work(corrector):
     made = object.__new__(corrector)

@@ -124,7 +124,7 @@ def test_states_bring_along_what_goes_with_them(case, name, expected):
 
 
 @pytest.mark.parametrize(("case", "value", "says"), [
-    ("sd3", {"prompt": "a fox"}, "no condition argument prompt; it has encoder_hidden_states, pooled_projections"),
+    ("sd3", {"prompts": "a fox"}, "no condition argument prompts; it has encoder_hidden_states, pooled_projections"),
     ("sd3", {"hidden_states": noise(0, 1, 4, 8, 8)}, "no condition argument hidden_states"),
     ("sd3", {"timestep": torch.ones(1)}, "no condition argument timestep"), ("sd3", {}, "none given"),
     ("sd3", {"encoder_hidden_states": [[0.5]]}, "must be a tensor .* got list"),

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
-from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 
 import emag
+from adapters import with_flux_adapter
 from emag.engine import blocks
 from emag.engine.network import read_network
 from emag.hosts.lookup import denoisers, host_of
@@ -20,7 +19,7 @@ from emag.methods.weak.seg import SmoothedQueries
 from emag.methods.weak.slg import Skipped
 from emag.methods.weak.tpg import Shuffled
 from emag.testing.cases import every
-from tiny import awaken, noise
+from tiny import noise
 
 STEPS = 5
 WINDOW = emag.Window.progress(0, 0.2, 0.95)
@@ -163,11 +162,7 @@ def test_wrappers_of_a_run_before_serve_the_same_branches_alone():
 @torch.no_grad()
 def test_an_ip_adapter_beside_a_reference_image():
     case, pipe = precise("kontext-cfg")
-    net = pipe.transformer
-    net.encoder_hid_proj = MultiIPAdapterImageProjection(
-        [awaken(ImageProjection(image_embed_dim=6, cross_attention_dim=12, num_image_text_embeds=2), 5)])
-    net.set_attn_processor({name: processor if "single" in name else awaken(FluxIPAdapterAttnProcessor(32, 12, (2,)), 1)
-                            for name, processor in net.attn_processors.items()})
+    with_flux_adapter(pipe)
     pipe.to(torch.float64)
     pictures = {"ip_adapter_image_embeds": [noise(710, 1, 1, 6)], "negative_ip_adapter_image_embeds": [noise(700, 1, 1, 6)]}
     with emag.guide(pipe, EMAG(layers=(0, 1, 3)), C["pag"](1.3, layers=(1,)), C["tpg"](1.2, layers=(1,))) as run:

@@ -62,7 +62,9 @@ class Step:
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
     `given`: tensors of further conditions that a condition rule names, by condition and argument, each [1 or samples, ...].
     `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
-    timestep rises by as `time` rises from 0 to 1. `access`: for rules that look further; None where no host offers it.
+    timestep rises by as `time` rises from 0 to 1. `image`: the clean sample that the run starts from, with noise on it,
+    shaped as x; None where it starts from noise, or the host does not tell. `access`: for rules that look further; None
+    where no host offers it.
     """
 
     index: int
@@ -80,6 +82,7 @@ class Step:
     seen: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     fresh: bool = False
     clock: float = 1.0
+    image: torch.Tensor | None = field(default=None, repr=False)
     access: Access | None = field(default=None, repr=False)
 
     @property

@@ -73,7 +73,9 @@ def _with_rows(value: torch.Tensor, rows: slice, new: torch.Tensor) -> torch.Ten
 def conditioned(call: Arguments, given: dict[str, Any]) -> Arguments:
     """The same call under another condition: the network's arguments, of one row or one for each of the call's."""
     rowed = _rowed(given, call)
-    condition = {name: _expanded(value, call.total) if name in rowed else value for name, value in given.items()}
+    lists = call.network.backbone.lists
+    condition = {name: _expanded(value, call.total, name in lists) if name in rowed else value
+                 for name, value in given.items()}
     return call.conditioned(condition)
 
 
@@ -84,11 +86,14 @@ def differs(call: Arguments, other: Arguments, given: dict[str, Any]) -> bool:
 
 def _rowed(given: dict[str, Any], call: Arguments) -> list[str]:
     """Names of what has rows; positions, which have none, follow from the text."""
-    return [name for name in given if name.partition(".")[0] in call.network.backbone.per_row]
+    backbone = call.network.backbone
+    return [name for name in given if name.partition(".")[0] in backbone.per_row or name == backbone.image_prompt]
 
 
-def _expanded(value: Any, rows: int) -> Any:
-    """A condition tensor of one row, for `rows` of them."""
+def _expanded(value: Any, rows: int, by_row: bool) -> Any:
+    """A condition of one row, for `rows` of them. by_row: a list is one of rows, and not of tensors with rows."""
+    if isinstance(value, list) and not by_row:
+        return [_expanded(one, rows, False) for one in value]
     if isinstance(value, list) and len(value) == 1:
         return value * rows
     return value.expand(rows, *value.shape[1:]) if isinstance(value, torch.Tensor) and value.shape[0] == 1 else value

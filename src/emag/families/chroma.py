@@ -22,6 +22,7 @@ FAMILY = Family(
                      "controlnet_single_block_samples"),
             condition=("encoder_hidden_states",),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
+            image_prompt="joint_attention_kwargs.ip_adapter_image_embeds",
             time_scale=1000.0, grid_ids="img_ids", joint_mask="attention_mask", text_ids=(3, ()),
             encode=encode, usual_text=512,
         ),

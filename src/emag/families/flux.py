@@ -28,6 +28,7 @@ FAMILY = Family(
                      "controlnet_block_samples", "controlnet_single_block_samples"),
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states"),
+            image_prompt="joint_attention_kwargs.ip_adapter_image_embeds",
             time_scale=1000.0, grid_ids="img_ids", references=True, text_ids=(3, ()),
             time_modules=("time_text_embed.timestep_embedder",),
             encode=encode, content=content_of, usual_text=512,

@@ -34,6 +34,7 @@ FAMILY = Family(
                      "block_controlnet_hidden_states"),
             condition=("encoder_hidden_states", "pooled_projections"),
             kwargs="joint_attention_kwargs", kwargs_rows=("ip_adapter_image_embeds", "ip_hidden_states", "temb"),
+            image_prompt="joint_attention_kwargs.ip_adapter_image_embeds", image_prompts=False,
             time_modules=("time_text_embed.timestep_embedder",), placed=False, unordered=True,
             encode=encode, content=content_of, usual_text=333,
         ),

@@ -51,7 +51,7 @@ FAMILY = Family(
                      "down_intrablock_additional_residuals", "encoder_attention_mask"),
             condition=("encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.image_embeds"),
             kwargs="cross_attention_kwargs", kwargs_rows=("gligen",), sample="sample", time_modules=("time_embedding",),
-            skips=True, unordered=True,
+            skips=True, unordered=True, image_prompt="added_cond_kwargs.image_embeds",
             encode=encode,
         ),
     ),

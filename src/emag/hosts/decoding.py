@@ -46,3 +46,9 @@ def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         spread, middle = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (std, mean))
         return latents * spread / scale + middle
     return latents / scale + (getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """`unscaled` undone: latents as the autoencoder gives them, as networks work on them."""
+    zero, one = unscaled(vae, torch.zeros_like(latents)), unscaled(vae, torch.ones_like(latents))
+    return (latents - zero) / (one - zero)

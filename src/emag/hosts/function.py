@@ -1,5 +1,6 @@
 """`guided`: a plain denoiser function under a guidance, for loops that have their own sampler."""
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from ..samplers.conditioned import alike
 from ..samplers.path import Path
 from .defaults import resolve, resolved
 from .described import Described, find
-from .function_checks import check_given, check_types
+from .function_checks import check_given, check_outside, check_types
 from .given import scores_of
 from .network_function import InsideNetwork
 from .outside import Outside
@@ -36,7 +37,7 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
            conditions: Mapping[str, Any] | None = None, time: Callable[[float, float], float] | None = None,
            masks: Mapping[str, torch.Tensor] | None = None, grid: tuple[int, int, int] | None = None,
            backbone: Described | None = None, scores: Mapping[str, Score] | None = None,
-           decode: Decode | None = None) -> "Function":
+           decode: Decode | None = None, image: torch.Tensor | None = None) -> "Function":
     """`denoiser` under `rules`: call the result as `model(x, i)` for the guided prediction at level i of the path.
 
     path: the N + 1 noise levels of the run, a `Path`, or falling sigmas of a straight (flow) path. prediction: the space of
@@ -45,7 +46,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     passes sigma. masks, grid: see `emag.guide` and `Step`. backbone: the network the denoiser calls, for rules that look
     into it: a module of a known class, (module, `Backbone` entry) for another, or, where the denoiser is a module itself,
     the entry or the class name of one part. Each call of the denoiser must call it once, for one condition. scores: those
-    that rules name. decode: x0 [batch, ...] -> what scores are given; None gives them x0 itself.
+    that rules name. decode: x0 [batch, ...] -> what scores are given; None gives them x0 itself. image: the clean x0 that
+    the run starts from, with noise on it, where there is one; shaped as x.
 
     One object serves one batch at a time; a call at level 0, or at a noisier level than the one before, starts a new run.
     Raises `BadValue` and `Unsupported` for what cannot work, before any evaluation.
@@ -58,6 +60,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     levels = path if isinstance(path, Path) else Path.flow(tuple(path))
     check_types(rules)
     found = None if backbone is None else find(denoiser, backbone)
+    if found is None:
+        check_outside(rules)
     concrete = (resolved(rules, (), read_network(*found)) if found else
                 [resolve(rule, ("a plain function",), 0) for rule in rules])
     active = tuple(rule for rule in concrete if not rule.neutral)
@@ -67,7 +71,9 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     check_spaces(active, trajectory)
     sight = Sights(scores_of(active, dict(scores or {})), decode or itself)
     network = InsideNetwork(*found, active, trajectory, grid) if found else Outside()
-    return Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network, sight)
+    made = Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network, sight)
+    made.image = image
+    return made
 
 
 class Function:
@@ -81,6 +87,7 @@ class Function:
         self.conditions, self.time, self.masks, self.grid, self.network = conditions, time, masks, grid, network
         self.space, self.sights = trajectory.space, sights
         self.combines = any(rule.kind == "combining" for rule in rules)
+        self.image: torch.Tensor | None = None
         self.wanted: tuple[str, ...] = ()
         self.evaluations = self.beside = 0
         self.latest: dict[Any, torch.Tensor] = {}
@@ -91,6 +98,8 @@ class Function:
 
     def start(self, x: torch.Tensor) -> None:
         """Begin a new run from x [batch, ...]: forget all state, seed each sample's random streams by its own bytes."""
+        if self.image is not None and (self.image.shape[1:] != x.shape[1:] or len(self.image) not in (1, len(x))):
+            raise BadValue(f"the image the run starts from has shape {tuple(self.image.shape)}, and x {tuple(x.shape)}")
         self._streams, self._memory, self._finite = Streams.of(x), [{} for _ in self.rules], Finite()
         self.network.start(self._streams)
         self._fresh = True
@@ -154,6 +163,13 @@ class Function:
                            f"conditions={{{absent[0]!r}: ...}}")
         self.wanted = tuple(names)
 
+    def asks(self, x: torch.Tensor, i: int) -> list[str]:
+        """Names of the conditions that a call at level i evaluates at x, after `start`. Changes nothing."""
+        step, memory = self._step(x, i), copy.deepcopy(self._memory)
+        null = self._reads_null(step) and evaluates_null(self.rules, step, memory)
+        further = [_asked(branch) for branch in needed_branches(self.rules, step, memory)]
+        return list(dict.fromkeys([COND, *further, *self.wanted, *((UNCOND,) if null else ())]))
+
     def groups(self, count: int) -> list[int]:
         """A number for each of `count` samples: equal where all their conditions are."""
         return alike(self.conditions, count)
@@ -185,7 +201,8 @@ class Function:
     def _step(self, x: torch.Tensor, i: int) -> Step:
         assert self._streams is not None
         x = widened(x)
-        return self.trajectory.step(i, x, self._streams, self.grid, self.masks)
+        step = self.trajectory.step(i, x, self._streams, self.grid, self.masks)
+        return step if self.image is None else replace(step, image=widened(self.image))
 
     def _branches(self, x: torch.Tensor, step: Step) -> dict[Hashable, torch.Tensor]:
         """The predictions of one step by branch, the unconditional one last: what the clean one left is used before it."""
@@ -193,8 +210,7 @@ class Function:
         null = self._reads_null(step) and evaluates_null(self.rules, step, self._memory)
 
         def further(branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
-            name = branch.condition or (UNCOND if branch.null else COND)
-            return self.network.weak(partial(self._evaluate, x, step, name), step, branch, cond)
+            return self.network.weak(partial(self._evaluate, x, step, _asked(branch)), step, branch, cond)
 
         found: dict[Hashable, torch.Tensor] = {branch: further(branch, None) for branch in wanted if branch.ahead}
         cond = found[COND] = self.network.clean(partial(self._evaluate, x, step, COND), step)
@@ -223,6 +239,11 @@ class Function:
     def _call(self, x: torch.Tensor, alpha: float, sigma: float, condition: Any) -> torch.Tensor:
         self.evaluations += 1
         return self.denoiser(x, self.time(alpha, sigma), condition)
+
+
+def _asked(branch: Perturbation) -> str:
+    """The name of the condition that a branch is evaluated under."""
+    return branch.condition or (UNCOND if branch.null else COND)
 
 
 def _sigma(alpha: float, sigma: float) -> float:

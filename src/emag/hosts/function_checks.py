@@ -40,14 +40,25 @@ def check_given(rules: Sequence[Rule], conditions: dict[str, Any], trajectory: T
                        "CFG(4.0)")
     for rule in rules if not inside else ():
         if looks_inside(rule):
-            raise Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: "
-                              "say emag.guided(..., backbone=network), or use emag.guide around a pipeline")
+            raise _unseen(rule)
     for name in condition_names(rules):
         if name not in conditions:
             raise BadValue(f"a rule names the condition {name!r}, which was not given: give conditions={{{name!r}: ...}}")
     noisy = next((rule.name for rule in rules if rule.kind == "condition"), None)
     if noisy and not _tensors(conditions[COND]):
         raise BadValue(f"{noisy} changes the condition, which must be a tensor or a dict of tensors [batch, ...]")
+
+
+def check_outside(rules: Sequence[Rule]) -> None:
+    """Refuse rules that name blocks of a network, before defaults are looked for, which a plain function has none of."""
+    for rule in rules:
+        if hasattr(rule, "layers") and not rule.neutral:
+            raise _unseen(rule)
+
+
+def _unseen(rule: Rule) -> Unsupported:
+    return Unsupported(f"{rule.name} looks into the network, or needs another one, and a plain function shows none: say "
+                       "emag.guided(..., backbone=network), or use emag.guide around a pipeline")
 
 
 def looks_inside(rule: Rule) -> bool:

@@ -15,10 +15,12 @@ from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
 from ..scores import named
 from .companions import COMPANIONS, UNBATCHED, whole_text
+from .pictures import IMAGE_PROMPT, image_prompt
 from .second import companion
 
-Condition = str | int | Sequence[str | int] | Mapping[str, torch.Tensor]
-"""A prompt or class label, one for each image, or network arguments by name, each [1 or images, ...]."""
+Condition = str | int | Sequence[str | int] | Mapping[str, Any]
+"""A prompt or class label, one for each image; or network arguments by name, each [1 or images, ...]. Among those "prompt"
+is such a prompt, and "image_prompt" what `image_prompt` takes; without a text the branch keeps that of its rows."""
 
 PROMPT = "prompt:"
 
@@ -50,7 +52,7 @@ class Given:
         count = images(host, arguments or {})
         found = {name: encode_condition(self._value(name), host, pipe, network) for name in condition_names(rules)}
         for name, tensors in found.items():
-            _check_rows(name, tensors, count)
+            _check_rows(name, tensors, count, network.backbone.image_prompt)
         return found
 
     def check_names(self, rules: Sequence[Rule]) -> None:
@@ -109,7 +111,7 @@ def encode_condition(value: Condition, host: Host, pipe: Any, network: Network) 
     Raises `BadValue` for what is no condition, or cannot be encoded here, and `Unsupported` for a network of which this
     package does not know how its prompts are encoded.
     """
-    found = _tensors(value, network) if isinstance(value, Mapping) else _encoded(_texts(value), host, pipe, network)
+    found = _parts(value if isinstance(value, Mapping) else {"prompt": value}, host, pipe, network)
     states = found.get("encoder_hidden_states")
     for name, made in COMPANIONS.items():
         if states is not None and name in network.signature.parameters and name not in found:
@@ -118,6 +120,15 @@ def encode_condition(value: Condition, host: Host, pipe: Any, network: Network) 
         found.setdefault(network.backbone.joint_mask, whole_text(states, network.backbone))
     dtype, device = network.module.dtype, pipe._execution_device
     return {name: _placed(value, device, dtype) for name, value in found.items()}
+
+
+def _parts(value: Mapping[str, Any], host: Host, pipe: Any, network: Network) -> Tensors:
+    """The network arguments of a condition of several parts: a prompt, an image prompt, and arguments as they are."""
+    given = dict(value)
+    found = _encoded(_texts(given.pop("prompt")), host, pipe, network) if "prompt" in given else {}
+    if IMAGE_PROMPT in given:
+        found |= image_prompt(given.pop(IMAGE_PROMPT), pipe, network)
+    return {**found, **_tensors(given, network)} if given or not found else found
 
 
 def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -186,8 +197,11 @@ def _arguments(network: Network) -> tuple[str, ...]:
     return network.backbone.condition or (network.backbone.text or "class_labels",)
 
 
-def _check_rows(name: str, tensors: Tensors, count: int | None) -> None:
-    rows = {argument: len(tensor) for argument, tensor in tensors.items() if argument not in UNBATCHED and len(tensor) != 1}
+def _check_rows(name: str, tensors: Tensors, count: int | None, pictured: str | None) -> None:
+    # a list that is no image prompt has an entry for each row
+    parts = [(argument, part) for argument, value in tensors.items() if argument not in UNBATCHED
+             for part in (value if argument == pictured and isinstance(value, list) else [value])]
+    rows = {argument: len(part) for argument, part in parts if len(part) != 1}
     wanted = count or next(iter(rows.values()), 1)
     wrong = [f"{argument} {number}" for argument, number in rows.items() if number != wanted]
     if wrong:

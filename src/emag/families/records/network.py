@@ -159,6 +159,10 @@ class Backbone:
     """How prompts become its arguments; None: conditions by text are refused."""
     content: Content | None = None
     """Which text tokens of prompts are no padding; None: not known."""
+    image_prompt: str | None = None
+    """The argument with the image prompt of an IP-Adapter; "a.b" is entry b of the dict a."""
+    image_prompts: bool = True
+    """It is a list, of a tensor for each adapter."""
     usual_text: int = 0
     """Text tokens of an ordinary call, for forecasts."""
     latent_pixels: int = 8

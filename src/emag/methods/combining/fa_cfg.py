@@ -18,10 +18,10 @@ from .fdg import check_band
 class FACFG(Rule):
     """Frequency-aware guidance of FreCaS: push harder on the detail that a higher resolution adds.
 
-    For the later stages of a run in rising resolutions; the first stage takes plain CFG. The push is D = p - u, p the
-    running prediction and u the unconditional one. L(D) is D brought to the size of the previous stage and back
-    (bilinear, corners not aligned, no antialias), each frame by itself. L(D) and the rest, D - L(D), have a scale
-    each.
+    For the later stages of a run in rising resolutions (`emag.hosts.cascade`); the first stage takes plain CFG. The
+    push is D = p - u, p the running prediction and u the unconditional one. L(D) is D brought to the size of the
+    previous stage and back (bilinear, corners not aligned, no antialias), each frame by itself. L(D) and the rest,
+    D - L(D), have a scale each.
 
     Args:
         high: w of the band that the stage adds, at least 0, or a schedule with its scale; 1 is off. 35 is the

@@ -48,20 +48,20 @@ def token_maps(call: Attention, cells: Cells) -> torch.Tensor:
     over the tokens of each cell.
     """
     member = _members(call, cells)
-    both = _over_cells(call, member, lambda weights: torch.cat([_share(weights[..., call.image]) @ member,
-                                                                _share(_words(call, weights))], -1))
+    both = _over_cells(call, member, lambda weights: torch.cat([share(weights[..., call.image]) @ member,
+                                                                share(_words(call, weights))], -1))
     return refined(both[..., :member.shape[1]], both[..., member.shape[1]:], cells)
 
 
 def own_map(call: Attention, cells: Cells) -> torch.Tensor:
     """S [rows, cells, cells]: how much each cell attends to each, of what it attends to in the image."""
     member = _members(call, cells)
-    return _over_cells(call, member, lambda weights: _share(weights[..., call.image]) @ member)
+    return _over_cells(call, member, lambda weights: share(weights[..., call.image]) @ member)
 
 
 def text_map(call: Attention, cells: Cells) -> torch.Tensor:
     """C [rows, cells, text tokens]: how much each cell attends to each token, of what it attends to in the text."""
-    return _over_cells(call, _members(call, cells), lambda weights: _share(_words(call, weights)))
+    return _over_cells(call, _members(call, cells), lambda weights: share(_words(call, weights)))
 
 
 def refined(own: torch.Tensor, text: torch.Tensor, cells: Cells) -> torch.Tensor:
@@ -95,12 +95,12 @@ def _words(call: Attention, weights: torch.Tensor) -> torch.Tensor:
 
 def _over_cells(call: Attention, member: torch.Tensor, part: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """`part` of the softmax rows of the image queries, averaged over the tokens of each cell."""
-    share = member / member.sum(0)
-    parts = (share[chunk].T @ part(call.weights(chunk)) for chunk in call.chunks())
+    even = member / member.sum(0)
+    parts = (even[chunk].T @ part(call.weights(chunk)) for chunk in call.chunks())
     return sum(parts, torch.zeros((), device=call.q.device))
 
 
-def _share(part: torch.Tensor) -> torch.Tensor:
+def share(part: torch.Tensor) -> torch.Tensor:
     """Columns of softmax rows [B, H, queries, keys] as rows of their own, heads averaged."""
     tiny = torch.finfo(part.dtype).tiny
     return (part / part.sum(-1, keepdim=True).clamp(min=tiny)).mean(1)

@@ -23,10 +23,11 @@ class RCFG(Saver):
     that denoises all the way and noises anew.) The authors' scale is 1.2.
 
     Args:
-        residual: where x0* comes from. "self": x0* = 0, so that on the first step of text to image r is the initial
-            noise itself; no evaluation. "onetime": x0* is what the first unconditional prediction says, one
-            evaluation. "full": the unconditional prediction itself, which is off. Image to image in the paper takes
-            the input image for x0*, which a rule does not see: use "onetime".
+        residual: where x0* comes from. "self": x0* is the image that the run starts from, where the host tells it
+            (`emag.hosts.stream`, `emag.guided(image=...)`), elsewhere 0, as in text to image: on the first step r is the
+            initial noise itself; no evaluation. "onetime": x0* is what the first unconditional prediction says, one
+            evaluation; image to image in a pipeline, which does not tell its image, wants this one. "full": the
+            unconditional prediction itself, which is off.
         delta: factor on r, finite, at least 0; the authors' default is 1. Where alpha is 0 there is no delta: epsilon
             tells nothing there.
 
@@ -67,8 +68,8 @@ class RCFG(Saver):
 
     def _clean(self, branches: Branches, step: Step) -> torch.Tensor:
         if self.residual == "self":
-            # x0* = 0: all of x is read as noise
-            return torch.zeros_like(step.x)
+            # without an image x0* = 0: all of x is read as noise
+            return torch.zeros_like(step.x) if step.image is None else step.image.expand_as(step.x)
         return to_x0(branches[UNCOND], step.x, step.alpha, step.sigma, step.space)
 
 
