@@ -27,6 +27,8 @@ def doctor(
     prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None, negative: shared.Negative = None,
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
+    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
+    variant: shared.Variant = None,
     every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
                                         "guiders.")] = False,
     unknown: Annotated[bool, typer.Option("--unknown", help="Read entries of networks that emag does not know, prove and "
@@ -51,7 +53,8 @@ def doctor(
     if missing is not None:
         raise BadValue(f"there is no method {missing} to try; {choices(missing, names)}")
     work = _jobs(prompts, prompts_file, negative)
-    source = matrix() if model is None else _model(model, work, steps, device, dtype, offload)
+    source = matrix() if model is None else _model(shared.open_pipeline(
+        model, device, dtype, offload, base=base, pipeline=pipeline_class, gguf=gguf, variant=variant), work, steps)
     found = [finding for finding in _watched(source) if not methods or finding.method in methods]
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])
@@ -123,7 +126,7 @@ def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | No
     return jobs(texts, negative or [], [8])
 
 
-def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
+def _model(pipe: Any, work: list[Any], steps: int) -> Any:
     import numpy as np
     import torch
 
@@ -131,7 +134,6 @@ def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: s
     from ..doctor.diagnose import diagnose, tried
     from ..draw.sampling import DrawSettings, arguments
 
-    pipe = shared.open_pipeline(model, device, dtype, offload)
     call = arguments(pipe, work, DrawSettings(steps))
 
     def run(pipe: Any) -> torch.Tensor:
