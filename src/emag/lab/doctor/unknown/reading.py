@@ -59,7 +59,7 @@ def _lists(made: Made, calls: list[Called], moved: list[Called]) -> list[list[Ca
     moved: the calls with another x_t. A list that it does not change works on the text alone.
     """
     by_path, with_other = ({call.path: call for call in one} for one in (calls, moved))
-    found = []
+    found: list[list[Called]] = []
     for path, module in made.network.named_modules():
         if not isinstance(module, torch.nn.ModuleList) or re.fullmatch(BESIDE, path) or any(
                 path.startswith(call.path + ".") for blocks in found for call in blocks):

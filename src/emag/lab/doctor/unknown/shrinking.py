@@ -24,8 +24,8 @@ LARGEST = 60_000_000
 
 def smallest(cls: type) -> Made:
     """A small `cls` with random weights that hide no bug, and a call of it. Raises `Unreadable` where none was found."""
-    plain = {name: one.default for name, one in inspect.signature(cls.__init__).parameters.items()
-             if name != "self" and one.default is not one.empty}
+    plain = {name: one.default for name, one in inspect.signature(cls).parameters.items()
+             if one.default is not one.empty}
     said: list[str] = []
     for first in _frames(plain):
         try:
