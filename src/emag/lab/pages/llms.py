@@ -41,6 +41,7 @@ DOCS = {
     "how-to/energy.md": "steer by a score: classifiers, distances, rewards; search",
     "how-to/evaluation.md": "does it help? five commands",
     "how-to/several-gpus.md": "many images at once, by Ray",
+    "real-weights.md": "what to check first on a model with real weights; ten models",
     "troubleshooting.md": "error messages, what they mean, what to do",
     "adding-a-method.md": "a rule of one's own",
     "adding-a-model.md": "a network or pipeline of one's own",
