@@ -10,7 +10,7 @@ from diffusers import hooks
 
 from emag.engine.network import WRAPPERS
 from emag.hosts.checks import SPLIT
-from emag.hosts.opening import UNSAFE, Origin
+from emag.hosts.opening import UNSAFE, ModelSource
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "loaded.md").read_text()
@@ -30,5 +30,5 @@ def test_a_row_says_what_becomes_of_it_and_who_tested_it(row):
 def test_every_way_that_the_code_knows_has_a_row():
     hows = " ".join(row[0] for row in ROWS)
     known = {name for name in vars(hooks) if name.endswith("Config")} | set(WRAPPERS) | set(SPLIT) | {
-        "FullyShardedDataParallel"} | {field.name for field in fields(Origin)} | set(UNSAFE[:2])
+        "FullyShardedDataParallel"} | {field.name for field in fields(ModelSource)} | set(UNSAFE[:2])
     assert {name for name in known if name not in hows} == set()

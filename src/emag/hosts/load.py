@@ -17,7 +17,7 @@ from ..records.baked import read_baked
 from . import hub
 from .extras import require
 from .lookup import denoisers, host_of
-from .opening import FILES, INDEX, UNSAFE, Origin, loading, open_file, open_folder
+from .opening import FILES, INDEX, UNSAFE, ModelSource, loading, open_file, open_folder
 
 _WHAT = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
@@ -43,7 +43,7 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
     CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
     optionally with ":scale". revision: of a hub id.
-    base, pipeline, gguf, variant: see `Origin`. The pipeline's `emag_source` says what was loaded, as plain data, and
+    base, pipeline, gguf, variant: see `ModelSource`. The pipeline's `emag_source` says what was loaded, as plain data, and
     `emag_loaded` has a hash of each network, so that later changes are seen.
     Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
     """
@@ -53,7 +53,7 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
                        else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
     if lora is not None:
         check_lora(split_scale(lora)[0])
-    origin = Origin(base, pipeline, gguf, variant)
+    origin = ModelSource(base, pipeline, gguf, variant)
     pipe = _open(str(name), number, place, revision, origin)
     if lora is not None:
         _add_lora(pipe, lora)
@@ -65,7 +65,7 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
 
 
 def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None,
-          origin: Origin = Origin()) -> Any:  # noqa: B008
+          origin: ModelSource = ModelSource()) -> Any:  # noqa: B008
     path = WEIGHTS / name if name in MODELS else Path(name).expanduser()
     number = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     if path.suffix in (*FILES, *UNSAFE) and not path.is_dir():

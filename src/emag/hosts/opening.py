@@ -26,7 +26,7 @@ WHOLE = ("first_stage_model.", "vae.", "conditioner.", "cond_stage_model.", "tex
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelSource:
     """Where the parts of a pipeline come from, beside its name.
 
     base: folder or hub id of what a single file lacks: configurations, text encoders, the VAE; None asks the file's keys.
@@ -45,18 +45,18 @@ class Origin:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def open_folder(name: str, dtype: torch.dtype, revision: str | None, origin: Origin) -> Any:
+def open_folder(name: str, dtype: torch.dtype, revision: str | None, origin: ModelSource) -> Any:
     """A pipeline by folder or hub id. Raises `BadValue` for what cannot be loaded, `Unsupported` for unknown classes."""
     if origin.base is not None:
         raise BadValue(f"base={origin.base!r} is for a single file, and {name} is a whole pipeline: leave it out")
     if origin.gguf is not None:
         file = Path(origin.gguf).expanduser()
-        return open_file(file, dtype, revision, Origin(name, origin.pipeline, None, origin.variant))
+        return open_file(file, dtype, revision, ModelSource(name, origin.pipeline, None, origin.variant))
     with loading(name):
         return _pretrained(name, dtype, revision, origin)
 
 
-def open_file(path: Path, dtype: torch.dtype, revision: str | None, origin: Origin) -> Any:
+def open_file(path: Path, dtype: torch.dtype, revision: str | None, origin: ModelSource) -> Any:
     """A pipeline whose network is in one safetensors or GGUF file: the whole checkpoint, or the network alone.
 
     revision: of the base. Raises `BadValue` and `Unsupported` as `open_folder`; nothing in the file is run.
@@ -77,7 +77,7 @@ def open_file(path: Path, dtype: torch.dtype, revision: str | None, origin: Orig
             part: _network(path, base, part, config, dtype, where) for part in [host_of(object.__new__(cls)).denoiser]})
 
 
-def _pretrained(name: str, dtype: torch.dtype, revision: str | None, origin: Origin,
+def _pretrained(name: str, dtype: torch.dtype, revision: str | None, origin: ModelSource,
                 parts: Callable[[Any, Mapping[str, Any], dict[str, Any]], dict[str, Any]] | None = None) -> Any:
     cls, config, where = _class(name, revision, origin)
     absent = {part: None for part, place in config.items() if isinstance(place, list) and place[0] is None}
@@ -86,7 +86,7 @@ def _pretrained(name: str, dtype: torch.dtype, revision: str | None, origin: Ori
     return cls.from_pretrained(name, dtype=dtype, use_safetensors=True, **variant, **where, **absent, **given)
 
 
-def _checkpoint(path: Path, base: str, dtype: torch.dtype, revision: str | None, origin: Origin) -> Any:
+def _checkpoint(path: Path, base: str, dtype: torch.dtype, revision: str | None, origin: ModelSource) -> Any:
     """Everything in one file; the base has the configurations."""
     cls, _, where = _class(base, revision, origin)
     if not hasattr(cls, "from_single_file"):
@@ -94,7 +94,7 @@ def _checkpoint(path: Path, base: str, dtype: torch.dtype, revision: str | None,
     return cls.from_single_file(str(path), config=base, dtype=dtype, **where)
 
 
-def _class(name: str, revision: str | None, origin: Origin) -> tuple[Any, Mapping[str, Any], dict[str, Any]]:
+def _class(name: str, revision: str | None, origin: ModelSource) -> tuple[Any, Mapping[str, Any], dict[str, Any]]:
     """A pipeline's class, its index, and where to look for its files."""
     where: dict[str, Any] = {"revision": revision}
     if not Path(name).is_dir() and hub.cached_only(name, INDEX, revision):

@@ -36,7 +36,7 @@ def calibrate(
     scales: Annotated[str, typer.Option(help="With --world: scales tried on the best block.")] = "1.1,1.25,1.5,2,3",
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
     base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.Variant = None,
+    variant: shared.WeightsVariant = None,
 ) -> None:
     """Measure how far each block's weak prediction moves, and in which frequency band; plot it and write a table entry.
 

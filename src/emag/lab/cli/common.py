@@ -64,7 +64,7 @@ Base = Annotated[str | None, typer.Option(help="With a single file as -m: folder
                                           "told by its keys.")]
 PipelineClass = Annotated[str | None, typer.Option("--class", help="Pipeline class; default: the one that the model names.")]
 Gguf = Annotated[str | None, typer.Option(help="GGUF file whose network takes the place of the model's own.")]
-Variant = Annotated[str | None, typer.Option(help="Variant of the weights' files, e.g. fp16.")]
+WeightsVariant = Annotated[str | None, typer.Option(help="WeightsVariant of the weights' files, e.g. fp16.")]
 Steps = Annotated[int | None, typer.Option("--steps", "-n", help="Denoising steps; default: the pipeline's.")]
 Scale = Annotated[float | None, typer.Option("--scale", help="The pipeline's own guidance scale; 1 is off.")]
 Height = Annotated[int | None, typer.Option(help="Image height in pixels.")]

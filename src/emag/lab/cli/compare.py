@@ -42,7 +42,7 @@ def compare(
     height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
     dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
     base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.Variant = None,
+    variant: shared.WeightsVariant = None,
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""

@@ -28,7 +28,7 @@ def doctor(
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
     base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.Variant = None,
+    variant: shared.WeightsVariant = None,
     every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
                                         "guiders.")] = False,
     unknown: Annotated[bool, typer.Option("--unknown", help="Read entries of networks that emag does not know, prove and "

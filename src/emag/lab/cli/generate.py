@@ -27,7 +27,7 @@ def generate(
     height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
     dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
     base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.Variant = None,
+    variant: shared.WeightsVariant = None,
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Generate images. Every PNG carries its recipe; `emag again` makes it again from that.

@@ -36,7 +36,7 @@ _COMPLAINTS = (
 
 
 @dataclass
-class Made:
+class MadeCall:
     """A call of a network that works. sample, text, time: the names of those arguments; text is None where there is none."""
 
     network: torch.nn.Module
@@ -60,7 +60,7 @@ def answer(network: torch.nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
     return found
 
 
-def made_up(network: torch.nn.Module) -> Made:
+def made_up(network: torch.nn.Module) -> MadeCall:
     """A call of `network`. Raises `Unreadable`, with the last complaint, where none can be made up."""
     parameters = inspect.signature(type(network).forward).parameters
     names = [name for name, one in parameters.items() if name != "self" and one.kind is not one.VAR_KEYWORD]
@@ -118,7 +118,7 @@ class _Trial:
     def tokens(self) -> int:
         return self.shape[1] if len(self.shape) == 3 else 0
 
-    def made(self) -> Made:
+    def made(self) -> MadeCall:
         arguments = self._arguments()
         for _ in range(2 * len(WIDTHS)):
             try:
@@ -131,7 +131,7 @@ class _Trial:
                 if time is None:
                     raise Unreadable("its forward takes no argument that is a time by its name")
                 text = next((name for name in self.names if name in self.given and fits(name, WORDS)), None)
-                return Made(self.network, arguments, self.sample, time, text, self.channel_dim)
+                return MadeCall(self.network, arguments, self.sample, time, text, self.channel_dim)
         raise ValueError("no widths suit it")
 
     def _mend(self, error: Exception) -> None:

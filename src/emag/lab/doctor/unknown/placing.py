@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from ....testing.small import noise
-from .made_up import Made
+from .made_up import MadeCall
 from .unreadable import Unreadable
 from .watching import Attended, Called, watched
 
 
-def all_calls(made: Made, **other: Any) -> list[Called]:
+def all_calls(made: MadeCall, **other: Any) -> list[Called]:
     """Every call inside a call of the network, some of its arguments replaced."""
     with watched(made.network) as calls:
         made(**other)
@@ -22,12 +22,12 @@ def another(value: torch.Tensor) -> torch.Tensor:
     return value * 0.5 + 0.3 * noise(77, *value.shape)
 
 
-def calls_of(made: Made, module: torch.nn.Module) -> list[Called]:
+def calls_of(made: MadeCall, module: torch.nn.Module) -> list[Called]:
     """The calls of one part of a network in a call of it."""
     return [call for call in all_calls(made) if call.module is module]
 
 
-def moved_queries(made: Made, name: str, module: torch.nn.Module, path: str) -> list[int]:
+def moved_queries(made: MadeCall, name: str, module: torch.nn.Module, path: str) -> list[int]:
     """The places of the sequence at which the queries of a block's attention differ where `name` is another."""
     found = []
     for other in ({}, {name: another(made.arguments[name])}):
@@ -53,7 +53,7 @@ def _same(block: Called, attention: Attended) -> Attended:
     return next(one for one in block.attended if one.path == attention.path and one.keys == attention.keys)
 
 
-def image_stream(made: Made, block: Called, streams: tuple[str, ...], changes: dict[str, list[Called]]) -> str:
+def image_stream(made: MadeCall, block: Called, streams: tuple[str, ...], changes: dict[str, list[Called]]) -> str:
     """The stream that another x_t changes first; where all are mixed already, the one named as the image's."""
     after = next(call for call in changes[made.sample] if call.path == block.path)
     changed = [name for name in streams if not torch.equal(block.given[name], after.given[name])]
@@ -65,7 +65,7 @@ def image_stream(made: Made, block: Called, streams: tuple[str, ...], changes: d
     return named[0]
 
 
-def place_in_one(made: Made, block: Called, attention: Attended, calls: list[Called],
+def place_in_one(made: MadeCall, block: Called, attention: Attended, calls: list[Called],
                   changes: dict[str, list[Called]], image: int) -> dict[str, list[int]]:
     """Where image and text are in one sequence: what another x_t changes, and the rest."""
     total = attention.queries

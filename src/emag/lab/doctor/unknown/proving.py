@@ -16,7 +16,7 @@ from ....methods import METHODS
 from ....methods.emag.compat import Compat
 from ....models.folder import first_line
 from ....schedules import Window
-from .made_up import ROWS, Made, answer
+from .made_up import ROWS, MadeCall, answer
 from .placing import calls_of, moved_queries
 from .unreadable import Unreadable
 
@@ -25,7 +25,7 @@ FAR = 2e-4
 """How far resumed and full passes may differ, as a share of the largest value: they round differently."""
 
 
-def proven(made: Made, entry: Backbone) -> Backbone:
+def proven(made: MadeCall, entry: Backbone) -> Backbone:
     """The entry, or the same with `skips`, where it keeps the laws. Raises `Unreadable` with the first that it breaks."""
     try:
         network = read_network(made.network, entry)
@@ -46,7 +46,7 @@ def proven(made: Made, entry: Backbone) -> Backbone:
     return entry
 
 
-def _run(made: Made, entry: Backbone, *rules: Rule, rows: slice = slice(None)) -> torch.Tensor:
+def _run(made: MadeCall, entry: Backbone, *rules: Rule, rows: slice = slice(None)) -> torch.Tensor:
     """A short run of a loop under rules, with some of the rows that were made up; [rows, ...]."""
     given = {name: value[rows] if name in entry.per_row else value
              for name, value in made.arguments.items() if name not in (made.sample, made.time)}
@@ -70,7 +70,7 @@ def _emag(layer: int, **more: Any) -> Rule:
     return METHODS["emag"](1.5, layers=(layer,), window=Window.progress(0, 0.0, 1.0), **more)
 
 
-def _resumes(made: Made, entry: Backbone, network: Network) -> None:
+def _resumes(made: MadeCall, entry: Backbone, network: Network) -> None:
     for layer in range(network.depth):
         resumed = _run(made, entry, _emag(layer))
         whole = _run(made, entry, _emag(layer, compat=Compat(resume=False)))
@@ -78,7 +78,7 @@ def _resumes(made: Made, entry: Backbone, network: Network) -> None:
             raise Unreadable(f"a pass resumed at block {layer} is not the whole one")
 
 
-def _placed_so(made: Made, entry: Backbone, network: Network) -> None:
+def _placed_so(made: MadeCall, entry: Backbone, network: Network) -> None:
     """Another x_t moves those queries of the first block that the entry calls the image's, and another text the others."""
     first = network.blocks[0]
     for name in filter(None, (made.sample, made.text)):
@@ -95,7 +95,7 @@ def _span(places: list[int]) -> str:
     return f"{places[0]} to {places[-1]}" if places else "none"
 
 
-def _alone(made: Made, entry: Backbone, network: Network) -> None:
+def _alone(made: MadeCall, entry: Backbone, network: Network) -> None:
     together = _run(made, entry, _emag(network.depth - 1))
     for row in range(ROWS):
         alone = _run(made, entry, _emag(network.depth - 1), rows=slice(row, row + 1))
@@ -103,7 +103,7 @@ def _alone(made: Made, entry: Backbone, network: Network) -> None:
             raise Unreadable(f"row {row} alone is not what it is beside the others: an argument of rows is not declared")
 
 
-def _acts(made: Made, entry: Backbone, network: Network) -> None:
+def _acts(made: MadeCall, entry: Backbone, network: Network) -> None:
     plain = _run(made, entry)
     for layer, name in _weak(network):
         made_weak = _run(made, entry, METHODS[name](2.0, layers=(layer,)))

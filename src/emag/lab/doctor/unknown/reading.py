@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ....families import BACKBONES, Backbone, Stack
-from .made_up import ROWS, WORDS, Made, fits
+from .made_up import ROWS, WORDS, MadeCall, fits
 from .placing import all_calls, another, image_stream, moved_by, place_in_one
 from .unreadable import Unreadable
 from .watching import Attended, Called
@@ -18,7 +18,7 @@ BESIDE = r".*(refiner|adapter|embedder|extractor|projection|text_transformer|poo
 """Lists of blocks that work on the text, or on the image before the text joins it: no part of what is resumed."""
 
 
-def read_entry(made: Made) -> Backbone:
+def read_entry(made: MadeCall) -> Backbone:
     """The entry of a network's class, read from how a small one of it behaves. Raises `Unreadable`."""
     calls = all_calls(made)
     changes = {name: all_calls(made, **{name: another(value)}) for name, value in _floats(made)}
@@ -41,7 +41,7 @@ def _outs(network: torch.nn.Module) -> Iterator[str]:
     return (name for name in network.config if re.fullmatch(r"out_\w*(channels|dim)", name))
 
 
-def _floats(made: Made) -> Iterator[tuple[str, torch.Tensor]]:
+def _floats(made: MadeCall) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, value) for name, value in made.arguments.items()
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not name.endswith("ids"))
 
@@ -53,7 +53,7 @@ def _differs(one: Called, other: Called) -> bool:
 # blocks
 
 
-def _lists(made: Made, calls: list[Called], moved: list[Called]) -> list[list[Called]]:
+def _lists(made: MadeCall, calls: list[Called], moved: list[Called]) -> list[list[Called]]:
     """The calls of each list of blocks, in the order in which they run; lists inside a block are the block's own.
 
     moved: the calls with another x_t. A list that it does not change works on the text alone.
@@ -72,7 +72,7 @@ def _lists(made: Made, calls: list[Called], moved: list[Called]) -> list[list[Ca
     return sorted(found, key=lambda blocks: calls.index(blocks[0]))
 
 
-def _stacks(made: Made, lists: list[list[Called]], calls: list[Called],
+def _stacks(made: MadeCall, lists: list[list[Called]], calls: list[Called],
             changes: dict[str, list[Called]]) -> tuple[Stack, ...]:
     image = 0
     stacks: list[Stack] = []
@@ -82,7 +82,7 @@ def _stacks(made: Made, lists: list[list[Called]], calls: list[Called],
     return tuple(stacks)
 
 
-def _stack(made: Made, blocks: list[Called], calls: list[Called], changes: dict[str, list[Called]],
+def _stack(made: MadeCall, blocks: list[Called], calls: list[Called], changes: dict[str, list[Called]],
            image: int) -> tuple[Stack, int]:
     """One list of blocks, and how many image tokens there are."""
     where = blocks[0].path.rpartition(".")[0]
@@ -137,7 +137,7 @@ def _own(where: str, block: Called) -> Attended:
 # arguments
 
 
-def _of_rows(made: Made, name: str) -> bool:
+def _of_rows(made: MadeCall, name: str) -> bool:
     """True for an argument with one entry a row: as it is given here; of one that is not, what other families say."""
     value = made.arguments.get(name)
     if value is not None:
@@ -146,7 +146,7 @@ def _of_rows(made: Made, name: str) -> bool:
     return answers or any(name in entry.per_row for entry in BACKBONES.values())
 
 
-def _time_modules(made: Made, calls: list[Called], changes: dict[str, list[Called]]) -> Iterator[str]:
+def _time_modules(made: MadeCall, calls: list[Called], changes: dict[str, list[Called]]) -> Iterator[str]:
     """What embeds the time alone: has weights, changes with the time, and with nothing else."""
     paths = {call.path: call for call in calls}
     found = []
@@ -163,7 +163,7 @@ def _time_modules(made: Made, calls: list[Called], changes: dict[str, list[Calle
     yield from in_blocks[:1] if not embedders else in_blocks
 
 
-def _placed(made: Made, blocks: list[Called], stack: Stack) -> bool:
+def _placed(made: MadeCall, blocks: list[Called], stack: Stack) -> bool:
     """False where a block treats its image tokens as a set: turned round before it or after it, they are the same."""
     block, name = blocks[0], stack.streams[0]
     turning = any(re.search("rotary|rope", word) for one in (made.network, block.module)

@@ -9,7 +9,7 @@ import torch
 
 from ....models.folder import first_line
 from ....testing.small import awaken
-from .made_up import Made, made_up
+from .made_up import MadeCall, made_up
 from .unreadable import Unreadable
 
 LAYERS = r"(num_|n_|\w+_)?(\w*layers|\w*blocks|depth)"
@@ -22,7 +22,7 @@ LARGEST = 60_000_000
 """Parameters that are still tried."""
 
 
-def smallest(cls: type) -> Made:
+def smallest(cls: type) -> MadeCall:
     """A small `cls` with random weights that hide no bug, and a call of it. Raises `Unreadable` where none was found."""
     plain = {name: one.default for name, one in inspect.signature(cls).parameters.items()
              if one.default is not one.empty}
@@ -71,7 +71,7 @@ def _whole(config: dict[str, Any], pattern: str) -> dict[str, int]:
             if type(value) is int and value > 0 and re.fullmatch(pattern, name)}
 
 
-def _tried(cls: type, config: dict[str, Any]) -> Made:
+def _tried(cls: type, config: dict[str, Any]) -> MadeCall:
     try:
         with torch.device("meta"):
             size = sum(one.numel() for one in cls(**config).parameters())
