@@ -125,6 +125,8 @@ def test_a_whole_checkpoint_goes_to_its_pipelines_own_reader(base, tmp_path, mon
     load(tmp_path / "all.safetensors", base=str(base[0]), device="cpu")
     assert seen == {"path": str(tmp_path / "all.safetensors"), "config": str(base[0]), "dtype": torch.float32,
                     "revision": None}
+    with pytest.raises(BadValue, match="leave it out"):
+        load(tmp_path / "all.safetensors", base=str(base[0]), variant="fp16", device="cpu")
 
 
 # refusals

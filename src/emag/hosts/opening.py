@@ -88,6 +88,8 @@ def _pretrained(name: str, dtype: torch.dtype, revision: str | None, origin: Mod
 
 def _checkpoint(path: Path, base: str, dtype: torch.dtype, revision: str | None, origin: ModelSource) -> Any:
     """Everything in one file; the base has the configurations."""
+    if origin.variant is not None:
+        raise BadValue(f"variant={origin.variant!r} names files of a folder, and everything is in this one: leave it out")
     cls, _, where = _class(base, revision, origin)
     if not hasattr(cls, "from_single_file"):
         raise Unsupported(f"diffusers reads no {cls.__name__} from a single file: give a folder of save_pretrained")

@@ -37,8 +37,8 @@ def doctor(
 ) -> None:
     """Try every method: does it act, what does it cost, and if not, why not.
 
-    --unknown prints the file to add for each network class of the installed diffusers that emag does not know, where its
-    entry can be read from a small instance and keeps the laws. Nothing of it is used before somebody adds the file.
+    With --unknown: print the file to add for each network class of the installed diffusers that emag does not know, where
+    an entry can be read from a small instance and keeps the laws. Nothing of it is used before somebody adds the file.
     """
     from ..doctor.diagnose import matrix, tried
 

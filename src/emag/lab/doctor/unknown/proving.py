@@ -59,7 +59,7 @@ def _run(made: MadeCall, entry: Backbone, *rules: Rule, rows: slice = slice(None
         given_x = {made.sample: torch.cat([x, further], dim), made.time: torch.full((len(x),), t)}
         return answer(made.network, {**given, **given_x}).narrow(dim, 0, channels)
 
-    model = guided(denoiser, *rules, path=PATH, backbone=(made.network, entry))  # type: ignore[arg-type]
+    model = guided(denoiser, *rules, path=PATH, backbone=(made.network, entry))
     x = whole.narrow(dim, 0, channels)
     for at in range(len(PATH) - 1):
         x = x + (PATH[at + 1] - PATH[at]) * model(x, at)
