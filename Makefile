@@ -18,7 +18,7 @@ MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker discriminator clean
+.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -50,6 +50,14 @@ test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
 $(VENV)/oldest/.$(OLDEST): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)
 	touch $@
+
+# what the newest diffusers of the package registry changes, in out/newest/changes.md: networks that are new, entries read of them
+newest: $(STAMP)
+	mkdir -p out/newest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/newest diffusers
+	$(BIN)/emag doctor --unknown --json > out/newest/before.json
+	PYTHONPATH=$(VENV)/newest $(BIN)/python -m emag.lab.doctor.unknown.changes out/newest/before.json > out/newest/changes.md
+	cat out/newest/changes.md
 
 # the nodes on a ComfyUI from the package registry, in an environment of its own: make test-comfy VERSION=0.27.0
 test-comfy: $(STAMP)

@@ -7,7 +7,8 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
+from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, apply_first_block_cache
+from diffusers.hooks.context_parallel import ContextParallelSplitHook
 
 import emag
 from emag.records import recipe
@@ -55,6 +56,11 @@ def cached(pipe):
     apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(0.1))
 
 
+def split(pipe):
+    registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer.transformer_blocks[0])
+    registry.register_hook(ContextParallelSplitHook({}, None), "split")
+
+
 def nested():
     pipe = sd3()
     with emag.guide(pipe, weak()), emag.guide(pipe, weak()):
@@ -92,6 +98,7 @@ ERRORS = {
     "nested": nested,
     "cache": lambda: run(SD3, weak(), prepare=cached),
     "groups": lambda: run(SD3, weak(), prepare=in_groups),
+    "split": lambda: run(SD3, weak(), prepare=split),
     "compiled": lambda: run(SD3, weak(), prepare=compiled),
     "finite": lambda: run(SD3, weak(), prepare=lambda pipe: pipe.transformer.proj_out.weight.data.fill_(float("nan"))),
     "scale": lambda: emag.EMAG(-1),

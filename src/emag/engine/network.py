@@ -197,7 +197,13 @@ class Network:
 
 def unwrapped(denoiser: torch.nn.Module) -> torch.nn.Module:
     """The network itself, where `denoiser` may be a wrapper that calls it with the same arguments: torch.compile's, PEFT's,
-    `DataParallel`. Raises `Unsupported` for one that copies it to several devices."""
+    `DataParallel`. Raises `Unsupported` for one that copies it to several devices, or takes its weights apart.
+
+    What `torch.distributed.fsdp.fully_shard` makes of a network is of the network's own class, and no wrapper.
+    """
+    if any(cls.__name__ == "FullyShardedDataParallel" for cls in type(denoiser).__mro__):
+        raise Unsupported("FullyShardedDataParallel keeps the weights in flat pieces that only its own wrappers put "
+                          "together, and a weak pass goes past them: use torch.distributed.fsdp.fully_shard, block by block")
     if isinstance(denoiser, torch.nn.DataParallel) and len(denoiser.device_ids) > 1:
         raise Unsupported(f"{type(denoiser).__name__} copies the network to {len(denoiser.device_ids)} devices, where a "
                           "guidance cannot follow: unwrap it, network = wrapper.module")

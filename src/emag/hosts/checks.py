@@ -17,6 +17,12 @@ from .around import check_around
 
 log = logging.getLogger("emag")
 
+SPLIT = {
+    "context_parallel": "context parallelism gives each process a part of the tokens, or all tokens of some heads, and what "
+                        "looks into it needs the whole: turn it off, or keep to rules that only combine (CFG, APG, ...)",
+    "tensor_parallel": "tensor parallelism gives each process some heads, and what looks into attention needs all: turn it "
+                       "off, or keep to rules that only combine (CFG, APG, ...)"}
+"""Hooks that split what blocks compute over processes, and what to say of them."""
 HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
 
 
@@ -226,6 +232,8 @@ def check_hooks(network: Network, resumed: bool) -> None:
 
 def _check_hook(hook: Any, skippable: bool) -> None:
     package, _, kind = type(hook).__module__.rpartition(".")
+    if package == "diffusers.hooks" and kind in SPLIT:
+        raise Unsupported(SPLIT[kind])
     if package == "diffusers.hooks" and kind not in HARMLESS_HOOKS:
         raise Unsupported(f"{type(hook).__name__} ({kind}) is at work in the network: a cache or another hook that changes "
                           "what blocks compute. Switch it off, e.g. by transformer.disable_cache()")

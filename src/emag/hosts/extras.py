@@ -7,7 +7,8 @@ from ..errors import BadValue
 EVAL = ("scipy", "matplotlib", "pyarrow", "fsspec", "yaml", "jinja2")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "eval": EVAL, "sweep": (*EVAL, "optuna"), "ray": (*EVAL, "ray"), "lora": ("peft",), "plot": ("matplotlib",),
-    "train": ("pyarrow", "peft"), "scores": (*EVAL, "torch_fidelity", "open_clip"), "quant": ("torchao",),
+    "train": ("pyarrow", "peft"), "scores": (*EVAL, "torch_fidelity", "open_clip"),
+    "quant": ("torchao", "bitsandbytes"), "gguf": ("gguf",),
     "web": (*EVAL, "gradio"),
 }
 """Modules that each extra of pyproject.toml brings."""

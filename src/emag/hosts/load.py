@@ -2,26 +2,22 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import diffusers
 import torch
 from safetensors import safe_open
 
 from ..errors import BadValue, Unsupported
 from ..models import WEIGHTS, folder
 from ..models.folder import first_line
-from ..models.shapes import ShapesPipeline
-from ..models.tiny import TinyPipeline
 from ..near import nearest
 from ..records import fingerprint
 from ..records.baked import read_baked
 from . import hub
 from .extras import require
 from .lookup import denoisers, host_of
+from .opening import FILES, INDEX, UNSAFE, ModelSource, loading, open_file, open_folder
 
 _WHAT = {"tiny": "SD3-style transformer, 10.4 M parameters, 32x32 images of the ten CIFAR-10 classes; embedded",
          "shapes": "SD3-style transformer, 5.4 M parameters, 64x64 images of coloured shapes by prompts; embedded"}
@@ -29,7 +25,6 @@ MODELS = {name: what for name, what in _WHAT.items() if (WEIGHTS / name).is_dir(
 """Embedded models and what they are. One whose weights are not in the package is not offered."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-INDEX = "model_index.json"
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
 DtypeName = Literal["float32", "float16", "bfloat16"]
 Offloading = Literal["model", "sequential"]
@@ -39,13 +34,16 @@ OFFLOADS = (None, *get_args(Offloading))
 
 def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
          dtype: DtypeName | torch.dtype | None = None, offload: Offloading | None = None, lora: str | None = None,
-         revision: str | None = None) -> Any:
+         revision: str | None = None, base: str | None = None, pipeline: str | None = None, gguf: str | None = None,
+         variant: str | None = None) -> Any:
     """A pipeline ready for `emag.guide`.
 
-    name: "tiny", "shapes", a folder (written by `emag.lab.train` or by `save_pretrained`) or a hub id. device: None is
+    name: "tiny", "shapes", a folder (written by `emag.lab.train` or by `save_pretrained`), a hub id, or one safetensors or
+    GGUF file, of which `base` has the rest. device: None is
     CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
-    optionally with ":scale". revision: of a hub id. The pipeline's `emag_source` says what was loaded, as plain data, and
+    optionally with ":scale". revision: of a hub id.
+    base, pipeline, gguf, variant: see `ModelSource`. The pipeline's `emag_source` says what was loaded, as plain data, and
     `emag_loaded` has a hash of each network, so that later changes are seen.
     Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
     """
@@ -55,19 +53,26 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
                        else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
     if lora is not None:
         check_lora(split_scale(lora)[0])
-    pipe = _open(str(name), number, place, revision)
+    origin = ModelSource(base, pipeline, gguf, variant)
+    pipe = _open(str(name), number, place, revision, origin)
     if lora is not None:
         _add_lora(pipe, lora)
     pipe.emag_loaded = fingerprint.networks(pipe)
     _put(pipe, place, offload)
     pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
-                        "dtype": str(denoisers(pipe, host_of(pipe))[0].dtype).removeprefix("torch.")}
+                        "dtype": str(denoisers(pipe, host_of(pipe))[0].dtype).removeprefix("torch."), **origin.given}
     return pipe
 
 
-def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None) -> Any:
+def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None,
+          origin: ModelSource = ModelSource()) -> Any:  # noqa: B008
     path = WEIGHTS / name if name in MODELS else Path(name).expanduser()
+    number = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    if path.suffix in (*FILES, *UNSAFE) and not path.is_dir():
+        return open_file(path, number, revision, origin)
     if (path / folder.PROMPT).is_file():
+        if origin.given:
+            raise BadValue(f"{name} is a small model of emag's own: leave out {', '.join(origin.given)}")
         return folder.read_folder(path, dtype or torch.float32)
     if path.is_dir() and not (path / INDEX).is_file():
         raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor {INDEX} is in it")
@@ -76,40 +81,7 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
         raise BadValue(f"no model {name!r}: " + (f"did you mean {near}? " if near else "")
                        + f"embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
                        "stabilityai/stable-diffusion-3.5-medium")
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    return _diffusers(str(path) if path.is_dir() else name, dtype, revision)
-
-
-def _diffusers(name: str, dtype: torch.dtype, revision: str | None) -> Any:
-    where: dict[str, Any] = {"revision": revision}
-    with _loading(name):
-        if not Path(name).is_dir() and hub.cached_only(name, INDEX, revision):
-            where["local_files_only"] = True
-        config = diffusers.DiffusionPipeline.load_config(name, **where)
-        absent = {part: None for part, place in config.items() if isinstance(place, list) and place[0] is None}
-        cls = _pipeline_class(name, str(config.get("_class_name")))
-        return cls.from_pretrained(name, dtype=dtype, use_safetensors=True, **where, **absent)
-
-
-@contextmanager
-def _loading(what: str) -> Iterator[None]:
-    """Every error of loading as one line: a file may be damaged in any way, and each library has its own for it."""
-    try:
-        yield
-    except Unsupported:
-        raise
-    except Exception as error:
-        hint = "; install emag[lora]" if "peft" in str(error).lower() else ""
-        raise BadValue(f"cannot load {what}: {first_line(error)}{hint}") from error
-
-
-def _pipeline_class(name: str, wanted: str) -> Any:
-    """The class that a folder or repository names, refused before its weights are fetched."""
-    cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
-    if not isinstance(cls, type):
-        raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
-    host_of(object.__new__(cls))
-    return cls
+    return open_folder(str(path) if path.is_dir() else name, number, revision, origin)
 
 
 def _add_lora(pipe: Any, lora: str) -> None:
@@ -117,7 +89,7 @@ def _add_lora(pipe: Any, lora: str) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise Unsupported(f"{type(pipe).__name__} takes no LoRA")
     path = Path(source).expanduser()
-    with _loading(f"the LoRA {source}"):
+    with loading(f"the LoRA {source}"):
         pipe.load_lora_weights(str(path) if path.exists() else source, adapter_name="lora", use_safetensors=True)
         pipe.set_adapters(["lora"], [scale])
     pipe.emag_baked = read_baked(source)
@@ -127,7 +99,7 @@ def check_lora(source: str) -> None:
     """Raise `BadValue` where a LoRA is no safetensors file, no folder with one, and not to be had from the hub."""
     require("lora")
     path = Path(source).expanduser()
-    with _loading(f"the LoRA {source}"):
+    with loading(f"the LoRA {source}"):
         if path.is_dir() and not any(path.glob("*.safetensors")):
             raise BadValue("the folder holds no safetensors file")
         if path.is_file() and path.suffix != ".safetensors":

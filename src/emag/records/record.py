@@ -10,7 +10,9 @@ from .fingerprint import is_data
 from .seeds import is_seed
 
 _VERSIONED = ("emag", "torch", "diffusers", "transformers")
-_SOURCE = ("model", "dtype", "revision", "lora")
+ORIGIN = ("base", "pipeline", "gguf", "variant")
+"""Where the parts of a model come from, beside its name."""
+_SOURCE = ("model", "dtype", "revision", "lora", *ORIGIN)
 
 
 def versions() -> dict[str, str]:

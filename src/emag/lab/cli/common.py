@@ -54,11 +54,17 @@ NegativeFile = Annotated[Path | None, typer.Option("--negatives", help="Text fil
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 RunOut = Annotated[str | None, typer.Option("--out", "-o", help="Run folder, path or URL; default: the spec's.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, local or any fsspec URL.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Embedded model, local folder or hub id; see `emag models`.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Embedded model, local folder, hub id, "
+                                        "or a safetensors or GGUF file; see `emag models`.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: the model's.")]
 Offload = Annotated[str | None, typer.Option(help="model or sequential: keep weights on the CPU between uses.")]
 Lora = Annotated[str | None, typer.Option(help="LoRA weights, file, folder or hub id, as path or path:scale.")]
+Base = Annotated[str | None, typer.Option(help="With a single file as -m: folder or hub id of what the file lacks; default: "
+                                          "told by its keys.")]
+PipelineClass = Annotated[str | None, typer.Option("--class", help="Pipeline class; default: the one that the model names.")]
+Gguf = Annotated[str | None, typer.Option(help="GGUF file whose network takes the place of the model's own.")]
+WeightsVariant = Annotated[str | None, typer.Option(help="WeightsVariant of the weights' files, e.g. fp16.")]
 Steps = Annotated[int | None, typer.Option("--steps", "-n", help="Denoising steps; default: the pipeline's.")]
 Scale = Annotated[float | None, typer.Option("--scale", help="The pipeline's own guidance scale; 1 is off.")]
 Height = Annotated[int | None, typer.Option(help="Image height in pixels.")]
@@ -109,11 +115,12 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def open_pipeline(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None,
-                  lora: str | None = None, revision: str | None = None) -> Any:
-    """Load a pipeline, its own progress bar off."""
+                  lora: str | None = None, revision: str | None = None, **origin: str | None) -> Any:
+    """Load a pipeline, its own progress bar off. origin: base, pipeline, gguf and variant, as `emag.load` takes them."""
     from ...hosts.load import load
 
-    pipe = load(model, device=device, dtype=dtype, offload=cast(Any, offload), lora=lora, revision=revision)
+    pipe = load(model, device=device, dtype=dtype, offload=cast(Any, offload), lora=lora, revision=revision,
+                **origin)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

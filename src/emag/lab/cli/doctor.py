@@ -1,6 +1,6 @@
 """`emag doctor`: which method works where, tried."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,30 +19,43 @@ from .screen import styled
 MARKS = {"works": "yes", "unsupported": "no", "no-effect": "NO EFFECT"}
 
 
-@command("emag doctor -m tiny pag seg", "emag doctor", "emag doctor --matrix", kept="nothing is kept or changed")
+@command("emag doctor -m tiny pag seg", "emag doctor", "emag doctor --matrix",
+         "emag doctor --unknown BriaFiboTransformer2DModel", kept="nothing is kept or changed")
 def doctor(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Try this model; none: every small network.")] = None,
     methods: Annotated[list[str] | None, typer.Argument(help="Methods to try; none tries all.")] = None,
     prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None, negative: shared.Negative = None,
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
     device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
+    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
+    variant: shared.WeightsVariant = None,
     every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
                                         "guiders.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Read entries of networks that emag does not know, prove and "
+                                          "print them; arguments are then classes of diffusers.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --matrix: the page docs/coverage.md.")] = False,
 ) -> None:
-    """Try every method: does it act, what does it cost, and if not, why not."""
+    """Try every method: does it act, what does it cost, and if not, why not.
+
+    With --unknown: print the file to add for each network class of the installed diffusers that emag does not know, where
+    an entry can be read from a small instance and keeps the laws. Nothing of it is used before somebody adds the file.
+    """
     from ..doctor.diagnose import matrix, tried
 
+    if unknown:
+        _unknown(methods or [], as_json)
+        return
     if every:
         _matrix(methods or [], as_json, markdown)
         return
     names = sorted({column.label for column in tried()})
-    unknown = next((name for name in methods or [] if name not in names), None)
-    if unknown is not None:
-        said = choices(unknown, names, listed="by default all are tried")
-        raise BadValue(f"there is no method {unknown} to try; {said}")
+    missing = next((name for name in methods or [] if name not in names), None)
+    if missing is not None:
+        said = choices(missing, names, listed="by default all are tried")
+        raise BadValue(f"there is no method {missing} to try; {said}")
     work = _jobs(prompts, prompts_file, negative)
-    source = matrix() if model is None else _model(model, work, steps, device, dtype, offload)
+    source = matrix() if model is None else _model(shared.open_pipeline(
+        model, device, dtype, offload, base=base, pipeline=pipeline_class, gguf=gguf, variant=variant), work, steps)
     found = [finding for finding in _watched(source) if not methods or finding.method in methods]
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])
@@ -71,6 +84,26 @@ def _matrix(methods: list[str], as_json: bool, markdown: bool) -> None:
             out.print(Text.assemble(styled(where), f": {visible(reason)}"))
 
 
+def _unknown(names: list[str], as_json: bool) -> None:
+    """The files to add, and a row for each class without one."""
+    from ..doctor.unknown.guess import guesses
+
+    found = list(_watched(guesses(names), lambda one: one.name))
+    if as_json:
+        shared.show_json([one.as_dict() for one in found])
+        return
+    for one in found:
+        if one.file:
+            print(one.file)
+    rest = folded("network", "no entry, because")
+    for one in found:
+        if not one.file:
+            rest.add_row(one.name, one.reason)
+    if rest.row_count:
+        out.print(rest)
+    err.print(f"{sum(bool(one.file) for one in found)} of {len(found)} read and proven")
+
+
 def _networks(found: list[Any]) -> Table:
     """A row for each network: its methods by what became of them."""
     from ..doctor import page
@@ -94,7 +127,7 @@ def _jobs(prompts: list[str] | None, file: Path | None, negative: list[str] | No
     return jobs(texts, negative or [], [8])
 
 
-def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: str | None, offload: str | None) -> Any:
+def _model(pipe: Any, work: list[Any], steps: int) -> Any:
     import numpy as np
     import torch
 
@@ -102,7 +135,6 @@ def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: s
     from ..doctor.diagnose import diagnose, tried
     from ..draw.sampling import DrawSettings, arguments
 
-    pipe = shared.open_pipeline(model, device, dtype, offload)
     call = arguments(pipe, work, DrawSettings(steps))
 
     def run(pipe: Any) -> torch.Tensor:
@@ -112,10 +144,11 @@ def _model(model: str, work: list[Any], steps: int, device: str | None, dtype: s
     return diagnose(pipe, run, host_of(pipe).name, tried())
 
 
-def _watched(source: Iterator[Any]) -> Iterator[Any]:
+def _watched(source: Iterator[Any], told: Callable[[Any], str] = lambda one: f"{one.method} on {one.backbone}"
+             ) -> Iterator[Any]:
     with err.status(styled("trying", "")) as status:
         for finding in source:
-            status.update(styled(f"tried {finding.method} on {finding.backbone}", ""))
+            status.update(styled(f"tried {told(finding)}", ""))
             yield finding
 
 

@@ -99,10 +99,11 @@ def _drawn(record: dict[str, Any], rules: tuple[Any, ...], device: str | None,
            offload: str | None) -> tuple[Any, dict[str, Any]]:
     """The image of a record once more, and the record that it gets now."""
     from ...records.png import picture
+    from ...records.record import ORIGIN
     from ..draw import remake
     from ..draw.sampling import draw_images
 
-    source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora")}
+    source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora", *ORIGIN)}
     pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
     remake.fit(pipe, record)
     with shared.progress(1, "again") as (on_step, _), remake.refused():

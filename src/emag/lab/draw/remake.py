@@ -8,7 +8,7 @@ from ...core import Rule
 from ...errors import BadValue, EmagError
 from ...methods.common.other_model import LOAD
 from ...records import fingerprint, recipe
-from ...records.record import images_of, versions
+from ...records.record import ORIGIN, images_of, versions
 from ...records.seeds import MOST
 
 MOST_STEPS = 10_000
@@ -58,7 +58,8 @@ def sources(record: Mapping[str, Any]) -> list[str]:
     model = record["model"]
     revision = f", revision {model['revision']!r}" if model.get("revision") else ""
     lora = [f"the LoRA {model['lora']!r}"] if model.get("lora") else []
-    return [f"the model {model['model']!r}{revision}", *lora, *networks(record["rules"])]
+    parts = [f"its {name} {model[name]!r}" for name in ORIGIN if model.get(name)]
+    return [f"the model {model['model']!r}{revision}", *parts, *lora, *networks(record["rules"])]
 
 
 def networks(rules: Any) -> list[str]:

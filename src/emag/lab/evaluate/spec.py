@@ -31,6 +31,10 @@ class Model:
     revision: str | None = None
     offload: str | None = None
     lora: str | None = None
+    base: str | None = None
+    pipeline: str | None = None
+    gguf: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def open_model(model: Model, device: str | None = None) -> Any:
     from ...hosts.load import load
 
     pipe = load(model.id, device=device or model.device, dtype=model.dtype, offload=cast(Any, model.offload),
-                lora=model.lora, revision=model.revision)
+                lora=model.lora, revision=model.revision, base=model.base, pipeline=model.pipeline, gguf=model.gguf,
+                variant=model.variant)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
