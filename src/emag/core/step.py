@@ -1,7 +1,7 @@
 """One denoising step as rules see it, and the predictions that are made in it."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
 import torch
@@ -28,10 +28,11 @@ EstimateOf = Literal["guided", "cond", "uncond"]
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
         """The clean sample that is estimated at x [batch, ...], by passes of its own; differentiable in x.
 
-        Raises `Unsupported` where nobody evaluates it.
+        ahead: x is a sample of the next level, and the network is told its time. Raises `Unsupported` where nobody evaluates
+        it.
         """
         ...
 
@@ -61,7 +62,7 @@ class Step:
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
     `given`: tensors of further conditions that a condition rule names, by condition and argument, each [1 or samples, ...].
-    `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
+    `times`: those of all steps, where they are known. `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
     timestep rises by as `time` rises from 0 to 1. `access`: for rules that look further; None where no host offers it.
     """
 
@@ -81,6 +82,7 @@ class Step:
     fresh: bool = False
     clock: float = 1.0
     access: Access | None = field(default=None, repr=False)
+    times: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def count(self) -> int:
@@ -115,6 +117,10 @@ class Step:
         """(alpha, sigma) that the sampler goes to."""
         after = self.index + 1
         return self.end if after >= self.count else (self.alphas[after], self.sigmas[after])
+
+    def following(self, x: torch.Tensor) -> "Step":
+        """The step after this one, at x [batch, ...]: for predictions beside the run."""
+        return replace(self, index=self.index + 1, time=self.times[self.index + 1], x=x)
 
     @property
     def progress(self) -> float:

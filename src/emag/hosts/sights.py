@@ -23,12 +23,11 @@ class Sights:
 class Elsewhere:
     """Clean predictions of one step at another x, by calls of the denoiser. evaluate: (x, step, name) -> one of them."""
 
-    step: Step
     sights: Sights
     evaluate: Callable[[torch.Tensor, Step, str], torch.Tensor]
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
-        return {name: self.evaluate(x, self.step, name) for name in names}
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+        return {name: self.evaluate(x, at, name) for name in names}
 
     def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
         return self.sights.decode(x0)
