@@ -170,8 +170,8 @@ def test_in_a_shell_it_is_planned_and_drawn_again(monkeypatch, capsys, tmp_path)
     found = json.loads(run("plan", "-g", "cfg=2", "-g", search, "-n", 4, "--json")[1])
     # the last step searches nothing
     assert found["evaluations"] == found["clean"] + 3 * 3 * found["clean"] // 4 and found["backward"] == 0
-    code, out, _ = run("generate", "a photo of a ship", "-n", 4, "-s", "8", "-g", "cfg=2", "-g", search, "-o", tmp_path / "a",
-                       "--json")
+    code, out, _ = run("generate", "a photo of a ship", "-n", 4, "-s", "8", "-g", "cfg=2", "-g", search, "--json", "-o",
+                       tmp_path / "a")
     stats = json.loads(out)["run"]
     assert code == 0 and stats["evaluations"] == stats["planned"]
     assert run("again", next((tmp_path / "a").glob("*.png")), "-o", tmp_path / "b")[0] == 0
@@ -179,7 +179,8 @@ def test_in_a_shell_it_is_planned_and_drawn_again(monkeypatch, capsys, tmp_path)
 
 @pytest.mark.parametrize(("make", "error", "match"), [
     (lambda: scg(3.0), BadValue, "a function or the name of a score"), (lambda: scg(n=0), BadValue, "n must be at least 1"),
-    (lambda: scg(eta=1.5), BadValue, r"eta must lie in \[0, 1\]"), (lambda: scg(interval=(1.0, 0.5)), BadValue, "two shares"),
+    (lambda: scg(eta=1.5), BadValue, r"eta must lie in \[0, 1\]"),
+    (lambda: scg(interval=(1.0, 0.5)), BadValue, "two shares"),
     (lambda: guided(scg(None)), BadValue, "scg needs a score"),
     (lambda: sample(guided(scg(interval=(1.0, 1.0))), X), BadValue, "searches at no step"),
     (lambda: sample(guided(scg(lambda x: x.sum())), X), BadValue, "one number for each"),

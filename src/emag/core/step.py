@@ -62,8 +62,9 @@ class Step:
     schedule (1 is noise). `x` is x_t of the conditional rows in fp32, [batch, ...]; `space` that of the predictions.
     `grid`: ([frames,] rows, columns, patch) where x is a sequence of patches. `masks`: named masks the host was given.
     `given`: tensors of further conditions that a condition rule names, by condition and argument, each [1 or samples, ...].
-    `times`: those of all steps, where they are known. `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
+    `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
     timestep rises by as `time` rises from 0 to 1. `access`: for rules that look further; None where no host offers it.
+    `times`: the `time` of every step.
     """
 
     index: int

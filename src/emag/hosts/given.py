@@ -92,8 +92,8 @@ def scores_of(rules: Sequence[Rule], given: Mapping[str, Score]) -> dict[str, Sc
     wanted = [(rule.name, getattr(rule, "score", None)) for rule in rules if rule.kind == "energy"]
     without = next((name for name, score in wanted if score is None), None)
     if without:
-        raise BadValue(f"{without} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
-                       f"{EXAMPLE}")
+        raise BadValue(f"{without} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such "
+                       f"as {EXAMPLE}")
     return {name: given.get(name) or named(name) for _, name in wanted if isinstance(name, str)}
 
 

@@ -123,7 +123,9 @@ def noised_back(x: torch.Tensor, noise: torch.Tensor, here: tuple[float, float],
 
 
 def posterior_spread(here: tuple[float, float], after: tuple[float, float]) -> float:
-    """Standard deviation of q(x' | x, x0), the noise of a DDPM step: (sigma' / sigma) (sigma^2 - (alpha / alpha')^2 sigma'^2)^(1/2).
+    """Standard deviation of q(x' | x, x0), the noise of a DDPM step.
+
+    (sigma' / sigma) (sigma^2 - (alpha / alpha')^2 sigma'^2)^(1/2).
 
     That of `noised_back`, times sigma' / sigma: of the two ways between the levels, one adds what the other takes away.
     """

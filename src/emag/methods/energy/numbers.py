@@ -26,8 +26,8 @@ def label_of(score: Any) -> str:
 def accessed(step: Step, score: str | Score | None, who: str) -> tuple[Access, Score]:
     """What `step` gives the rule `who` beside predictions, and the score it asks for. Raises `Unsupported`, `BadValue`."""
     if step.access is None:
-        raise Unsupported(f"{who} looks at a score of the decoded image, which this host does not give: use emag.guide around "
-                          "a diffusers pipeline, or emag.guided around a function")
+        raise Unsupported(f"{who} looks at a score of the decoded image, which this host does not give: use emag.guide "
+                          "around a diffusers pipeline, or emag.guided around a function")
     found = step.access.score(score) if isinstance(score, str) else score
     if found is None:
         raise BadValue(f"{who} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
@@ -40,8 +40,8 @@ def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: st
     values, batch = score(images), len(images)
     if not isinstance(values, torch.Tensor) or values.shape != (batch,):
         got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-        raise BadValue(f"the score {label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number for each, "
-                       f"a tensor [{batch}]")
+        raise BadValue(f"the score {label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number for "
+                       f"each, a tensor [{batch}]")
     bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
     if bad:
         raise BadValue(f"the score {label} is not finite for image {bad[0]} at step {step.index + 1} of {step.count}: keep "

@@ -18,8 +18,8 @@ class SCG(Rule):
     """Stochastic control guidance: each step draws n noises, and keeps the sample whose clean estimate scores best.
 
     The step is that of DDPM (eta 1), x' = alpha' x0 + sqrt(sigma'^2 - s^2) epsilon + s z with s^2 = eta^2 sigma'^2 / sigma^2
-    (sigma^2 - (alpha / alpha')^2 sigma'^2). Each of n candidates x' is evaluated at its own level, its clean estimate decoded
-    and scored; the best goes on, for each image apart. No gradient is taken, so any score will do: a rule, a count, a program.
+    (sigma^2 - (alpha / alpha')^2 sigma'^2). Each of n candidates x' is evaluated at its own level, its clean estimate
+    decoded and scored; the best goes on, for each image apart. No gradient is taken, so any score will do: a program, too.
     The published code tells the network the time of x_t, not of x'; here it is that of x'.
 
     The sampler is told the x0 along which its deterministic step ends at that sample: first-order samplers without noise of
