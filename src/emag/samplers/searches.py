@@ -24,6 +24,7 @@ class Search(FiniteFields):
 
     name: ClassVar[str] = ""
     differentiates: ClassVar[bool] = False  # True where the gradient of the score through the whole run is needed
+    follows: ClassVar[bool] = True  # False where what is tried for a sample does not hang on what was tried before
 
     @property
     def rounds(self) -> int:
@@ -45,6 +46,7 @@ class BestOf(Search):
     n: int = 8
 
     name = "best-of"
+    follows = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
