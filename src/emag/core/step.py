@@ -25,6 +25,17 @@ EstimateOf = Literal["guided", "cond", "uncond"]
 """Whose clean sample: that of the rules before, which CFG among them combined, or of one clean branch."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """The frames of a video that a score looks at, by number from 0, negative ones from the end.
+
+    before: latents before a frame's own that are decoded with it; None is all.
+    """
+
+    frames: tuple[int, ...]
+    before: int | None = None
+
+
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 
@@ -36,8 +47,11 @@ class Access(Protocol):
         """
         ...
 
-    def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        """Images [batch, 3, height, width] in [0, 1] of clean samples, as the host makes them; differentiable."""
+    def decode(self, x0: torch.Tensor, part: "Part | None" = None) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples, as the host makes them; differentiable.
+
+        Of a video [batch, 3, frames, height, width]: all frames, or those of `part` alone.
+        """
         ...
 
     def score(self, name: str) -> Score:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import COND, UNCOND, Branches, EstimateOf, Rows, Rule, Score, States, Step, combine, with_null
+from ..core import COND, UNCOND, Branches, EstimateOf, Part, Rows, Rule, Score, States, Step, combine, with_null
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
@@ -51,8 +51,8 @@ class RuleAccess:
         branches = with_null(self.rules, self.host.branches(at.x, self.names, at), at, states)
         return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
 
-    def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        return self.host.decode(x0, self.step)
+    def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
+        return self.host.decode(x0, self.step, part)
 
     def score(self, name: str) -> Score:
         return self.host.score(name)
@@ -80,8 +80,8 @@ class NetworkEvaluations:
         rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
         return self.passes.further(NetworkCall(call.forward, moved, rows))
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        return self.sight.decode(x0, step)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        return self.sight.decode(x0, step, part)
 
     def score(self, name: str) -> Any:
         return self.sight.score(name)

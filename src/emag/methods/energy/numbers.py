@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import Access, Score, Step
+from ...core import Access, Part, Score, Step
 from ...errors import BadValue, Unsupported
 
 EXAMPLE = "colour:0.9:0.1:0.1"
@@ -33,6 +33,15 @@ def accessed(step: Step, score: str | Score | None, who: str) -> tuple[Access, S
         raise BadValue(f"{who} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
                        f"{EXAMPLE}")
     return step.access, found
+
+
+def sighted(access: Access, score: Score, x0: torch.Tensor) -> tuple[torch.Tensor, Score]:
+    """What `score` is to see of clean samples x0, and the function of that: of a video, its frames alone are decoded."""
+    part = getattr(score, "part", None)
+    if not isinstance(part, Part):
+        return access.decode(x0), score
+    of: Any = score
+    return access.decode(x0, part), of.of
 
 
 def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str, step: Step) -> torch.Tensor:

@@ -10,7 +10,7 @@ from ...core import Access, Branches, EstimateOf, Look, Rule, RunStart, Score, S
 from ...errors import BadValue, NoEffect
 from ...maths.energies import posterior_spread, towards
 from ...maths.vectors import per_sample
-from .numbers import EXAMPLE, accessed, check_score_field, label_of, scored
+from .numbers import EXAMPLE, accessed, check_score_field, label_of, scored, sighted
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class SCG(Rule):
         for at in range(self.n):
             tried = mean + spread * _noise(step, at)
             with torch.no_grad():
-                images = access.decode(access.estimate(tried, self.of, ahead=True))
-                value = scored(score, images, label_of(self.score), step)
+                images, function = sighted(access, score, access.estimate(tried, self.of, ahead=True))
+                value = scored(function, images, label_of(self.score), step)
             if best is None or found is None:
                 best, found = tried, value
                 continue

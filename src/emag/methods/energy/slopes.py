@@ -8,7 +8,7 @@ import torch
 from ...core import Access, EstimateOf, Score, Step
 from ...errors import NoEffect
 from ...maths.energies import Normalise, slope, smoothed_score, tamed
-from .numbers import scored
+from .numbers import scored, sighted
 from .views import ImageView, seen
 
 
@@ -47,12 +47,12 @@ class Slopes:
         """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
         noises = [self.step.streams.normal(f"energy/{draw}", x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
         noisy = [x0 + self.smooth * self.step.sigma * noise for noise in noises] or [x0]
-        return smoothed_score(torch.stack([self._over_views(self.access.decode(one)) for one in noisy]))
+        return smoothed_score(torch.stack([self._over_views(*sighted(self.access, self.score, one)) for one in noisy]))
 
-    def _over_views(self, images: torch.Tensor) -> torch.Tensor:
+    def _over_views(self, images: torch.Tensor, score: Score) -> torch.Tensor:
         views = [ImageView.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
-        scores = [seen(self.score, view) for view in views] or [self.score]
-        return torch.stack([scored(score, images, self.label, self.step) for score in scores]).mean(0)
+        scores = [seen(score, view) for view in views] or [score]
+        return torch.stack([scored(one, images, self.label, self.step) for one in scores]).mean(0)
 
     def _kept(self, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         if found is None:
