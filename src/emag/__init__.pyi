@@ -102,6 +102,7 @@ from .methods.emag.rule import EMAG as EMAG
 
 # towards what a score prefers
 from .methods.energy.rule import Energy as Energy
+from .methods.energy.scg import SCG as SCG
 
 # the unconditional branch
 from .methods.null.ag import AG as AG

@@ -20,7 +20,7 @@ def test_images_are_steered_by_a_score_by_name(run, tmp_path):
     assert code == 0
     stats = json.loads(out)["run"]
     assert stats["evaluations"] == stats["planned"] == 2 * stats["clean"]
-    assert "energy" in stats["rules"][-1]
+    assert "energy" in stats["rules"][-1] and stats["backward"] == stats["clean"]
     assert run("generate", *words, "-g", "cfg=2", "-o", tmp_path / "plain")[0] == 0
     pictures = [next((tmp_path / name).glob("*.png")) for name in ("steered", "plain")]
     assert pictures[0].read_bytes() != pictures[1].read_bytes()

@@ -108,6 +108,31 @@ def test_ascent_keeps_the_norm_and_bounds_its_gradient():
     assert memory["velocity"].abs().max() <= 1e-3 * (1 + 0.9 + 0.81) + 1e-12
 
 
+def test_images_of_one_prompt_share_what_is_tried(tmp_path):
+    """The k best of all k n tries, by brute force; no image falls; one of its own prompt alone is the plain search."""
+    x, groups = torch.randn(6, 2, generator=torch.Generator().manual_seed(3)), ["a", "b", "a", "a", "b", "c"]
+    tried = []
+
+    def draw(noise):
+        tried.append(noise)
+        return noise
+
+    found = emag.refine(draw, x, first, BestOf(4), groups=groups)
+    for name in "abc":
+        rows = [row for row, other in enumerate(groups) if other == name]
+        every = torch.cat([noise[rows] for noise in tried])
+        best = first(every).sort(descending=True).values[:len(rows)]
+        close(found.scores[rows].sort(descending=True).values, best)
+    assert (found.scores >= found.start).all()
+    close(found.made[:, 0], found.scores)
+    close(found.x[5], emag.refine(same, x, first, BestOf(4)).x[5])
+    assert found.scores.mean() > emag.refine(same, x, first, BestOf(4)).scores.mean()
+    kept = tmp_path / "kept.safetensors"
+    emag.refine(same, x, first, BestOf(4), keep=kept, groups=groups)
+    with pytest.raises(BadValue, match="another search"):
+        emag.refine(same, x, first, BestOf(4), keep=kept)
+
+
 def test_a_pipeline_is_searched_by_a_score_of_its_images():
     pipe = emag.load("tiny")
     pipe.set_progress_bar_config(disable=True)
@@ -124,6 +149,8 @@ def test_a_pipeline_is_searched_by_a_score_of_its_images():
     (lambda: BestOf(0), BadValue, "at least 1"), (lambda: Ascent(momentum=1.0), BadValue, r"momentum in \[0, 1\)"),
     (lambda: emag.refine(same, X, lambda x: x.sum()), BadValue, "one finite number for each"),
     (lambda: emag.refine(same, X, lambda x: x[:, 0] / 0), BadValue, "one finite number for each"),
+    (lambda: emag.refine(same, X, first, groups=["a"]), BadValue, "one for each of 4"),
+    (lambda: emag.refine(same, X, first, Ascent(1), groups="abab"), BadValue, "leave groups out"),
     (lambda: emag.refine(lambda x: x.detach(), X, first, Ascent(1)), NoEffect, "no gradient comes through"),
     (lambda: differentiable(emag.guided(linear, emag.CFG(3.0), path=PATH, prediction="x0", conditions=NETS)), Unsupported,
      "cfg keeps no gradients")])

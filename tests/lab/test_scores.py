@@ -10,6 +10,7 @@ import torch
 from emag.errors import BadValue
 from emag.lab.evaluate.metrics import measure, reference, resize
 from emag.lab.evaluate.metrics.extractors import hps, rewards
+from emag.models import judges
 from extracting import close, pictures, words
 
 pa = pytest.importorskip("pyarrow")
@@ -103,7 +104,7 @@ def reward():
 
     torch.manual_seed(0)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    return rewards.network(BlipVisionConfig(hidden_size=12, image_size=16, patch_size=8, **layers),
+    return judges.reward_network(BlipVisionConfig(hidden_size=12, image_size=16, patch_size=8, **layers),
                            BlipTextConfig(hidden_size=16, encoder_hidden_size=12, vocab_size=31, **layers))
 
 
@@ -111,7 +112,7 @@ def test_imagereward_finds_every_weight_by_its_old_name(reward):
     state = {old_name(name): value + 0 for name, value in reward.state_dict().items()}
     assert {"blip.visual_encoder.blocks.1.norm2.bias", "blip.visual_encoder.cls_token", "mlp.layers.7.weight",
             "blip.text_encoder.encoder.layer.0.crossattention.self.query.weight"} <= state.keys()
-    found = rewards.renamed({**state, "blip.vision_proj.weight": torch.ones(1)}, reward)
+    found = judges.renamed({**state, "blip.vision_proj.weight": torch.ones(1)}, reward)
     assert found.keys() == reward.state_dict().keys()
     assert all(torch.equal(value, found[name]) for name, value in reward.state_dict().items())
 
@@ -125,7 +126,8 @@ def test_imagereward_reads_image_and_prompt_and_standardises(reward):
         reward["head"][-1].weight.mul_(2)
         reward["head"][-1].bias.mul_(2)
     doubled = made(images, ["ship"] * 4)["score"]
-    close(doubled * rewards.STD + rewards.MEAN, 2 * (first * rewards.STD + rewards.MEAN), rtol=1e-3, atol=1e-6)
+    mean, std = judges.REWARD_MEAN, judges.REWARD_STD
+    close(doubled * std + mean, 2 * (first * std + mean), rtol=1e-3, atol=1e-6)
     with torch.no_grad():
         reward["head"][0].weight.mul_(1e4)
         reward["head"][-1].weight.mul_(1e4)
@@ -134,7 +136,7 @@ def test_imagereward_reads_image_and_prompt_and_standardises(reward):
 
 
 def test_aesthetic_reads_the_normalised_embedding(clip):
-    made, last = rewards.Aesthetic(), rewards.head(12)
+    made, last = rewards.Aesthetic(), judges.head(12)
     made.__dict__["loaded"] = (clip, last)
     images = pictures(9)
     embedded = clip(images, [""] * 4)["features"]

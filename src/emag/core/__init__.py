@@ -16,7 +16,7 @@ from .fields import FiniteFields, check_finite
 from .rule import AUTO, LATE, Rule, RuleKind
 from .schedule import Scale, Schedule, at_time, check_scale, check_timed, check_tokens, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Access, Branches, EstimateOf, Look, RunStart, Score, Side, Step, TokenStep
+from .step import COND, UNCOND, Access, Branches, EstimateOf, Look, Part, RunStart, Score, Side, Step, TokenStep
 
 __all__ = [
     "AUTO",
@@ -30,6 +30,7 @@ __all__ = [
     "FiniteFields",
     "Look",
     "OnLayers",
+    "Part",
     "Perturbation",
     "Rows",
     "Rule",

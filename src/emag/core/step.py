@@ -1,7 +1,7 @@
 """One denoising step as rules see it, and the predictions that are made in it."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
 import torch
@@ -25,18 +25,33 @@ EstimateOf = Literal["guided", "cond", "uncond"]
 """Whose clean sample: that of the rules before, which CFG among them combined, or of one clean branch."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """The frames of a video that a score looks at, by number from 0, negative ones from the end.
+
+    before: latents before a frame's own that are decoded with it; None is all.
+    """
+
+    frames: tuple[int, ...]
+    before: int | None = None
+
+
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
         """The clean sample that is estimated at x [batch, ...], by passes of its own; differentiable in x.
 
-        Raises `Unsupported` where nobody evaluates it.
+        ahead: x is a sample of the next level, and the network is told its time. Raises `Unsupported` where nobody evaluates
+        it.
         """
         ...
 
-    def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        """Images [batch, 3, height, width] in [0, 1] of clean samples, as the host makes them; differentiable."""
+    def decode(self, x0: torch.Tensor, part: "Part | None" = None) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples, as the host makes them; differentiable.
+
+        Of a video [batch, 3, frames, height, width]: all frames, or those of `part` alone.
+        """
         ...
 
     def score(self, name: str) -> Score:
@@ -64,7 +79,7 @@ class Step:
     `seen`: what the observers asked for saw. `fresh`: another network has just taken over. `clock`: what the scheduler's
     timestep rises by as `time` rises from 0 to 1. `image`: the clean sample that the run starts from, with noise on it,
     shaped as x; None where it starts from noise, or the host does not tell. `access`: for rules that look further; None
-    where no host offers it.
+    where no host offers it. `times`: the `time` of every step.
     """
 
     index: int
@@ -84,6 +99,7 @@ class Step:
     clock: float = 1.0
     image: torch.Tensor | None = field(default=None, repr=False)
     access: Access | None = field(default=None, repr=False)
+    times: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def count(self) -> int:
@@ -118,6 +134,10 @@ class Step:
         """(alpha, sigma) that the sampler goes to."""
         after = self.index + 1
         return self.end if after >= self.count else (self.alphas[after], self.sigmas[after])
+
+    def following(self, x: torch.Tensor) -> "Step":
+        """The step after this one, at x [batch, ...]: for predictions beside the run."""
+        return replace(self, index=self.index + 1, time=self.times[self.index + 1], x=x)
 
     @property
     def progress(self) -> float:

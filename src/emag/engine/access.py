@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import COND, UNCOND, Branches, EstimateOf, Rows, Rule, Score, States, Step, combine, with_null
+from ..core import COND, UNCOND, Branches, EstimateOf, Part, Rows, Rule, Score, States, Step, combine, with_null
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
@@ -18,8 +18,11 @@ from .view import FurtherSight
 class Evaluations(FurtherSight, Protocol):
     """The same, and the clean predictions of the step at another x."""
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
-        """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x."""
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+        """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x.
+
+        at: the step of the run, or the one after it, whose time the network is told.
+        """
         ...
 
 
@@ -35,20 +38,21 @@ class RuleAccess:
     states: States
     names: Sequence[str]
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
+        at = self.step.following(x) if ahead else replace(self.step, x=x)
         if of != "guided" and of not in self.names:
             raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
-        predicted = self._guided(x) if of == "guided" else self.host.branches(x, (of,))[of]
-        return to_x0(predicted, x, self.step.alpha, self.step.sigma, self.step.space)
+        predicted = self._guided(at) if of == "guided" else self.host.branches(x, (of,), at)[of]
+        return to_x0(predicted, x, at.alpha, at.sigma, at.space)
 
-    def _guided(self, x: torch.Tensor) -> torch.Tensor:
-        at, states = replace(self.step, x=x), copy.deepcopy(list(self.states))
-        branches = with_null(self.rules, self.host.branches(x, self.names), at, states)
+    def _guided(self, at: Step) -> torch.Tensor:
+        states = copy.deepcopy(list(self.states))
+        branches = with_null(self.rules, self.host.branches(at.x, self.names, at), at, states)
         return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
 
-    def decode(self, x0: torch.Tensor) -> torch.Tensor:
-        return self.host.decode(x0, self.step)
+    def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
+        return self.host.decode(x0, self.step, part)
 
     def score(self, name: str) -> Score:
         return self.host.score(name)
@@ -58,24 +62,26 @@ class RuleAccess:
 class NetworkEvaluations:
     """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch."""
 
+    step: Step
     passes: Passes
     calls: Mapping[str, NetworkCall]
     sight: FurtherSight
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
-        return {name: self._branch(x, name) for name in names}
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+        return {name: self._branch(x, name, (at.time - self.step.time) * at.clock) for name in names}
 
-    def _branch(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def _branch(self, x: torch.Tensor, name: str, later: float) -> torch.Tensor:
         call = self.calls[name]
         part = call.arguments.rows(call.rows.cond if name == COND else call.rows.uncond or slice(None))
         network = part.network
         whole = network.with_latents(part.sample, x.to(part.sample.dtype))
+        part = part.later(later) if later else part
         moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
         rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
         return self.passes.further(NetworkCall(call.forward, moved, rows))
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        return self.sight.decode(x0, step)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        return self.sight.decode(x0, step, part)
 
     def score(self, name: str) -> Any:
         return self.sight.score(name)

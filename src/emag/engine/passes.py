@@ -66,7 +66,8 @@ class StepCalls:
 
 
 class Passes:
-    """Clean and weak passes. evaluations: blocks evaluated so far, per image; images: batch rows of one branch.
+    """Clean and weak passes. evaluations: blocks evaluated so far, per image; recorded: those among them that were recorded
+    for a backward pass; images: batch rows of one branch.
 
     strong: branches that work in every pass.
     """
@@ -74,7 +75,7 @@ class Passes:
     def __init__(self, blocks: Blocks, conditions: Conditions, extras: Extras):
         self.blocks, self.conditions, self.extras = blocks, conditions, extras
         self.depth = blocks.network.depth
-        self.evaluations, self.images = 0, 1
+        self.evaluations, self.recorded, self.images = 0, 0, 1
         self.strong: Group = ()
         self.times, self.head = Times(), EarlyHead()
         self._reached: dict[torch.nn.Module, Reached] = {}
@@ -132,6 +133,8 @@ class Passes:
     def further(self, call: NetworkCall) -> torch.Tensor:
         """A clean prediction, [rows, ...] fp32, beside those of the step: it is counted, and nobody watches it."""
         self._count(call.arguments, self.depth)
+        if torch.is_grad_enabled() and call.arguments.sample.requires_grad:
+            self.recorded += call.arguments.total // self.images * self.depth
         rows, self.conditions.rows = self.conditions.rows, call.rows
         try:
             # nothing resumes from it: a pass with inputs of its own records no streams

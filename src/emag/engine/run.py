@@ -205,7 +205,7 @@ class Run:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
         now = self.now
         if self.looks:
-            now = now.seeing(NetworkEvaluations(self.passes, self._calls, self.view), branches)
+            now = now.seeing(NetworkEvaluations(now.step, self.passes, self._calls, self.view), branches)
         after = now.with_null(branches)
         pred = now.result(after)
         if pred is not branches[COND]:

@@ -19,7 +19,8 @@ class Stats:
     evaluations, planned: block evaluations per image (one block on one batch row). clean: those of the host alone.
     picks: per evaluation the block that the first branch that picks one picked for each image, None where none was,
     or several at once.
-    effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass.
+    effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass. backward: block evaluations among
+    `evaluations` that were recorded for a backward pass.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Stats:
     picks: tuple[tuple[int, ...] | None, ...]
     effects: tuple[tuple[float, ...] | None, ...]
     seconds: float
+    backward: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON-ready data."""
@@ -81,7 +83,8 @@ def stats(run: Run, seconds: float) -> Stats:
     plan = run.course.plan
     return Stats(run.network.backbone.name, tuple(describe(rule) for rule in run.rules), run.course.images, run.course.seen,
                  run.network.depth, run.passes.evaluations, plan.total if plan else 0, plan.host if plan else 0,
-                 _picks(run), tuple(None if e is None else tuple(e.tolist()) for e in run.course.effects), seconds)
+                 _picks(run), tuple(None if e is None else tuple(e.tolist()) for e in run.course.effects), seconds,
+                 run.passes.recorded)
 
 
 def _picks(run: Run) -> tuple[tuple[int, ...] | None, ...]:

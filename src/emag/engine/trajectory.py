@@ -64,7 +64,7 @@ class Trajectory:
              masks: Mapping[str, torch.Tensor] | None = None) -> Step:
         """The step at distinct timestep `index`, with x_t of its conditional rows."""
         return Step(index, self.sigmas, self.alphas, self.times[index], self.space, x, streams, end=self.end, grid=grid,
-                    masks=masks or {}, fresh=index == self.takeover, clock=self.clock)
+                    masks=masks or {}, fresh=index == self.takeover, clock=self.clock, times=self.times)
 
 
 def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:

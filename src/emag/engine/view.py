@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ..core import Rows, Score, Step
+from ..core import Part, Rows, Score, Step
 from .arguments import Arguments
 from .trajectory import Trajectory
 
@@ -37,8 +37,8 @@ class Extras(Protocol):
 class FurtherSight(Protocol):
     """What a host gives a run for rules that look further."""
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...], or frames of videos; differentiable."""
         ...
 
     def score(self, name: str) -> Score:
@@ -62,8 +62,8 @@ class View(Ahead, Extras, FurtherSight, Protocol):
         """Where the branches sit in a call of `total` rows; what is the host's own business counts as conditional."""
         ...
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...]; differentiable."""
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...], or frames of videos; differentiable."""
         ...
 
     def score(self, name: str) -> Score:

@@ -4,22 +4,30 @@ from typing import Any
 
 import torch
 
+from ..core import Part
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.layout import OnGrid, unpack
+from .films import FILMS, check_film, film_of, frames_of
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "PixelVAE", "PatchAutoencoder")
 """Autoencoders of single images that record gradients; their latents are scaled as the configuration says."""
 
 
-def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None) -> torch.Tensor:
+def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part | None = None) -> torch.Tensor:
     """Images [batch, 3, height, width] in [0, 1] of clean latents [batch, ...], as `pipe` makes them of its last ones.
 
-    step: tells the grid of latents that are a sequence of patches. Raises `Unsupported` where the pipeline has no such
-    autoencoder.
+    Of a video's latents [batch, channels, frames, height, width] it is a video, [batch, 3, frames, height, width]; or, where
+    a score looks at a `part`, its frames alone, in their order. step: tells the grid of latents that are a sequence of
+    patches. Raises `Unsupported` where the pipeline has no such autoencoder.
     """
     check_decoder(pipe)
     latents = x0 if step is None else unpack(x0, step)
+    if type(pipe.vae).__name__ in FILMS:
+        check_film(pipe, latents)
+        if part is None:
+            return film_of(pipe.vae, latents)
+        return torch.stack(frames_of(pipe.vae, latents, part.frames, part.before), 2)
     if latents.ndim != 4:
         raise Unsupported(f"{type(pipe).__name__} makes latents with {latents.ndim - 2} dimensions beside the channels, and "
                           "scores are of single images: write a loop with emag.guided(..., decode=...)")
@@ -31,11 +39,11 @@ def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None) -> torch.Ten
 def check_decoder(pipe: Any) -> None:
     """Raise `Unsupported` for a pipeline whose autoencoder is not known to decode with gradients."""
     vae = getattr(pipe, "vae", None)
-    if type(vae).__name__ not in CLASSES:
+    if type(vae).__name__ not in (*CLASSES, *FILMS):
         found = "it has no VAE" if vae is None else f"its VAE is {type(vae).__name__}"
+        known = ", ".join((*CLASSES, *FILMS))
         raise Unsupported(f"a score sees decoded images, and emag does not know how {type(pipe).__name__} decodes with "
-                          f"gradients ({found}; known are {', '.join(CLASSES)}): use emag.guided(..., decode=...) around a "
-                          "function")
+                          f"gradients ({found}; known are {known}): use emag.guided(..., decode=...) around a function")
 
 
 def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:

@@ -127,7 +127,7 @@ class Function:
         rules.check_input()
         branches = self.network.step(step, partial(self._branches, x, step))
         rules.check(branches)
-        rules = rules.seeing(Elsewhere(step, self.sights, self._elsewhere), branches)
+        rules = rules.seeing(Elsewhere(self.sights, self._elsewhere), branches)
         self.latest = dict(rules.with_null(branches))
         prediction = rules.result(self.latest)
         rules.check_cast(prediction, x.dtype)

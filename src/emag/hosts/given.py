@@ -13,6 +13,7 @@ from ..families import Host
 from ..families.records import Tensors
 from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
+from ..methods.energy.numbers import EXAMPLE
 from ..scores import named
 from .companions import COMPANIONS, UNBATCHED, whole_text
 from .pictures import IMAGE_PROMPT, image_prompt
@@ -90,11 +91,12 @@ class Given:
 
 def scores_of(rules: Sequence[Rule], given: Mapping[str, Score]) -> dict[str, Score]:
     """The scores that `rules` name: those given, and those that a name says in full. Raises `BadValue` for others."""
-    wanted = [getattr(rule, "score", None) for rule in rules if rule.kind == "energy"]
-    if None in wanted:
-        raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
-                       "colour:0.9:0.1:0.1")
-    return {name: given.get(name) or named(name) for name in wanted if isinstance(name, str)}
+    wanted = [(rule.name, getattr(rule, "score", None)) for rule in rules if rule.kind == "energy"]
+    without = next((name for name, score in wanted if score is None), None)
+    if without:
+        raise BadValue(f"{without} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such "
+                       f"as {EXAMPLE}")
+    return {name: given.get(name) or named(name) for _, name in wanted if isinstance(name, str)}
 
 
 def _by_name(other: Callable[..., Any], network: Network) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import Rows, Score, Step
+from ..core import Part, Rows, Score, Step
 from ..engine.arguments import Arguments
 from ..engine.network import Network
 from ..engine.trajectory import Trajectory, trajectory
@@ -83,8 +83,8 @@ class PipelineView:
     def model(self, name: str) -> Callable[..., Any]:
         return self.models[name]
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        return decode(self.pipe, x0, step)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        return decode(self.pipe, x0, step, part)
 
     def score(self, name: str) -> Score:
         return self.scores[name]

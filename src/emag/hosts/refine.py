@@ -1,7 +1,7 @@
 """`refine`: a search over whole runs for the first noise whose image a score likes best. Resumable, never worse."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from ..core import Score
 from ..errors import BadValue, NoEffect
 from ..maths.energies import slope
 from ..maths.streams import Streams
-from ..maths.vectors import per_sample
 from ..models.folder import save_tensors
 from ..samplers.loop import Progress
 from ..samplers.searches import BestOf, Memory, Search
@@ -35,22 +34,25 @@ class Refined:
 
 
 def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | None = None, keep: str | Path | None = None,
-           on_step: Progress | None = None) -> Refined:
+           on_step: Progress | None = None, groups: Sequence[Hashable] | None = None) -> Refined:
     """The best first noise that a search finds, for each sample apart; never worse than x by the score.
 
     draw: a run, from x [batch, ...] to images, e.g. `lambda x: pipe(prompt, latents=x, output_type="pt").images`; for a
     search by gradients (`Ascent`) differentiable, see `emag.samplers.searches.differentiable`. search: None is `BestOf(8)`.
     keep: a file that is written after each run, from which the same call goes on. on_step: called with (runs done, runs in
-    all). Raises `BadValue` for what is no score, and for a file of another search; `NoEffect` where gradients are cut.
+    all). groups: what each sample is of, such as its prompt: the k samples of one share what is tried for any of them, and
+    are its k best; None is each for itself. Raises `BadValue` for what is no score, and for a file of another search;
+    `NoEffect` where gradients are cut.
     """
     search = search or BestOf()
     function = named(score) if isinstance(score, str) else score
     streams, memory = Streams.of(x), {"x": x.detach()}
-    kept = KeptSearch(None if keep is None else Path(keep), _digest(x, search))
+    together = _groups(groups, search, len(x))
+    kept = KeptSearch(None if keep is None else Path(keep), _digest(x, search, together))
     done, best, memory = kept.read(memory)
     for at in range(done, search.rounds + 1):
         made, value, gradient = _evaluated(draw, function, memory["x"], search.differentiates)
-        best = _better(best, {"x": memory["x"], "made": made, "scores": value, "start": value})
+        best = _better(best, {"x": memory["x"], "made": made, "scores": value, "start": value}, together)
         if at < search.rounds:
             memory = search.following(memory, gradient, at, streams)
         kept.write(at + 1, best, memory)
@@ -59,13 +61,44 @@ def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | Non
     return Refined(best["x"], best["made"], best["scores"], best["start"], search.rounds + 1)
 
 
-def _better(best: Memory, tried: Memory) -> Memory:
-    """Sample by sample what scores higher; the start stays the first one's."""
+Rows = list[list[int]]
+"""Numbers of the samples of each group."""
+
+
+def _groups(groups: Sequence[Hashable] | None, search: Search, count: int) -> Rows:
+    if groups is None:
+        return [[row] for row in range(count)]
+    if len(groups) != count:
+        raise BadValue(f"groups are one for each of {count} samples, got {len(groups)}")
+    if search.follows:
+        raise BadValue(f"groups share what a search tries for any of them, and {search.name} tries for each sample what "
+                       "follows from its own last: leave groups out, or search by BestOf")
+    return [[row for row, other in enumerate(groups) if other == name] for name in dict.fromkeys(groups)]
+
+
+def _better(best: Memory, tried: Memory, groups: Rows) -> Memory:
+    """Of what a group had and what was tried for it, what scores highest; the start stays the first one's."""
     if not best:
         return tried
-    won = tried["scores"] > best["scores"]
-    chosen = {name: torch.where(per_sample(won, best[name]), tried[name], best[name]) for name in ("x", "made", "scores")}
-    return {**chosen, "start": best["start"]}
+    both = {name: torch.cat([best[name], tried[name]]) for name in ("x", "made", "scores")}
+    rows = torch.arange(len(best["scores"]), device=best["scores"].device)
+    for group in groups:
+        own = torch.tensor(group, device=rows.device)
+        rows[own] = _kept(own, torch.cat([own, own + len(rows)]), both["scores"])
+    return {**{name: value[rows] for name, value in both.items()}, "start": best["start"]}
+
+
+def _kept(own: torch.Tensor, among: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Which of `among` a group's samples `own` become: the highest, the first of equals. Who is still among them stays.
+
+    So each sample's score never falls: one that goes is replaced by what scores higher.
+    """
+    order = scores[among].sort(descending=True, stable=True).indices
+    chosen = among[order[:len(own)]]
+    stays = torch.isin(own, chosen)
+    found = own.clone()
+    found[~stays] = chosen[~torch.isin(chosen, own)]
+    return found
 
 
 def _evaluated(draw: Draw, score: Score, x: torch.Tensor,
@@ -94,9 +127,10 @@ def _checked(values: torch.Tensor, batch: int) -> torch.Tensor:
     return values
 
 
-def _digest(x: torch.Tensor, search: Search) -> str:
-    """What a file belongs to: the first noises and the search."""
-    return hashlib.sha256(b"".join(Streams.of(x).keys) + repr(search).encode()).hexdigest()[:16]
+def _digest(x: torch.Tensor, search: Search, groups: Rows) -> str:
+    """What a file belongs to: the first noises, the search, and who shares."""
+    shared = repr(groups) if any(len(group) > 1 for group in groups) else ""
+    return hashlib.sha256(b"".join(Streams.of(x).keys) + f"{search!r}{shared}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

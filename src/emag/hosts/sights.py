@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Branches, Score, Step
+from ..core import Branches, Part, Score, Step
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 """x0 [batch, ...] -> images [batch, 3, height, width] in [0, 1], or whatever else scores see; differentiable."""
@@ -23,15 +23,15 @@ class Sights:
 class Elsewhere:
     """Clean predictions of one step at another x, by calls of the denoiser. evaluate: (x, step, name) -> one of them."""
 
-    step: Step
     sights: Sights
     evaluate: Callable[[torch.Tensor, Step, str], torch.Tensor]
 
-    def branches(self, x: torch.Tensor, names: Sequence[str]) -> Branches:
-        return {name: self.evaluate(x, self.step, name) for name in names}
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+        return {name: self.evaluate(x, at, name) for name in names}
 
-    def decode(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
-        return self.sights.decode(x0)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
+        made = self.sights.decode(x0)
+        return made if part is None else made[:, :, list(part.frames)]
 
     def score(self, name: str) -> Score:
         return self.sights.scores[name]

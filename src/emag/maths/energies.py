@@ -120,3 +120,14 @@ def noised_back(x: torch.Tensor, noise: torch.Tensor, here: tuple[float, float],
     """
     ratio = here[0] / after[0]
     return ratio * x + math.sqrt(max(here[1] ** 2 - (ratio * after[1]) ** 2, 0.0)) * noise
+
+
+def posterior_spread(here: tuple[float, float], after: tuple[float, float]) -> float:
+    """Standard deviation of q(x' | x, x0), the noise of a DDPM step.
+
+    (sigma' / sigma) (sigma^2 - (alpha / alpha')^2 sigma'^2)^(1/2).
+
+    That of `noised_back`, times sigma' / sigma: of the two ways between the levels, one adds what the other takes away.
+    """
+    missing = here[1] ** 2 - (here[0] / after[0] * after[1]) ** 2
+    return after[1] / here[1] * math.sqrt(max(missing, 0.0))

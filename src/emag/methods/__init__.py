@@ -48,6 +48,7 @@ from .condition.phase_negative import PhaseNegative
 from .emag.in_null import EMAGNull
 from .emag.rule import EMAG
 from .energy.rule import Energy
+from .energy.scg import SCG
 from .null.ag import AG
 from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
@@ -101,7 +102,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,
-    Energy,
+    Energy, SCG,
 )}
 LISTED = "`emag methods` lists all"
 """What a message says in place of a hundred names."""

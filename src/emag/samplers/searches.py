@@ -1,7 +1,7 @@
 """Searches over whole runs: which first noise to try next. `emag.refine` tries them, and keeps the best."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,7 @@ class Search(FiniteFields):
 
     name: ClassVar[str] = ""
     differentiates: ClassVar[bool] = False  # True where the gradient of the score through the whole run is needed
+    follows: ClassVar[bool] = True  # False where what is tried for a sample does not hang on what was tried before
 
     @property
     def rounds(self) -> int:
@@ -45,6 +46,7 @@ class BestOf(Search):
     n: int = 8
 
     name = "best-of"
+    follows = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -94,12 +96,50 @@ class Ascent(Search):
         return {"x": divided(moved, norm(moved)) * norm(x), "velocity": velocity}
 
 
+@dataclass(frozen=True)
+class Predicted(Search):
+    """The first noise as a trained network refines it, x + g(x): the use of NoiseRefine, arXiv 2412.03895.
+
+    refinement: g, from first noises [batch, ...] to as many moves, its prompt inside: `lambda x: lora_pass(x, prompt)`. It
+    is trained so that the sampler without guidance makes the guided image (`emag.objectives.further.noise_loss`). One run
+    with, and one without: the better one by the score is kept, for each image.
+    """
+
+    refinement: Callable[[torch.Tensor], torch.Tensor] = field(default=torch.zeros_like, repr=False)
+
+    name = "predicted"
+
+    @property
+    def rounds(self) -> int:
+        return 1
+
+    def following(self, memory: Memory, gradient: torch.Tensor | None, at: int, streams: Streams) -> Memory:
+        x = memory["x"]
+        with torch.no_grad():
+            move = self.refinement(x)
+        if move.shape != x.shape:
+            raise BadValue(f"a refinement of {list(x.shape)} gave {list(move.shape)}: it must give a move for each entry")
+        return {"x": x + move.to(x)}
+
+
 def differentiable(model: GuidedModel, scale: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
     """First-order runs of `model` whose result is differentiable in the first noise x [batch, ...].
 
     scale: CFG's w of the clean predictions; rules of the model are refused, as they keep no gradients. Each step is
     evaluated once more in the backward pass, so that memory holds one step's activations and all steps' x.
     """
+    step = checkpointed_step(model, scale)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for i in range(len(model.path)):
+            x = step(x, i)
+        return x
+
+    return run
+
+
+def checkpointed_step(model: GuidedModel, scale: float) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """One step of such a run, (x, level) -> x at the next one."""
     rules: Any = getattr(model, "rules", ())
     if rules:
         raise Unsupported(f"{rules[0].name} keeps no gradients over a run: give a model without rules, and CFG's scale here")
@@ -108,9 +148,7 @@ def differentiable(model: GuidedModel, scale: float = 1.0) -> Callable[[torch.Te
         pred = guided_prediction(model.branches(x, i), scale, "differentiable")
         return advance(x, pred, model.path, i, i + 1, model.space)
 
-    def run(x: torch.Tensor) -> torch.Tensor:
-        for i in range(len(model.path)):
-            x = checkpoint(step, x, i, use_reentrant=False) if x.requires_grad else step(x, i)
-        return x
+    def checkpointed(x: torch.Tensor, i: int) -> torch.Tensor:
+        return checkpoint(step, x, i, use_reentrant=False) if x.requires_grad else step(x, i)
 
-    return run
+    return checkpointed

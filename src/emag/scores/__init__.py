@@ -1,14 +1,34 @@
-"""Ready scores: functions of images [batch, 3, height, width] in [0, 1] that give one number for each, higher is better."""
+"""Ready scores: functions of images [batch, 3, height, width] in [0, 1] that give one number for each, higher is better.
+
+By name: NAME:WHAT, or NAME@MODEL:WHAT where the model can be chosen: "classifier:frog", "clip:a red fox",
+"clip@openai/clip-vit-base-patch32:a red fox", "edges-of:photo.png", "frames:0+8:colour:0.9:0.1:0.1".
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from ..core import Score
 from ..errors import BadValue
 from ..near import choices
 from .classes import OfClass, classes
+from .films import OfFrames
+from .judged import HPS, Aesthetic, Clip, ImageReward, PickScore
 from .plain import Colour, Distance, Edges, edges
+from .references import LOOKS, Alike, Perceptual, colours, read_image
 
-__all__ = ["NAMED", "Colour", "Distance", "Edges", "OfClass", "classes", "edges", "named"]
+__all__ = ["HPS", "NAMED", "Aesthetic", "Alike", "Clip", "Colour", "Distance", "Edges", "ImageReward", "OfClass", "OfFrames",
+           "Perceptual", "PickScore", "classes", "colours", "edges", "named"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A score that a text can say in full. make: (what is behind the colon, the model or None) -> the score."""
+
+    make: Callable[[str, str | None], Score]
+    what: str
+    example: str
+    model: str = ""  # what a model is, where one can be named
 
 
 def _colour(text: str) -> Score:
@@ -18,6 +38,21 @@ def _colour(text: str) -> Score:
     return Colour(*map(_number, parts))
 
 
+def _frames(text: str) -> Score:
+    numbers, _, score = text.partition(":")
+    try:
+        places = tuple(int(number) for number in numbers.split("+"))
+    except ValueError:
+        raise BadValue(f"frames are numbers and a score, e.g. frames:0+8:colour:0.9:0.1:0.1, got {text!r}") from None
+    return OfFrames(named(score), places)
+
+
+def _aesthetic(text: str, model: str | None) -> Score:
+    if text:
+        raise BadValue(f"the aesthetic score reads no text, got {text!r}: say aesthetic")
+    return Aesthetic(model) if model else Aesthetic()
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -25,15 +60,39 @@ def _number(text: str) -> float:
         raise BadValue(f"{text!r} is no number") from None
 
 
-NAMED: dict[str, Callable[[str], Score]] = {
-    "classifier": OfClass, "colour": _colour, "edges": lambda text: Edges(_number(text)) if text else Edges()}
-"""Scores that a text can say in full: a name, then what it needs behind a colon."""
+def _alike(name: str, text: str, model: str | None) -> Score:
+    return Alike(read_image(text), LOOKS[name])
+
+
+NAMED: dict[str, Named] = {
+    "classifier": Named(lambda text, _: OfClass(text), "log probability of a class, by the embedded classifier",
+                        "classifier:frog"),
+    "colour": Named(lambda text, _: _colour(text), "a mean colour, red:green:blue", "colour:0.9:0.1:0.1"),
+    "edges": Named(lambda text, _: Edges(_number(text)) if text else Edges(), "an amount of edges, 0 is flat", "edges:0.1"),
+    "clip": Named(lambda text, model: Clip(text, model) if model else Clip(text), "CLIP's cosine to a text",
+                  "clip:a red fox", "a folder or hub id of a CLIPModel"),
+    "pickscore": Named(lambda text, model: PickScore(text, model, None) if model else PickScore(text),
+                       "PickScore of a prompt", "pickscore:a red fox", "a folder or hub id of a CLIPModel"),
+    "hps": Named(lambda text, version: HPS(text, version) if version else HPS(text), "HPS v2.1 of a prompt",
+                 "hps@2.0:a red fox", "the version, 2.0 or 2.1"),
+    "imagereward": Named(lambda text, _: ImageReward(text), "ImageReward of a prompt", "imagereward:a red fox"),
+    "aesthetic": Named(_aesthetic, "the LAION aesthetic score", "aesthetic", "a folder or hub id of a CLIPModel"),
+    "lpips": Named(lambda text, _: Perceptual(read_image(text)), "LPIPS near 0 to an image file", "lpips:photo.png"),
+    **{name: Named(partial(_alike, name), f"the {name.removesuffix('-of')} of an image file", f"{name}:photo.png")
+       for name in LOOKS},
+    "frames": Named(lambda text, _: _frames(text), "another score, of some frames of a video",
+                    "frames:0+8:colour:0.9:0.1:0.1"),
+}
+"""Scores that a text can say in full, by the name they begin with."""
 
 
 def named(text: str) -> Score:
-    """The score that a text says: "classifier:frog", "colour:0.9:0.1:0.1", "edges:0.2". Raises `BadValue`."""
-    name, _, rest = text.partition(":")
+    """The score that a text says: "classifier:frog", "colour:0.9:0.1:0.1", "clip@FOLDER:a red fox". Raises `BadValue`."""
+    head, _, rest = text.partition(":")
+    name, at, model = head.partition("@")
     if name not in NAMED:
         raise BadValue(f"there is no score {text!r}; {choices(name, NAMED, 'by name there are')}; others are given as "
                        "scores={'mine': a function}")
-    return NAMED[name](rest)
+    if at and not (model and NAMED[name].model):
+        raise BadValue(f"the score {name} has no model to choose, got {head!r}; an example is {NAMED[name].example}")
+    return NAMED[name].make(rest, model or None)

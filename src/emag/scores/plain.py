@@ -33,9 +33,9 @@ class Distance:
     name: ClassVar[str] = "distance"
 
     def __post_init__(self) -> None:
-        _check("the reference of a distance", self.reference, (3,))
+        check_pixels("the reference of a distance", self.reference, (3,))
         if self.mask is not None:
-            _check("the mask of a distance", self.mask, (1, 3))
+            check_pixels("the mask of a distance", self.mask, (1, 3))
             if not bool((self.mask.flatten(1).sum(1) > 0).all()):
                 raise BadValue("the mask of a distance is 0 everywhere: where it is 1, pixels are held to the reference")
 
@@ -102,7 +102,8 @@ def edges(images: torch.Tensor) -> torch.Tensor:
     return (found.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
-def _check(what: str, tensor: torch.Tensor, channels: tuple[int, ...]) -> None:
+def check_pixels(what: str, tensor: torch.Tensor, channels: tuple[int, ...]) -> None:
+    """Raise `BadValue` for what is no picture of so many channels with values in [0, 1]. what: it in words."""
     if not isinstance(tensor, torch.Tensor) or tensor.ndim != 4 or tensor.shape[1] not in channels:
         raise BadValue(f"{what} must be a tensor [1 or batch, {' or '.join(map(str, channels))}, height, width], got "
                        f"{list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__}")

@@ -39,7 +39,7 @@ def _check_rule(rule: Rule, network: Network, entry: ComfyNetwork) -> None:
     network.check_layers(tuple(at for branch in rule.weak for at in (*branch.blocks, *branch.changes)))
     network.check_text(tuple(at for branch in rule.weak if branch.reads_text for at in branch.blocks))
     if rule.looks_further:
-        raise Unsupported(f"{rule.name} differentiates a score of the decoded image, and ComfyUI's sampler shows no "
+        raise Unsupported(f"{rule.name} looks at a score of the decoded image, and ComfyUI's sampler shows no "
                           "decoder: use emag.guide around a diffusers pipeline")
     if rule.named:
         raise Unsupported(f"{rule.name} reads a further condition's tensors, which is not built for ComfyUI: use emag.guide "

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
-from ...errors import BadValue, NoEffect, Unsupported
+from ...errors import BadValue, NoEffect
 from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
 from ...near import choices
 from .made import Made, Where, placed
+from .numbers import EXAMPLE, accessed, check_score_field, label_of
 from .presets import PRESETS
 from .slopes import Slopes
 
@@ -80,11 +81,10 @@ class Energy(Rule):
     space = "x0"
     cost = ("a gradient of the score and the decoder; through the network also a forward and a backward pass, and a forward "
             "pass per repetition")
-    required = {"score": "energy=colour:0.9:0.1:0.1"}
+    required = {"score": f"energy={EXAMPLE}"}
 
     def __post_init__(self) -> None:
-        if not (self.score is None or isinstance(self.score, str) or callable(self.score)):
-            raise BadValue(f"energy score must be a function or the name of a score, got {self.score!r}")
+        check_score_field(self.score, self.name)
         for name, least in (("inner", 1), ("recur", 1), ("draws", 1), ("augment", 0), ("smooth", 0), ("clip", 0)):
             if getattr(self, name) < least:
                 raise BadValue(f"energy {name} must be at least {least}, got {getattr(self, name)}")
@@ -120,8 +120,7 @@ class Energy(Rule):
     @property
     def label(self) -> str:
         """The score in words."""
-        own = getattr(self.score, "__name__", type(self.score).__name__)
-        return repr(self.score) if isinstance(self.score, str) else own
+        return label_of(self.score)
 
     @property
     def first_order(self) -> bool:
@@ -169,14 +168,8 @@ class Energy(Rule):
         return made
 
     def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
-        if step.access is None:
-            raise Unsupported("energy differentiates a score of the decoded image, which this host does not give: use "
-                              "emag.guide around a diffusers pipeline, or emag.guided around a function")
-        score = step.access.score(self.score) if isinstance(self.score, str) else self.score
-        if score is None:
-            raise BadValue("energy needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such "
-                           f"as {self.required['score']}")
-        return Slopes(step, step.access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
+        access, score = accessed(step, self.score, self.name)
+        return Slopes(step, access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
                       state)
 
     def _made(self, pred: torch.Tensor, branches: Branches, step: Step, share: float, slopes: Slopes) -> Made:

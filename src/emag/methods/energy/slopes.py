@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from ...core import Access, EstimateOf, Score, Step
-from ...errors import BadValue, NoEffect
+from ...errors import NoEffect
 from ...maths.energies import Normalise, slope, smoothed_score, tamed
+from .numbers import scored, sighted
 from .views import ImageView, seen
 
 
@@ -46,23 +47,12 @@ class Slopes:
         """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
         noises = [self.step.streams.normal(f"energy/{draw}", x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
         noisy = [x0 + self.smooth * self.step.sigma * noise for noise in noises] or [x0]
-        return smoothed_score(torch.stack([self._over_views(self.access.decode(one)) for one in noisy]))
+        return smoothed_score(torch.stack([self._over_views(*sighted(self.access, self.score, one)) for one in noisy]))
 
-    def _over_views(self, images: torch.Tensor) -> torch.Tensor:
+    def _over_views(self, images: torch.Tensor, score: Score) -> torch.Tensor:
         views = [ImageView.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
-        scores = [seen(self.score, view) for view in views] or [self.score]
-        return torch.stack([self._checked(score(images), len(images)) for score in scores]).mean(0)
-
-    def _checked(self, values: Any, batch: int) -> torch.Tensor:
-        if not isinstance(values, torch.Tensor) or values.shape != (batch,):
-            got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-            raise BadValue(f"the score {self.label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one "
-                           f"number for each, a tensor [{batch}]")
-        bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
-        if bad:
-            raise BadValue(f"the score {self.label} is not finite for image {bad[0]} at step {self.step.index + 1} of "
-                           f"{self.step.count}: keep its logarithms and roots away from 0, and weaken the strength")
-        return values
+        scores = [seen(score, view) for view in views] or [score]
+        return torch.stack([scored(one, images, self.label, self.step) for one in scores]).mean(0)
 
     def _kept(self, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         if found is None:

@@ -5,7 +5,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, pad
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from ....models.judges import CLIP_MEAN, CLIP_STD
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "cropped", "normalised", "padded", "stretched"]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

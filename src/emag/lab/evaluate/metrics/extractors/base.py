@@ -1,11 +1,13 @@
 """What reads images for metrics: numbers per image, by name. Which weights, resizer and version is part of every result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from .....errors import BadValue
+from .....models.judges import needs
+
+__all__ = ["Extractor", "Features", "Picky", "needs"]
 
 Features = dict[str, np.ndarray]
 
@@ -30,15 +32,3 @@ class Picky(Protocol):
 
     def refuse(self, recipe: str, seeds: Sequence[int | None]) -> None:
         """Raise `BadValue` where one of the seeds (None: not known) is among them."""
-
-
-def needs(build: Callable[[], object], what: str, install: str) -> object:
-    """`build()`; a missing package or missing weights become one `BadValue` that says how to get them."""
-    try:
-        return build()
-    except ImportError as error:
-        raise BadValue(f"{what} needs a package that is not here ({error.name or error}): pip install {install}") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BadValue(f"{what}: its weights cannot be loaded ({text}); they are fetched once, so run this where there is "
-                       "a network, or choose other metrics") from error

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .....models.judges import CLIP, CLIP_WORDS, PICKSCORE, PICKSCORE_WORDS, load_clip
 from ..resize import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, cropped, normalised, stretched
 from .base import Features, needs
-
-WORDS = 77
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Clip:
     CLIPScore: times=100 and not clamped per image. PickScore: its own model, the tokenizer of laion's CLIP-H.
     """
 
-    model: str = "openai/clip-vit-large-patch14"
+    model: str = CLIP
     tokenizer: str | None = None
     times: float | None = 100.0
     device: str = "cpu"
@@ -33,13 +32,8 @@ class Clip:
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoTokenizer, CLIPModel
-
-        def build() -> tuple[Any, Any]:
-            net = CLIPModel.from_pretrained(self.model).eval().to(self.device)
-            return net, AutoTokenizer.from_pretrained(self.tokenizer or self.model)
-
-        return needs(build, self.model, "transformers")  # type: ignore[return-value]
+        net, tokenizer = load_clip(self.model, self.tokenizer)
+        return net.to(self.device), tokenizer
 
     def check(self) -> None:
         _ = self.loaded
@@ -48,7 +42,8 @@ class Clip:
     def __call__(self, images: np.ndarray, texts: Sequence[str]) -> Features:
         net, tokenizer = self.loaded
         x = normalised(cropped(images, net.config.vision_config.image_size), CLIP_MEAN, CLIP_STD).to(self.device)
-        words = tokenizer(list(texts), padding=True, truncation=True, max_length=WORDS, return_tensors="pt").to(self.device)
+        words = tokenizer(list(texts), padding=True, truncation=True, max_length=CLIP_WORDS, return_tensors="pt")
+        words = words.to(self.device)
         image = net.get_image_features(pixel_values=x).pooler_output.float()
         text = net.get_text_features(**words).pooler_output.float()
         scale = net.logit_scale.exp() if self.times is None else self.times
@@ -58,7 +53,7 @@ class Clip:
 
 def pickscore(device: str = "cpu") -> Clip:
     """PickScore: CLIP-H fine-tuned on Pick-a-Pic, the cosine times its own scale (about 100)."""
-    return Clip("yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", None, device)
+    return Clip(PICKSCORE, PICKSCORE_WORDS, None, device)
 
 
 @dataclass

@@ -1,0 +1,58 @@
+"""What a score is, for a rule that uses one, and whether what it gives is one number for each image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...core import Access, Part, Score, Step
+from ...errors import BadValue, Unsupported
+
+EXAMPLE = "colour:0.9:0.1:0.1"
+"""A score by name, for errors and pages."""
+
+
+def check_score_field(score: Any, who: str) -> None:
+    """Raise `BadValue` for what can be no score. who: the rule in words."""
+    if not (score is None or isinstance(score, str) or callable(score)):
+        raise BadValue(f"{who} score must be a function or the name of a score, got {score!r}")
+
+
+def label_of(score: Any) -> str:
+    """A score in words."""
+    return repr(score) if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
+
+
+def accessed(step: Step, score: str | Score | None, who: str) -> tuple[Access, Score]:
+    """What `step` gives the rule `who` beside predictions, and the score it asks for. Raises `Unsupported`, `BadValue`."""
+    if step.access is None:
+        raise Unsupported(f"{who} looks at a score of the decoded image, which this host does not give: use emag.guide "
+                          "around a diffusers pipeline, or emag.guided around a function")
+    found = step.access.score(score) if isinstance(score, str) else score
+    if found is None:
+        raise BadValue(f"{who} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such as "
+                       f"{EXAMPLE}")
+    return step.access, found
+
+
+def sighted(access: Access, score: Score, x0: torch.Tensor) -> tuple[torch.Tensor, Score]:
+    """What `score` is to see of clean samples x0, and the function of that: of a video, its frames alone are decoded."""
+    part = getattr(score, "part", None)
+    if not isinstance(part, Part):
+        return access.decode(x0), score
+    of: Any = score
+    return access.decode(x0, part), of.of
+
+
+def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str, step: Step) -> torch.Tensor:
+    """The score [batch] of `images` [batch, ...]. Raises `BadValue` for what is no number for each, or not finite."""
+    values, batch = score(images), len(images)
+    if not isinstance(values, torch.Tensor) or values.shape != (batch,):
+        got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+        raise BadValue(f"the score {label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number for "
+                       f"each, a tensor [{batch}]")
+    bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
+    if bad:
+        raise BadValue(f"the score {label} is not finite for image {bad[0]} at step {step.index + 1} of {step.count}: keep "
+                       "its logarithms and roots away from 0, and weaken the strength")
+    return values
