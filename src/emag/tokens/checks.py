@@ -6,7 +6,8 @@ from typing import Any, get_args
 from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
-from ..methods.tokens.base import Scored, TokenRule
+from ..methods.tokens.base import Scored
+from .masks import check_masks
 from .run import TokenGuidance
 
 
@@ -23,7 +24,7 @@ def check_token_rules(asked: TokenGuidance, timed: bool) -> None:
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.CFG(1.5), got {rule!r}")
         rule.fits_tokens(timed)
-        if isinstance(rule, TokenRule) and asked.space != rule.space:
+        if asked.space != "logp" and "logp" in (rule.space, getattr(rule, "on", None)):
             raise BadValue(f"{rule.name} works on log-probabilities: leave out space={asked.space!r}")
     _check_order(asked)
     _check_names(asked)
@@ -80,6 +81,7 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
         raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave it out")
     if beams and asked.space == "logits":
         raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
+    check_masks(arguments.get("logits_processor") or (), beams, drafted)
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:
         raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")
 
