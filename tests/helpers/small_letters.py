@@ -1,4 +1,4 @@
-"""A tokenizer of single bytes and a small model of them: what libraries of grammars read is a text, not a table of tokens."""
+"""A tokenizer of single bytes and a small model of them: libraries of grammars read texts, not tables of tokens."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Grammars of outlines, llguidance and xgrammar behind guidance: every text is valid, and what they allow is what guidance says."""
+"""Grammars of outlines, llguidance and xgrammar behind guidance: every text is valid, and allowed tokens are as guided."""
 
 import re
 

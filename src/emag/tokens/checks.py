@@ -1,6 +1,6 @@
 """Everything about a guidance of tokens that can be refused before anything is generated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ..core import COND, UNCOND, Rule, check_finite, weak_branches
@@ -25,7 +25,7 @@ def check_token_rules(asked: TokenGuidance, timed: bool) -> None:
             raise BadValue(f"a guidance is made of rules such as emag.CFG(1.5), got {rule!r}")
         rule.fits_tokens(timed)
         if asked.space != "logp" and "logp" in (rule.space, getattr(rule, "on", None)):
-            raise BadValue(f"{rule.name} works on log-probabilities: leave out space={asked.space!r}")
+            raise BadValue(f"{rule.name} works on log-probabilities, not in space={asked.space!r}: \"logp\" is its space")
     _check_order(asked)
     _check_names(asked)
 
@@ -90,9 +90,9 @@ def _drafts(config: Any, arguments: Mapping[str, Any]) -> bool:
     return arguments.get("assistant_model") is not None or bool(config.prompt_lookup_num_tokens)
 
 
-def token_space(name: str) -> TokenSpace:
-    """A space by name."""
-    found = next((space for space in get_args(TokenSpace) if space == name), None)
+def token_space(name: str, spaces: Sequence[TokenSpace] = get_args(TokenSpace)) -> TokenSpace:
+    """One of `spaces` by name."""
+    found = next((space for space in spaces if space == name), None)
     if found is None:
-        raise BadValue(f"space must be one of {', '.join(get_args(TokenSpace))}, got {name!r}")
+        raise BadValue(f"space must be one of {', '.join(spaces)}, got {name!r}")
     return found

@@ -178,7 +178,8 @@ def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = 
           space: str = "logp") -> TokenGuidance:
     """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
-    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
+    found = token_space(space, ("logp", "logits"))
+    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, found)
 
 
 def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
