@@ -10,12 +10,25 @@ from ..methods.tokens.base import Scored
 from .masks import check_masks
 from .run import TokenGuidance
 
+PROVEN = ("MusicgenForConditionalGeneration", "JanusForConditionalGeneration")
+"""Models of transformers with a `generate` of their own that guidance has been held against."""
+
 
 def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
     """Raise `BadValue` or `Unsupported` for rules and branches that cannot work. timed: the number of tokens is known."""
     if not hasattr(getattr(model, "config", None), "is_encoder_decoder") or not callable(getattr(model, "forward", None)):
         raise BadValue(f"a model of transformers that generates is wanted, got {type(model).__name__}")
     check_token_rules(asked, timed)
+
+
+def check_loop(model: Any) -> None:
+    """Raise `Unsupported` for a model of transformers that decodes in a way of its own, unless guidance is proven in it."""
+    kind = type(model)
+    own = next((name for name in ("generate", "_sample", "_get_logits_processor")
+                if getattr(getattr(kind, name, None), "__module__", "").startswith("transformers.models.")), None)
+    if own and kind.__name__ not in PROVEN:
+        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}), in which nobody has proven guidance: use "
+                          f"emag.tokens.processor in a loop of yours; of its kind, {' and '.join(PROVEN)} are guided")
 
 
 def check_token_rules(asked: TokenGuidance, timed: bool) -> None:

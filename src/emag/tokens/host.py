@@ -10,7 +10,7 @@ from ..core import Rule
 from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy
-from .checks import check_asked, check_call, token_space
+from .checks import check_asked, check_call, check_loop, token_space
 from .context import Inputs, Null
 from .follower import TokenShape
 from .run import Scorer, TokenGuidance, TokenRun
@@ -25,6 +25,7 @@ class GuidedTokens:
 
     def __init__(self, model: Any, asked: TokenGuidance):
         check_asked(model, asked, timed=True)
+        check_loop(model)
         self.asked, self._model = asked, model
         self.latest: TokenStats | None = None
         self._undo: Undo | None = None
