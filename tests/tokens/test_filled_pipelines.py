@@ -135,8 +135,9 @@ def write(pipe, seen, **more):
     plain = pipe.scheduler.step
     pipe.scheduler.step = lambda **given: seen.append((given["sample"].clone(), given["model_output"])) or plain(**given)
     try:
-        return pipe(input_ids=PROMPT, gen_length=8, block_length=4, num_inference_steps=4, output_type="seq", temperature=0.0,
-                    mask_token_id=MASK, eos_token_id=-1, threshold=1.5, editing_threshold=None, **more).sequences
+        return pipe(input_ids=PROMPT, gen_length=8, block_length=4, num_inference_steps=4, output_type="seq",
+                    eos_token_id=-1, temperature=0.0, mask_token_id=MASK, threshold=1.5, editing_threshold=None,
+                    **more).sequences
     finally:
         del pipe.scheduler.step
 

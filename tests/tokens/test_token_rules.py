@@ -254,3 +254,30 @@ def test_what_is_no_answer_of_a_scorer_is_said(scorer):
         guided(model_of("llama"), prompts("llama", 6), emag.tokens.CognacGen(), null=None, given=given)
     with pytest.raises(emag.BadValue, match="phrases"):
         emag.tokens.Phrases()
+
+
+PLANS = {
+    "cfg": ((emag.CFG(W),), True), "none": ((emag.CFG(1.0),), True),
+    "interval": ((emag.CFG(emag.Interval(W, 0.2, 0.7, "progress")),), True), "curve": ((emag.CFG(emag.Curve(3.0)),), True),
+    "nested": ((emag.Negative(1.3, negative="text"), emag.CFG(W)), True), "soft": ((emag.tokens.SoftCFG(W),), True),
+    "compose": ((emag.Compose("cond", (emag.Term(0.5, "cond", "text"),)),), True),
+    "mti": ((emag.tokens.MTI(W, threshold=2.1),), False), "ag": ((emag.AG(threshold=0.3, on="logp"), emag.CFG(W)), False),
+}
+
+
+@pytest.mark.parametrize(("rules", "exact"), PLANS.values(), ids=PLANS)
+def test_counted_passes_are_those_of_the_plan(rules, exact):
+    """Exactly; or at most, where the text itself decides which are spared."""
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    named = {rule.negative for rule in rules if isinstance(rule, emag.Negative)} | (
+        {"text"} if isinstance(rules[0], emag.Compose) else set())
+    null = None if isinstance(rules[0], emag.Compose) else NULL
+    given = {"conditions": {name: torch.tensor([7, 8]) for name in named}}
+    calls, hook = [], model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        _, run = guided(model, inputs, *rules, null=null, given=given)
+    finally:
+        hook.remove()
+    plan, counted = run.plan(COUNT), run.stats.passes
+    assert len(calls) == COUNT + sum(counted.values())
+    assert counted == plan if exact else 0 < sum(counted.values()) < sum(plan.values()) == COUNT

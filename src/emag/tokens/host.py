@@ -13,6 +13,7 @@ from ..errors import BadValue, Busy
 from .checks import check_asked, check_call, check_loop, token_space
 from .context import Inputs, Null
 from .follower import TokenShape
+from .plan import planned
 from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
 
@@ -51,6 +52,10 @@ class GuidedTokens:
 
     def __str__(self) -> str:
         return str(self.latest or "emag run: none yet; call model.generate inside the with block")
+
+    def plan(self, tokens: int) -> dict[str, int]:
+        """The most passes by branch that `tokens` tokens will take, beside those of plain decoding; see `stats.passes`."""
+        return planned(self.asked, tokens)
 
     @property
     def stats(self) -> TokenStats:
