@@ -26,7 +26,8 @@ ELSEWHERE = {
 
 GIVEN = dict.fromkeys(("docs/models", "docs/modular", "docs/worlds"),
                        "from typing import Any\nphoto: Any\npipe: Any\nimages: Any\nprompts: list[str]\n")
-GIVEN["docs/tokens"] = "from typing import Any\ninput_ids: Any\nlogits: Any\ntokens: Any\nprompt: Any\n"
+GIVEN["docs/tokens"] = "from typing import Any\ninput_ids: Any\nlogits: Any\ntokens: Any\nprompt: Any\n" \
+                       "probabilities: Any\nnetwork: Any\nx: Any\n"
 """Names that a page says one has already."""
 
 HOLES: dict[str, set[str]] = {}

@@ -9,10 +9,11 @@ import pytest
 import emag
 from emag.core.docs import body_of, example_of, fields_of, summary_of
 from emag.methods import METHODS
+from emag.methods.tokens import TOKEN_METHODS
 from emag.samplers import CORRECTORS, SOLVERS
 from emag.schedules import SCHEDULES, Feedback
 
-CLASSES = {cls.__name__: cls for table in (METHODS, SCHEDULES, CORRECTORS, SOLVERS) for cls in table.values()}
+CLASSES = {cls.__name__: cls for table in (METHODS, TOKEN_METHODS, SCHEDULES, CORRECTORS, SOLVERS) for cls in table.values()}
 CLASSES["Feedback"] = Feedback
 each = pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 
@@ -47,5 +48,5 @@ def test_the_example_runs(cls):
 
 
 def test_public_classes_are_at_home_where_the_stub_says():
-    assert all(getattr(emag, cls.__name__) is cls for cls in CLASSES.values())
+    assert all((getattr(emag, name, None) or getattr(emag.tokens, name)) is cls for name, cls in CLASSES.items())
     assert "torch" in sys.modules

@@ -1,10 +1,14 @@
-"""The smallest MusicGen, Janus and LLaVA: codes of sound by several heads, tokens of an image, words about one."""
+"""The smallest MusicGen, Janus, Emu3 and LLaVA: codes of sound by several heads, tokens of an image, words about one."""
 
 import functools
 
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Emu3Config,
+    Emu3ForConditionalGeneration,
+    Emu3TextConfig,
+    Emu3VQVAEConfig,
     EncodecConfig,
     JanusConfig,
     JanusForConditionalGeneration,
@@ -60,6 +64,23 @@ def janus():
     config = made.generation_config
     config.bos_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     config.generation_kwargs = {"boi_token_id": 3}
+    return made
+
+
+ROW_END, FIRST_CODE = 4, 20
+"""Emu3's token at the end of a row of an image, and its first code; 13 of them."""
+
+
+@functools.cache
+def emu3():
+    torch.manual_seed(0)
+    text = Emu3TextConfig(vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+                          num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    codes = Emu3VQVAEConfig(codebook_size=13, embed_dim=4, latent_channels=4, base_channels=32, channel_multiplier=[1, 1],
+                            num_res_blocks=1, hidden_size=16, attn_resolutions=[], temporal_downsample_factor=1)
+    words = {"<|extra_200|>": ROW_END, "<image>": 5, **{f"<|visual token {i:06d}|>": FIRST_CODE + i for i in range(13)}}
+    made = _spread(Emu3ForConditionalGeneration(Emu3Config(text_config=text, vq_config=codes, vocabulary_map=words)), 0.5)
+    made.generation_config.eos_token_id, made.generation_config.pad_token_id = None, 0
     return made
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from emag.lab.cli import weakness
 from emag.lab.draw import columns
 from emag.lab.pages import catalogue
+from emag.methods.tokens import TOKEN_METHODS
 from emag.records import png as images
 from tiny import dit, sd3
 
@@ -196,7 +197,7 @@ def test_compare_draws_every_method(run, tmp_path):
     drawn = catalogue.catalogue()
     identical = [line for line in text.splitlines() if "identical" in line]
     assert len(identical) == 2 and "CFG" in identical[0] and "euler" in identical[1]
-    for method in drawn:
+    for method in (one for one in drawn if one["kind"] != "token"):
         assert method["name"][:10] in text or method["name"] in ("cfg", "constant")
     assert Image.open(tmp_path / "all.png").height > 36 * 128
 
@@ -206,6 +207,15 @@ def test_methods_in_full(run):
     assert code == 0 and "2410.02416" in text and "norm_threshold" in text and "2406.08070" in text
     code, _, error = run("methods", "apgg")
     assert code == 2 and "no method apgg" in error
+
+
+def test_rules_for_tokens_are_listed_where_they_work(run):
+    code, text, _ = run("methods", "mti")
+    assert code == 0 and "2510.13940" in text and "threshold" in text
+    overview = run("methods")[1]
+    assert "Rules for tokens alone" in overview and all(f"\n{name} " in overview for name in ("mti", "gedi", "caif"))
+    listed = {method["name"]: method["class"] for method in json.loads(run("methods", "--json")[1])}
+    assert set(TOKEN_METHODS) <= set(listed) and listed["soft-cfg"] == "tokens.SoftCFG" and listed["cfg"] == "CFG"
 
 
 def test_methods_as_data(run):

@@ -1,11 +1,13 @@
 """Codes of sound and of images, and captions: MusicGen, whose heads are guided each, Janus, whose loop brings its own null,
-LLaVA, whose null is an image of zeros."""
+Emu3, whose image is a text under a grammar, LLaVA, whose null is an image of zeros."""
 
 import pytest
 import torch
+import transformers
 
 import emag
-from small_codecs import HEADS, SEEN, janus, llava, musicgen
+from small_codecs import FIRST_CODE, HEADS, ROW_END, SEEN, emu3, janus, llava, musicgen
+from small_words import by_hand
 
 MUTE = emag.tokens.zero("encoder_outputs", "attention_mask")
 close = torch.testing.assert_close
@@ -109,6 +111,47 @@ def test_janus_takes_no_other_null():
     for rules, given in (((emag.CFG(2.0),), {"null": IDS}), ((emag.tokens.SoftCFG(2.0),), {})):
         with pytest.raises(emag.Unsupported, match="a null branch of its own"):
             image(*rules, given=given)
+
+
+PADDED = {"input_ids": torch.tensor([[1, 7, 8, 9], [0, 1, 6, 10]]),
+          "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])}
+BLURRED = torch.tensor([1, 11, 12])
+
+
+def rows_of_three(sample, ids):
+    """What an image of 3 x 3 codes allows next: three codes and the end of a row."""
+    return [ROW_END] if (len(ids) - 4) % 4 == 3 else list(range(FIRST_CODE, FIRST_CODE + 13))
+
+
+@pytest.mark.parametrize("more", [{}, {"do_sample": True, "top_k": 5}], ids=["greedy", "sampled"])
+def test_emu3_is_guided_as_by_transformers_and_its_image_keeps_its_form(more):
+    more = {"max_new_tokens": 12, "do_sample": False, "prefix_allowed_tokens_fn": rows_of_three,
+            "return_dict_in_generate": True, "output_scores": True, **more}
+    torch.manual_seed(3)
+    negative = {"negative_prompt_ids": BLURRED.expand(2, -1), "negative_prompt_attention_mask": torch.ones(2, 3).long()}
+    theirs = emu3().generate(**PADDED, guidance_scale=3.0, **negative, **more)
+    torch.manual_seed(3)
+    with emag.tokens.guide(emu3(), emag.CFG(3.0), null=BLURRED) as run:
+        ours = emu3().generate(**PADDED, **more)
+    assert torch.equal(ours.sequences, theirs.sequences) and run.stats.passes == {"uncond": 12}
+    assert (ours.sequences[:, 7::4] == ROW_END).all() and ours.sequences[0].tolist() != ours.sequences[1].tolist()
+    for row in range(2):
+        prompt = PADDED["input_ids"][row][PADDED["attention_mask"][row].bool()]
+        for i, scores in enumerate(ours.scores if not more.get("top_k") else ()):
+            right, allowed = by_hand(emu3(), prompt, BLURRED, ours.sequences[row, 4:4 + i], 3.0), scores[row].isfinite()
+            close(scores[row][allowed].log_softmax(-1), right[allowed].log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["DiaForConditionalGeneration", "MusicgenMelodyForConditionalGeneration", "BarkModel",
+                                  "CsmForConditionalGeneration", "MoshiForConditionalGeneration"])
+def test_models_that_decode_in_a_way_of_their_own_are_refused(name):
+    """Their loops double batches, delay codes or call models inside of models: nothing of it is guessed."""
+    kind = getattr(transformers, name)
+    model = kind.__new__(kind)
+    torch.nn.Module.__init__(model)
+    model.config = kind.config_class()
+    with pytest.raises(emag.Unsupported, match="a way of its own"):
+        emag.tokens.guide(model, emag.CFG(2.0), null=IDS)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

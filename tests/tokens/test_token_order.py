@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 import emag
 from small_words import DECODERS, EOS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
@@ -106,6 +107,33 @@ def test_transformers_guidance_counts_the_padding_of_its_null(name):
     masked = generate(model, inputs, guidance_scale=W, negative_prompt_ids=null["input_ids"],
                       negative_prompt_attention_mask=null["attention_mask"]).scores[0][0].log_softmax(-1)
     assert torch.allclose(masked, right, atol=1e-3) is (name != "gpt2")
+
+
+@pytest.mark.parametrize(("scale", "breaks"), [(0.0, torch.isnan), (-1.0, torch.isposinf)], ids=["nan", "winner"])
+def test_transformers_guidance_behind_a_mask_lets_it_turn_into_nan_or_a_winner(scale, breaks):
+    """A processor that a user hands in comes after the masks of the call: there theirs computes with minus infinity."""
+    model, inputs = model_of("llama"), prompts("llama", 6)
+    theirs_ = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, unconditional_ids=NULL)
+    made = generate(model, inputs, 1, bad_words_ids=[[5], [6]], logits_processor=[theirs_])
+    assert breaks(made.scores[0][0, [5, 6]]).all()
+    # ours in the same place, and at the same weights: what is masked stays so
+    rule = emag.Compose("uncond", (emag.Term(scale, "cond", "uncond"),))
+    ours_ = emag.tokens.processor(model, rule, null=NULL)
+    kept = generate(model, inputs, 6, bad_words_ids=[[5], [6]], logits_processor=[ours_])
+    assert all(scores[0, [5, 6]].isneginf().all() and not scores.isnan().any() for scores in kept.scores)
+    assert not {5, 6} & set(kept.sequences[0, 6:].tolist())
+
+
+@decoders
+def test_two_calls_in_one_block_are_as_two_blocks(name):
+    """Every branch begins anew with a call: no cache of the last text is left, as one of three is in VoxInstruct's code."""
+    model, texts = model_of(name), [prompts(name, 6, seed=seed) for seed in (1, 2)]
+    rules = (emag.Negative(1.3, negative="text"), emag.CFG(W))
+    with emag.tokens.guide(model, *rules, null=NULL, conditions={"text": NULL[:, :2]}) as run:
+        together = [generate(model, inputs).sequences.tolist() for inputs in texts]
+        assert run.stats.passes == {"text": 8, "uncond": 8}
+    alone = [ours(model, inputs, *rules, given={"conditions": {"text": NULL[:, :2]}}).sequences.tolist() for inputs in texts]
+    assert together == alone and together[0] != together[1]
 
 
 @decoders

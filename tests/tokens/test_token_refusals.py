@@ -99,6 +99,12 @@ def test_rules_that_mean_nothing_for_tokens_are_refused_by_name(rules):
         assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("rules", [(emag.AG(0.9, on="logp"), emag.CFG(1.5)), (emag.tokens.MTI(1.5, threshold=1.0),)])
+def test_rules_on_log_probabilities_are_refused_on_logits(rules):
+    with pytest.raises(emag.BadValue, match="works on log-probabilities"):
+        emag.tokens.guide(model_of("llama"), *rules, null=NULL, space="logits")
+
+
 @pytest.mark.parametrize("rule", [emag.tokens.MTI(1.5, threshold=1.0), emag.tokens.SoftCFG(2.0), emag.tokens.GeDi(),
                                   emag.tokens.CAIF()], ids=lambda rule: rule.name)
 def test_rules_for_tokens_are_refused_where_images_are_made(rule):

@@ -215,3 +215,69 @@ def test_rules_after_work_on_what_the_combining_one_gives(name):
         fits = class_scorer(torch.cat([prompt, tokens[:i]])[None], every)[0]
         pushed = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * fits
         close(scores[0], pushed.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+@decoders
+def test_what_is_wanted_is_raised_and_what_is_not_is_lowered(name):
+    model, inputs = model_of(name), prompts(name, 6, 3)
+    phrases = emag.tokens.Phrases(mention=[[7, 8], [7, 9, 10]], avoid=[[5], [11, 12]], prompt=inputs["input_ids"].shape[1])
+    rules, given = (emag.CFG(W), emag.tokens.CognacGen(mention=2.0, avoid=3.0)), {"scorers": {"scorer": phrases}}
+    made, run = guided(model, inputs, *rules, given=given)
+    assert run.stats.scored == COUNT
+    for row in range(2):
+        prompt, tokens = decoded(model, inputs, made, row)
+        for i, scores in enumerate(made.scores):
+            sign = phrases(torch.cat([inputs["input_ids"][row], tokens[:i]])[None], torch.arange(VOCABULARY)[None])[0]
+            expected = by_hand(model, prompt, NULL, tokens[:i], W) + 2.0 * (sign == 1) - 3.0 * (sign == -1)
+            close(scores[row], expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_phrases_are_said_in_order_once_and_those_to_avoid_never():
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    length = inputs["input_ids"].shape[1]
+    strong, texts = emag.tokens.CognacGen(mention=200.0, avoid=1000.0), []
+    for avoid in ([], [[7, 8]]):
+        given = {"scorers": {"scorer": emag.tokens.Phrases(mention=[[7, 8], [3, 4, 6]], avoid=avoid, prompt=length)}}
+        made, _ = guided(model, inputs, strong, null=None, given=given, do_sample=True, count=14)
+        texts += [" ".join(map(str, row[length:].tolist())) for row in made.sequences]
+    assert all(text.startswith(("7 8 3 4 6", "3 4 6 7 8")) and text.count("7 8") == 1 for text in texts[:2])
+    assert not any("7 8" in text for text in texts[2:])
+    # two phrases that begin alike: after 7 both ways are open, and no third
+    signs = emag.tokens.Phrases(mention=[[7, 8], [7, 9, 10]])(torch.tensor([[2, 7]]), torch.arange(12)[None])
+    assert signs.nonzero()[:, 1].tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("scorer", [lambda ids, n: torch.full(n.shape, float("nan")), lambda ids, n: torch.zeros(1, 1)])
+def test_what_is_no_answer_of_a_scorer_is_said(scorer):
+    given = {"scorers": {"scorer": scorer}}
+    with pytest.raises(emag.BadValue, match="numbers of shape"):
+        guided(model_of("llama"), prompts("llama", 6), emag.tokens.CognacGen(), null=None, given=given)
+    with pytest.raises(emag.BadValue, match="phrases"):
+        emag.tokens.Phrases()
+
+
+PLANS = {
+    "cfg": ((emag.CFG(W),), True), "none": ((emag.CFG(1.0),), True),
+    "interval": ((emag.CFG(emag.Interval(W, 0.2, 0.7, "progress")),), True), "curve": ((emag.CFG(emag.Curve(3.0)),), True),
+    "nested": ((emag.Negative(1.3, negative="text"), emag.CFG(W)), True), "soft": ((emag.tokens.SoftCFG(W),), True),
+    "compose": ((emag.Compose("cond", (emag.Term(0.5, "cond", "text"),)),), True),
+    "mti": ((emag.tokens.MTI(W, threshold=2.1),), False), "ag": ((emag.AG(threshold=0.3, on="logp"), emag.CFG(W)), False),
+}
+
+
+@pytest.mark.parametrize(("rules", "exact"), PLANS.values(), ids=PLANS)
+def test_counted_passes_are_those_of_the_plan(rules, exact):
+    """Exactly; or at most, where the text itself decides which are spared."""
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    named = {rule.negative for rule in rules if isinstance(rule, emag.Negative)} | (
+        {"text"} if isinstance(rules[0], emag.Compose) else set())
+    null = None if isinstance(rules[0], emag.Compose) else NULL
+    given = {"conditions": {name: torch.tensor([7, 8]) for name in named}}
+    calls, hook = [], model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        _, run = guided(model, inputs, *rules, null=null, given=given)
+    finally:
+        hook.remove()
+    plan, counted = run.plan(COUNT), run.stats.passes
+    assert len(calls) == COUNT + sum(counted.values())
+    assert counted == plan if exact else 0 < sum(counted.values()) < sum(plan.values()) == COUNT

@@ -45,9 +45,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionPanoramaPipeline", "StableDiffusionParadigmsPipeline", "CycleDiffusionPipeline",
         "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline", "RePaintPipeline"),
     "needs x_t to be numbers: it predicts words of a codebook": (
-        "UVit2DModel", "Transformer2DModel", "AmusedPipeline", "AmusedImg2ImgPipeline",
-        "AmusedInpaintPipeline", "VQDiffusionPipeline", "LLaDA2Pipeline", "DiffusionGemmaPipeline",
+        "UVit2DModel", "Transformer2DModel", "VQDiffusionPipeline", "DiffusionGemmaPipeline",
         "MiniMaxMusic3RVQDepthDecoder"),
+    "makes tokens, which emag.tokens.filled guides": (
+        "AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "LLaDA2Pipeline"),
     "is kept by diffusers for old code alone": (
         "AltDiffusionPipeline", "AltDiffusionImg2ImgPipeline", "AudioLDMPipeline", "BlipDiffusionPipeline",
         "BlipDiffusionControlNetPipeline", "MusicLDMPipeline", "PaintByExamplePipeline", "StableDiffusionGLIGENPipeline",

@@ -12,8 +12,9 @@ import torch
 from ..errors import BadValue
 
 DenoiserSpace = Literal["epsilon", "v", "flow", "x0"]
-TokenSpace = Literal["logp", "logits"]
-"""What a token model predicts: log-probabilities, or logits as they are. There is no x, so nothing converts them."""
+TokenSpace = Literal["logp", "logits", "hidden", "prob"]
+"""What a token model predicts: log-probabilities, logits as they are, states before its heads, or probabilities.
+There is no x, so nothing converts them."""
 Space = Literal[DenoiserSpace, TokenSpace]
 SPACES: tuple[DenoiserSpace, ...] = get_args(DenoiserSpace)
 

@@ -1,13 +1,17 @@
 """Everything about a guidance of tokens that can be refused before anything is generated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
-from ..methods.tokens.base import Scored, TokenRule
+from ..methods.tokens.base import Scored
+from .masks import check_masks
 from .run import TokenGuidance
+
+PROVEN = ("MusicgenForConditionalGeneration", "JanusForConditionalGeneration")
+"""Models of transformers with a `generate` of their own that guidance has been held against."""
 
 
 def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
@@ -17,14 +21,24 @@ def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
     check_token_rules(asked, timed)
 
 
+def check_loop(model: Any) -> None:
+    """Raise `Unsupported` for a model of transformers that decodes in a way of its own, unless guidance is proven in it."""
+    kind = type(model)
+    own = next((name for name in ("generate", "_sample", "_get_logits_processor")
+                if getattr(getattr(kind, name, None), "__module__", "").startswith("transformers.models.")), None)
+    if own and kind.__name__ not in PROVEN:
+        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}), in which nobody has proven guidance: use "
+                          f"emag.tokens.processor in a loop of yours; of its kind, {' and '.join(PROVEN)} are guided")
+
+
 def check_token_rules(asked: TokenGuidance, timed: bool) -> None:
     """What `check_asked` tells without a model."""
     for rule in asked.rules:
         if not isinstance(rule, Rule):
             raise BadValue(f"a guidance is made of rules such as emag.CFG(1.5), got {rule!r}")
         rule.fits_tokens(timed)
-        if isinstance(rule, TokenRule) and asked.space != rule.space:
-            raise BadValue(f"{rule.name} works on log-probabilities: leave out space={asked.space!r}")
+        if asked.space != "logp" and "logp" in (rule.space, getattr(rule, "on", None)):
+            raise BadValue(f"{rule.name} works on log-probabilities, not in space={asked.space!r}: \"logp\" is its space")
     _check_order(asked)
     _check_names(asked)
 
@@ -80,6 +94,7 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
         raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave it out")
     if beams and asked.space == "logits":
         raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
+    check_masks(arguments.get("logits_processor") or (), beams, drafted)
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:
         raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")
 
@@ -88,9 +103,9 @@ def _drafts(config: Any, arguments: Mapping[str, Any]) -> bool:
     return arguments.get("assistant_model") is not None or bool(config.prompt_lookup_num_tokens)
 
 
-def token_space(name: str) -> TokenSpace:
-    """A space by name."""
-    found = next((space for space in get_args(TokenSpace) if space == name), None)
+def token_space(name: str, spaces: Sequence[TokenSpace] = get_args(TokenSpace)) -> TokenSpace:
+    """One of `spaces` by name."""
+    found = next((space for space in spaces if space == name), None)
     if found is None:
-        raise BadValue(f"space must be one of {', '.join(get_args(TokenSpace))}, got {name!r}")
+        raise BadValue(f"space must be one of {', '.join(spaces)}, got {name!r}")
     return found

@@ -10,9 +10,10 @@ from ..core import Rule
 from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy
-from .checks import check_asked, check_call, token_space
+from .checks import check_asked, check_call, check_loop, token_space
 from .context import Inputs, Null
 from .follower import TokenShape
+from .plan import planned
 from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
 
@@ -25,6 +26,7 @@ class GuidedTokens:
 
     def __init__(self, model: Any, asked: TokenGuidance):
         check_asked(model, asked, timed=True)
+        check_loop(model)
         self.asked, self._model = asked, model
         self.latest: TokenStats | None = None
         self._undo: Undo | None = None
@@ -50,6 +52,10 @@ class GuidedTokens:
 
     def __str__(self) -> str:
         return str(self.latest or "emag run: none yet; call model.generate inside the with block")
+
+    def plan(self, tokens: int) -> dict[str, int]:
+        """The most passes by branch that `tokens` tokens will take, beside those of plain decoding; see `stats.passes`."""
+        return planned(self.asked, tokens)
 
     @property
     def stats(self) -> TokenStats:
@@ -178,7 +184,8 @@ def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = 
           space: str = "logp") -> TokenGuidance:
     """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
-    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, token_space(space))
+    found = token_space(space, ("logp", "logits"))
+    return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, found)
 
 
 def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from ..core import COND, UNCOND, Perturbation, Rule, Step, TokenStep, combine, needed_branches, needs_null, with_null
+from ..core import COND, UNCOND, Perturbation, Rule, TokenStep, needed_branches, needs_null
 from ..errors import BadValue, NoEffect, NotFinite, Unsupported
 from ..maths.logits import soft_value_weights
 from ..maths.predictions import TokenSpace
 from ..maths.streams import Streams
 from ..methods.tokens.base import Scored, best
 from ..methods.tokens.soft_cfg import SoftCFG
+from .algebra import guided_by
 from .context import Inputs, Null, inputs_of, read_context, with_encoder
 from .follower import Follower, TokenShape
 from .stats import TokenStats
@@ -69,7 +70,7 @@ class TokenRun:
         cond, *null = self._in_space(scores).split(len(input_ids))
         step = self._step(input_ids, generated, cond, self._tokens if null else generated.shape[1])
         others = self._brought(null[0], step) if null else self._branches(step, input_ids)
-        guided = self._guided({COND: cond, **others}, step)
+        guided = guided_by(self.asked.rules, {COND: cond, **others}, step, self._states)
         self._tokens = max(self._tokens, step.index + 1)
         if bool(guided.isnan().any()):
             raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
@@ -171,21 +172,10 @@ class TokenRun:
     def _score(self, branch: Scored, step: TokenStep, ids: torch.Tensor) -> torch.Tensor:
         candidates = best(step.cond, branch.top)
         score = self.asked.scorers[branch.scorer](ids, candidates).to(step.cond)
-        if score.shape != candidates.shape or bool((score > 1e-6).any() | score.isnan().any()):
-            raise BadValue(f"the scorer {branch.scorer!r} must return log-probabilities, at most 0, of shape "
-                           f"{tuple(candidates.shape)}, a number for each candidate; got {tuple(score.shape)}")
+        odd = ~score.isfinite() if branch.signed else (score > 1e-6) | score.isnan()
+        if score.shape != candidates.shape or bool(odd.any()):
+            what = "numbers" if branch.signed else "log-probabilities, at most 0,"
+            raise BadValue(f"the scorer {branch.scorer!r} must return {what} of shape {tuple(candidates.shape)}, "
+                           f"a number for each candidate; got {tuple(score.shape)}")
         self._scored += 1
         return torch.full_like(step.cond, -torch.inf).scatter(1, candidates, score)
-
-    def _guided(self, branches: dict[Hashable, torch.Tensor], step: Step) -> torch.Tensor:
-        """The rules in order. What a branch excludes (-inf) keeps the value that the prompt gives it."""
-        cond, rules, states = branches[COND], self.asked.rules, self._states
-        # inf - inf is NaN and 0 times inf too: rules that combine see 0 in all branches where one excludes a token
-        predicted = {name: p for name, p in branches.items() if not isinstance(name, Scored)}
-        excluded = torch.stack([p.isinf() for p in predicted.values()]).any(0)
-        seen = {**branches, **{name: p.masked_fill(excluded, 0.0) for name, p in predicted.items()}}
-        first = next((i for i, rule in enumerate(rules) if rule.kind == "after"), len(rules))
-        seen = dict(with_null(rules, seen, step, states))
-        pred = combine(rules[:first], seen[COND], seen, step, states[:first])
-        pred = torch.where(excluded, cond, pred)
-        return combine(rules[first:], pred, branches, step, states[first:])

@@ -38,6 +38,13 @@ def method_names(incomplete: str) -> list[str]:
     return _starting(incomplete, METHODS)
 
 
+def token_method_names(incomplete: str) -> list[str]:
+    """Completions of a rule over tokens."""
+    from ...methods.tokens import TOKEN_METHODS
+
+    return _starting(incomplete, TOKEN_METHODS)
+
+
 def recipe_names(incomplete: str) -> list[str]:
     """Completions of a recipe."""
     from ...records.named import recipes

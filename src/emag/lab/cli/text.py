@@ -12,9 +12,9 @@ from . import common as shared
 from .common import command, err, out
 
 TextModel = Annotated[str, typer.Option("--model", "-m", help="Local folder or hub id of a language model.")]
-TextRules = Annotated[list[str], typer.Option("--guidance", "-g", help="A rule, in order: cfg=1.5, "
-                                              "mti=1.5,threshold=1 or negative=1.3,negative=\"prompt:a text\". Repeat for "
-                                              "more.")]
+TextRules = Annotated[list[str], typer.Option("--guidance", "-g", autocompletion=shared.token_method_names,
+                                              help="A rule, in order: cfg=1.5, mti=1.5,threshold=1 or "
+                                              "negative=1.3,negative=\"prompt:a text\". Repeat for more.")]
 
 
 @command('emag text "Once upon a time" -m ./model -g cfg=1.5 --negative "A dull story."',

@@ -8,9 +8,14 @@ from ...core.docs import body_of, example_of, fields_of, summary_of
 from ...families import DEFAULTS
 from ...methods import METHODS
 from ...methods.common.values import hints_of, to_plain, type_name
+from ...methods.tokens import TOKEN_METHODS
+from ...methods.tokens.base import TokenRule
 from ...records.named import recipes
 from ...samplers import CORRECTORS, SOLVERS
 from ...schedules import SCHEDULES, Window
+
+SHARED = tuple(name for name, method in TOKEN_METHODS.items() if not issubclass(method, TokenRule))
+"""Methods for images that work on the logits of tokens, too."""
 
 KINDS = {
     "condition": "Condition rules: change the condition, once for all branches of a step",
@@ -20,6 +25,8 @@ KINDS = {
     "combining": "Combining rules: join the conditional and the unconditional prediction, instead of the pipeline's CFG",
     "after": "After combining: work on the combined prediction",
     "energy": "Energies: move the combined prediction to where a score of the image is higher",
+    "token": "Rules for tokens alone: in `emag.tokens` and `emag text`, on log-probabilities of the next token; there "
+             f"{', '.join(SHARED)} work too",
     "schedule": "Schedules: usable as the scale of any rule",
     "corrector": "Correctors: move x between two steps of our own loop (`emag.sample`, `emag generate`); what they evaluate "
                  "themselves are clean branches, where rules neither act nor learn",
@@ -27,10 +34,14 @@ KINDS = {
 }
 
 
+ALONE = {name: method for name, method in TOKEN_METHODS.items() if name not in SHARED}
+
+
 def catalogue() -> list[dict[str, Any]]:
     """Every method as JSON-ready data, in the order of KINDS."""
-    registries: tuple[Mapping[str, type], ...] = (METHODS, SCHEDULES, CORRECTORS, SOLVERS)
-    found = [describe(method) for registry in registries for method in registry.values()]
+    registries: tuple[Mapping[str, type], ...] = (METHODS, ALONE, SCHEDULES, CORRECTORS, SOLVERS)
+    found = [_of_tokens(one) if registry is ALONE else one for registry in registries
+             for one in map(describe, registry.values())]
     return sorted(found, key=lambda method: list(KINDS).index(method["kind"]))
 
 
@@ -45,6 +56,11 @@ def describe(method: Any) -> dict[str, Any]:
             "about": "\n\n".join(filter(None, (summary_of(method), body_of(method)))), "fields": fields_of(method),
             "parameters": {f.name: _default(f) for f in fields(method)},
             "types": {f.name: type_name(hints[f.name]) for f in fields(method)}, "defaults": rows}
+
+
+def _of_tokens(method: dict[str, Any]) -> dict[str, Any]:
+    """A rule for tokens alone: whether it combines or comes after is said by its text, and its class lives in `tokens`."""
+    return {**method, "kind": "token", "class": f"tokens.{method['class']}"}
 
 
 def _default(field: Any) -> Any:

@@ -11,7 +11,8 @@ from .methods import MADE, cell
 NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
-           "maths.entmax", "objectives.guided_targets", "objectives.implicit", "objectives.likelihood",
+           "maths.entmax", "maths.projections", "tokens.predictions", "objectives.guided_targets", "objectives.implicit",
+           "objectives.likelihood",
            "objectives.preferences", "objectives.further", "objectives.residuals", "scores.classes", "samplers.searches",
            "samplers.inversion", "hosts.history", "hosts.driven",
            "hosts.stream", "hosts.cascade", "methods.attention.map_fusion")

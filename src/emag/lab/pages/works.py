@@ -53,7 +53,8 @@ def markdown() -> str:
     """The page."""
     rows = works()
     counts = Counter(work.state for work in rows.values())
-    anchors = {method["class"]: f"methods/{method['kind']}.md#{anchor(method['name'])}" for method in catalogue()}
+    anchors = {method["class"].rpartition(".")[2]: f"methods/{method['kind']}.md#{anchor(method['name'])}"
+               for method in catalogue()}
     lines = ["# The works of the field", "", MADE.replace("the docstrings and the tables of defaults", "a table"), "",
              f"{len(rows)} works about guidance and what neighbours it: which object carries each, and a test that fails "
              "when it is broken.", ""]

@@ -33,10 +33,12 @@ class Scored(Perturbation):
     Args:
         scorer: its name in emag.tokens.guide(..., scorers={name: ...}).
         top: how many of the likeliest tokens it is asked about; 0 is all.
+        signed: it says what is wanted (above 0) and what is not (below 0), and not log-probabilities.
     """
 
     scorer: str
     top: int = 0
+    signed: bool = False
 
     @property
     def model(self) -> str | None:

@@ -24,7 +24,7 @@ def interface(model: Model) -> None:
     def methods() -> list[dict[str, Any]]:
         """The methods with parameters, cost and paper; `refused` says why one cannot work on this model, else it is null."""
         return [{**one, "refused": model.refused.get(one["name"])} for one in catalogue()
-                if one["kind"] not in ("schedule", "corrector", "solver")]
+                if one["kind"] not in ("token", "schedule", "corrector", "solver")]
 
     gr.api(cost, api_name="price")
     gr.api(methods, api_name="methods")

@@ -1,0 +1,82 @@
+"""Tokens a second under guidance over plain decoding, in one run: python bench/tokens.py [--tokens 64] [--rounds 5]
+
+A Llama of random weights, large enough that its passes are what takes the time. Seconds are those of one core of the processor
+(process time), which do not count what else the machine does. All ways take turns, round by round; the ratio is the median over
+rounds. One more pass a token is 2.0.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import emag
+
+HALF = emag.CFG(emag.Interval(1.5, 0.0, 0.5, "progress"))
+WAYS = {
+    "plain": (), "cfg": (emag.CFG(1.5),), "cfg, half the tokens": (HALF,),
+    "ag": (emag.AG(threshold=0.99, on="logp"), emag.CFG(1.5)), "mti": None,
+    "cfg of transformers": "theirs",
+}
+
+
+def model_of(size: int, layers: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    made = LlamaForCausalLM(LlamaConfig(
+        vocab_size=2000, hidden_size=size, intermediate_size=3 * size, num_hidden_layers=layers, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2)).eval()
+    made.lm_head.weight.data.mul_(4.0)  # a distribution with a shape
+    made.generation_config.eos_token_id = None
+    return made
+
+
+def once(model, ids, null, rules, tokens: int) -> tuple[float, dict[str, int]]:
+    """Seconds, and passes beside those of plain decoding."""
+    torch.manual_seed(0)
+    call = dict(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=True)
+    start = time.process_time()
+    if rules == "theirs":
+        model.generate(**call, guidance_scale=1.5, negative_prompt_ids=null.expand(len(ids), -1))
+        return time.process_time() - start, {}
+    with emag.tokens.guide(model, *rules, null=null if rules else None) as run:
+        model.generate(**call)
+    return time.process_time() - start, dict(run.stats.passes) if rules else {}
+
+
+def middle(model, ids, tokens: int) -> float:
+    """The median entropy along a plain text: MTI guides about half of the tokens above it."""
+    torch.manual_seed(0)
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=True,
+                          return_dict_in_generate=True, output_logits=True)
+    from emag.maths.logits import token_entropy
+    return float(token_entropy(torch.stack(made.logits)).median())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    model = model_of(given.size, given.layers)
+    ids, null = torch.randint(3, 2000, (1, 16)), torch.randint(3, 2000, (1, 8))
+    ways = {**WAYS, "mti": (emag.tokens.MTI(1.5, threshold=middle(model, ids, given.tokens)),)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    passes = {}
+    for _ in range(given.rounds + 1):
+        for name, rules in ways.items():
+            took, passes[name] = once(model, ids, null, rules, given.tokens)
+            seconds[name].append(took)
+    print("| decoding | null passes | tokens a second | time over plain |\n|---|---|---|---|")
+    for name, all_ in seconds.items():
+        ratios = [took / plain for took, plain in zip(all_[1:], seconds["plain"][1:])]  # the first round warms up
+        print(f"| {name} | {passes[name].get('uncond', given.tokens if name.startswith('cfg of') else 0)} | "
+              f"{given.tokens / statistics.median(all_[1:]):.1f} | {statistics.median(ratios):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Pipelines of diffusers that fill in masked tokens: Amused (images) and LLaDA2 (texts), under a guidance of ours."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..core import Rule
+from ..engine.lock import hold
+from ..engine.undo import Undo, patch, undone
+from ..errors import BadValue, Busy, NoEffect, Unsupported
+from ..methods.combining.cfg import CFG
+from .masked import GuidedMasks, masked
+from .predictions import Predictions, predictions
+
+IMAGES = ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
+"""Pipelines that make the null's rows themselves, before those of the prompt, where their guidance_scale is above 1."""
+TEXTS = ("LLaDA2Pipeline",)
+"""Pipelines that know of no null."""
+
+
+class GuidedFilling:
+    """Handle of a `with emag.tokens.filled(...)`. steps: of the latest call; passes: of the network, the null's included."""
+
+    def __init__(self, pipe: Any, rule: CFG, share: float | None):
+        self.steps = self.passes = 0
+        self._pipe, self._rule, self._share, self._undo = pipe, rule, share, Undo()
+        kind = type(pipe).__name__
+        if getattr(pipe, "_emag_filled", False):
+            raise Busy("this pipeline is already inside a with block of emag.tokens.filled")
+        if kind not in IMAGES + TEXTS:
+            raise Unsupported(f"emag.tokens.filled guides {', '.join(IMAGES + TEXTS)}, got {kind}")
+        self._of_images = kind in IMAGES
+        if self._of_images and share is not None:
+            raise BadValue(f"share= is about masking tokens again: the null of {kind} is its negative prompt")
+        self._guide(pipe.transformer if self._of_images else pipe.model, 0 if self._of_images else 1)
+
+    def __enter__(self) -> "GuidedFilling":
+        kind = type(self._pipe)
+        # of the same name, so that what asks for it finds the pipeline that it is
+        call = {"__call__": lambda pipe, *args, **kwargs: self._called(kind, pipe, args, kwargs), "_emag_filled": True}
+        swapped = type(kind.__name__, (kind,), call)
+        self._undo.callback(setattr, self._pipe, "__class__", kind)
+        self._pipe.__class__ = swapped
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+
+    def _guide(self, network: Any, steps: int) -> Predictions | GuidedMasks:
+        """What guides one call; raises for what cannot be guided by. steps: 0 where nobody knows how many there will be."""
+        if not isinstance(self._rule, CFG):
+            raise Unsupported(f"pipelines that fill in tokens are guided by CFG here, got {self._rule!r}")
+        if self._of_images:
+            return predictions(self._rule, space="logits", steps=steps or 1)
+        return masked(network, self._rule, mask_token=0, share=self._share)
+
+    def _called(self, kind: type, pipe: Any, args: Any, kwargs: Any) -> Any:
+        call = inspect.signature(kind.__call__).bind(pipe, *args, **kwargs)
+        call.apply_defaults()
+        return undone(lambda undo: (self._image if self._of_images else self._text)(undo, pipe, call))
+
+    def _image(self, undo: Undo, pipe: Any, call: inspect.BoundArguments) -> Any:
+        if call.arguments["guidance_scale"] <= 1:
+            raise BadValue(f"{type(pipe).__name__} makes the null's rows where guidance_scale is above 1: leave it out; the "
+                           "scale is the rule's")
+        network, guides = pipe.transformer, list[Predictions]()
+        plain = network.forward
+
+        def forward(tokens: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+            if not guides:
+                guides.append(self._guide(network, len(pipe.scheduler.timesteps)))  # type: ignore[arg-type]
+            rows = len(tokens) // 2
+
+            def half(start: int) -> torch.Tensor:
+                self.passes += 1
+                own = {name: value[start:start + rows] if isinstance(value, torch.Tensor) else value
+                       for name, value in given.items()}
+                return plain(tokens[start:start + rows], *args, **own)
+
+            cond = half(rows)
+            guided = guides[0](cond, lambda: half(0)).to(cond.dtype)
+            self.steps += 1
+            # the pipeline's u + s (c - u) of two equal halves is the half itself
+            return torch.cat([guided, guided])
+
+        made = self._run(undo, pipe.transformer, forward, call)
+        guides[0].finish()
+        return made
+
+    def _text(self, undo: Undo, pipe: Any, call: inspect.BoundArguments) -> Any:
+        prepare, network = pipe._prepare_input_ids, pipe.model
+        plain, found = network.forward, dict[str, Any]()
+
+        def prepared(**given: Any) -> Any:
+            ids, mask = prepare(**given)
+            found["prompt"] = ids.shape[-1]
+            return ids, mask
+
+        def forward(tokens: torch.Tensor, **given: Any) -> Any:
+            start, answers = found["prompt"], list[Any]()
+            if "guide" not in found:  # before anything is filled in, the first place behind the prompt is masked
+                found["guide"] = masked(network, self._rule, int(tokens[0, start]), self._share)
+            found["guide"].model = lambda ids, **more: answers.append(plain(ids, **more)) or answers[-1]
+            prompt = torch.arange(tokens.shape[1], device=tokens.device) < start
+            guided = found["guide"](tokens, prompt, **given)
+            self.steps, self.passes = found["guide"].steps, found["guide"].passes
+            answers[0].logits = guided.to(answers[0].logits.dtype)
+            return answers[0]
+
+        patch(undo, pipe, "_prepare_input_ids", prepared)
+        made = self._run(undo, network, forward, call)
+        if self.passes == self.steps and self._rule.scale != 1:
+            raise NoEffect("the null was the text itself at every step, so nothing was guided: is the prompt empty, or are "
+                           "there too few steps to mask anything again?")
+        return made
+
+    def _run(self, undo: Undo, network: Any, forward: Callable[..., Any], call: inspect.BoundArguments) -> Any:
+        self.steps = self.passes = 0
+        hold(network, "emag.tokens.filled", undo)
+        patch(undo, network, "forward", forward)
+        return type(self._pipe).__base__.__call__(*call.args, **call.kwargs)
+
+
+def filled(pipe: Any, rule: Rule, share: float | None = None) -> GuidedFilling:
+    """Run the calls of a pipeline that fills in masked tokens under CFG, while a `with` block lasts.
+
+        with emag.tokens.filled(pipe, emag.CFG(4.0)):
+            pipe("a ship", negative_prompt="blurred")
+
+    pipe: AmusedPipeline and its kind, whose null is the call's negative prompt, and whose scale may be a schedule over the
+    steps: steps at 1 take one pass; or LLaDA2Pipeline, whose null is the text with its prompt masked (LLaDA), or with that
+    `share` of the generated tokens masked again that it is least sure of (A-CFG, arXiv 2505.20199). Scales are of logits:
+    u + w (c - u). guidance_scale of a call has no say but that the null's rows are made. Raises `BadValue`, `Unsupported`
+    and `Busy` before a run, `NoEffect` after one in which the null was the prompt itself.
+    """
+    return GuidedFilling(pipe, rule, share)  # type: ignore[arg-type]
