@@ -23,7 +23,8 @@ from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
 from .report import Latest, report
-from .run import Run, Setting
+from .run import Run
+from .setting import Setting
 
 KEY = "emag"
 SLOT = "optimized_attention_override"
