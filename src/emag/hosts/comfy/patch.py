@@ -18,7 +18,7 @@ from ...engine.lock import hold
 from ...engine.undo import Undo, undone
 from ...families.comfy import ComfyNetwork
 from .attention import override
-from .checks import check_call, check_host, concrete
+from .checks import Null, check_call, check_host, concrete
 from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
@@ -79,7 +79,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
     if not rules or len(sigmas) < 2:  # no step, nothing to guide
         return executor(*args, **kwargs)
-    null = "none" if not guider.conds.get("negative") else "unread" if math.isclose(guider.cfg, 1.0) else "read"
+    null: Null = "none" if not guider.conds.get("negative") else "unread" if math.isclose(guider.cfg, 1.0) else "read"
     check_host(rules, guider.model_options, null, mine.conditions)
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
