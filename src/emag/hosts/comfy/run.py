@@ -22,6 +22,7 @@ from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
+from .checks import check_read
 from .conditions import all_on, changed
 from .levels import Levels, moved, prediction
 from .networks import Layout
@@ -63,6 +64,7 @@ class Run:
     def begin(self, x: torch.Tensor, uncond: bool) -> None:
         """The first step is here: x [batch, ...] as the network sees it. uncond: ComfyUI evaluates the negative conditions,
         which it does not at cfg 1. Raises what the rules say of such a run."""
+        check_read(self.rules, uncond)
         self.streams, self.images = Streams.of(x), len(x)
         self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, uncond), self.streams)
         self.passes = Passes(self.blocks, self.sites, self.layout, self.images)
