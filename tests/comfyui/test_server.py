@@ -40,7 +40,7 @@ class Client:
             return answer.read()
 
     def post(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        body = {"prompt": graph, "client_id": "tests"}  # as a page does: else what comes from the cache is not in the history
+        body = {"prompt": graph, "client_id": "tests"}  # as a page: else what is cached is not in the history
         request = urllib.request.Request(self.url + "/prompt", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
         try:
