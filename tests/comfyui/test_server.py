@@ -40,7 +40,8 @@ class Client:
             return answer.read()
 
     def post(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": graph}).encode(),
+        body = {"prompt": graph, "client_id": "tests"}  # as a page: else what is cached is not in the history
+        request = urllib.request.Request(self.url + "/prompt", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:

@@ -1,7 +1,7 @@
 """What can be refused before a ComfyUI run, in words."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ...core import LATE, Perturbation, Rule
 from ...engine.network import Network
@@ -14,8 +14,6 @@ from ..checks import check_rules
 from ..defaults import resolved
 from ..function_checks import check_types
 
-Null = Literal["none", "unread", "read"]
-"""Of the negative conditions: there are none, the sampler's cfg is 1 and reads none, or it reads them."""
 SLOT = "sampler_cfg_function"
 PLAIN = "leave one of the two out"
 
@@ -87,8 +85,8 @@ def _check_branch(name: str, branch: Perturbation) -> None:
                           f"fit: {instead}")
 
 
-def check_host(rules: Sequence[Rule], options: dict[str, Any], null: Null, further: Collection[str]) -> None:
-    """Refuse what the sampler's settings or other nodes make impossible."""
+def check_host(rules: Sequence[Rule], options: dict[str, Any], uncond: bool, further: Collection[str]) -> None:
+    """Refuse what the sampler's settings or other nodes make impossible. uncond: there are negative conditions."""
     combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
     cache = next((key for kind in options.get("transformer_options", {}).get("wrappers", {}).values()
                   for key in kind if key and "cache" in key.lower()), None)
@@ -104,7 +102,7 @@ def check_host(rules: Sequence[Rule], options: dict[str, Any], null: Null, furth
     if combiner and others:
         raise Unsupported(f"{combiner} combines the network's own predictions, and would pass over {_owner(others[0])}, "
                           f"another node that changes them before CFG: {PLAIN}")
-    _check_uncond(rules, combiner, null)
+    _check_uncond(rules, combiner, uncond)
     for owner, condition in [(rule.name, branch.condition) for rule in rules for branch in rule.weak]:
         if condition is not None and condition not in further:
             raise BadValue(f"{owner} names the condition {condition!r}, and none of that name is there: connect one to the "
@@ -116,20 +114,30 @@ def in_parts(how: str) -> Unsupported:
     return Unsupported(f"another node evaluates the network in parts ({how}); weak passes cannot follow: {PLAIN}")
 
 
-def _check_uncond(rules: Sequence[Rule], combiner: str | None, null: Null) -> None:
-    if combiner and null == "none":
+def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> None:
+    if combiner and not uncond:
         raise BadValue(f"{combiner} combines the positive with a negative condition, and this guider has no negative one: "
                        "use a KSampler or a CFGGuider")
     after = next((rule.name for rule in rules if rule.kind in LATE), None)
     if after and not combiner:
         raise BadValue(f"{after} works on the combined prediction, and here ComfyUI combines: name a combining rule before "
                        "it, e.g. cfg=4.5")
-    about = next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
-    if about and null == "none":
+    about = _about_null(rules)
+    if about and not uncond:
         raise BadValue(f"{about} is about the unconditional prediction, and this guider has no negative condition")
-    if about and null == "unread" and not combiner:
+
+
+def check_read(rules: Sequence[Rule], uncond: bool) -> None:
+    """Refuse a rule about what nobody reads. uncond: ComfyUI evaluates the negative conditions; at cfg 1 it leaves them out,
+    unless a rule combines."""
+    about = _about_null(rules)
+    if about and not uncond:
         raise BadValue(f"{about} is about the unconditional prediction, which the sampler does not read at cfg 1: raise its "
                        "cfg, or name a combining rule, e.g. cfg=4.5")
+
+
+def _about_null(rules: Sequence[Rule]) -> str | None:
+    return next((rule.name for rule in rules if rule.kind == "null" or rule.of_null), None)
 
 
 def _owner(function: Any) -> str:

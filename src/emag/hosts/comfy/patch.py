@@ -4,7 +4,6 @@ The model that comes in is left as it was: the answer is a clone of it that carr
 sampler's run. Everything else is put in when a run begins, and taken out when it ends, in whatever way it ends.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +17,13 @@ from ...engine.lock import hold
 from ...engine.undo import Undo, undone
 from ...families.comfy import ComfyNetwork
 from .attention import override
-from .checks import Null, check_call, check_host, concrete
+from .checks import check_call, check_host, concrete
 from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
 from .report import Latest, report
-from .run import Run, Setting
+from .run import Run
+from .setting import Setting
 
 KEY = "emag"
 SLOT = "optimized_attention_override"
@@ -78,8 +78,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     sigmas = [float(sigma) for sigma in (kwargs["sigmas"] if "sigmas" in kwargs else args[3])]
     if not rules or len(sigmas) < 2:  # no step, nothing to guide
         return executor(*args, **kwargs)
-    null: Null = "none" if not guider.conds.get("negative") else "unread" if math.isclose(guider.cfg, 1.0) else "read"
-    check_host(rules, guider.model_options, null, mine.conditions)
+    check_host(rules, guider.model_options, bool(guider.conds.get("negative")), mine.conditions)
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
     def guided(undo: Undo) -> Any:

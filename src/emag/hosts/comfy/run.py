@@ -5,13 +5,13 @@ batch, further branches are the same call for the conditional rows alone, and wh
 in the place of its predictions.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Perturbation, Rule, RunStart, State, Step, evaluates_null, weak_branches
+from ...core import COND, UNCOND, Perturbation, Rule, RunStart, State, Step, weak_branches
 from ...engine.blocks import Blocks, blocks_of
 from ...engine.course import SAME
 from ...engine.finite import Finite
@@ -22,27 +22,15 @@ from ...engine.undo import Undo
 from ...errors import Unsupported
 from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
-from .conditions import Names, all_on, changed
+from .checks import check_read
+from .conditions import all_on, changed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
+from .setting import Batch, Setting
 from .sites import Ahead, Sites
 
-Batch = Callable[[list[Any], torch.Tensor], list[torch.Tensor]]
-"""(conditions, x) -> ComfyUI's predictions of the clean sample, one for each."""
 X = "hidden_states"  # what states call x_t
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a run is told of its host. watched: other nodes read the predictions of a step, so none is spared. further:
-    conditions that rules name. out: the model's latents as they leave the sampler. names: what of a condition rules may
-    change."""
-
-    watched: bool
-    further: Mapping[str, Any]
-    out: Callable[[torch.Tensor], torch.Tensor]
-    names: Names = ()
 
 
 class Run:
@@ -76,6 +64,7 @@ class Run:
     def begin(self, x: torch.Tensor, uncond: bool) -> None:
         """The first step is here: x [batch, ...] as the network sees it. uncond: ComfyUI evaluates the negative conditions,
         which it does not at cfg 1. Raises what the rules say of such a run."""
+        check_read(self.rules, uncond)
         self.streams, self.images = Streams.of(x), len(x)
         self.sites = Sites(self.network, self.rules, Ahead(self.levels.trajectory, uncond), self.streams)
         self.passes = Passes(self.blocks, self.sites, self.layout, self.images)
@@ -88,18 +77,16 @@ class Run:
         if len(conds) != 2 or conds[0] is None:
             raise Unsupported(f"this guider evaluates {len(conds)} conditions in a step; emag serves a positive and a "
                               "negative one (KSampler, CFGGuider, BasicGuider)")
-        if self.lead is None:
-            self.lead = (all_on(conds[0], sigma) or conds[0])[0]["uuid"]
         if self.passes is None:
+            self.lead = (all_on(conds[0], sigma) or conds[0])[0]["uuid"]
             self.begin(x * self.levels.scale(sigma), conds[1] is not None)
         present = self._present(x, sigma)
-        conds = self._conditions(conds, present.step)
         wanted = present.needed()
         self.evaluated.append(wanted)
+        conds = self._spared(self._conditions(conds, present.step), present)
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
-        out = self._clean(batch, list(conds), x, present.step)
-        branches = self._branches(out, conds[1] is not None and not self._spares(present.step), present.step)
-        branches |= ahead
+        out = self._clean(batch, conds, x, present.step)
+        branches = self._branches(out, conds[1] is not None, present.step) | ahead
         for branch in (branch for branch in wanted if not branch.ahead):
             for site in self.sites.found.values():
                 site.states[branch].predicted(present.step, branches[COND])
@@ -150,15 +137,15 @@ class Run:
         branches = step, replace(step, branch=UNCOND)
         return [cond and changed(cond, rules, at, self.setting.names) for cond, at in zip(conds, branches, strict=True)]
 
-    def _spares(self, step: Step) -> bool:
-        """True where the unconditional rows need not be evaluated."""
-        return not self.setting.watched and not evaluates_null(self.rules, step, self.memory)
+    def _spared(self, conds: list[Any], present: StepRules) -> list[Any]:
+        """The conditions that are evaluated: the negative ones are left out where a rule gives what they would."""
+        if conds[1] is None or self.setting.watched or present.evaluates_null():
+            return conds
+        assert self.passes is not None
+        self.passes.spare(len(all_on(conds[1], self.seen[-1])))
+        return [conds[0], None]
 
     def _clean(self, batch: Batch, conds: list[Any], x: torch.Tensor, step: Step) -> list[torch.Tensor]:
-        if conds[1] is not None and self._spares(step):
-            assert self.passes is not None
-            self.passes.spare(len(all_on(conds[1], self.seen[-1])))
-            conds = [conds[0], None]
         self.making = "clean"
         try:
             out = batch(conds, x)

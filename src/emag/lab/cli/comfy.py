@@ -11,7 +11,7 @@ from .common import command, out
 
 
 @command("emag comfy install ~/ComfyUI", "emag comfy install ~/ComfyUI --copy",
-         "emag comfy export out/emag-guidance --publisher my-name --repository https://github.com/my-name/emag",
+         "emag comfy export pack --publisher me --repository https://example.org/emag",
          kept="ComfyUI stays as it is but for this pack; the same command puts it there again")
 def comfy(
     action: Annotated[str, typer.Argument(help="install: put the nodes where ComfyUI looks for them; export: write them "
