@@ -155,9 +155,16 @@ def test_a_file_that_lacks_tensors_is_no_network(base, tmp_path):
     tensors = load_file(file)
     tensors.pop("transformer_blocks.0.attn.to_q.weight")
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(BadValue, match="cannot load") as caught:
+    with pytest.raises(BadValue, match=r"does not fit the SD3Transformer2DModel of .*: name the base") as caught:
         load(tmp_path / "x.safetensors", base=str(folder), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@GGUF
+def test_a_gguf_that_lacks_tensors_says_so(base, tmp_path):
+    write_gguf(tmp_path / "x.gguf", {"pos_embed.proj.bias": torch.zeros(3)}, None)
+    with pytest.raises(BadValue, match="does not fit the SD3Transformer2DModel of"):
+        load(base[0], gguf=str(tmp_path / "x.gguf"), device="cpu")
 
 
 @pytest.mark.parametrize(("name", "more", "says"), [

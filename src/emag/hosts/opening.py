@@ -110,12 +110,11 @@ def _network(path: Path, base: str, part: str, config: Mapping[str, Any], dtype:
     if cls is None or not hasattr(cls, "from_single_file"):
         raise Unsupported(f"diffusers reads no {part} of {base} from a single file")
     quantised = {"quantization_config": diffusers.GGUFQuantizationConfig(dtype)} if path.suffix == ".gguf" else {}
-    network = cls.from_single_file(str(path), config=base, subfolder=part, dtype=dtype, **quantised, **where)
-    absent = [name for name, tensor in network.named_parameters() if tensor.is_meta]
-    if absent:
-        raise BadValue(f"it lacks {len(absent)} of the tensors of {base}'s {cls.__name__}, {absent[0]} among them: name the "
-                       "base it belongs to")
-    return network
+    try:
+        return cls.from_single_file(str(path), config=base, subfolder=part, dtype=dtype, **quantised, **where)
+    except Exception as error:  # tensors too many, too few or of another shape: diffusers has many words for it
+        raise BadValue(f"it does not fit the {cls.__name__} of {base} ({first_line(error)[:200]}): name the base that it "
+                       "belongs to") from error
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:
