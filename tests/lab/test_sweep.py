@@ -67,6 +67,12 @@ def test_malformed_open_values_are_refused(value):
         opens({"scale": value})
 
 
+def test_low_and_high_of_a_method_may_be_open_themselves():
+    """fa-cfg has two scales of those names: no range, but two grids."""
+    bands = {"fa-cfg": {"high": {"grid": [3.0, 6.0]}, "low": {"grid": [2.0, 3.0]}}}
+    assert [place.name for place in opens(bands)] == ["fa-cfg.high", "fa-cfg.low"] and len(grid(bands)) == 4
+
+
 @pytest.mark.parametrize(("data", "said"), [
     ({"recipes": {"cfg": {}}}, "a section such as"),
     (changed(methods="grid"), "methods"),

@@ -51,7 +51,7 @@ def stage_paths(table: Path, stages: Sequence[Stage], gamma: float) -> list[Path
     over signal is (new side / old side)^(gamma / 2) times that of the end of the one before. gamma: 1 on a flow path, as
     published; 3 on SD2.1, 1.5 on SDXL at 2048 and 2 at 4096 are published.
     """
-    ratios, first, last, paths = table.ratios, 0, 0, []
+    ratios, first, last, paths = table.ratios, 0, 0, list[Path]()
     for at, stage in enumerate(stages):
         if at:
             larger = max(new / old for new, old in zip(stage.size, stages[at - 1].size))

@@ -9,14 +9,13 @@ from PIL import Image
 
 from ..engine.network import Network
 from ..errors import BadValue, Unsupported
-from ..families.records import Tensors
 
 IMAGE_PROMPT = "image_prompt"
 """What a condition calls it: a picture, or one for each adapter, or the embeddings of pictures as tensors."""
 LOADERS = ("encoder_hid_proj", "image_proj")  # where diffusers puts an adapter's projection
 
 
-def image_prompt(value: Any, pipe: Any, network: Network) -> Tensors:
+def image_prompt(value: Any, pipe: Any, network: Network) -> dict[str, Any]:
     """The network's argument for an image prompt, under its name in the network's entry.
 
     value: a PIL image, a list of them, one for each adapter; or embeddings [1 or images, pictures, width], a list of them
@@ -29,7 +28,8 @@ def image_prompt(value: Any, pipe: Any, network: Network) -> Tensors:
                           "condition, or give the network's arguments by name")
     if all(getattr(network.module, name, None) is None for name in LOADERS):
         raise BadValue(f"an image prompt needs an adapter in the {backbone.name}: pipe.load_ip_adapter(...) first")
-    found = [value] if isinstance(value, (Image.Image, torch.Tensor)) else list(value) if isinstance(value, Sequence) else []
+    several = list(value) if isinstance(value, Sequence) else []
+    found: list[Any] = [value] if isinstance(value, (Image.Image, torch.Tensor)) else several
     if found and all(isinstance(one, Image.Image) for one in found):
         found = _embedded(found, pipe)
     if not found or not all(isinstance(one, torch.Tensor) and one.ndim >= 3 for one in found):

@@ -160,12 +160,12 @@ def guide(pipe: Any, *rules: Rule, conditions: Mapping[str, Condition] | None = 
     nothing, and says so. Only this object is guided: copies of it made inside the block are plain. `conditions`: further
     conditions that rules name, each a prompt, one prompt per image, or the network's arguments as tensors, with
     "image_prompt" among them a picture for an IP-Adapter. `masks`: masks that rules name, [(frames,) height, width] or
-    with a batch dimension before, of any resolution. `models`: further
-    networks that rules name, called as the pipeline's own, or functions, which get its arguments by name. `scores`:
-    functions of images [batch, 3, height, width] in [0, 1] that rules name, which give one number for each. `per_row`,
-    `shared`: names of extra attention arguments that have one entry per batch row, or none. Raises `Unsupported`,
-    `BadValue` and `Busy`, at once or at a call of the pipeline before its network is, `NotFinite` at a prediction that is
-    not finite, and `NoEffect` after a run in which a weak branch changed nothing.
+    with a batch dimension before, of any resolution. `models`: further networks that rules name, called as the pipeline's
+    own, or functions, which get its arguments by name. `scores`: functions of images [batch, 3, height, width] in [0, 1]
+    that rules name, which give one number for each. `per_row`, `shared`: names of extra attention arguments that have one
+    entry per batch row, or none. Raises `Unsupported`, `BadValue` and `Busy`, at once or at a call of the pipeline before
+    its network is, `NotFinite` at a prediction that is not finite, and `NoEffect` after a run in which a weak branch
+    changed nothing.
     """
     for rule in rules:
         if isinstance(rule, Corrector):

@@ -30,7 +30,7 @@ class Open:
 def opens(data: Any, path: Place = ()) -> list[Open]:
     """The open values of a recipe's data, in order. Raises `BadValue` for one that is malformed."""
     if isinstance(data, Mapping):
-        if "grid" in data or ({"low", "high"} <= set(data) and "schedule" not in data):
+        if "grid" in data or _is_range(data):
             return [_open(path, data)]
         return [found for key, value in data.items() for found in opens(value, (*path, key))]
     if isinstance(data, list):
@@ -62,6 +62,12 @@ def label(point: Point) -> str:
     """A point in few words: "scale=1.5 guidance_scale=2"; the last name of each path."""
     return " ".join(f"{next((str(part) for part in reversed(path) if isinstance(part, str)), '')}={value}"
                     for path, value in point.items())
+
+
+def _is_range(data: Mapping[str, Any]) -> bool:
+    """True for {low, high}, but where those are parameters of a schedule or, open ones themselves, of a method."""
+    ends = [data.get("low"), data.get("high")]
+    return {"low", "high"} <= set(data) and "schedule" not in data and not any(isinstance(end, Mapping) for end in ends)
 
 
 def _open(path: Place, data: Mapping[str, Any]) -> Open:
