@@ -28,11 +28,11 @@ class Seam(Scoped):
 
     cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
     right behind those of `image`. before: how many such calls come first and are let through. once: those after the first
-    are let through too. added: keys of a text are in front of those of the queries' tokens.
+    are let through too. added: keys of a text are "before" or "behind" those of the queries' tokens.
     """
 
     def __init__(self, length: int, image: slice, handle: Handler, cross: bool = False, references: int = 0,
-                 before: int = 0, once: bool = False, added: bool = False):
+                 before: int = 0, once: bool = False, added: str = ""):
         super().__init__()
         self.length, self.image, self.handle, self.cross, self.fired = length, image, handle, cross, 0
         self.references, self.before, self.once, self.added = references, before, once, added
@@ -60,7 +60,7 @@ class Seam(Scoped):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")
-        ahead = bound["key"].shape[-2] - self.length if self.added and not self.cross else 0
+        ahead = bound["key"].shape[-2] - self.length if self.added == "before" and not self.cross else 0
         call = Attention(bound["query"], bound["key"], bound["value"], self.image, bound.get("attn_mask"),
                          bound.get("scale"), self.cross, self.references, ahead)
 

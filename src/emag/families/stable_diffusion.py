@@ -32,7 +32,7 @@ def encode(pipe: Any, texts: list[str]) -> Tensors:
 
 
 # an attention module that sees the text beside the image, as OpenAI's ADM has it
-ADDED = replace(Stack("down_blocks.*.attentions", "", *SINGLE, ("image",)), added=True, spatial=True, marked="add_k_proj")
+ADDED = Stack("down_blocks.*.attentions", "", *SINGLE, ("image",), added="before", spatial=True, marked="add_k_proj")
 
 FAMILY = Family(
     "Stable Diffusion 1 and 2, SDXL, latent consistency models: U-Nets with transformer blocks",

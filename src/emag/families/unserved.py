@@ -42,9 +42,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "PRXTransformer2DModel", "PRXPipeline", "PRXPixelPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
-    "needs blocks of U-Nets in another order than their list, or with the text's keys behind the image's": (
-        "Kandinsky3UNet", "StableCascadeUNet", "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline",
-        "StableCascadeDecoderPipeline", "StableCascadeCombinedPipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,7 +21,7 @@ class Stack:
     """One list of blocks of a network."""
 
     name: str
-    """Attribute of the network; a path with * for every entry of a list means all the lists it leads to."""
+    """Attribute of the network; a path with * for every entry of a list means all the lists, or blocks, it leads to."""
     attention: str
     """The block's attention module that mixes image tokens; "" where the block is that module and nothing else."""
     streams: tuple[str, ...]
@@ -44,9 +44,11 @@ class Stack:
     """The stream of the image may end in padding."""
     sequence_first: bool = False
     """Its streams are [tokens, rows, channels]."""
-    added: bool = False
-    """The keys of `attention` are those of the text, then those of the image; queries are the image's alone. A block whose
-    module says `only_cross_attention` has those of the text alone."""
+    added: Literal["", "before", "behind"] = ""
+    """The keys of `attention` are the image's and, before or behind them, the text's; queries are the image's alone. A block
+    whose module says `only_cross_attention`, or of itself that it has no `self_attn`, has those of the text alone."""
+    to_itself: bool = False
+    """`attention` is given the image as its context, so that its module says of itself that it attends to another one."""
     spatial: bool = False
     """Its streams are [rows, channels, height, width]."""
     marked: str | None = None
@@ -57,7 +59,7 @@ class Stack:
     @property
     def sees_text(self) -> bool:
         """True where image tokens see text in `attention`."""
-        return self.added or len(self.tokens) > 1
+        return bool(self.added) or len(self.tokens) > 1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class Host:
     """The argument that switches CFG on above `off`; None where it never evaluates unconditional rows."""
     off: float = 1.0
     """1, or 0 where the host combines cond + scale (cond - uncond)."""
+    above: float | None = None
+    """What the scale must be above for unconditional rows, where that is not `off`."""
     strength: str | None = None
     """The argument that leaves out the first part of the steps."""
     floored: bool = False
@@ -68,10 +70,15 @@ class Host:
 
     def guides(self, arguments: dict[str, Any]) -> bool:
         """True where a call with these arguments evaluates unconditional rows."""
-        if self.scale is None or not any((arguments.get(name) or 0) > self.off for name in (self.scale, *self.scales)):
+        if self.scale is None or not any((arguments.get(name) or 0) > self.least for name in (self.scale, *self.scales)):
             return False
         return not self.negative or any(
             all(arguments.get(name) is not None for name in names) for names in self.negative)
+
+    @property
+    def least(self) -> float:
+        """The scale above which it evaluates unconditional rows."""
+        return self.off if self.above is None else self.above
 
     @property
     def doubled(self) -> bool:
