@@ -11,6 +11,7 @@ from emag.errors import Unsupported
 from emag.methods import METHODS as C
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_kandinsky2 import added, kandinsky
+from emag.testing.small_kandinsky3 import MORE as KANDINSKY_3
 from emag.testing.small_unconditional import MORE as UNCONDITIONAL
 from emag.testing.small_unconditional import plain_unet
 from emag.testing.small_unet import unet
@@ -156,3 +157,16 @@ def test_half_of_what_is_returned_is_a_variance():
     network = read_network(added(in_channels=9))
     assert network.latents(torch.zeros(1, 9, 8, 8)).shape[1] == 4
     assert read_network(unet(in_channels=9)).latents(torch.zeros(1, 9, 8, 8)).shape[1] == 4
+
+
+# from which scale on there are unconditional rows
+
+
+@pytest.mark.parametrize(("name", "scale", "rows"), [
+    ("ldm-text", 0.5, 2), ("ldm-text", 1.0, 1), ("kandinsky3", 0.5, 1), ("kandinsky3", 1.5, 2), ("unclip", 1.0, 1)])
+def test_unconditional_rows_are_where_the_pipeline_has_them(name, scale, rows):
+    case = (UNCONDITIONAL | KANDINSKY_2 | KANDINSKY_3)[name]
+    with emag.guide(case.pipe(), emag.EMAG(1.5, layers=(0,), window=WINDOW)) as run:
+        case.run(run._pipe, num_inference_steps=3, **{case.scale: scale})
+    stats = run.stats
+    assert stats.images == 2 and stats.clean == 3 * rows * stats.depth and stats.evaluations == stats.planned

@@ -25,7 +25,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "HunyuanImageRefinerPipeline",
         "Kandinsky5I2IPipeline",
         "Kandinsky5I2VPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "LTX2HDRPipeline",
-        "LTX2InContextPipeline", "SanaImageToVideoPipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
+        "LTX2InContextPipeline", "SanaImageToVideoPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
         "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",

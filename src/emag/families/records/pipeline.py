@@ -21,6 +21,8 @@ class Host:
     """1, or 0 where the host combines cond + scale (cond - uncond)."""
     above: float | None = None
     """What the scale must be above for unconditional rows, where that is not `off`."""
+    differs: bool = False
+    """It evaluates unconditional rows at any scale but `off`, also below."""
     strength: str | None = None
     """The argument that leaves out the first part of the steps."""
     floored: bool = False
@@ -70,7 +72,10 @@ class Host:
 
     def guides(self, arguments: dict[str, Any]) -> bool:
         """True where a call with these arguments evaluates unconditional rows."""
-        if self.scale is None or not any((arguments.get(name) or 0) > self.least for name in (self.scale, *self.scales)):
+        if self.scale is None:
+            return False
+        scales = [arguments.get(name) or 0 for name in (self.scale, *self.scales)]
+        if not any(scale > self.least or (self.differs and scale != self.off) for scale in scales):
             return False
         return not self.negative or any(
             all(arguments.get(name) is not None for name in names) for names in self.negative)
