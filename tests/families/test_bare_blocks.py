@@ -7,7 +7,8 @@ from diffusers.models.attention_processor import Attention
 import emag
 from emag.engine.attending import Attending
 from emag.engine.network import read_network
-from emag.errors import Unsupported
+from emag.errors import BadValue, Unsupported
+from emag.lab.draw.sampling import DrawSettings, Job, arguments
 from emag.methods import METHODS as C
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_kandinsky2 import added, kandinsky
@@ -170,3 +171,10 @@ def test_unconditional_rows_are_where_the_pipeline_has_them(name, scale, rows):
         case.run(run._pipe, num_inference_steps=3, **{case.scale: scale})
     stats = run.stats
     assert stats.images == 2 and stats.clean == 3 * rows * stats.depth and stats.evaluations == stats.planned
+
+
+def test_a_pipeline_without_a_prompt_is_given_none():
+    pipe = CASES["ddpm"].pipe()
+    assert arguments(pipe, [Job("", None, 1), Job("", None, 2)], DrawSettings())["batch_size"] == 2
+    with pytest.raises(BadValue, match="takes no prompt"):
+        arguments(pipe, [Job("a ship", None, 1)], DrawSettings())

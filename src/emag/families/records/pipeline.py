@@ -34,7 +34,7 @@ class Host:
     third_asked: str | None = None
     """The pipeline argument that asks for the third call."""
     prompt: str = "prompt"
-    """The argument that holds the condition."""
+    """The argument that holds the condition; "batch_size" where there is none."""
     negative_prompt: str | None = "negative_prompt"
     """The argument that holds the unconditional one."""
     sized: bool = True
