@@ -81,6 +81,7 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
         alphas = tuple(1 - s for s in sigmas)
     else:
         alphas, sigmas = _variance_preserving(scheduler, distinct, [first + timesteps.index(t) for t in distinct])
+        times = sigmas if _continuous(scheduler) else times
     index = tuple(distinct.index(t) for t in timesteps)
     whole = len(set(scheduler.timesteps.tolist()))
     return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole,
