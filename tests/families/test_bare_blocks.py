@@ -10,6 +10,7 @@ from emag.engine.network import read_network
 from emag.errors import BadValue, Unsupported
 from emag.lab.draw.sampling import DrawSettings, Job, arguments
 from emag.methods import METHODS as C
+from emag.testing.small_cascade import network as cascade_network
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_kandinsky2 import added, kandinsky
 from emag.testing.small_kandinsky3 import MORE as KANDINSKY_3
@@ -137,6 +138,8 @@ def refused(name, pipe, rule, words):
 def test_what_works_around_an_attention_alone_is_refused():
     with pytest.raises(Unsupported, match="attention modules with norm and input inside"):
         Attending(read_network(plain_unet()), frozenset({0}))
+    with pytest.raises(Unsupported, match="keys beside its tokens, and this changes"):
+        Attending(read_network(cascade_network()), frozenset({0}))
 
 
 def test_attention_to_the_text_alone_is_told_from_the_other():
