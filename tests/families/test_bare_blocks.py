@@ -7,10 +7,13 @@ from diffusers.models.attention_processor import Attention
 import emag
 from emag.engine.attending import Attending
 from emag.engine.network import read_network
-from emag.errors import Unsupported
+from emag.errors import BadValue, Unsupported
+from emag.lab.draw.sampling import DrawSettings, Job, arguments
 from emag.methods import METHODS as C
+from emag.testing.small_cascade import network as cascade_network
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_kandinsky2 import added, kandinsky
+from emag.testing.small_kandinsky3 import MORE as KANDINSKY_3
 from emag.testing.small_unconditional import MORE as UNCONDITIONAL
 from emag.testing.small_unconditional import plain_unet
 from emag.testing.small_unet import unet
@@ -135,6 +138,8 @@ def refused(name, pipe, rule, words):
 def test_what_works_around_an_attention_alone_is_refused():
     with pytest.raises(Unsupported, match="attention modules with norm and input inside"):
         Attending(read_network(plain_unet()), frozenset({0}))
+    with pytest.raises(Unsupported, match="keys beside its tokens, and this changes"):
+        Attending(read_network(cascade_network()), frozenset({0}))
 
 
 def test_attention_to_the_text_alone_is_told_from_the_other():
@@ -156,3 +161,23 @@ def test_half_of_what_is_returned_is_a_variance():
     network = read_network(added(in_channels=9))
     assert network.latents(torch.zeros(1, 9, 8, 8)).shape[1] == 4
     assert read_network(unet(in_channels=9)).latents(torch.zeros(1, 9, 8, 8)).shape[1] == 4
+
+
+# from which scale on there are unconditional rows
+
+
+@pytest.mark.parametrize(("name", "scale", "rows"), [
+    ("ldm-text", 0.5, 2), ("ldm-text", 1.0, 1), ("kandinsky3", 0.5, 1), ("kandinsky3", 1.5, 2), ("unclip", 1.0, 1)])
+def test_unconditional_rows_are_where_the_pipeline_has_them(name, scale, rows):
+    case = (UNCONDITIONAL | KANDINSKY_2 | KANDINSKY_3)[name]
+    with emag.guide(case.pipe(), emag.EMAG(1.5, layers=(0,), window=WINDOW)) as run:
+        case.run(run._pipe, num_inference_steps=3, **{case.scale: scale})
+    stats = run.stats
+    assert stats.images == 2 and stats.clean == 3 * rows * stats.depth and stats.evaluations == stats.planned
+
+
+def test_a_pipeline_without_a_prompt_is_given_none():
+    pipe = CASES["ddpm"].pipe()
+    assert arguments(pipe, [Job("", None, 1), Job("", None, 2)], DrawSettings())["batch_size"] == 2
+    with pytest.raises(BadValue, match="takes no prompt"):
+        arguments(pipe, [Job("a ship", None, 1)], DrawSettings())

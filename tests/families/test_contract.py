@@ -15,12 +15,14 @@ from emag.hosts.lookup import denoisers, host_of
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
+from emag.testing.small_cascade import MORE as CASCADE
 from emag.testing.small_films import MORE as FILMS
 from emag.testing.small_followed import MORE as FOLLOWED
 from emag.testing.small_given import MORE as GIVEN
 from emag.testing.small_if import MORE as IF
 from emag.testing.small_image import MORE as IMAGES
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
+from emag.testing.small_kandinsky3 import MORE as KANDINSKY_3
 from emag.testing.small_moving import MORE as MOVING
 from emag.testing.small_pag import MORE as PAG
 from emag.testing.small_sounds import MORE as SOUNDS
@@ -35,8 +37,9 @@ NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
-CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED
-EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte")
+CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED | KANDINSKY_3 | CASCADE
+EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte",
+        "kandinsky3", "cascade")
 """Those of which laws about blocks are held at each block."""
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
 ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film", "prx-cfg",

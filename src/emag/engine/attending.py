@@ -30,6 +30,10 @@ class Attending:
         if bare:
             raise Unsupported(f"blocks {bare} of {network.backbone.name} are attention modules with norm and input inside, "
                               "and this works around an attention alone: name other layers")
+        apart = [at for at in sorted(blocks) if network.blocks[at].stack.keys]
+        if apart:
+            raise Unsupported(f"the attention of blocks {apart} of {network.backbone.name} is given its keys beside its "
+                              "tokens, and this changes the tokens alone: leave it out")
         if blocks and network.backbone.framed:
             raise Unsupported(f"the rows of {network.backbone.name} are frames, several for each sample, and this works "
                               "around attention modules with a row for each: leave it out")

@@ -116,7 +116,7 @@ def block(index: int, stack: Stack, module: torch.nn.Module) -> Block:
     except AttributeError:
         raise Unsupported(f"block {index} ({type(module).__name__}) has no attention module {stack.attention!r}") from None
     cross = getattr(module, stack.cross, None) if stack.cross else None
-    if stack.keys and getattr(attention, "only_cross_attention", False):
+    if stack.keys and (getattr(attention, "only_cross_attention", False) or not getattr(module, "self_attn", True)):
         cross = attention
     return Block(index, module, attention, stack, stack.places or _places(index, stack, module), cross)
 

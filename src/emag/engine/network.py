@@ -274,5 +274,7 @@ def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
         found = [child for child in found if child is not None]
     if not found and "*" not in stack.name:
         raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
-    blocks = [unwrapped(block) for blocks in found for block in blocks if block is not None]
+    lists = [blocks if isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential, list, tuple)) else [blocks]
+             for blocks in found]
+    blocks = [unwrapped(block) for blocks in lists for block in blocks if block is not None]
     return [block for block in blocks if stack.marked is None or hasattr(block, stack.marked)]

@@ -214,6 +214,9 @@ class Passes:
         if branch.noisier:
             assert state.now is not None
             time, clock = state.now.time, state.now.clock
+            if not clock:
+                raise Unsupported("a noisier time is a place further up a schedule of training steps, and this scheduler's "
+                                  "timesteps are a function of the noise level: leave the rule out, or take tsg")
             call = call.later((min(time + branch.noisier, 1.0) - time) * clock)
         network, sample = call.network, call.network.backbone.sample
         values = {**call.values, **call.condition(), X: network.latents(call.sample)}

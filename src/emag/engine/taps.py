@@ -96,7 +96,8 @@ class Taps:
         if block.stack.linear and not cross:
             raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
-        to_text = block.cross is module if block.stack.keys else getattr(module, "is_cross_attention", False)
+        known = bool(block.stack.keys) or block.stack.to_itself  # where the module's own word is about something else
+        to_text = block.cross is module if known else getattr(module, "is_cross_attention", False)
         if to_text and not cross:
             raise Unsupported(f"the first attention of block {block.index} of this {name} is to the text, not to the image "
                               "itself: name layers that have a self-attention, or use cross=True where the method has it")

@@ -72,6 +72,8 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
 
     late: first timestep of the run; None is the one at which the scheduler says it begins.
     """
+    if hasattr(scheduler, "_alpha_cumprod"):
+        return _continuous_time(scheduler)
     # a late start (image to image) leaves out the first ones
     first = (getattr(scheduler, "begin_index", None) or 0) if late is None else late
     timesteps = tuple(float(t) for t in scheduler.timesteps[first:].tolist())
@@ -85,10 +87,20 @@ def trajectory(scheduler: Any, late: int | None = None) -> Trajectory:
         alphas = tuple(1 - s for s in sigmas)
     else:
         alphas, sigmas = _variance_preserving(scheduler, distinct, [first + timesteps.index(t) for t in distinct])
+        times = sigmas if _continuous(scheduler) else times
     index = tuple(distinct.index(t) for t in timesteps)
     whole = len(set(scheduler.timesteps.tolist()))
     return Trajectory(timesteps, index, times, alphas, sigmas, space, _end(scheduler, space), whole=whole,
                       clock=0 if _continuous(scheduler) else -trained if inverted else trained)
+
+
+def _continuous_time(scheduler: Any) -> Trajectory:
+    """The path of a scheduler (Wuerstchen's) whose time runs from 1 at noise to 0, with noise levels by a formula."""
+    times = scheduler.timesteps[:-1].double().cpu()  # the last one is where it ends
+    bars = scheduler._alpha_cumprod(times, times.device).tolist()
+    path = tuple(times.tolist())
+    return Trajectory(path, tuple(range(len(path))), path, tuple(bar**0.5 for bar in bars),
+                      tuple((1 - bar)**0.5 for bar in bars), "epsilon")
 
 
 def _continuous(scheduler: Any) -> bool:

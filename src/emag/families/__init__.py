@@ -46,7 +46,8 @@ def unknown(name: str, what: str, known: Iterable[str]) -> str:
             + "; `emag models` lists those that are, and emag.register adds one of your own (docs/adding-a-model.md)")
 
 
-for _found in pkgutil.iter_modules(__path__):
-    _family = getattr(import_module(f".{_found.name}", __name__), "FAMILY", None)
-    if _family is not None:
-        register(_family)
+_modules = (import_module(f".{_found.name}", __name__) for _found in pkgutil.iter_modules(__path__))
+_families = [_module.FAMILY for _module in _modules if hasattr(_module, "FAMILY")]
+# pipelines around the network of another family come behind its own
+for _family in sorted(_families, key=lambda family: not family.networks):
+    register(_family)

@@ -9,7 +9,7 @@ PLAIN = Host("DDPMPipeline", "neg-pos", scale=None, prompt="batch_size", negativ
 BLOCK = Stack("down_blocks.*.attentions", "", *SINGLE, ("image",), spatial=True, marked="to_q")
 
 FAMILY = Family(
-    "DDPM, DDIM, PNDM, latent diffusion without a prompt",
+    "DDPM, DDIM, PNDM, latent diffusion",
     networks=(
         Backbone(
             "UNet2DModel",
@@ -25,6 +25,7 @@ FAMILY = Family(
         replace(PLAIN, name="PNDMPipeline"),
         replace(PLAIN, name="LDMPipeline"),
         replace(PLAIN, name="LDMSuperResolutionPipeline", prompt="image"),
+        Host("LDMTextToImagePipeline", "neg-pos", differs=True, negative_prompt=None, denoiser="unet"),
     ),
     defaults={
         "UNet2DModel": {

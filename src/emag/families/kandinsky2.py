@@ -32,7 +32,8 @@ FAMILY = Family(
         replace(PLAIN, name="KandinskyV22CombinedPipeline"),
         replace(LATE, name="KandinskyV22Img2ImgCombinedPipeline"),
         replace(PLAIN, name="KandinskyV22InpaintCombinedPipeline"),
-        replace(UNCLIP, name="UnCLIPPipeline"),
+        replace(UNCLIP, name="UnCLIPPipeline", scales=("prior_guidance_scale",)),
         replace(UNCLIP, name="UnCLIPImageVariationPipeline", prompt="image"),
+        replace(PLAIN, name="StableUnCLIPPipeline"),
     ),
 )

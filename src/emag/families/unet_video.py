@@ -44,6 +44,8 @@ FAMILY = Family(
                 per_row=("sample", "timestep", "fps", "image_latents", "image_embeddings", "encoder_hidden_states",
                          "timestep_cond")),
         replace(FRAMED, name="UNetSpatioTemporalConditionModel", frame_copies=(), frame_rows=(), kwargs=None,
+                # its cross-attention sees one key, the picture's embedding: there is nothing to weigh
+                stacks=tuple(replace(stack, cross=None) for stack in STACKS),
                 condition=("encoder_hidden_states",), channel_dim=2, encode=None, usual_video=(25, 576, 1024),
                 per_row=("sample", "timestep", "encoder_hidden_states", "added_time_ids")),
     ),
@@ -66,7 +68,8 @@ FAMILY = Family(
         "UNetMotionModel": DEFAULTS | {"cfg": Default({"scale": 7.5}, "diffusers AnimateDiffPipeline")},
         "UNet3DConditionModel": DEFAULTS | {"cfg": Default({"scale": 9.0}, "diffusers TextToVideoSDPipeline")},
         "I2VGenXLUNet": DEFAULTS | {"cfg": Default({"scale": 9.0}, "diffusers I2VGenXLPipeline")},
-        "UNetSpatioTemporalConditionModel": DEFAULTS | {
+        "UNetSpatioTemporalConditionModel": {
+            **{name: DEFAULTS[name] for name in ("pag", "seg", "emag")},
             "cfg": Default({"scale": 2.0}, "between the 1 and 3 of the first and last frame in diffusers' pipeline")},
     },
     examples=(

@@ -12,7 +12,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
         "Cosmos3OmniTransformer", "Cosmos3OmniPipeline", "WanAnimate2Transformer3DModel"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
-        "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline", "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
+        "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
         "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",
@@ -24,9 +24,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionXLInstructPix2PixPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
-    "needs blocks of U-Nets in another order than their list, or with the text's keys behind the image's": (
-        "Kandinsky3UNet", "StableCascadeUNet", "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline",
-        "StableCascadeDecoderPipeline", "StableCascadeCombinedPipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",

@@ -195,7 +195,7 @@ def _way_out(host: Host) -> str:
     if host.guider:
         return f"give its {host.guider} a {host.scale} above 1"
     extra = f" and a {host.negative[0][0]}" if host.negative else ""
-    return f"give the pipeline a {host.scale} above {host.off:g}{extra}"
+    return f"give the pipeline a {host.scale} above {host.least:g}{extra}"
 
 
 def _check_uncombined(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ def images(host: Host, arguments: Mapping[str, Any]) -> int | None:
         given = arguments.get("prompt_embeds")
     if given is None:
         return None
-    count = 1 if isinstance(given, (str, int)) else len(given)
+    count = given if host.prompt == "batch_size" else 1 if isinstance(given, (str, int)) else len(given)
     return count * (arguments.get("num_images_per_prompt") or arguments.get("num_videos_per_prompt") or 1)
 
 

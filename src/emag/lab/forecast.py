@@ -121,8 +121,10 @@ def _branch(branch: EMAttention, sigmas: tuple[float, ...], planned: Plan, netwo
     attention: Any = network.blocks[branch.blocks[0]].attention
     heads = getattr(attention, "heads", None) or attention.num_heads
     head_dim = getattr(attention, "head_dim", None) or attention.inner_dim // heads
+    # frames that attend apart have a map each
+    frames = network.backbone.usual_video[0] if network.backbone.framed and network.backbone.usual_video else 1
     return {"method": f"emag {branch.variant}", "blocks": list(branch.blocks), "watched": len(watched),
             "applied": len(applied), "evaluated": len(made), "picture": "".join(shown), "images": images,
-            "bytes": branch.state_bytes(images, *tokens, heads, head_dim),
+            "bytes": branch.state_bytes(images * frames, tokens[0] // frames, tokens[1], heads, head_dim),
             "first_weight": [branch.first_weight(sum(i <= at for i in watched) - 1, len(sigmas))
                              for at in (applied[0], applied[-1])]}

@@ -23,7 +23,7 @@ def denoiser_of(pipe: Any) -> Any:
 
 def scheduler_of(pipe: Any) -> Any:
     """The scheduler of that."""
-    return getattr(pipe, "scheduler", None) or pipe.decoder_scheduler
+    return pipe.scheduler if hasattr(pipe, "scheduler") else pipe.decoder_scheduler
 
 
 def _autoencoder(pipe: Any) -> Any:

@@ -23,6 +23,7 @@ from diffusers import (
     KandinskyV22InpaintPipeline,
     KandinskyV22Pipeline,
     PriorTransformer,
+    StableUnCLIPPipeline,
     UnCLIPImageVariationPipeline,
     UnCLIPPipeline,
     UnCLIPScheduler,
@@ -30,11 +31,12 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from PIL import Image
 
 from .small import TEXT, Case, awaken, generators, noise, quiet
 from .small_unconditional import vq
-from .small_unet import calm
+from .small_unet import calm, ddim, deep_vae, unet
 
 SIDE = 64  # pixels; eight to a latent
 SEEN = 12  # numbers of a picture's or a text's embedding
@@ -115,6 +117,24 @@ def unclip(seed: int = 0) -> Any:
     return quiet(pipe)
 
 
+def stable_unclip(seed: int = 0) -> Any:
+    """Stable Diffusion 2 with the embedding of a picture, which a prior makes, as a class."""
+    prior = awaken(PriorTransformer(num_attention_heads=2, attention_head_dim=6, num_layers=1, embedding_dim=SEEN,
+                                    num_embeddings=TEXT, additional_embeddings=4), 1)
+    net = unet(seed, class_embed_type="projection", projection_class_embeddings_input_dim=2 * SEEN)
+    pipe = StableUnCLIPPipeline(
+        prior_tokenizer=None, prior_text_encoder=None, prior=prior, prior_scheduler=UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000),
+        image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=SEEN), image_noising_scheduler=DDPMScheduler(),
+        tokenizer=None, text_encoder=None, unet=net, scheduler=ddim(), vae=deep_vae())
+    pipe._encode_prior_prompt = lambda prompt, device, num_images_per_prompt, do_classifier_free_guidance: encode(
+        prompt, device, num_images_per_prompt, do_classifier_free_guidance)
+    pipe.encode_prompt = lambda prompt, num_images_per_prompt, negative_prompt=None, **unread: (
+        encode(prompt, None, num_images_per_prompt, False)[1],
+        torch.cat([written("")[:, 1:]] * len(prompt) * num_images_per_prompt))
+    return quiet(pipe)
+
+
 def unclip_variation(seed: int = 0) -> Any:
     pipe = UnCLIPImageVariationPipeline(**unclip_parts(seed), feature_extractor=None, image_encoder=None)
     pipe._encode_prompt = encode
@@ -177,6 +197,10 @@ def variation_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, An
             **{name: value for name, value in call.items() if not name.startswith("p")}}
 
 
+def stable_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    return {**prompted(seeds, **{"output_type": "latent", **more}), "prior_num_inference_steps": 2}
+
+
 class Decoded(Case):
     """A pipeline that gives its pictures as arrays, and has other words for its steps."""
 
@@ -215,5 +239,6 @@ MORE = {case.name: case for case in (
     _whole("kandinsky22-img2img-combined", KandinskyV22Img2ImgCombinedPipeline, False, late(prompted)),
     _whole("kandinsky22-inpaint-combined", KandinskyV22InpaintCombinedPipeline, False, filled(prompted), **FILLED),
     Decoded("unclip", unclip, unclip_call, True, "decoder_guidance_scale"),
+    Case("stable-unclip", stable_unclip, stable_call, True),
     Decoded("unclip-variation", unclip_variation, variation_call, True, "decoder_guidance_scale"),
 )}

@@ -1,5 +1,6 @@
-"""Small pipelines without a prompt: DDPM and its like, latent diffusion."""
+"""Small pipelines of DDPM and its like, without a prompt, and of latent diffusion."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ from diffusers import (
     DDPMScheduler,
     LDMPipeline,
     LDMSuperResolutionPipeline,
+    LDMTextToImagePipeline,
     PNDMPipeline,
     PNDMScheduler,
     UNet2DModel,
     VQModel,
 )
 
-from .small import Case, awaken, generators, noise, quiet
-from .small_unet import calm
+from .small import TEXT, Case, awaken, generators, noise, quiet
+from .small_unet import calm, unet
 
 
 def plain_unet(seed: int = 0, **config: Any) -> UNet2DModel:
@@ -57,6 +59,30 @@ def ldm_larger(seed: int = 0) -> Any:
                                             scheduler=DDIMScheduler(clip_sample=False)))
 
 
+class Numbers:
+    """In the place of a tokenizer: a number stands for the text of that seed, "" for the negative one."""
+
+    def __call__(self, texts: list[str], **unread: Any) -> Any:
+        return SimpleNamespace(input_ids=torch.tensor([[int(text or 800)] for text in texts]))
+
+
+class Written:
+    """In the place of a text encoder."""
+
+    def __call__(self, ids: torch.Tensor) -> Any:
+        return (torch.cat([noise(100 + int(text), 1, TEXT, 12) for text in ids]),)
+
+
+def ldm_text(seed: int = 0) -> Any:
+    return quiet(LDMTextToImagePipeline(vqvae=vq(latent_channels=4), bert=Written(), tokenizer=Numbers(), unet=unet(seed),
+                                        scheduler=DDIMScheduler(clip_sample=False)))
+
+
+def text_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    return {"prompt": [str(seed) for seed in seeds], "generator": generators(seeds), "height": 64, "width": 64,
+            "guidance_scale": 4.0, "num_inference_steps": 8, "output_type": "pt", **more}
+
+
 def ddpm_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     return {"batch_size": len(seeds), "generator": generators(seeds), "num_inference_steps": 8, "output_type": "pt", **more}
 
@@ -85,4 +111,5 @@ MORE = {case.name: case for case in (
     Arrays("pndm", lambda **kw: ddpm(PNDMPipeline, PNDMScheduler(skip_prk_steps=True), **kw), array_call, False),
     Arrays("ldm", ldm, array_call, False),
     Case("ldm-larger", ldm_larger, larger_call, False),
+    Case("ldm-text", ldm_text, text_call, True),
 )}

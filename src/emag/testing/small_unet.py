@@ -55,7 +55,7 @@ def calm(net: Any) -> Any:
         if parameter.ndim == 4:
             parameter.data.mul_(0.6)
     for module in net.modules():
-        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)):
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)) and module.weight is not None:
             module.weight.data.mul_(0.6)
     return net
 

@@ -21,7 +21,7 @@ class Stack:
     """One list of blocks of a network."""
 
     name: str
-    """Attribute of the network; a path with * for every entry of a list means all the lists it leads to."""
+    """Attribute of the network; a path with * for every entry of a list means all the lists, or blocks, it leads to."""
     attention: str
     """The block's attention module that mixes image tokens; "" where the block is that module and nothing else."""
     streams: tuple[str, ...]
@@ -46,7 +46,9 @@ class Stack:
     """Its streams are [tokens, rows, channels]."""
     keys: tuple[str, ...] = ()
     """What its keys are along their sequence, where its queries are the image's alone and its keys are not. A block whose
-    module says `only_cross_attention` has the text's alone."""
+    module says `only_cross_attention`, or of itself that it has no `self_attn`, has the text's alone."""
+    to_itself: bool = False
+    """`attention` is given the image as its context, so that its module says of itself that it attends to another one."""
     spatial: bool = False
     """Its streams are [rows, channels, height, width]."""
     marked: str | None = None

@@ -24,6 +24,10 @@ class Host:
     """What its scale lacks to be that of uncond + s (cond - uncond); None is 1 - `off`."""
     edm: bool = False
     """Its scheduler's noise levels are the sigma of x0 + sigma epsilon; its flow network is given that over 1 + sigma."""
+    above: float | None = None
+    """What the scale must be above for unconditional rows, where that is not `off`."""
+    differs: bool = False
+    """It evaluates unconditional rows at any scale but `off`, also below."""
     strength: str | None = None
     """The argument that leaves out the first part of the steps."""
     floored: bool = False
@@ -35,7 +39,7 @@ class Host:
     third_asked: str | None = None
     """The pipeline argument that asks for the third call."""
     prompt: str = "prompt"
-    """The argument that holds the condition."""
+    """The argument that holds the condition; "batch_size" where there is none."""
     negative_prompt: str | None = "negative_prompt"
     """The argument that holds the unconditional one."""
     sized: bool = True
@@ -73,7 +77,10 @@ class Host:
 
     def guides(self, arguments: dict[str, Any]) -> bool:
         """True where a call with these arguments evaluates unconditional rows."""
-        if self.scale is None or not any((arguments.get(name) or 0) > self.off for name in (self.scale, *self.scales)):
+        if self.scale is None:
+            return False
+        scales = [arguments.get(name) or 0 for name in (self.scale, *self.scales)]
+        if not any(scale > self.least or (self.differs and scale != self.off) for scale in scales):
             return False
         return not self.negative or any(
             all(arguments.get(name) is not None for name in names) for names in self.negative)
@@ -81,6 +88,11 @@ class Host:
     def as_cfg(self, scale: float) -> float:
         """A value of its scale as the s of uncond + s (cond - uncond)."""
         return scale + (1 - self.off if self.adds is None else self.adds)
+
+    @property
+    def least(self) -> float:
+        """The scale above which it evaluates unconditional rows."""
+        return self.off if self.above is None else self.above
 
     @property
     def doubled(self) -> bool:

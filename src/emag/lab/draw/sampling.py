@@ -155,7 +155,11 @@ def generators(seeds: int | Sequence[int]) -> torch.Generator | list[torch.Gener
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _prompts(pipe: Any, host: Host, group: Sequence[Job]) -> list[Any]:
+def _prompts(pipe: Any, host: Host, group: Sequence[Job]) -> list[Any] | int:
+    if host.prompt == "batch_size":
+        if any(job.prompt for job in group):
+            raise BadValue(f"{host.name} takes no prompt, and makes what it was trained on: say ''")
+        return len(group)
     if host.prompt != "class_labels":
         return [job.prompt for job in group]
     return [label_of(pipe, job.prompt) for job in group]
