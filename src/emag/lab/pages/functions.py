@@ -13,7 +13,7 @@ NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
            "maths.entmax", "objectives.guided_targets", "objectives.implicit", "objectives.likelihood",
            "objectives.preferences", "objectives.further", "objectives.residuals", "scores.classes", "samplers.searches",
-           "samplers.inversion", "hosts.history", "hosts.driven")
+           "samplers.anchored", "samplers.inversion", "hosts.history", "hosts.driven")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
