@@ -148,7 +148,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
          out: Annotated[Path, typer.Option(help="Page to write; its numbers beside it.")] = Path("out/energy/energy.md"),
          judged: Annotated[Path, typer.Option(help="Folder of the judge; trained where it is not there.")]
          = Path("out/energy/judge"),
-         each: Annotated[int, typer.Option(min=2, help="Images of each class and arm.")] = 5,
+         each: Annotated[int, typer.Option(min=3, help="Images of each class and arm.")] = 5,
          budget: Annotated[int, typer.Option(min=8, help="Evaluations an image.")] = 40,
          only: Annotated[str, typer.Option(help="Arms, by commas; all where empty.")] = "",
          epochs: Annotated[int, typer.Option(min=1, help="Epochs of the judge.")] = 3) -> None:
