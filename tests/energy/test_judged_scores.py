@@ -16,11 +16,11 @@ from emag.models import judges
 from emag.scores import (
     HPS,
     NAMED,
-    Aesthetic,
+    AestheticScore,
     Alike,
-    Clip,
+    ClipScore,
     Colour,
-    ImageReward,
+    ImageRewardScore,
     OfFrames,
     Perceptual,
     PickScore,
@@ -122,10 +122,11 @@ def photo(tmp_path):
 
 
 def made(name, clip):
-    return {"clip": lambda: Clip("a red fox", clip), "scaled": lambda: Clip("a red fox", clip, scaled=True),
-            "each": lambda: Clip(["fox", "ship", "frog"], clip), "pickscore": lambda: PickScore("a red fox", clip, None),
+    return {"clip": lambda: ClipScore("a red fox", clip), "scaled": lambda: ClipScore("a red fox", clip, scaled=True),
+            "each": lambda: ClipScore(["fox", "ship", "frog"], clip),
+            "pickscore": lambda: PickScore("a red fox", clip, None),
             "hps": lambda: HPS("a red fox"), "hps2.0": lambda: HPS("a red fox", "2.0"),
-            "imagereward": lambda: ImageReward("ship"), "aesthetic": lambda: Aesthetic(clip),
+            "imagereward": lambda: ImageRewardScore("ship"), "aesthetic": lambda: AestheticScore(clip),
             "alike": lambda: Alike(images(1, seed=9), torch.sin), "lpips": lambda: Perceptual(
                 images(1, seed=9), lambda x, y: (x - y).square().mean((1, 2, 3), keepdim=True))}[name]()
 
@@ -158,9 +159,10 @@ def test_clip_is_transformers_own_forward_pass(clip):
         theirs = net(**tokenizer(["a red fox", "a ship"], padding=True, return_tensors="pt"),
                      pixel_values=judged.normalised(square))
     for at, text in enumerate(("a red fox", "a ship")):
-        close(Clip(text, clip, scaled=True)(square), theirs.logits_per_image[:, at], rtol=1e-4, atol=1e-4)
-        close(Clip(text, clip)(square), theirs.logits_per_image[:, at] / net.logit_scale.exp(), rtol=1e-4, atol=1e-5)
-    close(Clip(["a red fox", "a ship"], clip, scaled=True)(square), theirs.logits_per_image.diagonal(), rtol=1e-4, atol=1e-4)
+        close(ClipScore(text, clip, scaled=True)(square), theirs.logits_per_image[:, at], rtol=1e-4, atol=1e-4)
+        close(ClipScore(text, clip)(square), theirs.logits_per_image[:, at] / net.logit_scale.exp(), rtol=1e-4, atol=1e-5)
+    each = ClipScore(["a red fox", "a ship"], clip, scaled=True)
+    close(each(square), theirs.logits_per_image.diagonal(), rtol=1e-4, atol=1e-4)
 
 
 def test_scores_say_what_the_metrics_of_their_names_say(published, clip):
@@ -170,8 +172,8 @@ def test_scores_say_what_the_metrics_of_their_names_say(published, clip):
 
     drawn = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     big, texts = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8), ["ship"] * 3
-    pairs = [(towers.Clip(clip, times=None), Clip("ship", clip, scaled=True), drawn),
-             (hps.HPS("2.0"), HPS("ship", "2.0"), big), (rewards.ImageReward(), ImageReward("ship"), drawn)]
+    pairs = [(towers.Clip(clip, times=None), ClipScore("ship", clip, scaled=True), drawn),
+             (hps.HPS("2.0"), HPS("ship", "2.0"), big), (rewards.ImageReward(), ImageRewardScore("ship"), drawn)]
     for metric, score, pictures in pairs:
         theirs = metric(pictures, texts)["score"] / (100 if score.name == "hps" else 1)
         ours = score(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
@@ -181,7 +183,7 @@ def test_scores_say_what_the_metrics_of_their_names_say(published, clip):
 def test_weights_loaded_under_inference_mode_still_give_gradients(clip):
     forget()
     with torch.inference_mode():
-        score = Clip("a red fox", clip)
+        score = ClipScore("a red fox", clip)
     assert slope(images(), score)[1].abs().sum() > 0
     forget()
 
@@ -215,9 +217,10 @@ def test_frames_of_a_video_are_scored_and_no_others():
 
 
 def test_names_say_what_the_classes_say(published, clip, photo):
-    for text, score in ((f"clip@{clip}:a red fox", Clip("a red fox", clip)), (f"aesthetic@{clip}", Aesthetic(clip)),
+    for text, score in ((f"clip@{clip}:a red fox", ClipScore("a red fox", clip)),
+                        (f"aesthetic@{clip}", AestheticScore(clip)),
                         (f"pickscore@{clip}:a fox", PickScore("a fox", clip, None)), ("hps@2.0:fox", HPS("fox", "2.0")),
-                        ("hps:fox", HPS("fox")), ("imagereward:fox", ImageReward("fox"))):
+                        ("hps:fox", HPS("fox")), ("imagereward:fox", ImageRewardScore("fox"))):
         close(named(text)(images()), score(images()))
     for name, one in NAMED.items():
         assert one.example.partition(":")[0].partition("@")[0] == name and one.what
@@ -266,7 +269,7 @@ def test_lpips_needs_its_package_or_a_distance(monkeypatch, photo):
 
 
 @pytest.mark.parametrize(("make", "match"), [
-    (lambda: named("clip:"), "reads a text"), (lambda: Clip([]), "reads a text"),
+    (lambda: named("clip:"), "reads a text"), (lambda: ClipScore([]), "reads a text"),
     (lambda: named("clipp:fox"), "did you mean clip"),
     (lambda: named("classifier@here:frog"), "no model to choose"), (lambda: named("clip@:fox"), "no model to choose"),
     (lambda: named("aesthetic:fox"), "reads no text"), (lambda: named("hps@3:fox"), "versions 2.0, 2.1"),

@@ -61,11 +61,11 @@ def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | Non
     return Refined(best["x"], best["made"], best["scores"], best["start"], search.rounds + 1)
 
 
-Rows = list[list[int]]
+SharedRows = list[list[int]]
 """Numbers of the samples of each group."""
 
 
-def _groups(groups: Sequence[Hashable] | None, search: Search, count: int) -> Rows:
+def _groups(groups: Sequence[Hashable] | None, search: Search, count: int) -> SharedRows:
     if groups is None:
         return [[row] for row in range(count)]
     if len(groups) != count:
@@ -76,7 +76,7 @@ def _groups(groups: Sequence[Hashable] | None, search: Search, count: int) -> Ro
     return [[row for row, other in enumerate(groups) if other == name] for name in dict.fromkeys(groups)]
 
 
-def _better(best: Memory, tried: Memory, groups: Rows) -> Memory:
+def _better(best: Memory, tried: Memory, groups: SharedRows) -> Memory:
     """Of what a group had and what was tried for it, what scores highest; the start stays the first one's."""
     if not best:
         return tried
@@ -127,7 +127,7 @@ def _checked(values: torch.Tensor, batch: int) -> torch.Tensor:
     return values
 
 
-def _digest(x: torch.Tensor, search: Search, groups: Rows) -> str:
+def _digest(x: torch.Tensor, search: Search, groups: SharedRows) -> str:
     """What a file belongs to: the first noises, the search, and who shares."""
     shared = repr(groups) if any(len(group) > 1 for group in groups) else ""
     return hashlib.sha256(b"".join(Streams.of(x).keys) + f"{search!r}{shared}".encode()).hexdigest()[:16]

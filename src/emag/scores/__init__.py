@@ -13,12 +13,29 @@ from ..errors import BadValue
 from ..near import choices
 from .classes import OfClass, classes
 from .films import OfFrames
-from .judged import HPS, Aesthetic, Clip, ImageReward, PickScore
+from .judged import HPS, AestheticScore, ClipScore, ImageRewardScore, PickScore
 from .plain import Colour, Distance, Edges, edges
-from .references import LOOKS, Alike, Perceptual, colours, read_image
+from .references import LOOKS, Alike, Perceptual, colours, read_reference
 
-__all__ = ["HPS", "NAMED", "Aesthetic", "Alike", "Clip", "Colour", "Distance", "Edges", "ImageReward", "OfClass", "OfFrames",
-           "Perceptual", "PickScore", "classes", "colours", "edges", "named"]
+__all__ = [
+    "HPS",
+    "NAMED",
+    "AestheticScore",
+    "Alike",
+    "ClipScore",
+    "Colour",
+    "Distance",
+    "Edges",
+    "ImageRewardScore",
+    "OfClass",
+    "OfFrames",
+    "Perceptual",
+    "PickScore",
+    "classes",
+    "colours",
+    "edges",
+    "named",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ def _frames(text: str) -> Score:
 def _aesthetic(text: str, model: str | None) -> Score:
     if text:
         raise BadValue(f"the aesthetic score reads no text, got {text!r}: say aesthetic")
-    return Aesthetic(model) if model else Aesthetic()
+    return AestheticScore(model) if model else AestheticScore()
 
 
 def _number(text: str) -> float:
@@ -61,7 +78,7 @@ def _number(text: str) -> float:
 
 
 def _alike(name: str, text: str, model: str | None) -> Score:
-    return Alike(read_image(text), LOOKS[name])
+    return Alike(read_reference(text), LOOKS[name])
 
 
 NAMED: dict[str, Named] = {
@@ -69,15 +86,15 @@ NAMED: dict[str, Named] = {
                         "classifier:frog"),
     "colour": Named(lambda text, _: _colour(text), "a mean colour, red:green:blue", "colour:0.9:0.1:0.1"),
     "edges": Named(lambda text, _: Edges(_number(text)) if text else Edges(), "an amount of edges, 0 is flat", "edges:0.1"),
-    "clip": Named(lambda text, model: Clip(text, model) if model else Clip(text), "CLIP's cosine to a text",
+    "clip": Named(lambda text, model: ClipScore(text, model) if model else ClipScore(text), "CLIP's cosine to a text",
                   "clip:a red fox", "a folder or hub id of a CLIPModel"),
     "pickscore": Named(lambda text, model: PickScore(text, model, None) if model else PickScore(text),
                        "PickScore of a prompt", "pickscore:a red fox", "a folder or hub id of a CLIPModel"),
     "hps": Named(lambda text, version: HPS(text, version) if version else HPS(text), "HPS v2.1 of a prompt",
                  "hps@2.0:a red fox", "the version, 2.0 or 2.1"),
-    "imagereward": Named(lambda text, _: ImageReward(text), "ImageReward of a prompt", "imagereward:a red fox"),
+    "imagereward": Named(lambda text, _: ImageRewardScore(text), "ImageReward of a prompt", "imagereward:a red fox"),
     "aesthetic": Named(_aesthetic, "the LAION aesthetic score", "aesthetic", "a folder or hub id of a CLIPModel"),
-    "lpips": Named(lambda text, _: Perceptual(read_image(text)), "LPIPS near 0 to an image file", "lpips:photo.png"),
+    "lpips": Named(lambda text, _: Perceptual(read_reference(text)), "LPIPS near 0 to an image file", "lpips:photo.png"),
     **{name: Named(partial(_alike, name), f"the {name.removesuffix('-of')} of an image file", f"{name}:photo.png")
        for name in LOOKS},
     "frames": Named(lambda text, _: _frames(text), "another score, of some frames of a video",

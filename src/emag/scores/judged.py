@@ -1,6 +1,6 @@
 """Scores by published networks: CLIP, PickScore, HPS, ImageReward and the aesthetic score, with gradients.
 
-The networks and numbers are those of the metrics of the same names (`emag metrics`), where the image is resized by floats
+The networks and numbers are those of the metrics of the same names (`emag metrics`), where the image is scaled_to by floats
 with gradients, bicubic with antialias, in the place of PIL's bytes. Weights are loaded as the score is made, once for all
 scores of that network, so that what is missing is said before a run.
 """
@@ -35,7 +35,7 @@ Texts = str | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class ClipScore:
     """The cosine of CLIP's embeddings of image and text, in [-1, 1]; times the model's own scale, about 100, if `scaled`.
 
     text: one for all images, or one each; cut at 77 tokens. model: a folder or hub id of a `CLIPModel`; tokenizer: likewise,
@@ -64,8 +64,8 @@ class Clip:
 
 
 @dataclass(frozen=True, eq=False)
-class PickScore(Clip):
-    """PickScore: CLIP-H fine-tuned on what people chose, the cosine times its own scale, about 100. text: as `Clip`'s."""
+class PickScore(ClipScore):
+    """PickScore: CLIP-H fine-tuned on what people chose, the cosine times its own scale, about 100."""
 
     model: str = PICKSCORE
     tokenizer: str | None = PICKSCORE_WORDS
@@ -98,7 +98,7 @@ class HPS:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageReward:
+class ImageRewardScore:
     """ImageReward v1.0: BLIP reading image and text, about -2 to 2. text: one for all images, or one each; 35 tokens."""
 
     text: Texts
@@ -118,7 +118,7 @@ class ImageReward:
 
 
 @dataclass(frozen=True, eq=False)
-class Aesthetic:
+class AestheticScore:
     """The LAION aesthetic score, about 1 to 10: a head on CLIP ViT-L/14's image embedding. It reads no text.
 
     model: a folder or hub id of that `CLIPModel`.
@@ -150,17 +150,17 @@ def cropped(images: torch.Tensor, size: int) -> torch.Tensor:
     short = min(height, width)
     sides = [size if side == short else int(size * side / short) for side in (height, width)]
     top, left = ((side - size) // 2 for side in sides)
-    return resized(images, sides)[..., top:top + size, left:left + size]
+    return scaled_to(images, sides)[..., top:top + size, left:left + size]
 
 
 def padded(images: torch.Tensor, size: int) -> torch.Tensor:
     """The longer side brought to `size`, zeros around: [batch, 3, size, size]; differentiable."""
     height, width = (round(side * size / max(images.shape[-2:])) for side in images.shape[-2:])
     above, left = (size - height) // 2, (size - width) // 2
-    return functional.pad(resized(images, [height, width]), (left, size - width - left, above, size - height - above))
+    return functional.pad(scaled_to(images, [height, width]), (left, size - width - left, above, size - height - above))
 
 
-def resized(images: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
+def scaled_to(images: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
     """Images [batch, 3, height, width] at other sides, bicubic with antialias; differentiable."""
     images = images.float()
     if list(images.shape[-2:]) == list(sides):

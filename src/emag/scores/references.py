@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import BadValue
 from ..models.judges import needs
-from .judged import resized
+from .judged import scaled_to
 from .plain import Operator, check_pixels, edges
 
 
@@ -84,16 +84,16 @@ def colours(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(images.float(), 8)
 
 
-def pixels(images: torch.Tensor) -> torch.Tensor:
+def as_they_are(images: torch.Tensor) -> torch.Tensor:
     """The images themselves."""
     return images
 
 
-LOOKS: dict[str, Operator] = {"pixels-of": pixels, "colours-of": colours, "edges-of": edges}
+LOOKS: dict[str, Operator] = {"pixels-of": as_they_are, "colours-of": colours, "edges-of": edges}
 """What can be alike, by the names of scores: each a look at an image, and a file of the reference behind a colon."""
 
 
-def read_image(path: str) -> torch.Tensor:
+def read_reference(path: str) -> torch.Tensor:
     """An image file as [1, 3, height, width] in [0, 1]. Raises `BadValue` where there is none."""
     try:
         with Image.open(Path(path).expanduser()) as image:
@@ -108,7 +108,7 @@ def fitted(reference: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """The reference at the size, on the device and in the numbers of the images, in [0, 1]."""
     if len(reference) not in (1, len(images)):
         raise BadValue(f"a score has {len(reference)} references for {len(images)} images: give one for all, or one each")
-    return resized(reference.to(images), images.shape[-2:]).clamp(0, 1)
+    return scaled_to(reference.to(images), images.shape[-2:]).clamp(0, 1)
 
 
 @lru_cache(maxsize=1)
