@@ -25,7 +25,7 @@ class GuidedFilling:
 
     def __init__(self, pipe: Any, rule: CFG, share: float | None):
         self.steps = self.passes = 0
-        self._pipe, self._rule, self._share, self._undo = pipe, rule, share, Undo()
+        self._pipe, self._kind, self._rule, self._share, self._undo = pipe, type(pipe), rule, share, Undo()
         kind = type(pipe).__name__
         if getattr(pipe, "_emag_filled", False):
             raise Busy("this pipeline is already inside a with block of emag.tokens.filled")
@@ -37,9 +37,9 @@ class GuidedFilling:
         self._guide(pipe.transformer if self._of_images else pipe.model, 0 if self._of_images else 1)
 
     def __enter__(self) -> "GuidedFilling":
-        kind = type(self._pipe)
+        kind = self._kind
         # of the same name, so that what asks for it finds the pipeline that it is
-        call = {"__call__": lambda pipe, *args, **kwargs: self._called(kind, pipe, args, kwargs), "_emag_filled": True}
+        call = {"__call__": lambda pipe, *args, **kwargs: self._called(pipe, args, kwargs), "_emag_filled": True}
         swapped = type(kind.__name__, (kind,), call)
         self._undo.callback(setattr, self._pipe, "__class__", kind)
         self._pipe.__class__ = swapped
@@ -56,8 +56,8 @@ class GuidedFilling:
             return predictions(self._rule, space="logits", steps=steps or 1)
         return masked(network, self._rule, mask_token=0, share=self._share)
 
-    def _called(self, kind: type, pipe: Any, args: Any, kwargs: Any) -> Any:
-        call = inspect.signature(kind.__call__).bind(pipe, *args, **kwargs)
+    def _called(self, pipe: Any, args: Any, kwargs: Any) -> Any:
+        call = inspect.signature(self._kind.__call__).bind(pipe, *args, **kwargs)
         call.apply_defaults()
         return undone(lambda undo: (self._image if self._of_images else self._text)(undo, pipe, call))
 
@@ -102,7 +102,7 @@ class GuidedFilling:
             start, answers = found["prompt"], list[Any]()
             if "guide" not in found:  # before anything is filled in, the first place behind the prompt is masked
                 found["guide"] = masked(network, self._rule, int(tokens[0, start]), self._share)
-            found["guide"].model = lambda ids, **more: answers.append(plain(ids, **more)) or answers[-1]
+            found["guide"].model = lambda ids, **more: kept(answers, plain(ids, **more))
             prompt = torch.arange(tokens.shape[1], device=tokens.device) < start
             guided = found["guide"](tokens, prompt, **given)
             self.steps, self.passes = found["guide"].steps, found["guide"].passes
@@ -120,7 +120,13 @@ class GuidedFilling:
         self.steps = self.passes = 0
         hold(network, "emag.tokens.filled", undo)
         patch(undo, network, "forward", forward)
-        return type(self._pipe).__base__.__call__(*call.args, **call.kwargs)
+        return self._kind.__call__(*call.args, **call.kwargs)
+
+
+def kept(answers: list[Any], answer: Any) -> Any:
+    """`answer`, which is added to `answers`."""
+    answers.append(answer)
+    return answer
 
 
 def filled(pipe: Any, rule: Rule, share: float | None = None) -> GuidedFilling:

@@ -7,22 +7,30 @@ from typing import Any
 import torch
 
 from ..errors import BadValue
+from ..models import WEIGHTS
+
+EMBEDDED = {"digits": "Llama, 49 000 parameters: counts by the step that a prompt names, \"+3\"; embedded"}
+"""Embedded language models and what they are."""
 
 
 def load_text_model(name: str, device: torch.device, dtype: torch.dtype | None = None, revision: str | None = None,
          cached: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a decoder-only or encoder-decoder model. cached: what was fetched before alone.
 
+    name: "digits" (embedded), a folder or a hub id.
+
     Raises `BadValue` with the reason where there is none, or where it brings code of its own or weights in a pickle.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+    place = str(WEIGHTS / name) if name in EMBEDDED else name
     given = {"revision": revision, "local_files_only": cached, "trust_remote_code": False}
     with _loading(name):
-        config = AutoConfig.from_pretrained(name, **given)
+        config = AutoConfig.from_pretrained(place, **given)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(name, **given)
-        model = kind.from_pretrained(name, dtype=dtype or "auto", use_safetensors=True, **given)
+        tokenizer = AutoTokenizer.from_pretrained(place, **given)
+        model = kind.from_pretrained(place, dtype=dtype or "auto", use_safetensors=True, **given)
+    model.name_or_path = name
     if tokenizer.pad_token_id is None:  # what it fills up with is masked, so that any token will do
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer

@@ -1,7 +1,7 @@
 """Guidance of what a loop of one's own predicts: hidden states, logits or probabilities, of tokens or of latents."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -13,7 +13,7 @@ from .algebra import guided_by
 from .checks import check_token_rules, token_space
 from .run import TokenGuidance
 
-Prediction = torch.Tensor | Callable[[], torch.Tensor]
+Prediction: TypeAlias = torch.Tensor | Callable[[], torch.Tensor]
 """A prediction, [rows, ...], or a function that makes it, which is called where a rule reads it alone."""
 
 

@@ -18,14 +18,17 @@ def models(as_json: shared.Json = False) -> None:
     """List the embedded models, the supported pipelines and the supported networks."""
     from ...families import BACKBONES, HOSTS
     from ...hosts.load import MODELS
+    from ...tokens.load import EMBEDDED
 
-    found = {"embedded": dict(MODELS), "pipelines": list(HOSTS), "networks": list(BACKBONES)}
+    found = {"embedded": dict(MODELS), "texts": dict(EMBEDDED), "pipelines": list(HOSTS), "networks": list(BACKBONES)}
     if as_json:
         shared.show_json(found)
         return
     table = folded("name", "what")
     for name, text in MODELS.items():
         table.add_row(name, text)
+    for name, text in EMBEDDED.items():
+        table.add_row(name, f"{text}, for emag text")
     out.print(table)
     out.print("\nany local folder or hub id of a " + ", ".join(HOSTS))
     out.print("with one of the networks " + ", ".join(BACKBONES))

@@ -11,13 +11,14 @@ from ...files import check_file, whole
 from . import common as shared
 from .common import command, err, out
 
-TextModel = Annotated[str, typer.Option("--model", "-m", help="Local folder or hub id of a language model.")]
+TextModel = Annotated[str, typer.Option("--model", "-m", help="digits, a local folder or a hub id of a language model.")]
 TextRules = Annotated[list[str], typer.Option("--guidance", "-g", autocompletion=shared.token_method_names,
                                               help="A rule, in order: cfg=1.5, mti=1.5,threshold=1 or "
                                               "negative=1.3,negative=\"prompt:a text\". Repeat for more.")]
 
 
-@command('emag text "Once upon a time" -m ./model -g cfg=1.5 --negative "A dull story."',
+@command('emag text "+3" -m digits -g cfg=1.5 --negative none --temperature 1 --tokens 16',
+         'emag text "Once upon a time" -m ./model -g cfg=1.5 --negative "A dull story."',
          'emag text "Dear" "Hello" -m ./model -g mti=2,threshold=1.5 --tokens 40 --json',
          kept="nothing is kept: the same command makes the text again")
 def text(
@@ -91,9 +92,9 @@ def _made(prompts: list[str], name: str, rules: list[Any], null: Any, call: dict
 def _open(name: str, device: str | None, dtype: Any) -> tuple[Any, Any]:
     from ...hosts.hub import cached_only
     from ...hosts.load import pick_device, pick_dtype
-    from ...tokens.load import load_text_model
+    from ...tokens.load import EMBEDDED, load_text_model
 
-    cached = not Path(name).is_dir() and cached_only(name, "config.json")
+    cached = name not in EMBEDDED and not Path(name).is_dir() and cached_only(name, "config.json")
     return load_text_model(name, pick_device(device), pick_dtype(dtype), cached=cached)
 
 
