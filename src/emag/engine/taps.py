@@ -88,7 +88,7 @@ class Taps:
         if module is None:
             raise Unsupported(f"{name} has no cross-attention of its own in block {block.index}")
         if block.stack.linear and not cross:
-            raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
+            raise Unsupported(f"the self-attention of {name} {block.stack.mapless}. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
         if getattr(module, "is_cross_attention", False) and not cross:
             raise Unsupported(f"the first attention of block {block.index} of this {name} is to the text, not to the image "

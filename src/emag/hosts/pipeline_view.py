@@ -10,7 +10,7 @@ import torch
 from ..core import Rows, Score, Step
 from ..engine.arguments import Arguments
 from ..engine.network import Network
-from ..engine.trajectory import Trajectory, trajectory
+from ..engine.trajectory import Trajectory, preconditioned, trajectory, trigonometric
 from ..engine.undo import Undo, patch
 from ..engine.view import CallKind
 from ..families import Host
@@ -60,8 +60,12 @@ class PipelineView:
         return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
 
     def trajectory(self) -> Trajectory:
+        if self.host.path == "trigonometric":
+            return trigonometric(self.pipe.scheduler, getattr(self.pipe, "_num_timesteps", None))
+        if self.host.path == "preconditioned":
+            return preconditioned(self.pipe.scheduler)
         path = trajectory(self.pipe.scheduler, self._late())
-        path = path.as_flow() if self.host.edm else path
+        path = path.as_flow() if self.host.path == "edm" else path
         share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
         if share is None:
             return path

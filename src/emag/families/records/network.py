@@ -38,6 +38,8 @@ class Stack:
     """An attribute of `cross` that is there where it attends to a picture first, in a call of its own."""
     linear: bool = False
     """`attention` has no map, and makes no fused call."""
+    mapless: str = "is linear: it has no map to change and makes no fused call"
+    """What is said of such an attention where a rule asks for its map."""
     each_sample: bool = False
     """`attention` makes one call for each sample, of the image tokens and those of the text that are not masked."""
     middle: bool = False
