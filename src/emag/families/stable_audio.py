@@ -28,6 +28,6 @@ FAMILY = Family(
     },
     examples=(
         Example("Stable Audio Open", "stabilityai/stable-audio-open-1.0", "StableAudioPipeline", "stable-audio",
-                "audio_end_in_s=10.0, guidance_scale=7.0", prompt='"rain on a tin roof"', output="audios"),
+                "guidance_scale=7.0", prompt='"rain on a tin roof"', output="audios"),
     ),
 )

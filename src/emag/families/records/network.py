@@ -30,16 +30,12 @@ class Stack:
     """The same names, in the order in which a block returns them."""
     tokens: tuple[str, ...]
     """What the attention sees along its sequence, in order: ("image",), ("image", "text") or ("text", "image")."""
-    keys: tuple[str, ...] = ()
-    """What its keys are along their sequence, where its queries are the image's alone and its keys are not."""
     cross: str | None = None
     """The block's attention module from image to text, where that is one of its own."""
     cross_picture: str | None = None
     """An attribute of `cross` that is there where it attends to a picture first, in a call of its own."""
     linear: bool = False
     """`attention` has no map, and makes no fused call."""
-    mapless: str = "is linear: it has no map to change and makes no fused call"
-    """What is said of such an attention where a rule asks for its map."""
     each_sample: bool = False
     """`attention` makes one call for each sample, of the image tokens and those of the text that are not masked."""
     middle: bool = False
@@ -50,6 +46,10 @@ class Stack:
     """Its streams are [tokens, rows, channels]."""
     places: tuple[int, ...] = ()
     """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
+    keys: tuple[str, ...] = ()
+    """What its keys are along their sequence, where its queries are the image's alone and its keys are not."""
+    mapless: str = "is linear: it has no map to change and makes no fused call"
+    """What is said of a `linear` attention where a rule asks for its map."""
 
 
 @dataclass(frozen=True)
