@@ -29,7 +29,7 @@ FAMILY = Family(
                                                                                  "made for 1")},
     },
     examples=(
-        Example("AnyFlow", "nvidia/AnyFlow-Wan2.1-T2V-1.3B-Diffusers", "AnyFlowPipeline", "anyflow-off", "num_inference_steps=4",
-                output="frames", note="distilled: EMAG pushes on the one prediction there is"),
+        Example("AnyFlow", "nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers", "AnyFlowPipeline", "anyflow-off",
+                "num_inference_steps=4", output="frames", note="distilled: EMAG pushes on the one prediction there is"),
     ),
 )

@@ -35,7 +35,8 @@ FAMILY = Family(
         },
     },
     examples=(
-        Example("Kandinsky 6", "kandinskylab/Kandinsky-6.0-TI2VA-Diffusers", "Kandinsky6TI2VAPipeline", "kandinsky6",
-                "guidance_scale=5.0", output="frames"),
+        Example("Kandinsky 6", "kandinskylab/Kandinsky-6.0-Pro-distill-5s-Diffusers", "Kandinsky6TI2VAPipeline",
+                "kandinsky6", "guidance_scale=5.0", output="frames",
+                note="with a FlowMatchEulerDiscreteScheduler: the distilled models' own scheduler is not served"),
     ),
 )

@@ -5,8 +5,7 @@ What stands here is refused with the same words; a test holds that every class o
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
-        "UniDiffuserModel", "UniDiffuserPipeline", "SanaWMTransformer3DModel", "SanaWMPipeline",
-        "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner", "Cosmos3OmniTransformer", "Cosmos3OmniPipeline"),
+        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
         "StableUnCLIPPipeline", "LDMTextToImagePipeline"),
     "needs blocks whose rows are frames: a run counts one row of a block for each sample": (
@@ -84,6 +83,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "Kandinsky6SRTransformer3DModel", "Kandinsky6SRPipeline"),
     "needs noise levels of EDM around a network that predicts -v: known are those of v and of straight flows": (
         "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline"),
+    "needs a picture, its text and what an encoder sees of it in one x_t, each with a time of its own": (
+        "UniDiffuserModel", "UniDiffuserPipeline"),
+    "needs the path of a camera, in arguments that its forward does not name": (
+        "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner"),
 }
 """What would be needed, and the classes that need it."""
 

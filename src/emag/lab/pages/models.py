@@ -2,7 +2,8 @@
 
 from ...families import BACKBONES, DEFAULTS, EXAMPLES, HOSTS, Backbone, Example, Host, Stack
 
-LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls"}
+LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls",
+           "calls-in-turn": "two calls"}
 
 
 def markdown() -> str:
