@@ -46,14 +46,14 @@ def test_what_is_served_is_tried():
 
 
 def test_a_class_of_the_list_is_refused_with_its_reason():
-    class StableAudio3Pipeline:
+    class Ideogram4Pipeline:
         pass
 
-    class StableAudio3DiTModel(torch.nn.Module):
+    class Ideogram4Transformer2DModel(torch.nn.Module):
         pass
 
-    for thing, read in ((StableAudio3Pipeline(), host_of), (StableAudio3DiTModel(), emag.engine.network.read_network)):
-        with pytest.raises(Unsupported, match="needs an attention that is the difference of two"):
+    for thing, read in ((Ideogram4Pipeline(), host_of), (Ideogram4Transformer2DModel(), emag.engine.network.read_network)):
+        with pytest.raises(Unsupported, match="needs a sequence that begins with padding"):
             read(thing)
 
 

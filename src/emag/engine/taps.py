@@ -94,7 +94,7 @@ class Taps:
         if module is None:
             raise Unsupported(f"{name} has no cross-attention of its own in block {block.index}")
         if block.stack.linear and not cross:
-            raise Unsupported(f"the self-attention of {name} is linear: it has no map to change and makes no fused call. "
+            raise Unsupported(f"the self-attention of {name} {block.stack.mapless}. "
                               "Use a method that skips blocks (SLG), or one that works in the cross-attention (cross=True)")
         known = bool(block.stack.keys) or block.stack.to_itself  # where the module's own word is about something else
         to_text = block.cross is module if known else getattr(module, "is_cross_attention", False)

@@ -108,9 +108,35 @@ def _continuous(scheduler: Any) -> bool:
     return bool(scheduler.config.get("timestep_type") == "continuous")
 
 
+def preconditioned(scheduler: Any) -> Trajectory:
+    """Read a scheduler of EDM, whose network is given x0 + sigma epsilon over (sigma^2 + sigma_data^2)^(1/2) and predicts v.
+
+    Raises `Unsupported` for another prediction.
+    """
+    if scheduler.config.get("prediction_type") != "v_prediction" or not hasattr(scheduler.config, "sigma_data"):
+        raise Unsupported(f"{type(scheduler).__name__} is not one of EDM with v_prediction, whose noise levels are known")
+    sigmas, data = scheduler.sigmas[:-1].double(), scheduler.config.sigma_data
+    size = (sigmas**2 + data**2).sqrt()  # x / size = alpha x0 / data + sigma epsilon, alpha^2 + sigma^2 = 1
+    timesteps = tuple(float(t) for t in scheduler.timesteps.tolist())
+    times = tuple(((sigmas / data).atan() * 2 / torch.pi).tolist())
+    return Trajectory(timesteps, tuple(range(len(timesteps))), times, tuple((data / size).tolist()),
+                      tuple((sigmas / size).tolist()), "v", whole=len(timesteps))
+
+
+def trigonometric(scheduler: Any, count: int | None = None) -> Trajectory:
+    """Read a scheduler whose times are angles t of cos(t) x0 + sin(t) epsilon, for a flow network that is given that over
+    cos(t) + sin(t). count: steps of the run, the last ones of the schedule; None is all."""
+    angles = scheduler.timesteps[:-1].double()  # the last one is where it ends
+    whole = len(angles)
+    angles = angles[whole - (count or whole):]
+    # (cos x0 + sin epsilon) / (cos + sin) = (1 - s) x0 + s epsilon
+    times = tuple((angles.sin() / (angles.sin() + angles.cos())).tolist())
+    return Trajectory(times, tuple(range(len(times))), times, tuple(1 - s for s in times), times, "flow", whole=whole)
+
+
 def prediction_space(scheduler: Any) -> Space:
     """Prediction space a scheduler expects: flow matching by class, else by its `prediction_type`."""
-    if type(scheduler).__name__.startswith("FlowMatch"):
+    if type(scheduler).__name__.startswith(("FlowMatch", "FlowMap")):
         return "flow"
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind not in SPACE_OF:

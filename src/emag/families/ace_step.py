@@ -35,7 +35,7 @@ FAMILY = Family(
         },
     },
     examples=(
-        Example("ACE-Step 1.5", "ACE-Step/acestep-v15-base-diffusers", "AceStepPipeline", "ace-step",
+        Example("ACE-Step 1.5", "ACE-Step/acestep-v15-xl-turbo-diffusers", "AceStepPipeline", "ace-step",
                 "audio_duration=30.0, guidance_scale=7.0", prompt='"slow piano, rain"', output="audios",
                 note="turbo models leave CFG out: EMAG pushes on the one prediction there is"),
     ),

@@ -40,5 +40,7 @@ FAMILY = Family(
     examples=(
         Example("FIBO", "briaai/FIBO", "BriaFiboPipeline", "fibo", "guidance_scale=5.0",
                 note="its prompts are structured captions, JSON"),
+        Example("FIBO 2", "briaai/Fibo-2.0-dev", "BriaFibo2Pipeline", "fibo-2", "guidance_scale=5.0",
+                note="prompts of unlike lengths one a call"),
     ),
 )

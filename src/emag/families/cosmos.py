@@ -17,8 +17,8 @@ FAMILY = Family(
     ),
     pipelines=(
         # all three combine cond + scale (cond - uncond), where their scale is above 1
-        Host("Cosmos2TextToImagePipeline", "calls-untagged", adds=1.0, edm=True),
-        Host("Cosmos2VideoToWorldPipeline", "calls-in-turn", adds=1.0, edm=True),
+        Host("Cosmos2TextToImagePipeline", "calls-untagged", adds=1.0, path="edm"),
+        Host("Cosmos2VideoToWorldPipeline", "calls-in-turn", adds=1.0, path="edm"),
         Host("Cosmos2_5_PredictBasePipeline", "calls-untagged", adds=1.0),
     ),
     defaults={

@@ -40,7 +40,7 @@ FAMILY = Family(
         },
     },
     examples=(
-        Example("LongCat-AudioDiT", "meituan-longcat/LongCat-AudioDiT", "LongCatAudioDiTPipeline", "longcat-audio",
+        Example("LongCat-AudioDiT", "ruixiangma/LongCat-AudioDiT-1B-Diffusers", "LongCatAudioDiTPipeline", "longcat-audio",
                 "audio_duration_s=5.0, guidance_scale=4.0", prompt='"rain on a tin roof"', output="audios"),
     ),
 )

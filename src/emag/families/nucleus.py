@@ -31,6 +31,6 @@ FAMILY = Family(
         },
     },
     examples=(
-        Example("Nucleus-Image", "NucleusAI/Nucleus-Image", "NucleusMoEImagePipeline", "nucleus", "guidance_scale=4.0"),
+        Example("Nucleus-Image", "NucleusAI/NucleusMoE-Image", "NucleusMoEImagePipeline", "nucleus", "guidance_scale=4.0"),
     ),
 )

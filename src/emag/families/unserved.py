@@ -5,20 +5,12 @@ What stands here is refused with the same words; a test holds that every class o
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nobody has written and proven an entry for its network yet": (
-        "AnyFlowTransformer3DModel", "AnyFlowPipeline", "AudioLDM2UNet2DConditionModel", "AudioLDM2Pipeline",
-        "UniDiffuserModel", "UniDiffuserPipeline",  "Flux3Transformer2DModel",
-        "Kandinsky6Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6TI2VAPipeline",
-        "Kandinsky6SRPipeline", "MiniMaxH3Transformer3DModel", "MiniMaxMusic3Transformer1DModel",
-        "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner",
-        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline", "WanAnimate2Transformer3DModel"),
+        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline"),
     "nobody has written and proven an entry for this pipeline yet; its network has one": (
         "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
-        "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline",
-        "StableAudioDiTModel", "StableAudioPipeline", "UNet1DModel", "DanceDiffusionPipeline",
-        "StableDiffusionLatentUpscalePipeline",
-        "SanaSprintPipeline", "SanaSprintImg2ImgPipeline", "ConsistencyModelPipeline", "ScoreSdeVePipeline",
-        "KarrasVePipeline"),
+        "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
+        "ScoreSdeVePipeline", "KarrasVePipeline"),
     "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
         "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionXLInstructPix2PixPipeline"),
@@ -29,7 +21,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
         "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
         "Cosmos2_5_TransferPipeline", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
-        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline"),
+        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
     "needs images of different sizes in one sequence": (
         "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline", "JoyImageEditPlusTransformer3DModel",
         "JoyImageEditPlusPipeline"),
@@ -65,12 +57,21 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "DreamLiteMobilePipeline"),
     "needs a sequence that begins with padding for a text, and another network without it": (
         "Ideogram4Transformer2DModel", "Ideogram4Pipeline"),
-    "needs an attention that is the difference of two, each a call of its own": (
-        "StableAudio3DiTModel", "StableAudio3Pipeline", "StableAudio3AudioToAudioPipeline", "StableAudio3InpaintPipeline"),
     "needs a network that predicts clean pixels: its pipeline makes a velocity of what it has combined": (
         "PRXPixelPipeline",),
     "cannot run in diffusers 0.42.1: its pipeline gives its own encoder an argument that it does not take": (
         "EasyAnimateControlPipeline",),
+    "needs a modular pipeline, one built from blocks: diffusers has no other that drives it": (
+        "Flux3Transformer2DModel", "MiniMaxH3Transformer3DModel", "MiniMaxMusic3Transformer1DModel",
+        "WanAnimate2Transformer3DModel"),
+    "needs an attention that is sparse by blocks, in tiles of a video, each a run of its own": (
+        "Kandinsky6SRTransformer3DModel", "Kandinsky6SRPipeline"),
+    "needs noise levels of EDM around a network that predicts -v: known are those of v and of straight flows": (
+        "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline"),
+    "needs a picture, its text and what an encoder sees of it in one x_t, each with a time of its own": (
+        "UniDiffuserModel", "UniDiffuserPipeline"),
+    "needs the path of a camera, in arguments that its forward does not name": (
+        "SanaWMTransformer3DModel", "SanaWMPipeline", "SanaWMLTX2RefinerTransformer3DModel", "SanaWMLTX2Refiner"),
 }
 """What would be needed, and the classes that need it."""
 

@@ -10,7 +10,7 @@ import torch
 from ..core import Part, Rows, Score, Step
 from ..engine.arguments import Arguments
 from ..engine.network import Network
-from ..engine.trajectory import Trajectory, trajectory
+from ..engine.trajectory import Trajectory, preconditioned, trajectory, trigonometric
 from ..engine.undo import Undo, patch
 from ..engine.view import CallKind
 from ..families import Host
@@ -61,8 +61,12 @@ class PipelineView:
 
     def trajectory(self) -> Trajectory:
         scheduler = getattr(self.pipe, self.host.scheduler)
+        if self.host.path == "trigonometric":
+            return trigonometric(scheduler, getattr(self.pipe, "_num_timesteps", None))
+        if self.host.path == "preconditioned":
+            return preconditioned(scheduler)
         path = trajectory(scheduler, self._late(scheduler))
-        path = path.as_flow() if self.host.edm else path
+        path = path.as_flow() if self.host.path == "edm" else path
         share = self.pipe.config.get(self.host.boundary) if self.host.boundary else None
         if share is None:
             return path

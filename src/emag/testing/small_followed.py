@@ -16,6 +16,10 @@ from diffusers import (
     LTX2HDRPipeline,
     LTX2InContextPipeline,
     SanaImageToVideoPipeline,
+    SanaSprintImg2ImgPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
 )
 from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
@@ -25,6 +29,7 @@ from .small_films import Still, easyanimate, kandinsky5, kandinsky5_call, masked
 from .small_given import FILM, beside
 from .small_joint import HEADS, plain_call
 from .small_ragged import Ragged, valid
+from .small_separate import from_image, sana, sana_call
 from .small_video import Video, texts, video_call
 from .small_video_more import PICTURE, ltx2, ltx2_call
 
@@ -56,6 +61,20 @@ def sana_image(layers: int = 3, seed: int = 0) -> SanaImageToVideoPipeline:
                                              "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}))
 
 
+def sprint(cls: Any = SanaSprintPipeline, layers: int = 3, seed: int = 0) -> Any:
+    made = sana(1)
+    config = {name: value for name, value in made.transformer.config.items() if not name.startswith("_")}
+    net = SanaTransformer2DModel(**{**config, "num_layers": layers, "guidance_embeds": True,
+                                    "qk_norm": "rms_norm_across_heads"})
+    return quiet(cls(**{**made.components, "transformer": awaken(net, seed),
+                        "scheduler": SCMScheduler(prediction_type="trigflow", sigma_data=0.5)}))
+
+
+def sprint_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    call = {"num_inference_steps": 4, "intermediate_timesteps": None, "max_timesteps": 1.57, **sana_call(seeds, **more)}
+    return {name: value for name, value in call.items() if not name.startswith("negative")}
+
+
 def refiner_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     """From a picture in its own form."""
     call = plain_call(seeds, **{"height": 32, "width": 48, **more})
@@ -84,9 +103,8 @@ def k5_image_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any
 
 def context_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     reference = LTX2ReferenceCondition(frames=FILM, strength=1.0)
-    latents = texts(seeds, 400, 4, 2, 4, 4)
-    return ltx2_call(seeds, **{"num_frames": 5, "reference_conditions": [reference], "latents": latents, "noise_scale": 1.0,
-                               **more})
+    return ltx2_call(seeds, **{"num_frames": 5, "reference_conditions": [reference], "noise_scale": 1.0,
+                               "latents": texts(seeds, 400, 4, 2, 4, 4), **more})
 
 
 def hdr_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
@@ -97,6 +115,9 @@ def hdr_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
 
 MORE: dict[str, Case] = {case.name: case for case in (
     Video("easyanimate-inpaint", inpainting, masked(video_call), True),
+    Ragged("sana-sprint", sprint, sprint_call, False),
+    Ragged("sana-sprint-img2img", lambda **kw: sprint(SanaSprintImg2ImgPipeline, **kw),
+           lambda seeds=(8, 9), **more: {"strength": 0.75, **from_image(sprint_call)(seeds, **more)}, False),
     Ragged("hunyuan-image-refiner", refiner, refiner_call, True),
     Video("kandinsky5-video-image", lambda **kw: kandinsky5(Kandinsky5I2VPipeline, visual_cond=True, **kw), k5_call, True),
     Still("kandinsky5-edit", lambda **kw: kandinsky5(Kandinsky5I2IPipeline, visual_cond=True, **kw), k5_image_call, True),

@@ -5,12 +5,17 @@ from typing import Any
 
 import torch.nn.functional as F
 from diffusers import (
+    AnyFlowPipeline,
+    AnyFlowTransformer3DModel,
     ClassifierFreeGuidance,
     Cosmos2_5_PredictBasePipeline,
     Cosmos2TextToImagePipeline,
     Cosmos2VideoToWorldPipeline,
     CosmosTransformer3DModel,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Kandinsky6TI2VAPipeline,
+    Kandinsky6Transformer3DModel,
     MotifVideoImage2VideoPipeline,
     MotifVideoPipeline,
     MotifVideoTransformer3DModel,
@@ -20,7 +25,7 @@ from diffusers import (
 from .small import Case, awaken, quiet
 from .small_films import frameless, masked
 from .small_ragged import Ragged
-from .small_video import Video, video_call
+from .small_video import Video, texts, video_call, wan_network
 from .small_video_more import PICTURE
 from .small_wan import wan_vae
 
@@ -63,6 +68,44 @@ def cosmos(cls: Any = Cosmos2TextToImagePipeline, layers: int = 3, seed: int = 0
                      safety_checker=Trusting()))
 
 
+class Heard:
+    """A stand-in for what makes waves of the latents of a sound."""
+
+    config, latent_hop_length = SimpleNamespace(sample_rate=24), 1
+
+
+def anyflow(layers: int = 3, seed: int = 0) -> AnyFlowPipeline:
+    net = wan_network(AnyFlowTransformer3DModel, layers, seed)
+    return quiet(AnyFlowPipeline(tokenizer=None, text_encoder=None, transformer=net, vae=wan_vae(),
+                                 scheduler=FlowMapEulerDiscreteScheduler(shift=3.0)))
+
+
+def kandinsky6(layers: int = 3, seed: int = 0) -> Kandinsky6TI2VAPipeline:
+    net = Kandinsky6Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=12, in_text_dim2=10, time_dim=8, model_dim=24, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=layers, axes_dims=(4, 4, 4), in_audio_dim=3, out_audio_dim=3,
+        text_token_padding=True, ca_rope=True, cross_gates=True, fix_modulation=True, visual_token_type_num_embeddings=2)
+    parts = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    awaken(net, seed)
+    for block in net.visual_transformer_blocks:  # sharper maps: those of so few tokens are nearly even
+        block.video_dec_block.self_attention.query_norm.weight.data.mul_(6)
+    return quiet(Kandinsky6TI2VAPipeline(transformer=net, scheduler=_flow(), audio_vae=Heard(), vocoder=Heard(),
+                                         **parts))
+
+
+def unguided_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    """Without guidance, where a negative prompt is one row too many."""
+    call = video_call(seeds, **{"guidance_scale": 1.0, **more})
+    return {name: value for name, value in call.items() if not name.startswith("negative")}
+
+
+def kandinsky6_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+    """With five samples of sound."""
+    pooled = {"pooled_prompt_embeds": texts(seeds, 150, 10),
+              "negative_pooled_prompt_embeds": texts((0,) * len(seeds), 950, 10)}
+    return video_call(seeds, **{**pooled, "frame_rate": 24.0, **more})
+
+
 def motif_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     """Its scale is its guider's."""
     return {name: value for name, value in masked(video_call)(seeds, **more).items() if name != "guidance_scale"}
@@ -86,6 +129,9 @@ MORE: dict[str, Case] = {case.name: case for case in (
     Video("motif-video-image", lambda **kw: motif(MotifVideoImage2VideoPipeline, **kw), motif_image_call, True),
     Ragged("cosmos-2-image", cosmos, cosmos_image_call, True),
     Video("cosmos-2-video", lambda **kw: cosmos(Cosmos2VideoToWorldPipeline, **kw), cosmos_video_call, True),
+    Video("anyflow", anyflow, video_call, True),
+    Video("anyflow-off", anyflow, unguided_call, False),
+    Video("kandinsky6", kandinsky6, kandinsky6_call, True),
     Video("cosmos-2.5", lambda **kw: cosmos(Cosmos2_5_PredictBasePipeline, **kw), video_call, True),
 )}
 """Videos of networks that no other module has."""

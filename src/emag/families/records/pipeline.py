@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged", "calls-in-turn"]
+NoisePath = Literal["scheduler", "edm", "preconditioned", "trigonometric"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,10 @@ class Host:
     """1, or 0 where the host combines cond + scale (cond - uncond)."""
     adds: float | None = None
     """What its scale lacks to be that of uncond + s (cond - uncond); None is 1 - `off`."""
-    edm: bool = False
-    """Its scheduler's noise levels are the sigma of x0 + sigma epsilon; its flow network is given that over 1 + sigma."""
+    path: NoisePath = "scheduler"
+    """What its scheduler's times are. "edm": the sigma of x0 + sigma epsilon, and its flow network is given that over 1 +
+    sigma; "preconditioned": its sigmas are those, and its network is given that over (sigma^2 + sigma_data^2)^(1/2);
+    "trigonometric": the angle t of cos(t) x0 + sin(t) epsilon, and its flow network is given that over cos + sin."""
     above: float | None = None
     """What the scale must be above for unconditional rows, where that is not `off`."""
     differs: bool = False

@@ -49,7 +49,8 @@ def _backbone(backbone: Backbone) -> str:
 
 def _stack(stack: Stack) -> str:
     if stack.linear:
-        return "linear self-attention (methods on maps and queries are refused), cross-attention apart"
+        kind = "linear self-attention" if stack.cross else "self-attention without one map"
+        return f"{kind} (methods on maps and queries are refused)" + (", cross-attention apart" if stack.cross else "")
     if stack.keys:
         return "image alone, whose keys are the text's as well"
     if len(stack.tokens) > 1:
