@@ -55,8 +55,6 @@ class Stack:
     """An attribute that only modules of this kind have: others in the list are no blocks of this stack."""
     places: tuple[int, ...] = ()
     """Where the streams sit among the arguments by place, of a block whose forward does not name them."""
-    keys: tuple[str, ...] = ()
-    """What its keys are along their sequence, where its queries are the image's alone and its keys are not."""
     mapless: str = "is linear: it has no map to change and makes no fused call"
     """What is said of a `linear` attention where a rule asks for its map."""
 
