@@ -14,7 +14,7 @@ from ...maths.streams import Streams
 from ...maths.vectors import widened
 from ..common.push import Push
 
-GIVEN = ("control", "residual", "rotary")
+GIVEN = ("control", "residual", "rotary", "prior_token")
 """Parts of names of arguments that are as large as the image, and would not fit a window."""
 
 
