@@ -5,11 +5,12 @@ time), which do not count what else the machine does. All ways take turns, round
 rounds. One more pass a token is 2.0.
 """
 
-import argparse
 import statistics
 import time
+from typing import Annotated
 
 import torch
+import typer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import emag
@@ -54,29 +55,29 @@ def middle(model, ids, tokens: int) -> float:
     return float(token_entropy(torch.stack(made.logits)).quantile(0.8))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=8)
-    given = parser.parse_args()
+def main(
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each way is timed.")] = 5,
+    size: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 512,
+    layers: Annotated[int, typer.Option(min=1, help="Its layers.")] = 8,
+) -> None:
+    """Tokens a second under guidance over plain decoding, in one run."""
     torch.set_num_threads(1)
-    model = model_of(given.size, given.layers)
+    model = model_of(size, layers)
     ids, null = torch.randint(3, 2000, (1, 16)), torch.randint(3, 2000, (1, 8))
-    ways = {**WAYS, "mti": (emag.tokens.MTI(1.5, threshold=middle(model, ids, given.tokens)),)}
+    ways = {**WAYS, "mti": (emag.tokens.MTI(1.5, threshold=middle(model, ids, tokens)),)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     passes = {}
-    for _ in range(given.rounds + 1):
+    for _ in range(rounds + 1):
         for name, rules in ways.items():
-            took, passes[name] = once(model, ids, null, rules, given.tokens)
+            took, passes[name] = once(model, ids, null, rules, tokens)
             seconds[name].append(took)
     print("| decoding | null passes | tokens a second | time over plain |\n|---|---|---|---|")
     for name, all_ in seconds.items():
         ratios = [took / plain for took, plain in zip(all_[1:], seconds["plain"][1:])]  # the first round warms up
-        print(f"| {name} | {passes[name].get('uncond', given.tokens if name.startswith('cfg of') else 0)} | "
-              f"{given.tokens / statistics.median(all_[1:]):.1f} | {statistics.median(ratios):.2f} |")
+        print(f"| {name} | {passes[name].get('uncond', tokens if name.startswith('cfg of') else 0)} | "
+              f"{tokens / statistics.median(all_[1:]):.1f} | {statistics.median(ratios):.2f} |")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -34,7 +34,6 @@ def test_cached_references_are_refused():
 
 NETWORKS = ("SD3", "Flux", "Flux2", "QwenImage", "Chroma", "LongCatImage", "PixArt", "Sana", "AuraFlow", "CogView4", "DiT")
 OUTSIDE = {
-    "SanaSprintPipeline", "SanaSprintImg2ImgPipeline",  # trigonometric flow, whose times are not the scheduler's
     "VisualClozeGenerationPipeline", "VisualClozePipeline"}  # rows of pictures of several sizes, all in the making
 
 

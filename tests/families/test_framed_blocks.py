@@ -41,7 +41,9 @@ def calls_of(case, pipe, rule, **more):
 
 def call(rows, heads=2, keys=5, mask=False):
     q, k, v = (noise(at, rows, heads, count, 4) for at, count in ((1, 5), (2, keys), (3, keys)))
-    return Attention(q, k, v, slice(0, 5), torch.rand(rows, 1, 1, keys) > 0.3 if mask else None, cross=keys != 5)
+    kept = noise(4, rows, 1, 1, keys) > -0.5
+    kept[..., 0] = True  # each row keeps something
+    return Attention(q, k, v, slice(0, 5), kept if mask else None, cross=keys != 5)
 
 
 def live(part):

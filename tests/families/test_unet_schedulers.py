@@ -156,9 +156,9 @@ def test_the_table_names_arguments_that_the_pipelines_have(host):
 
 
 def test_a_u_net_without_transformer_blocks_is_refused():
-    with pytest.raises(emag.Unsupported, match="not a supported network"):
+    with pytest.raises(emag.Unsupported, match="no transformer blocks"):
         read_network(UNet2DModel(block_out_channels=(8,), norm_num_groups=2, down_block_types=("DownBlock2D",),
-                         up_block_types=("UpBlock2D",), attention_head_dim=2))
+                         up_block_types=("UpBlock2D",), attention_head_dim=2, add_attention=False))
     with pytest.raises(emag.Unsupported, match="no transformer blocks"):
         read_network(unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type=None))
 

@@ -145,6 +145,8 @@ ROWS = (
         sees=True),
     Trial("energy-network", (CFG(3.0), C["energy"]("colour:0.9:0.1:0.1", 100.0, "x_t", True, mean=1.0, inner=2, recur=2)),
           sees=True, only=("sd3", "true-cfg")),
+    Trial("scg", (CFG(3.0), C["scg"]("colour:0.9:0.1:0.1", n=2)), (C["scg"]("colour:0.9:0.1:0.1", n=2, eta=0.0),), sees=True,
+          only=("sd3", "true-cfg")),
     Trial("c2fg", (CFG(C2FG(3.0, 0.5)),), (CFG(C2FG(1.0, 0.0)),)),
     Trial("triangle", (CFG(Triangle(3.0)),), (CFG(Triangle(1.0)),)),
     Trial("power-law", (CFG(PowerLaw(3.0)),), (CFG(PowerLaw(1.0)),)),

@@ -206,7 +206,7 @@ def test_methods_in_full(run):
     code, text, _ = run("methods", "apg", "cfg++")
     assert code == 0 and "2410.02416" in text and "norm_threshold" in text and "2406.08070" in text
     code, _, error = run("methods", "apgg")
-    assert code == 2 and "no method apgg" in error
+    assert code == 2 and "no method 'apgg'" in error
 
 
 def test_rules_for_tokens_are_listed_where_they_work(run):

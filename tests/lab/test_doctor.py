@@ -43,6 +43,8 @@ def expected(method, kind, case):
         return "unsupported"  # labels cannot be noise
     if method in ("domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"):
         return "works" if case in ONE_CALL else "unsupported"  # they evaluate the unconditional rows' arguments
+    if method == "scg" and case in APART:
+        return "unsupported"  # their sampler is of second order
     if method in ("phase-negative", "emag-null") and case in DISTILLED:
         return "unsupported"
     return "unsupported" if kind in NEEDS_NULL and case in DISTILLED else "works"

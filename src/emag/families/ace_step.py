@@ -13,8 +13,8 @@ FAMILY = Family(
             "AceStepTransformer1DModel",
             stacks=(Stack("layers", "self_attn", *SINGLE, ("image",), "cross_attn"),),
             per_row=("hidden_states", "timestep", "timestep_r", "encoder_hidden_states", "context_latents"),
-            condition=("encoder_hidden_states",), kwargs="attention_kwargs", time_modules=("time_embed.linear_2",), sound=True,
-            channels="audio_acoustic_hidden_dim",
+            condition=("encoder_hidden_states",), kwargs="attention_kwargs", time_modules=("time_embed.linear_2",),
+            sound=True, channels="audio_acoustic_hidden_dim",
         ),
     ),
     pipelines=(

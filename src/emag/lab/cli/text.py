@@ -17,7 +17,7 @@ TextRules = Annotated[list[str], typer.Option("--guidance", "-g", autocompletion
                                               "negative=1.3,negative=\"prompt:a text\". Repeat for more.")]
 
 
-@command('emag text "+3" -m digits -g cfg=1.5 --negative none --temperature 1 --tokens 16',
+@command('emag text "+3" -m digits -g cfg=1.5 --negative none --tokens 16',
          'emag text "Once upon a time" -m ./model -g cfg=1.5 --negative "A dull story."',
          'emag text "Dear" "Hello" -m ./model -g mti=2,threshold=1.5 --tokens 40 --json',
          kept="nothing is kept: the same command makes the text again")
