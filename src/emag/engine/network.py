@@ -272,7 +272,7 @@ def _stack(module: torch.nn.Module, stack: Stack) -> list[torch.nn.Module]:
     for part in stack.name.split("."):
         found = [child for one in found for child in (one if part == "*" else [getattr(one, part, None)])]
         found = [child for child in found if child is not None]
-    if not found and "*" not in stack.name:
+    if not found and "*" not in stack.name and not stack.marked:  # a list of some networks of the class alone
         raise Unsupported(f"{type(module).__name__} has no block list {stack.name!r}")
     lists = [blocks if isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential, list, tuple)) else [blocks]
              for blocks in found]

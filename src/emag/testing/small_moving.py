@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch.nn.functional as F
 from diffusers import (
     AnyFlowPipeline,
@@ -14,8 +15,6 @@ from diffusers import (
     CosmosTransformer3DModel,
     FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    Kandinsky6TI2VAPipeline,
-    Kandinsky6Transformer3DModel,
     MotifVideoImage2VideoPipeline,
     MotifVideoPipeline,
     MotifVideoTransformer3DModel,
@@ -80,7 +79,9 @@ def anyflow(layers: int = 3, seed: int = 0) -> AnyFlowPipeline:
                                  scheduler=FlowMapEulerDiscreteScheduler(shift=3.0)))
 
 
-def kandinsky6(layers: int = 3, seed: int = 0) -> Kandinsky6TI2VAPipeline:
+def kandinsky6(layers: int = 3, seed: int = 0) -> Any:
+    from diffusers import Kandinsky6TI2VAPipeline, Kandinsky6Transformer3DModel
+
     net = Kandinsky6Transformer3DModel(
         in_visual_dim=4, out_visual_dim=4, in_text_dim=12, in_text_dim2=10, time_dim=8, model_dim=24, ff_dim=32,
         num_text_blocks=1, num_visual_blocks=layers, axes_dims=(4, 4, 4), in_audio_dim=3, out_audio_dim=3,
@@ -131,7 +132,7 @@ MORE: dict[str, Case] = {case.name: case for case in (
     Video("cosmos-2-video", lambda **kw: cosmos(Cosmos2VideoToWorldPipeline, **kw), cosmos_video_call, True),
     Video("anyflow", anyflow, video_call, True),
     Video("anyflow-off", anyflow, unguided_call, False),
-    Video("kandinsky6", kandinsky6, kandinsky6_call, True),
+    *([Video("kandinsky6", kandinsky6, kandinsky6_call, True)] if hasattr(diffusers, "Kandinsky6TI2VAPipeline") else []),
     Video("cosmos-2.5", lambda **kw: cosmos(Cosmos2_5_PredictBasePipeline, **kw), video_call, True),
 )}
 """Videos of networks that no other module has."""

@@ -4,11 +4,10 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    BriaFibo2Pipeline,
-    BriaFibo2Transformer2DModel,
     BriaFiboEditPipeline,
     BriaFiboPipeline,
     BriaFiboTransformer2DModel,
@@ -71,7 +70,9 @@ def _seed(prompt: str) -> int:
     return int(json.loads(prompt)["edit_instruction"]) if prompt.startswith("{") else int(prompt or 0)
 
 
-def fibo2(layers: int = 3, seed: int = 0) -> BriaFibo2Pipeline:
+def fibo2(layers: int = 3, seed: int = 0) -> Any:
+    from diffusers import BriaFibo2Pipeline, BriaFibo2Transformer2DModel
+
     net = BriaFibo2Transformer2DModel(
         in_channels=CHANNELS, dim=32, n_layers=layers, n_refiner_layers=1, n_heads=2, cap_feat_dim=12,
         injection_layer_ids=(1,), perceiver_num_layers=1, min_num_gist_tokens=4, max_num_gist_tokens=8, gist_step=2,
@@ -140,7 +141,7 @@ def prx_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
 MORE = {case.name: case for case in (
     Ragged("fibo", fibo, fibo_call, True),
     Ragged("fibo-edit", lambda **kw: fibo(BriaFiboEditPipeline, **kw), fibo_edit_call, True),
-    Ragged("fibo-2", fibo2, fibo2_call, True),
+    *([Ragged("fibo-2", fibo2, fibo2_call, True)] if hasattr(diffusers, "BriaFibo2Pipeline") else []),
     Ragged("glm-image", glm, glm_call, True),
     Ragged("nucleus", nucleus, nucleus_call, True),
     Ragged("prx", prx, prx_call, False),
