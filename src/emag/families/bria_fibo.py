@@ -22,7 +22,7 @@ FAMILY = Family(
             "BriaFibo2Transformer2DModel",
             stacks=(Stack("layers", "attention", ("x",), ("x",), ("text", "image")),),
             per_row=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "context_latents"),
-            condition=("encoder_hidden_states",), time_scale=1000.0, time_modules=("t_embedder",),
+            condition=("encoder_hidden_states",), text_dim=2, time_scale=1000.0, time_modules=("t_embedder",),
             unserved=(("context_latents", PICTURES),
                       ("encoder_attention_mask", "where prompts of one call differ in length, it puts the image before the "
                                                  "text; make one prompt a call, num_images_per_prompt images of it")),

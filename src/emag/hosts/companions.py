@@ -20,8 +20,8 @@ def _ids(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
 
 
 def whole_text(states: torch.Tensor, backbone: Backbone) -> torch.Tensor:
-    """A mask that keeps every text token, for states [batch, (layers of a text encoder,) tokens, width]."""
-    return torch.ones(states.shape[0], states.shape[-2])
+    """A mask that keeps every text token."""
+    return torch.ones(states.shape[0], states.shape[backbone.text_dim])
 
 
 COMPANIONS: dict[str, Callable[[torch.Tensor, Backbone], torch.Tensor]] = {

@@ -116,6 +116,8 @@ class Backbone:
     """A flow model that predicts data minus noise."""
     patch: int = 2
     """Side of a patch in latent pixels."""
+    text_dim: int = 1
+    """Dimension of its text that counts tokens."""
     joint_mask: str | None = None
     """Argument with a mask over the text and then the image tokens, [batch, text + image]."""
     joint_ids: str | None = None
