@@ -31,9 +31,10 @@ def results(
     from ..evaluate.results.index import index
     from ..evaluate.results.write import results_of, write
 
-    written = write(results_of(sources, against, again or (), questions, changes), file_in(out_path, "results.md"), sources)
-    if listed is not None:
-        with whole(file_in(listed, "results.md")) as draft:
+    page, pages = file_in(out_path, "results.md"), file_in(listed, "results.md") if listed is not None else None
+    written = write(results_of(sources, against, again or (), questions, changes), page, sources)
+    if pages is not None:
+        with whole(pages) as draft:
             draft.write_text(index(written[0].parent), encoding="utf-8")
-        written.append(listed)
+        written.append(pages)
     shared.show_files(written, as_json)
