@@ -23,7 +23,7 @@ VERSION := 0.30.0
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
-# the laws, on every network: minutes. What takes over two seconds by itself is left to test-slow
+# the laws, on every network: minutes. What takes over a second by itself is left to test-slow
 test: $(STAMP)
 	$(PYTEST) $(BOTH) -m "not slow and not long"
 

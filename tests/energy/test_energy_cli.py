@@ -13,6 +13,7 @@ def run(monkeypatch, capsys):
 
 
 
+@pytest.mark.slow
 def test_images_are_steered_by_a_score_by_name(run, tmp_path):
     words = ("a photo of a ship", "-n", 4, "-s", "8", "--json")
     score = "energy=classifier:frog,strength=0.2,where=next,through_network=true"

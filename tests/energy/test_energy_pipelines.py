@@ -217,6 +217,7 @@ def test_a_flat_score_is_no_effect():
         made("sd3", emag.CFG(3.0), emag.Energy(lambda images: images.clamp(7, 8).flatten(1).sum(1)))
 
 
+@pytest.mark.slow
 def test_our_own_loop_makes_what_the_pipeline_makes():
     pipe = emag.load("tiny")
     pipe.set_progress_bar_config(disable=True)

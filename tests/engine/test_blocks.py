@@ -124,6 +124,7 @@ MADE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
 @pytest.mark.parametrize("inside", [True, False], ids=["in the block", "before it"])
 def test_what_is_made_of_a_guided_pipeline_is_plain(pipe, make, inside):

@@ -35,6 +35,7 @@ def test_the_same_for_many_lists_on_every_pipeline(name):
     assert broken(name, range(80)) == []
 
 
+@pytest.mark.slow
 def test_the_lists_reach_every_method_and_both_outcomes():
     """A fuzz that draws nothing, or refuses everything, would hold any law."""
     bench = fuzz.Bench("sd3")

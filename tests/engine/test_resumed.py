@@ -72,6 +72,7 @@ def test_a_combiner_costs_nothing_more(case):
     assert run.stats.evaluations == run.stats.planned == run.stats.clean == sum(counter.blocks.values()) // 2
 
 
+@pytest.mark.slow
 def test_the_published_schedule_costs_24_percent():
     pipe = sd3(24)
     counter = Counter(pipe.transformer, "attn")

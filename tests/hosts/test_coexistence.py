@@ -34,6 +34,7 @@ def test_two_threads_with_two_pipelines(case):
     assert all(len(r) == 3 and all(torch.equal(x, a) for x in r) for r, a in zip(results, alone))
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same thread", "other thread"])
 @pytest.mark.parametrize("second", ["guided", "plain"])

@@ -100,6 +100,7 @@ def test_compiled_networks(name, compiler, fresh_dynamo):
     assert graphs[3:] == [graphs[3]] * 4, "a second round compiled again"
 
 
+@pytest.mark.slow
 def test_one_graph_for_a_whole_block_is_refused(fresh_dynamo):
     case, pipe = CASES["flux"], CASES["flux"].pipe(layers=1, single=2)
     few = {"num_inference_steps": 3, "seeds": (8,)}

@@ -101,6 +101,7 @@ def test_equal_levels_are_one_branch_and_what_cancels_is_not_evaluated(segments,
     assert one.evaluations == count * len(LEVELS)
 
 
+@pytest.mark.slow
 def test_frames_are_drawn_as_the_history_says():
     """End to end: from noise, frames with the mean that the history gives them; closer to it the stronger it pulls."""
     past = torch.full((4000, PAST, 1), 1.5, dtype=torch.float64)

@@ -32,6 +32,7 @@ def unlearned(pipe, prompt):
     return net
 
 
+@pytest.mark.slow
 def test_what_was_unlearned_is_pushed_away_and_the_rest_kept(pipe):
     net = unlearned(pipe, "a photo of a ship")
     shared = {"models": {"unlearned": net}, "model": "unlearned", "repeats": 2, **STEPS}

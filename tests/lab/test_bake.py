@@ -166,6 +166,7 @@ def test_a_lesson_comes_back_as_it_went(tmp_path):
         read_lesson(tmp_path / "a.safetensors", {"who": "a"})
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_it_was(tmp_path):
     settings = BakeSettings(rank=2, iterations=6, rows=4, lr=1e-3)
     lessons = learnt(follow(sd3()), tmp_path)
@@ -191,6 +192,7 @@ def test_a_training_goes_on_where_it_was(tmp_path):
 SMALL = ("-n", "3", "--images", "2", "--held", "1", "-b", "2", "--iterations", "3", "--rows", "2", "--rank", "2")
 
 
+@pytest.mark.slow
 def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkeypatch, caplog):  # noqa: F811
     out = tmp_path / "adapter"
     code, text, error = run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", out, *SMALL, "--json")

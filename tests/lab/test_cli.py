@@ -18,6 +18,7 @@ from tiny import dit, sd3
 FAST = ["--steps", "6"]
 
 
+@pytest.mark.slow
 def test_generate_show_again(run, tmp_path):
     code, _, _ = run("generate", "a photo of a frog", "a ship", "-g", "cads", "-g", "emag=1.5,variant=map", "-g", "apg=2.5",
                      "--seeds", "8-9", "-b", 3, "-o", tmp_path / "a", *FAST)

@@ -108,6 +108,7 @@ def test_scales_out_of_any_useful_range_are_told(caplog):
     assert list(ranges.strengths(terms)) == [-250.0]
 
 
+@pytest.mark.slow
 def test_images_without_a_value_between_black_and_white_are_told(run):
     _, _, error = run("generate", SHIP, "-g", "emag=1e6", "-n", 6)
     assert "1e+06 is far out of any useful range" in error and "1 of 1 image(s) have hardly a pixel" in error

@@ -131,6 +131,7 @@ def test_damaged_files(tmp_path):
     _fuzz_files(tmp_path / "a.png", 300)
 
 
+@pytest.mark.slow
 def test_altered_records(tmp_path):
     _fuzz_records(tmp_path / "a.png", 300)
 

@@ -160,6 +160,7 @@ def test_a_failing_line_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     assert seen == ["CFG", QUERY] and "failed" not in held["lines"][f"tiny/eager/1/{QUERY}"]
 
 
+@pytest.mark.slow
 def test_nothing_is_begun_on_a_broken_device_or_after_the_time(tmp_path, monkeypatch):
     def fail(name):
         if name == QUERY:

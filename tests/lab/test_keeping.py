@@ -27,6 +27,7 @@ def drawn(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_generate_goes_on_after_a_kill(run, drawn, tmp_path):
     (tmp_path / "prompts.txt").write_text("a frog\na ship\na horse\n")
     command = ("generate", "--prompts", tmp_path / "prompts.txt", "-s", "8-9", "-b", 2, "-o", tmp_path / "out", *FAST)
@@ -142,6 +143,7 @@ def test_a_disk_that_is_full_or_read_only_is_known_before_the_work(run, here, mo
     refused(run, [str(part).replace("out", "file/out") for part in command], "is no folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_disk_that_fills_up_in_the_work_leaves_no_half_file(run, here, monkeypatch, command):
     monkeypatch.setattr(Image.Image, "save", lambda image, draft, **more: no_space(Path(draft).write_bytes(b"half")))

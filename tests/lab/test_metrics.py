@@ -240,6 +240,7 @@ def test_a_distance_of_too_few_images_says_so(tmp_path, caplog, few, said):
     assert [one.message.partition("and ")[2].partition(" do not")[0] for one in caplog.records] == said
 
 
+@pytest.mark.slow
 def test_results_of_two_commands_at_once_are_all_kept(run):
     """One command waits while another is between reading and writing, as in two windows."""
     one = measure.Result("cfg", "contrast", 1.0, 0.5, 1.5, 24, "a", None)

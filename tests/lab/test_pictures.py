@@ -64,6 +64,7 @@ def test_names_outside_the_limits_are_left_out_and_none_is_mathematics():
     assert [text.get_text() for text in axes.texts] == ["$x^$"] and boxes(figure, axes)
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_results_has_names_that_do_not_overlap(figures):
     from emag.lab.evaluate.results.write import results_of
 

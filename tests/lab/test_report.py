@@ -201,6 +201,7 @@ def test_refusals(run, tmp_path, monkeypatch, capsys):
     assert code == 2 and "write two metrics" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page(run, tmp_path, monkeypatch, capsys):
     code, said, _ = emag(monkeypatch, capsys, "report", run.url, "--rows", 1, "--plot", "fd:evaluations")
     assert code == 0 and "report.html" in said
@@ -229,6 +230,7 @@ def test_the_table_of_many_metrics_is_not_clipped(tmp_path):
         assert tab.run("document.documentElement.scrollWidth") <= 1400
 
 
+@pytest.mark.slow
 @browser.needs_chromium
 def test_in_a_browser(run, tmp_path):
     (tmp_path / "report.html").write_text(page(run))

@@ -161,6 +161,7 @@ def test_other_files_are_refused(text, tmp_path):
         as_json.read(tmp_path / "b.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", sorted((ROOT / "docs" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_the_stored_pages_follow_from_their_numbers(numbers, tmp_path):
     write(results_of([str(numbers)]), tmp_path / f"{numbers.stem}.md")

@@ -73,6 +73,7 @@ def test_an_image_is_the_one_made_alone(finished, pipe):
     assert other.mean() > levels.mean()
 
 
+@pytest.mark.slow
 def test_batches_of_one_and_of_seven_agree(pipe, tmp_path):
     ones, sevens = (made(tmp_path / str(size), images=7, batch_size=size) for size in (1, 7))
     for name in ones.recipes():

@@ -136,6 +136,7 @@ def test_a_study_proposes_the_same_again(kind):
 # whole sweeps
 
 
+@pytest.mark.slow
 def test_a_grid_is_made_measured_and_chosen_from(tmp_path):
     told = []
     found = sweep(parse_sweep(SWEEP), str(tmp_path), told=lambda trial: told.append(trial.name))

@@ -93,6 +93,7 @@ def test_a_seed_decides_all_and_the_balance_follows_the_ratio():
     assert all(torch.equal(value, runs[1][1][name]) for name, value in runs[0][1].items())
 
 
+@pytest.mark.slow
 def test_the_scale_reads_what_was_trained(tmp_path):
     """On the embedded model, end to end: its weights stay, the file gives the trainer's w, and the images are its own."""
     pipe, trainer = opened("tiny"), HeadTrainer(SMALL)

@@ -73,6 +73,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_found_and_mended(finished, pipe, tmp_path, damage):
     shutil.copytree(finished.url, tmp_path / "run")
@@ -243,6 +244,7 @@ def test_other_prompts_are_noticed(finished, tmp_path):
 # the commands
 
 
+@pytest.mark.slow
 def test_the_commands(pipe, tmp_path, monkeypatch, capsys):
     def command(*arguments):
         return emag(monkeypatch, capsys, *arguments)

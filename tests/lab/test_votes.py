@@ -313,6 +313,7 @@ def test_nothing_else_is_served(server, path):
     assert ask(server, "GET", path)[0] == 404
 
 
+@pytest.mark.slow
 @browser.needs_chromium
 def test_in_a_browser(server, run, tmp_path):
     with browser.page(tmp_path / "profile") as tab:

@@ -109,6 +109,7 @@ def test_every_parameter_acts_or_is_refused(count):
             assert idle_in(dict(chosen)) == [], chosen
 
 
+@pytest.mark.slow
 def test_and_in_a_sample_of_the_whole_product():
     draw, accepted = random.Random(8), 0
     for _ in range(300):

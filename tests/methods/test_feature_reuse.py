@@ -192,6 +192,7 @@ def test_the_attention_s_own_parts_are_not_evaluated():
     assert seen == [4, 2, 2, 4, 2, 4, 2] and stats.evaluations == stats.planned < stats.clean
 
 
+@pytest.mark.slow
 def test_the_embedded_model_keeps_its_picture():
     pipe, more = emag.load("tiny"), {"num_inference_steps": 12, "output_type": "latent"}
 

@@ -95,6 +95,7 @@ def test_a_loop_of_one_s_own_gives_its_conditions():
         emag.guided(denoiser, emag.ModulationGuidance("away"), path=[1.0, 0.0], conditions={"cond": {NAME: own}})
 
 
+@pytest.mark.slow
 def test_the_embedded_model_looks_another_way():
     pipe, more = emag.load("tiny"), {"num_inference_steps": 3, "output_type": "latent"}
 

@@ -41,6 +41,7 @@ def merged(pipe):
 # the unconditional prediction of another network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Domain, Priors, Personalization])
 @pytest.mark.parametrize("ours", [True, False], ids=["our CFG", "the host's"])
 def test_the_same_network_gives_cfg(kind, ours):

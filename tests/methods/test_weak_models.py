@@ -64,6 +64,7 @@ def test_a_guide_equal_to_the_network_is_no_guidance():
         draw(sd3(), rule, models={"guide": sd3().transformer})
 
 
+@pytest.mark.slow
 def test_main_and_guide_swap_with_one_minus_the_scale():
     alone = {"guidance_scale": 1.0}
     one, _ = draw(sd3(), Autoguidance(0.25), models={"guide": tuned().transformer}, **alone)

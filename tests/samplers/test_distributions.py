@@ -27,6 +27,7 @@ def even(kind, steps):
 # the distributions
 
 
+@pytest.mark.slow
 def test_fkc_reaches_the_power_product_and_cfg_does_not():
     true = power_product(WIDE, PLAIN, 2.0)
     mean, var = true.mean.item(), true.matrix.item()
@@ -51,6 +52,7 @@ def test_fkc_reaches_the_mass_of_each_mode_and_cfg_does_not():
         assert misses((run(solver, 3.0, 120, **fields) > 0).double(), right, right * (1 - right)) > 9
 
 
+@pytest.mark.slow
 def test_product_reaches_the_product():
     fields, product = {"a": normal(-1.0, 1.0), "b": normal(2.0, 2.0)}, FKCProduct(("a", "b"), particles=PARTICLES)
     assert misses(run(product, **fields), 0.0, 2 / 3) < 3
@@ -91,6 +93,7 @@ def test_without_weights_products_and_powers_of_mixtures_are_biased(name):
     assert misses(x, *moments(corrector, fields)) > 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_annealing_reaches_the_power(power):
     anneal = FKCAnneal(power, particles=PARTICLES)

@@ -52,6 +52,7 @@ def test_negative_prompts_tell_groups_apart(pipe):
     assert np.abs(mixed[1:3] - alone).max() < 8
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_the_batch_size(pipe):
     work, column = jobs([FROG, TRUCK], [], [1, 2, 3]), Column.parse("cfg=4 fkc,scale=4 reverse-sde")
     assert column.joint and not Column.parse("cfg=4 pcg").joint
@@ -117,6 +118,7 @@ def test_samples_with_equal_conditions_are_one_group(condition, labels):
 WEAK = [emag.EMAG(2.0, layers=(2, 3, 4)), emag.EMAG(2.0, "map", (2,)), METHODS["slg"](3.0, (2,)), METHODS["pladis"]()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrector", [PCG(scale=2.0), Reflection(2.5, 0.0)])
 @pytest.mark.parametrize("rule", WEAK)
 def test_a_weak_branch_beside_a_corrector(pipe, rule, corrector):
@@ -157,6 +159,7 @@ def test_a_corrector_that_is_off_leaves_a_weak_branch_alone(pipe, off):
     assert np.array_equal(draw(pipe, *rules, parts=[off]), draw(pipe, *rules))
 
 
+@pytest.mark.slow
 def test_a_weak_branch_and_a_corrector_cost_their_sum(pipe):
     def cost(text):
         return draw_column(pipe, Column.parse(text), jobs([FROG], [], [1]), DrawSettings(6), 1).evaluations
@@ -165,6 +168,7 @@ def test_a_weak_branch_and_a_corrector_cost_their_sum(pipe):
     assert cost("emag=2 cfg=2.5 pcg") - plain == (weak - plain) + (corrected - plain) and plain < weak < corrected
 
 
+@pytest.mark.slow
 def test_generate_draws_a_corrector_beside_a_weak_branch(pipe, tmp_path, monkeypatch, capsys):
     def made(*guidance):
         words = [*(word for text in guidance for word in ("-g", text)), "-n", 6, "-s", "1-2"]

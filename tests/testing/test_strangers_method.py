@@ -100,6 +100,7 @@ def made(tmp_path):
     sys.modules.pop("dulled", None)
 
 
+@pytest.mark.slow
 def test_all_laws_pass(made):
     dulled = made()
     subject = dulled(1.3, layers=(1, 2)), dulled(1.0, layers=(1, 2))

@@ -24,6 +24,7 @@ def call_of(model, scale=2.5):
     return model.call(Job(model.example, None, 0), DrawSettings(4, scale))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", STACKS)
 def test_what_is_greyed_is_what_a_run_refuses_at_every_place(model, text):
     """And what is not can be added, and runs."""

@@ -44,6 +44,7 @@ def test_a_wrong_guidance_is_a_line_for_a_client(client):
         client.predict(**{**CALL, "guidance": "cfg=2 apg=2"}, api_name="/draw")
 
 
+@pytest.mark.slow
 def test_a_client_draws_what_guide_draws(client):
     """The picture is that of a run without the page, and the file carries its recipe."""
     file = client.predict(**CALL, api_name="/draw")[5]

@@ -132,6 +132,7 @@ def test_a_stream_tells_and_ends(model):
     assert not broken.thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_silent_work_gives_the_listener_its_turn():
     """Whoever has gone cannot be found out between two items otherwise."""
     end = threading.Event()
