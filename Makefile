@@ -155,16 +155,14 @@ results-main: $(STAMP)
 	$(BIN)/emag results $(SHAPES)/main $(SHAPES)/sweep --out docs/results/shapes-main.md --index docs/results.md \
 		--questions bench/shapes_main_questions.yaml --changes emag --again "make results-main MAIN=$(MAIN)"
 
-# the same few recipes on a checkpoint that was kept on the way: make results-weaker KEPT=FOLDER NAME=a-tenth
+# EMAG beside CFG on a checkpoint that was kept on the way: make results-weaker KEPT=examples/shapes-third NAME=a-third
 results-weaker: $(STAMP)
 	mkdir -p $(SHAPES)
 	sed 's|{id: [^,]*|{id: $(KEPT)|' bench/shapes_weaker.yaml > $(SHAPES)/$(NAME).yaml
-	OMP_NUM_THREADS=1 $(BIN)/emag sweep $(SHAPES)/$(NAME).yaml --out $(SHAPES)/$(NAME)-sweep --workers $(WORKERS) \
-		--images $$(( $(IMAGES) / 6 )) --best $(SHAPES)/$(NAME)-best.yaml
-	sed -i 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/$(NAME)-best.yaml
-	OMP_NUM_THREADS=1 $(BIN)/emag run $(SHAPES)/$(NAME)-best.yaml --out $(SHAPES)/$(NAME) --workers $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/emag run $(SHAPES)/$(NAME).yaml --out $(SHAPES)/$(NAME) --images $(IMAGES) --workers $(WORKERS)
 	$(BIN)/emag metrics $(SHAPES)/$(NAME) --against cfg --against cfg-34 --against none
-	$(BIN)/emag results $(SHAPES)/$(NAME) $(SHAPES)/$(NAME)-sweep --out docs/results/shapes-$(NAME).md --index docs/results.md
+	$(BIN)/emag results $(SHAPES)/$(NAME) --out docs/results/shapes-$(NAME).md --index docs/results.md \
+		--questions bench/shapes_weaker_questions.yaml --again "make results-weaker KEPT=$(KEPT) NAME=$(NAME) IMAGES=$(IMAGES)"
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet
