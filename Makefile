@@ -45,7 +45,7 @@ $(VENV)/triton/.$(TRITON): | $(STAMP)
 
 # what touches diffusers, on the oldest one that pyproject.toml allows
 test-oldest: $(STAMP) $(VENV)/oldest/.$(OLDEST)
-	PYTHONPATH=$(VENV)/oldest $(PYTEST) $(BOTH) $(ON_OLDEST)
+	PYTHONPATH=$(VENV)/oldest $(PYTEST) $(BOTH) -m "not slow and not long" $(ON_OLDEST)
 
 $(VENV)/oldest/.$(OLDEST): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest diffusers==$(OLDEST)
