@@ -139,9 +139,9 @@ class Network:
 
     def tokens(self, values: dict[str, Any]) -> tuple[int, ...]:
         """Image tokens of a call along each dimension of its x_t: ([frames,] rows, columns)."""
-        packed = self.grid(values)
         if self.backbone.sound:
             return (1, -(-values[self.backbone.sample].shape[1] // self.patch))  # the last patch may be filled up
+        packed = self.grid(values)
         if packed is not None:
             return packed[:-1]
         sizes, config = values[self.backbone.sample].shape[2:], self._config

@@ -1,6 +1,6 @@
 """ACE-Step 1.5."""
 
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 WINDOW = "leave it out, and name a combining rule with a window instead, e.g. cfg=interval:7:low=0.1:high=0.9:unit=progress"
 ALL = ((("cfg_interval_start", (0, 0.0), f"steps without unconditional rows are not served; {WINDOW}"),
@@ -24,9 +24,7 @@ FAMILY = Family(
     ),
     defaults={
         "AceStepTransformer1DModel": {
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},

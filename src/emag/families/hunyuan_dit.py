@@ -3,7 +3,7 @@
 from typing import Any
 
 from .encode import Tensors
-from .records import MIDDLE, OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
@@ -39,9 +39,7 @@ FAMILY = Family(
             "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
             "s-cfg": Default({"scale": 5.0, "cross": True, "layers": MIDDLE}, "untested default: as PixArt"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 5.0}, "diffusers HunyuanDiTPipeline"),
         },

@@ -1,6 +1,6 @@
 """Kandinsky 5."""
 
-from .records import MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Host, Stack
 
 STREAM = (("visual_embed",), ("visual_embed",))
 
@@ -26,9 +26,7 @@ FAMILY = Family(
         "Kandinsky5Transformer3DModel": {
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 5.0}, "diffusers Kandinsky5T2VPipeline"),
         },

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from .encode import Tensors
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
@@ -29,9 +29,7 @@ FAMILY = Family(
     pipelines=(Host("LongCatAudioDiTPipeline", "calls-untagged", sized=False),),
     defaults={
         "LongCatAudioDiTTransformer": {
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},

@@ -3,7 +3,7 @@
 
 
 from .encode import states_and_mask
-from .records import MIDDLE, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 FAMILY = Family(
     "LTX-Video",
@@ -26,9 +26,7 @@ FAMILY = Family(
     defaults={
         "LTXVideoTransformer3DModel": {
             "stg": Default({"scale": 2.0, "layers": (19 / 28,)}, "the authors' s 1, block 19 of 28"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),

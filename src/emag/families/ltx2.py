@@ -2,7 +2,7 @@
 
 
 
-from .records import MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, Backbone, Default, Example, Family, Host, Stack
 
 SOUND = (("hidden_states", "audio_hidden_states"),) * 2
 # spatio-temporal and modality guidance, each with a network call more
@@ -37,9 +37,7 @@ FAMILY = Family(
     defaults={
         "LTX2VideoTransformer3DModel": {
             "stg": Default({"scale": 2.0, "layers": (28 / 48,)}, "diffusers LTX2Pipeline: s 1, block 28 of 48"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .encode import Tensors
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 
 def encode(pipe: Any, texts: list[str]) -> Tensors:
@@ -28,9 +28,7 @@ FAMILY = Family(
         "LuminaNextDiT2DModel": {
             "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "cfg": Default({"scale": 4.0},
                            "diffusers LuminaPipeline, which leaves the last channel conditional and we do not"),

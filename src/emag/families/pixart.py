@@ -3,7 +3,7 @@
 
 
 from .encode import states_and_mask
-from .records import MIDDLE, OWN_PAG, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, OWN_PAG, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 FAMILY = Family(
     "PixArt",
@@ -31,9 +31,7 @@ FAMILY = Family(
                            "the authors' values for Wan-1.3B, a model with cross-attention: s 1.7 to 1.9, bias -0.2"),
             "token-merge": Default({"ratio": 0.5, "pool": 1.0, "start": 4, "early": "map", "likeness": "positions",
                                     "layers": tuple(at / 28 for at in range(7, 21))}, "the authors' PixArt-alpha: 20 steps"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "pag": Default({"scale": 5.0, "layers": (14 / 28,)}, "diffusers PixArt PAG example: s 4, block 14"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
             "s-cfg": Default({"scale": 4.5, "cross": True, "layers": MIDDLE},

@@ -4,27 +4,14 @@ import inspect
 from typing import Any
 
 from .encode import Tensors
-from .records import (
-    MIDDLE,
-    OWN_PAG,
-    SD3_WINDOW,
-    SINGLE,
-    Backbone,
-    Default,
-    Example,
-    Family,
-    Host,
-    Stack,
-)
+from .records import CROSS, MIDDLE, OWN_PAG, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 _LINEAR = "EMAG and PAG need a map, which linear attention does not have; SLG skips a block"
 
 _DEFAULTS = {
     "nag": Default({"scale": 5.0, "alpha": 0.38, "sigma_end": 0.97, "cross": True}, "untested default: PixArt's"),
     "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: PixArt's"),
-    "pladis": Default({"cross": True}, "published for cross-attention"),
-    "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-    "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    **CROSS,
     "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "none works: linear attention has no map"),
 }
 

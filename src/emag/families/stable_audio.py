@@ -1,6 +1,6 @@
 """Stable Audio Open."""
 
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 FAMILY = Family(
     "Stable Audio Open",
@@ -16,9 +16,7 @@ FAMILY = Family(
     pipelines=(Host("StableAudioPipeline", "neg-pos", sized=False, path="preconditioned"),),
     defaults={
         "StableAudioDiTModel": {
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75, "cross": True}, "untested default: Flux's"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
             "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW},

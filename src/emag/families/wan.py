@@ -3,14 +3,12 @@
 from typing import Any
 
 from .encode import Tensors
-from .records import MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
+from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
 WAN = Stack("blocks", "attn1", *SINGLE, ("image",), "attn2", cross_picture="add_k_proj")
 
 LIKE_WAN = {
-    "pladis": Default({"cross": True}, "published for cross-attention"),
-    "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-    "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    **CROSS,
     "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True}, "untested default: Wan's"),
     "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "untested default: Wan's"),
     "emag": Default({"scale": 1.5, "layers": MIDDLE, "window": SD3_WINDOW}, "untested default: DiT's blocks"),
@@ -54,9 +52,7 @@ FAMILY = Family(
     defaults={
         "WanTransformer3DModel": {
             "stg": Default({"scale": 2.0, "layers": (2 / 30,)}, "the authors' s 1, block 2; of 30 (1.3B) is unconfirmed"),
-            "pladis": Default({"cross": True}, "published for cross-attention"),
-            "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
-            "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            **CROSS,
             "nag": Default({"scale": 6.0, "alpha": 0.25, "sigma_end": 0.0, "cross": True},
                            "the authors' ComfyUI workflow for Wan, with CFG 8; for 4 steps 11, 0.5, 0.75 and tau 3.5"),
             "vsf": Default({"flip": 1.8, "offset": 0.2, "cross": True}, "the authors' Wan-1.3B: s 1.7 to 1.9, bias -0.2"),

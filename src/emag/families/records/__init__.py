@@ -8,6 +8,7 @@ from .family import Default, Example, Family
 from .network import Backbone, Encode, Stack, Tensors
 from .pipeline import Host, Layout
 from .usual import (
+    CROSS,
     DIT_WINDOW,
     DUAL,
     EARLY,
@@ -22,5 +23,6 @@ from .usual import (
     SKIP,
 )
 
-__all__ = ["DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "OWN_PAG", "RESCALE", "SD3_WINDOW",
-           "SINGLE", "SKIP", "Backbone", "Default", "Encode", "Example", "Family", "Host", "Layout", "Stack", "Tensors"]
+__all__ = ["CROSS", "DIT_WINDOW", "DUAL", "EARLY", "FLUX_NEGATIVE", "JOINT", "MERGED", "MIDDLE", "OWN_PAG", "RESCALE",
+           "SD3_WINDOW", "SINGLE", "SKIP", "Backbone", "Default", "Encode", "Example", "Family", "Host", "Layout", "Stack",
+           "Tensors"]
