@@ -84,3 +84,10 @@ def test_weights_in_a_pickle_and_folders_without_a_model_are_refused(run, folder
 def test_a_model_that_is_nowhere_is_one_line(run, name):
     code, text, error = run("text", "w5", "-m", name, "-g", "cfg=1.5")
     assert code == 2 and not text and f"there is no folder {name} here" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("prompts", [("",), ("", "+3")])
+def test_a_prompt_without_tokens_is_one_line(run, prompts):
+    """Of a tokenizer that begins no text with a token of its own."""
+    code, text, error = run("text", *prompts, "-m", "digits", "-g", "cfg=1.5")
+    assert code == 2 and "prompt '' has no tokens" in error and len(error.splitlines()) == 1 and not text

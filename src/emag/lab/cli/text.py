@@ -79,6 +79,9 @@ def _made(prompts: list[str], name: str, rules: list[Any], null: Any, call: dict
     model, tokenizer = _open(name, device, dtype)
     side = "right" if model.config.is_encoder_decoder else "left"
     inputs = tokenizer(prompts, return_tensors="pt", padding=len(prompts) > 1, padding_side=side).to(model.device)
+    empty = next((at for at, kept in enumerate(inputs["attention_mask"].sum(1).tolist()) if not kept), None)
+    if empty is not None:  # a tokenizer that begins a text with a token of its own makes one of nothing, too
+        raise BadValue(f"prompt {prompts[empty]!r} has no tokens in this model's words: give some text to go on from")
     torch.manual_seed(seed)
     with tokens.guide(model, *rules, null=null, tokenizer=tokenizer) as run:
         ids = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
