@@ -3,8 +3,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
-# what the oldest diffusers is tried on: networks, the engine around them, pipelines, what is kept of them
-ON_OLDEST := tests/families tests/engine tests/hosts tests/records tests/methods/test_diffusers_parity.py
+# what the oldest diffusers is tried on: what networks and pipelines are called with, give back and are left as
+ON_OLDEST := $(addprefix tests/families/,test_contract.py test_joint.py test_separate.py test_unet.py test_unet_schedulers.py \
+	test_video.py test_video_more.py test_video_scheduler.py test_declared.py test_snippets.py test_unserved_calls.py) \
+	tests/engine/test_calls.py tests/engine/test_awaited.py tests/engine/test_resumed.py \
+	$(wildcard tests/hosts/test_coexistence*.py) $(addprefix tests/hosts/,test_hosts.py test_guider.py test_load.py \
+	test_opening.py test_scheduler.py test_ways_to_call.py) tests/methods/test_diffusers_parity.py
 # each worker begins with a stretch of neighbours, which share what they have made, and takes over from the other at the end
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BOTH := -n 2 --dist worksteal
@@ -27,11 +31,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) $(BOTH) -m "not slow and not long"
 
-# pages in a browser, tutorials, whole commands, compiled networks, kills: the other half of the suite's time
+# pages in a browser, a tutorial, whole commands, compiled networks, kills: a third of the suite's time
 test-slow: $(STAMP)
-	$(PYTEST) $(BOTH) -m "slow and not long"
+	$(PYTEST) $(BOTH) -m "slow and not long" $$(grep -rl mark.slow tests --include 'test_*.py')
 
-# faults of evaluation runs, random guidances and interrupts on every pipeline: minutes each
+# what takes minutes (faults of evaluation runs, interrupts on every pipeline), and the rest of what CI tries by samples
 test-long: $(STAMP)
 	$(PYTEST) -m long
 

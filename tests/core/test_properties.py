@@ -12,9 +12,19 @@ from emag.testing import LAWS, LawBroken, check, checks, trial
 from rows import ROWS
 
 CHECKS = [law for row in ROWS for law in checks(row)]
+HALVES = (("sd3", "pixart"), ("true-cfg", "dit"))
+"""Of its four pipelines a row meets one pair in `make test`, in turn, and the other in `make test-long`."""
 
 
-@pytest.mark.parametrize("law", CHECKS, ids=str)
+def pairs():
+    """The laws, those on a row's other two pipelines marked."""
+    for number, row in enumerate(ROWS):
+        held = list(checks(row))
+        other = HALVES[number % 2] if len({law.case for law in held} - {None}) == 4 else ()
+        yield from (pytest.param(law, id=str(law), marks=pytest.mark.long if law.case in other else ()) for law in held)
+
+
+@pytest.mark.parametrize("law", pairs())
 def test_law(law):
     law()
 

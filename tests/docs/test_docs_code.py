@@ -30,6 +30,23 @@ GIVEN["docs/tokens"] = "from typing import Any\ninput_ids: Any\nlogits: Any\ntok
                        "probabilities: Any\nnetwork: Any\nx: Any\n"
 """Names that a page says one has already."""
 
+USER = """
+import emag
+with emag.guide(emag.load(), emag.EMAG(1.5)) as run: ...
+reveal_type(run)
+reveal_type(run.stats)
+reveal_type(emag.EMAG(1.5).variant)
+reveal_type(emag.guided(lambda x, t, c: x, path=[1.0, 0.0]))
+emag.EMAG(1.5, variant="quary")
+emag.Interval(4.0, unit="progess")
+emag.guided(lambda x, t, c: x, path=[1.0, 0.0], prediction="flw")
+emag.load(offload="disk")
+"""
+SEEN = [("note", "emag.hosts.pipeline.Guided"), ("note", "emag.engine.stats.Stats"), ("note", "query"),
+        ("note", "emag.hosts.function.Function"),
+        *(("error", word) for word in ("quary", "progess", "flw", "disk"))]
+"""What mypy says of these lines: the types that users see."""
+
 HOLES: dict[str, set[str]] = {}
 """Lines that mypy does not accept yet because of our types, by page: {page: {line of code}}. To be emptied."""
 
@@ -65,10 +82,10 @@ def test_the_quick_start_has_the_lines_of_the_models():
     assert len(shown) == 4 and all(code in known for code in shown)
 
 
-@pytest.mark.slow
-def test_the_blocks_of_every_page_are_typed(tmp_path, monkeypatch):
-    """By the settings of `make types`, but that functions on a page need no annotations."""
-    mypy = pytest.importorskip("mypy.api")
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """All pages and what mypy says of them, by the settings of `make types`; functions on a page need no annotations."""
+    mypy, tmp_path = pytest.importorskip("mypy.api"), tmp_path_factory.mktemp("typed")
     package = tmp_path / "pages"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -76,13 +93,31 @@ def test_the_blocks_of_every_page_are_typed(tmp_path, monkeypatch):
         (package / f"tutorial_{module(path)}.py").write_text(cells(path))
     for path in PAGES:
         (package / f"{module(path)}.py").write_text(GIVEN.get(NAMES[path], "") + "\n".join(blocks(path)))
+    (package / "user.py").write_text(USER)
     settings = re.search(r"\[tool\.mypy\]\n.*?(?=\[tool\.importlinter\])", (ROOT / "pyproject.toml").read_text(), re.S)[0]
     free = '[[tool.mypy.overrides]]\nmodule = ["pages.*"]\ndisallow_untyped_defs = false\ndisallow_incomplete_defs = false\n'
     (tmp_path / "pyproject.toml").write_text(settings + free)
-    monkeypatch.setenv("MYPYPATH", f"{tmp_path}:{ROOT / 'src'}")
-    text, errors, _ = mypy.run(["--config-file", str(tmp_path / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"),
-                                "--python-executable", sys.executable, "-p", "pages"])
-    assert not errors and said(text, package) == HOLES, text
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MYPYPATH", f"{tmp_path}:{ROOT / 'src'}")
+        text, errors, _ = mypy.run([
+            "--config-file", str(tmp_path / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"),
+            "--python-executable", sys.executable, "-p", "pages"])
+    assert not errors, errors
+    return package, text
+
+
+@pytest.mark.slow
+def test_the_blocks_of_every_page_are_typed(typed):
+    package, text = typed
+    assert said(text, package) == HOLES, text
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_what_a_user_may_write(typed):
+    lines = re.findall(r"pages/user\.py:\d+: ((?:error|note): .*)", typed[1])
+    assert len(lines) == len(SEEN), lines
+    for line, (kind, word) in zip(lines, SEEN, strict=True):
+        assert line.startswith(kind) and word in line
 
 
 def module(path):
@@ -99,6 +134,8 @@ def said(text, package):
     """{page: {line of code}} of the errors of mypy."""
     names, found = {module(path): NAMES[path] for path in PAGES}, {}
     for name, line in re.findall(r"pages/(\w+)\.py:(\d+): error:", text):
+        if name == "user":
+            continue
         code = (package / f"{name}.py").read_text().splitlines()[int(line) - 1].strip()
         found.setdefault(names.get(name, name), set()).add(code)
     return found

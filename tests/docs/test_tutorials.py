@@ -22,8 +22,10 @@ def pictures(cell):
     return ["image/png" in out.get("data", {}) for out in cell.outputs if out.output_type == "execute_result"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+RUN = [pytest.param(path, marks=pytest.mark.slow if path.stem == "first-image" else pytest.mark.long) for path in BOOKS]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_a_tutorial_runs_and_shows_what_is_stored(path, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     stored, book = nbformat.read(path, 4), nbformat.read(path, 4)

@@ -1,8 +1,5 @@
 """The types that users see: choices are checked as they are typed, and README reads well to a type checker."""
 
-import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,38 +73,6 @@ def test_what_a_run_did_is_told_after_one_and_refused_in_words_before():
     for handle in (run, emag.EmagGuider(emag.SLG(1.0))):
         with pytest.raises(BadValue, match="no rule is active"):
             _ = handle.stats
-
-
-USER = """
-import emag
-with emag.guide(emag.load(), emag.EMAG(1.5)) as run: ...
-reveal_type(run)
-reveal_type(run.stats)
-reveal_type(emag.EMAG(1.5).variant)
-reveal_type(emag.guided(lambda x, t, c: x, path=[1.0, 0.0]))
-emag.EMAG(1.5, variant="quary")
-emag.Interval(4.0, unit="progess")
-emag.guided(lambda x, t, c: x, path=[1.0, 0.0], prediction="flw")
-emag.load(offload="disk")
-"""
-SEEN = [("note", "emag.hosts.pipeline.Guided"), ("note", "emag.engine.stats.Stats"), ("note", "query"),
-        ("note", "emag.hosts.function.Function"),
-        *(("error", word) for word in ("quary", "progess", "flw", "disk"))]
-
-
-@pytest.mark.slow
-def test_a_type_checker_sees_what_a_user_may_write(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "readme.py").write_text("\n".join(blocks))
-    (tmp_path / "user.py").write_text(USER)
-    mypy = [sys.executable, "-m", "mypy", "--config-file", "", "--strict-optional", "--follow-imports", "silent",
-            "--cache-dir", str(tmp_path / "cache"), "readme.py", "user.py"]
-    path = {"MYPYPATH": str(ROOT / "src"), "PATH": ""}
-    said = subprocess.run(mypy, capture_output=True, text=True, cwd=tmp_path, env=path)
-    lines = [line for line in said.stdout.splitlines() if re.match(r"\w+\.py:\d+: (error|note)", line)]
-    assert [line for line in lines if line.startswith("readme")] == [] and len(lines) == len(SEEN), said.stdout + said.stderr
-    for line, (kind, word) in zip(lines, SEEN, strict=True):
-        assert f": {kind}: " in line and word in line
 
 
 def test_the_package_says_that_it_is_typed():

@@ -73,8 +73,11 @@ RULES = {"query": EMAG(), "map": EMAG(variant="map"), "image": EMAG(variant="ima
          "reuse": emag.FeatureReuse(0.5, 2, 0.3)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RULES)
+OFTEN = ("query", "map", "8 bits", "apg")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in OFTEN else pytest.mark.long)
+                                  for name in RULES])
 def test_no_step_waits_for_the_device(monkeypatch, name):
     run(monkeypatch, "sd3", RULES[name])
 

@@ -1,6 +1,5 @@
 """What docs/coverage.md says: our weak branches and diffusers' guiders on every network."""
 
-import functools
 from pathlib import Path
 
 import diffusers
@@ -25,10 +24,11 @@ def test_the_page_has_every_network_once():
     assert set(BACKBONES) <= set(ROWS) and set(coverage.networks()) == set(BACKBONES) - ABSENT
 
 
-@pytest.mark.slow
 @KNOWN
-@pytest.mark.parametrize("network", ["SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel",
-                                     "QwenImageTransformer2DModel", "WanTransformer3DModel", "UNet2DConditionModel"])
+@pytest.mark.parametrize("network", [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("SD3Transformer2DModel", "UNet2DConditionModel")),
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("FluxTransformer2DModel", "SanaTransformer2DModel",
+                                                              "QwenImageTransformer2DModel", "WanTransformer3DModel"))])
 def test_a_row_of_the_page_is_what_is_found(network):
     found = list(coverage.coverage(names=[network]))
     assert ROWS[network] == f"| {network} | {' | '.join(page.cells(found, network))} |"
@@ -58,13 +58,10 @@ def test_the_command(run, monkeypatch):  # noqa: F811
     assert code == 2 and "not apg" in error
 
 
-small = functools.cache(coverage.networks)
-
-
 @pytest.mark.parametrize("name", sorted(set(BACKBONES) - ABSENT))
 def test_blocks_see_where_tokens_are_or_the_table_says_so(name):
     """A block that does not gives, for tokens in another order, what it gives for them, in that order."""
-    case = small()[name]
+    case = coverage.networks()[name]
     pipe = case.pipe()
     network = read_network(denoisers(pipe, host_of(pipe))[0])
     block, held = network.blocks[network.depth // 2], []

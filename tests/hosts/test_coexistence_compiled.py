@@ -77,12 +77,12 @@ def compiled_case(case, compiler, backend, warm=True):
 
 
 FAST = (("sd3", "whole"), ("flux", "repeated blocks"), ("dit", "in place"))
-COMPILED = [pytest.param(name, compiler, marks=() if (name, compiler) in FAST else pytest.mark.slow, id=f"{name}-{compiler}")
+COMPILED = [pytest.param(name, compiler, id=f"{name}-{compiler}",
+                         marks=pytest.mark.slow if (name, compiler) in FAST else pytest.mark.long)
             for name, compiler in (*FAST, ("sd3", "forward"), ("sd3", "each block"), ("pixart", "whole"), ("flux", "whole"),
                                    ("true-cfg", "in place"))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "compiler"), COMPILED)
 def test_compiled_networks(name, compiler, fresh_dynamo):
     """Same images, same effect, and a bounded number of graphs: none are made once a guided and a plain call were."""

@@ -50,8 +50,12 @@ def expected(method, kind, case):
     return "unsupported" if kind in NEEDS_NULL and case in DISTILLED else "works"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", MATRIX)
+OFTEN = ("sd3", "flux", "pixart", "dit")
+"""One of each kind of text; the others are families of theirs."""
+
+
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case in OFTEN else pytest.mark.long) for case in MATRIX])
 def test_the_effect_matrix(case):
     kinds = {method["name"]: method["kind"] for method in catalogue()}
     found = {finding.method: finding for finding in matrix([case])}

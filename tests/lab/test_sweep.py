@@ -149,8 +149,8 @@ def test_a_grid_is_made_measured_and_chosen_from(tmp_path):
     assert not any(folder.missing().values()) and folder.recipe_of("cfg.1").scale == 3.0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["random", "optuna"])
+@pytest.mark.parametrize("method", [
+    pytest.param("random", marks=pytest.mark.long), pytest.param("optuna", marks=pytest.mark.slow)])
 def test_a_killed_search_ends_as_an_undisturbed_one(method, tmp_path, monkeypatch):
     data = changed(method=method, trials=5)
     data = {**data, "recipes": {"cfg": {"guidance_scale": {"low": 1.0, "high": 6.0}}}}

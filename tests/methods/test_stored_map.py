@@ -238,8 +238,8 @@ def picks_of(pipe, call, **settings):
     return run.stats.picks, latents
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["map", "image"])
+@pytest.mark.parametrize("variant", [
+    pytest.param("map", marks=pytest.mark.slow), pytest.param("image", marks=pytest.mark.long)])
 def test_picks_of_the_embedded_model(variant):
     pipe = emag.load("tiny", device="cpu")
     prompts = [f"a photo of a {name}" for name in pipe.classes[:2]]
@@ -249,7 +249,7 @@ def test_picks_of_the_embedded_model(variant):
     assert all((x - found[0][1]).norm() / found[0][1].norm() < bound for (_, x), bound in zip(found, (1e-9, 2e-4, 2e-3)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_picks_of_a_wider_network():
     pipe = sd3(layers=4, sample_size=32, attention_head_dim=64, num_attention_heads=4, caption_projection_dim=256,
                pos_embed_max_size=16)

@@ -16,7 +16,7 @@ from emag.lab.web.stack import parse
 Kept = pytest.importorskip("emag.lab.web.page.keep", exc_type=ImportError).Kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_over_runs(tmp_path):
     """Fifty runs of a session: what is held afterwards is what was held after the first ten."""
     model, ask = opened("tiny"), Ask("a photo of a ship", parse("seg=1.5 cfg=2"), settings=DrawSettings(1))

@@ -1,10 +1,11 @@
 """Every weak branch on every network, beside diffusers' own guiders on the same ones: `emag doctor --matrix`."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,12 +29,13 @@ METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.it
 """Weak branches and changes of attention; "negative" does not look into the network, so it works wherever CFG does."""
 
 
-def networks() -> dict[str, Case]:
+@cache
+def networks() -> Mapping[str, Case]:
     """One case for each network class: the plainest (of the shortest name) of the pipeline that its family names first."""
     found: dict[str, Case] = {}
     for pipe, case in sorted(((case.pipe(), case) for case in every().values()), key=lambda made: _place(*made)):
         found.setdefault(_network(pipe).backbone.name, case)
-    return found
+    return MappingProxyType(found)
 
 
 def _place(pipe: Any, case: Case) -> tuple[int, int]:
