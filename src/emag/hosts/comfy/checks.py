@@ -1,5 +1,6 @@
 """What can be refused before a ComfyUI run, in words."""
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from ..function_checks import check_types
 
 SLOT = "sampler_cfg_function"
 PLAIN = "leave one of the two out"
+READERS = SLOT, "sampler_pre_cfg_function", "sampler_post_cfg_function"
+"""Where other nodes read a step's predictions, and may make of them what they like."""
+log = logging.getLogger("emag")
 
 
 def concrete(rules: Sequence[Rule], network: Network, entry: ComfyNetwork, like: str) -> tuple[Rule, ...]:
@@ -125,6 +129,17 @@ def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> 
     about = _about_null(rules)
     if about and not uncond:
         raise BadValue(f"{about} is about the unconditional prediction, and this guider has no negative condition")
+
+
+def check_cfg(rules: Sequence[Rule], options: dict[str, Any], cfg: float) -> None:
+    """Refuse a rule about the positive prediction where a cfg of 0 drops it; say where ours takes the place of cfg."""
+    combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
+    about = next((rule.name for rule in rules if rule.kind in ("weak", "condition") and not rule.of_null), None)
+    if combiner and cfg not in (0, 1):
+        log.warning("emag: %s combines; the sampler's cfg=%g is ignored", combiner, cfg)
+    if about and not combiner and cfg == 0 and not any(options.get(reader) for reader in READERS):
+        raise BadValue(f"{about} would change nothing: at cfg 0 the sampler's result is the negative prediction alone. "
+                       "Without CFG is cfg 1")
 
 
 def check_read(rules: Sequence[Rule], uncond: bool) -> None:

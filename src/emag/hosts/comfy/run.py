@@ -83,7 +83,7 @@ class Run:
         present = self._present(x, sigma)
         wanted = present.needed()
         self.evaluated.append(wanted)
-        conds = self._spared(self._conditions(conds, present.step), present)
+        conds = self._spared(self._conditions(conds, present.step), present, batch.watched)
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
         out = self._clean(batch, conds, x, present.step)
         branches = self._branches(out, conds[1] is not None, present.step) | ahead
@@ -137,9 +137,9 @@ class Run:
         branches = step, replace(step, branch=UNCOND)
         return [cond and changed(cond, rules, at, self.setting.names) for cond, at in zip(conds, branches, strict=True)]
 
-    def _spared(self, conds: list[Any], present: StepRules) -> list[Any]:
+    def _spared(self, conds: list[Any], present: StepRules, watched: bool) -> list[Any]:
         """The conditions that are evaluated: the negative ones are left out where a rule gives what they would."""
-        if conds[1] is None or self.setting.watched or present.evaluates_null():
+        if conds[1] is None or watched or present.evaluates_null():
             return conds
         assert self.passes is not None
         self.passes.spare(len(all_on(conds[1], self.seen[-1])))
@@ -199,11 +199,17 @@ class Run:
         """ComfyUI's predictions, moved by what the rules changed; what they leave is handed back bit for bit."""
         cond = before[COND]
         guided = out[0] if pred is cond else moved(out[0], pred - cond, step)
-        if self.combines:
-            self.result = guided
-            return out
+        null = self._null(out, before, after, step)
+        if not self.combines:
+            return [guided, null]
+        self.result = guided
+        return [out[0], null]
+
+    def _null(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
+              step: Step) -> torch.Tensor:
+        """ComfyUI's unconditional prediction as the rules leave it: for its own cfg, and for samplers that read it (CFG++)."""
         null, new = before.get(UNCOND), after.get(UNCOND)
         if new is None or new is null:
-            return [guided, *out[1:]]
+            return out[1]
         # where it was spared ComfyUI has zeros in its place: what a rule gave is told from the conditional one
-        return [guided, moved(out[0], new - cond, step) if null is None else moved(out[1], new - null, step)]
+        return moved(out[0], new - before[COND], step) if null is None else moved(out[1], new - null, step)
