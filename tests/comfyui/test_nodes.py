@@ -62,6 +62,8 @@ def test_recipes_by_name_and_as_json(executor: Any) -> None:
 @pytest.mark.parametrize(("guide", "words"), [
     (pack.emag(scale=99.0), "scale must lie in [0, 10], got 99"),
     (pack.emag(scale=-0.1), "scale must lie in [0, 10]"),
+    (pack.emag(scale="much"), "scale must be a number, got 'much'"),
+    (pack.emag(beta=[]), "beta must be a number, got []"),
     (pack.emag(scale=NAN), "scale must lie in [0, 10], got nan"),
     (pack.emag(scale="nan"), "scale must lie in [0, 10], got nan"),
     (pack.emag(beta=NAN), "beta must lie in [0, 1], got nan"),

@@ -1,6 +1,7 @@
 """What can be refused before a ComfyUI run, in words."""
 
 import logging
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -156,10 +157,11 @@ def _about_null(rules: Sequence[Rule]) -> str | None:
 
 
 def _owner(function: Any) -> str:
-    """Who put a function in, as well as its name tells."""
+    """Who put a function in, as well as its name tells. ComfyUI's name of a node's module is the path of its file."""
     inner = getattr(function, "__func__", function)
     name = getattr(inner, "__qualname__", type(inner).__name__).replace(".<locals>", "")
-    return f"{getattr(inner, '__module__', '?')}.{name}"
+    module = re.split(r"[/\\]", getattr(inner, "__module__", "?"))[-1]
+    return f"{module}.{name}"
 
 
 def check_call(entry: ComfyNetwork, arguments: dict[str, Any]) -> None:

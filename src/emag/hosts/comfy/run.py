@@ -207,7 +207,7 @@ class Run:
 
     def _null(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
               step: Step) -> torch.Tensor:
-        """ComfyUI's unconditional prediction as the rules leave it: for its own cfg, and for samplers that read it (CFG++)."""
+        """ComfyUI's unconditional prediction as the rules leave it, for its own cfg and for CFG++ samplers."""
         null, new = before.get(UNCOND), after.get(UNCOND)
         if new is None or new is null:
             return out[1]
