@@ -342,7 +342,7 @@ def test_the_table_names_classes_that_have_defaults():
         assert entry.like_with is None or entry.like_with[1] in BACKBONES
 
 
-@pytest.mark.parametrize("module", ["/a b/ComfyUI/comfy_extras/nodes_apg", r"C:\ComfyUI\comfy_extras\nodes_apg", "nodes_apg"])
+@pytest.mark.parametrize("module", ["/a b/ComfyUI/comfy_extras/nodes_apg", r"C:\ComfyUI\extras\nodes_apg", "nodes_apg"])
 def test_another_node_is_named_without_its_path(module):
     """ComfyUI's name of a node's module is the path of its file."""
     def pre_cfg_function():

@@ -24,6 +24,7 @@ from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
 from .checks import check_read
 from .conditions import all_on, changed
+from .handing import handed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -97,7 +98,11 @@ class Run:
         after = present.with_null(branches)
         pred = present.result(after)
         self.finite.after_step()
-        return self._handed(out, branches, after, pred, present.step)
+        back = handed(out, branches, after, pred, present.step)
+        if not self.combines:
+            return back
+        self.result = back[0]
+        return [out[0], back[1]]
 
     def network_call(self, call: NetworkCall) -> torch.Tensor:
         """One call of the network, whoever makes it."""
@@ -193,23 +198,3 @@ class Run:
             for branch, pred in weak.items():
                 if branch.condition is not None and not site.states[branch].proves:
                     site.states[branch].note((relative_distance(pred, branches[COND]) > SAME).any())
-
-    def _handed(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
-                pred: torch.Tensor, step: Step) -> list[torch.Tensor]:
-        """ComfyUI's predictions, moved by what the rules changed; what they leave is handed back bit for bit."""
-        cond = before[COND]
-        guided = out[0] if pred is cond else moved(out[0], pred - cond, step)
-        null = self._null(out, before, after, step)
-        if not self.combines:
-            return [guided, null]
-        self.result = guided
-        return [out[0], null]
-
-    def _null(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
-              step: Step) -> torch.Tensor:
-        """ComfyUI's unconditional prediction as the rules leave it, for its own cfg and for CFG++ samplers."""
-        null, new = before.get(UNCOND), after.get(UNCOND)
-        if new is None or new is null:
-            return out[1]
-        # where it was spared ComfyUI has zeros in its place: what a rule gave is told from the conditional one
-        return moved(out[0], new - before[COND], step) if null is None else moved(out[1], new - null, step)
