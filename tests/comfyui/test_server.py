@@ -20,13 +20,12 @@ from PIL import Image
 
 import rooms
 import workflows
-from emag.hosts.comfy.install import install
 from emag.records import png
+from furnish import furnish
+from workflows import small
 
 HERE, TOP = Path(__file__).parent, Path(__file__).parents[2]
 EXAMPLES = sorted((TOP / "examples" / "comfy").glob("*.json"))
-STANDS_FOR = {"CheckpointLoaderSimple": "TestCheckpoint", "CLIPTextEncode": "TestText", "VAEDecode": "TestDecode"}
-READ = {"TestCheckpoint": ("ckpt_name",), "TestText": ("text",), "TestDecode": ("samples",)}
 
 
 class Client:
@@ -65,13 +64,15 @@ class Client:
         raise AssertionError("the queue did not come to its end")
 
     def interrupted(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """The history of a graph that was queued, and interrupted as its sampler ran."""
-        said = self.post(graph)[1]
-        while not json.loads(self.get("/queue"))["queue_running"]:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        urllib.request.urlopen(urllib.request.Request(self.url + "/interrupt", b"{}"), timeout=30).close()
-        return self.ended(said["prompt_id"])
+        """The history of a graph that was queued and interrupted; again until it is heard: one that begins forgets it."""
+        key = self.post(graph)[1]["prompt_id"]
+        for _ in range(300):
+            time.sleep(0.5)
+            urllib.request.urlopen(urllib.request.Request(self.url + "/interrupt", b"{}"), timeout=30).close()
+            history = json.loads(self.get(f"/history/{key}"))
+            if history:
+                return history[key]
+        raise AssertionError("the run was not interrupted")
 
     def images(self, history: dict[str, Any], node: str) -> list[bytes]:
         return [self.get("/view?" + urllib.parse.urlencode(one)) for one in history["outputs"][node]["images"]]
@@ -86,9 +87,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     base, port = tmp_path_factory.mktemp("comfy"), free_port()
-    (base / "custom_nodes" / "stand-ins").mkdir(parents=True)
-    (base / "custom_nodes" / "stand-ins" / "__init__.py").write_text((HERE / "standins.py").read_text())
-    install(base, copied=True)
+    furnish(base)
     root = os.path.abspath(os.environ["COMFYUI"])
     paths = os.pathsep.join([str(HERE), str(TOP / "src"), os.environ.get("PYTHONPATH", "")])
     log = (base / "log").open("w")
@@ -108,19 +107,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def small(path: Path) -> dict[str, Any]:
-    """A shipped workflow with stand-ins for what would have to be downloaded, and small pictures."""
-    graph = json.loads(path.read_text())
-    for node in graph.values():
-        kind = STANDS_FOR.get(node["class_type"])
-        if kind:
-            node["class_type"] = kind
-            node["inputs"] = {name: value for name, value in node["inputs"].items() if name in READ[kind]}
-        if node["class_type"] == "EmptySD3LatentImage":
-            node["inputs"].update(width=64, height=64)
-    return graph
 
 
 def pixels(data: bytes) -> bytes:
