@@ -1,8 +1,16 @@
 """Nodes for guidance at sampling time: EMAG and the other methods of the emag library, which does the work."""
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES
+try:
+    from .nodes import NODES
+except ModuleNotFoundError as error:
+    if error.name != "emag":
+        raise
+    raise ImportError(f"the emag nodes need emag in ComfyUI's own Python: run `{sys.executable} -m pip install emag`, and "
+                      "restart ComfyUI") from None
 
 
 class EmagExtension(ComfyExtension):

@@ -29,6 +29,8 @@ def rules_of(kind: str, widgets: dict[str, Any]) -> tuple[Rule, ...]:
     """The rules that a node's widgets mean. Raises `EmagError`, also for a number outside its limits."""
     for name, (least, most) in LIMITS.items():
         value = widgets.get(name, least)
+        if not isinstance(value, (int, float)):
+            raise BadValue(f"{name} must be a number, got {value!r}")
         if not least <= value <= most:  # NaN lies nowhere
             raise BadValue(f"{name} must lie in [{least:g}, {most:g}], got {value:g}")
     return rules_of_node(kind, widgets)

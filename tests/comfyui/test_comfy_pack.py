@@ -13,9 +13,10 @@ import tomllib
 from PIL import Image, PngImagePlugin
 
 import emag
-from emag.errors import BadValue
+from emag.errors import BadValue, Unsupported
 from emag.families import BACKBONES
 from emag.families.comfy import COMFY
+from emag.hosts.comfy.checks import check_host
 from emag.hosts.comfy.install import OLDEST, PACK, install, source, version_of
 from emag.hosts.comfy.publish import export
 from emag.records.graph import NODES, RECIPE, emag_rules, guidance_of, guidance_rules, guidances, told
@@ -339,6 +340,17 @@ def test_the_table_names_classes_that_have_defaults():
     for entry in COMFY.values():
         assert entry.like in BACKBONES
         assert entry.like_with is None or entry.like_with[1] in BACKBONES
+
+
+@pytest.mark.parametrize("module", ["/a b/ComfyUI/comfy_extras/nodes_apg", r"C:\ComfyUI\extras\nodes_apg", "nodes_apg"])
+def test_another_node_is_named_without_its_path(module):
+    """ComfyUI's name of a node's module is the path of its file."""
+    def pre_cfg_function():
+        """What such a node puts in."""
+
+    pre_cfg_function.__module__ = module
+    with pytest.raises(Unsupported, match=r"would pass over nodes_apg\.test_another_node.*pre_cfg_function, another"):
+        check_host((emag.APG(4),), {"sampler_pre_cfg_function": [pre_cfg_function]}, True, ())
 
 
 @pytest.mark.slow

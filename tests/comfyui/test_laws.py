@@ -130,6 +130,18 @@ def test_comfyuis_cfg_reads_what_a_rule_puts_in_the_nulls_place(model: Any, plai
     assert (stats.evaluations < 6 * 2 * 4) == (text.split("=")[0] not in ("tcfg", "zero-star", "cfg-oec"))
 
 
+@pytest.mark.parametrize("text", ["ag=-0.5", "tcfg"])
+@pytest.mark.parametrize("sampler", [one for one in comfy.samplers.SAMPLER_NAMES if "cfg_pp" in one])
+def test_samplers_that_read_the_null(model: Any, sampler: str, text: str) -> None:
+    """CFG++ goes on from the unconditional prediction: none is spared, and both ways of combining leave the same there."""
+    alone = patched(model, guidance_rules(text))
+    theirs = sample(alone, SMALLEST, sampler=sampler)
+    assert far(theirs, sample(model, SMALLEST, sampler=sampler)) > 1e-3
+    assert far(theirs, sample(patched(model, guidance_rules(f"cfg=4 {text}")), SMALLEST, sampler=sampler)) < SAME
+    stats = carried(alone).latest.report.stats
+    assert stats.evaluations == stats.clean
+
+
 def test_a_run_without_cfg(model: Any) -> None:
     """ComfyUI evaluates the positive alone there, and what a weak pass costs is told over that."""
     guided = patched(model, (emag.PAG(1.5, layers=(1,)),))

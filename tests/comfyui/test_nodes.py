@@ -1,5 +1,8 @@
 """The nodes, loaded and run as ComfyUI does it: validation, effect, several methods at once, refusals in words."""
 
+import importlib.util
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -59,6 +62,8 @@ def test_recipes_by_name_and_as_json(executor: Any) -> None:
 @pytest.mark.parametrize(("guide", "words"), [
     (pack.emag(scale=99.0), "scale must lie in [0, 10], got 99"),
     (pack.emag(scale=-0.1), "scale must lie in [0, 10]"),
+    (pack.emag(scale="much"), "could not convert"),
+    (pack.emag(beta=[]), "beta must be a number, got []"),
     (pack.emag(scale=NAN), "scale must lie in [0, 10], got nan"),
     (pack.emag(scale="nan"), "scale must lie in [0, 10], got nan"),
     (pack.emag(beta=NAN), "beta must lie in [0, 1], got nan"),
@@ -187,6 +192,7 @@ def test_a_report_without_a_weak_branch_says_so(executor: Any) -> None:
     kept, errors = pack.run(executor, pack.graph(pack.guidance("apg=4"), report=True), ["6"])
     assert not errors
     assert "no weak branch was evaluated" in kept[0]
+    assert "apg combines: the sampler's cfg is not read" in kept[0]
 
 
 def test_a_graph_holds_the_rules() -> None:
@@ -194,6 +200,31 @@ def test_a_graph_holds_the_rules() -> None:
     graph["9"] = {**pack.guidance("apg=4"), "inputs": {**pack.guidance("apg=4")["inputs"], "model": ["2", 0]}}
     window = emag.Window.progress(0, 0.2, 0.8)
     assert guidances(graph) == [(emag.EMAG(1.5, layers=(1, 2), window=window, beta=0.7), emag.APG(4))]
+
+
+def test_a_cfg_that_is_not_read_is_told(executor: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As it is of a pipeline; EMAG alone leaves it in its place, and says nothing."""
+    for guide, told in ((pack.guidance("apg=4"), ["emag: apg combines; the sampler's cfg=7 is ignored"]), (pack.emag(), [])):
+        caplog.clear()
+        latents(executor, pack.graph(guide, cfg=7.0))
+        assert [one.getMessage() for one in caplog.records if one.name == "emag"] == told
+
+
+def test_without_emag_the_pack_says_where_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "emag"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class Missing:
+        def find_spec(self, name: str, *rest: Any) -> None:
+            if name == "emag":
+                raise ModuleNotFoundError("No module named 'emag'", name="emag")
+
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    spec = importlib.util.spec_from_file_location("bare_pack", pack.PACK / "__init__.py",
+                                                  submodule_search_locations=[str(pack.PACK)])
+    monkeypatch.setitem(sys.modules, "bare_pack", importlib.util.module_from_spec(spec))
+    with pytest.raises(ImportError, match=rf"{re.escape(sys.executable)} -m pip install emag"):
+        spec.loader.exec_module(sys.modules["bare_pack"])
 
 
 def test_two_prompts_share_nothing(executor: Any) -> None:

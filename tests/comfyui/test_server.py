@@ -20,13 +20,12 @@ from PIL import Image
 
 import rooms
 import workflows
-from emag.hosts.comfy.install import install
 from emag.records import png
+from furnish import furnish
+from workflows import small
 
 HERE, TOP = Path(__file__).parent, Path(__file__).parents[2]
 EXAMPLES = sorted((TOP / "examples" / "comfy").glob("*.json"))
-STANDS_FOR = {"CheckpointLoaderSimple": "TestCheckpoint", "CLIPTextEncode": "TestText", "VAEDecode": "TestDecode"}
-READ = {"TestCheckpoint": ("ckpt_name",), "TestText": ("text",), "TestDecode": ("samples",)}
 
 
 class Client:
@@ -53,12 +52,27 @@ class Client:
         """The history of a graph that was queued and came to its end."""
         status, said = self.post(graph)
         assert status == 200, said
+        return self.ended(said["prompt_id"])
+
+    def ended(self, key: str) -> dict[str, Any]:
+        """The history of what was queued, as soon as it has one."""
         for _ in range(600):
-            history = json.loads(self.get(f"/history/{said['prompt_id']}"))
+            history = json.loads(self.get(f"/history/{key}"))
             if history:
-                return history[said["prompt_id"]]
+                return history[key]
             time.sleep(0.2)
         raise AssertionError("the queue did not come to its end")
+
+    def interrupted(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """The history of a graph that was queued and interrupted; again until it is heard: one that begins forgets it."""
+        key = self.post(graph)[1]["prompt_id"]
+        for _ in range(300):
+            time.sleep(0.5)
+            urllib.request.urlopen(urllib.request.Request(self.url + "/interrupt", b"{}"), timeout=30).close()
+            history = json.loads(self.get(f"/history/{key}"))
+            if history:
+                return history[key]
+        raise AssertionError("the run was not interrupted")
 
     def images(self, history: dict[str, Any], node: str) -> list[bytes]:
         return [self.get("/view?" + urllib.parse.urlencode(one)) for one in history["outputs"][node]["images"]]
@@ -73,9 +87,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     base, port = tmp_path_factory.mktemp("comfy"), free_port()
-    (base / "custom_nodes" / "stand-ins").mkdir(parents=True)
-    (base / "custom_nodes" / "stand-ins" / "__init__.py").write_text((HERE / "standins.py").read_text())
-    install(base, copied=True)
+    furnish(base)
     root = os.path.abspath(os.environ["COMFYUI"])
     paths = os.pathsep.join([str(HERE), str(TOP / "src"), os.environ.get("PYTHONPATH", "")])
     log = (base / "log").open("w")
@@ -95,19 +107,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def small(path: Path) -> dict[str, Any]:
-    """A shipped workflow with stand-ins for what would have to be downloaded, and small pictures."""
-    graph = json.loads(path.read_text())
-    for node in graph.values():
-        kind = STANDS_FOR.get(node["class_type"])
-        if kind:
-            node["class_type"] = kind
-            node["inputs"] = {name: value for name, value in node["inputs"].items() if name in READ[kind]}
-        if node["class_type"] == "EmptySD3LatentImage":
-            node["inputs"].update(width=64, height=64)
-    return graph
 
 
 def pixels(data: bytes) -> bytes:
@@ -166,6 +165,7 @@ def test_scale_one_is_exact_and_others_are_not(client: Client) -> None:
     ("emag", {"scale": float("nan")}, "scale must lie in [0, 10], got nan"),
     ("emag", {"beta": float("nan")}, "beta must lie in [0, 1], got nan"),
     ("emag", {"every": float("nan")}, "every"),
+    ("emag", {"scale": "much"}, "could not convert"),
     ("emag", {"scale": 11}, "scale must lie in [0, 10], got 11"),
     ("emag", {"window": "progress:nan:0.2:0.8"}, "window"),
 ])
@@ -177,6 +177,19 @@ def test_bad_values_are_refused_by_validation(client: Client, workflow: str, wid
     assert status == 400
     assert words in json.dumps(said["node_errors"])
     assert json.loads(client.get("/queue")) == before  # nothing was queued
+
+
+def test_an_interrupted_run_leaves_nothing(client: Client) -> None:
+    """The next prompts are what they would have been."""
+    guided, plain = small(TOP / "examples/comfy/emag.json"), small(TOP / "examples/comfy/emag.json")
+    plain["5"]["inputs"]["scale"] = 1.0
+    for graph in (guided, plain):
+        graph["6"]["inputs"]["steps"] = 10
+    before = [pixels(client.images(client.run(graph), "8")[0]) for graph in (guided, plain)]
+    long = json.loads(json.dumps(guided))
+    long["6"]["inputs"]["steps"] = 10_000
+    assert client.interrupted(long)["status"]["messages"][-1][0] == "execution_interrupted"
+    assert [pixels(client.images(client.run(graph), "8")[0]) for graph in (guided, plain)] == before
 
 
 def test_an_image_holds_the_recipe(client: Client, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from comfy_extras import (
     nodes_cfg,
     nodes_easycache,
     nodes_fresca,
+    nodes_hypertile,
     nodes_mahiro,
     nodes_model_advanced,
+    nodes_model_downscale,
     nodes_model_merging,
     nodes_pag,
     nodes_sag,
@@ -22,7 +25,7 @@ from comfy_extras import (
 
 import emag
 from emag.errors import NoEffect, Unsupported
-from emag.hosts.comfy.patch import patched
+from emag.hosts.comfy.patch import carried, patched
 from smallcomfy import SMALL, build, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
@@ -107,6 +110,29 @@ def test_a_node_that_takes_the_attention_away_is_named() -> None:
     model = first(nodes_sag.SelfAttentionGuidance.execute(made("sdxl"), 0.5, 2.0))
     with pytest.raises(NoEffect, match="another extension took the place of its attention"):
         sample(patched(model, (EMAG,)), SMALL["sdxl"])
+
+
+def test_tiles_inside_attention_are_told() -> None:
+    """HyperTile hands attention other tokens; a rule that skips blocks looks at none."""
+    small = replace(SMALL["sdxl"], shape=(1, 4, 32, 32))
+    model = first(nodes_hypertile.HyperTile.execute(made("sdxl"), 64, 2, 3, False))
+    with pytest.raises(NoEffect, match="another extension took the place of its attention"):
+        sample(patched(model, (EMAG,)), small)
+    assert far(sample(patched(model, (emag.SLG(1.5, layers=(2,)),)), small), sample(model, small)) > 1e-2
+
+
+@pytest.mark.parametrize("variant", ["query", "map"])
+def test_a_grid_that_grows_on_the_way(variant: str) -> None:
+    """PatchModelAddDownscale: blocks work on half the grid at first; there the average starts afresh."""
+    small, rule = replace(SMALL["sdxl"], shape=(1, 4, 16, 16)), replace(EMAG, variant=variant, layers=(1,))
+    model = first(nodes_model_downscale.PatchModelAddDownscale.execute(made("sdxl"), 3, 2.0, 0.0, 0.5, True, "bicubic",
+                                                                       "bicubic"))
+    guided = patched(model, (rule,))
+    assert far(sample(guided, small, steps=10), sample(model, small, steps=10)) > 1e-3
+    sizes = [effect and effect[0] for effect in carried(guided).latest.report.stats.effects]
+    afresh = [at for at, size in enumerate(sizes) if size is not None and size < 1e-5]
+    assert len(afresh) == 1 and 0 not in sizes[afresh[0] + 1:]
+    assert all(size > 1e-4 for at, size in enumerate(sizes) if size is not None and at not in afresh)
 
 
 def test_a_lora_works_below_the_guidance() -> None:

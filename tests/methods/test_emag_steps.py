@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import emag
+from emag.core import Rows
 from emag.engine.trajectory import trajectory
 from emag.hosts.lookup import host_of
 from emag.lab.forecast import forecast
+from emag.maths.attention import Attention
 from emag.methods.emag.compat import Compat
 from emag.methods.emag.tracker import Tracker
 from emag.schedules import Window, equal_time
@@ -120,6 +122,24 @@ def test_in_an_own_loop_with_a_solver_of_second_order(monkeypatch, solve):
         assert len(updates) == count
         wanted = averages([update.live("query") for update in updates], equal_time(BETA, count))
         close(updates[-1].average.double(), wanted[-1], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"variant": "map"}, {"variant": "map", "maps": "scaled8"}])
+def test_where_a_block_gets_other_tokens_the_average_starts_afresh(more):
+    """As if the run had begun there."""
+    spec = emag.EMAG(layers=(1,), beta=0.6, window=ALL, **more).weak[0]
+    sizes, states = (4, 4, 9, 9, 9), [Tracker(spec, ("apply",) * 5, None) for _ in range(2)]
+    for at, size in enumerate(sizes):
+        q, k, v = torch.randn(3, 2, 2, size, 3, generator=torch.Generator().manual_seed(at))
+        for state in states[at < 2:]:
+            state.begin(at)
+            state.watch(1, Attention(q, k, v, image=slice(0, size)), Rows.all_cond(2))
+            state.choose()
+            if at == 2:
+                assert state.statistic[1].tolist() == [0, 0]
+    close(states[0].averages[1].value, states[1].averages[1].value, atol=0, rtol=0)
+    close(states[0].statistic, states[1].statistic, atol=0, rtol=0)
+    assert states[0].statistic[1].min() > 0
 
 
 # late starts

@@ -1,5 +1,7 @@
 """What can be refused before a ComfyUI run, in words."""
 
+import logging
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +18,9 @@ from ..function_checks import check_types
 
 SLOT = "sampler_cfg_function"
 PLAIN = "leave one of the two out"
+READERS = SLOT, "sampler_pre_cfg_function", "sampler_post_cfg_function"
+"""Where other nodes read a step's predictions, and may make of them what they like."""
+log = logging.getLogger("emag")
 
 
 def concrete(rules: Sequence[Rule], network: Network, entry: ComfyNetwork, like: str) -> tuple[Rule, ...]:
@@ -127,6 +132,17 @@ def _check_uncond(rules: Sequence[Rule], combiner: str | None, uncond: bool) -> 
         raise BadValue(f"{about} is about the unconditional prediction, and this guider has no negative condition")
 
 
+def check_cfg(rules: Sequence[Rule], options: dict[str, Any], cfg: float) -> None:
+    """Refuse a rule about the positive prediction where a cfg of 0 drops it; say where ours takes the place of cfg."""
+    combiner = next((rule.name for rule in rules if rule.kind == "combining"), None)
+    about = next((rule.name for rule in rules if rule.kind in ("weak", "condition") and not rule.of_null), None)
+    if combiner and cfg not in (0, 1):
+        log.warning("emag: %s combines; the sampler's cfg=%g is ignored", combiner, cfg)
+    if about and not combiner and cfg == 0 and not any(options.get(reader) for reader in READERS):
+        raise BadValue(f"{about} would change nothing: at cfg 0 the sampler's result is the negative prediction alone. "
+                       "Without CFG is cfg 1")
+
+
 def check_read(rules: Sequence[Rule], uncond: bool) -> None:
     """Refuse a rule about what nobody reads. uncond: ComfyUI evaluates the negative conditions; at cfg 1 it leaves them out,
     unless a rule combines."""
@@ -141,10 +157,11 @@ def _about_null(rules: Sequence[Rule]) -> str | None:
 
 
 def _owner(function: Any) -> str:
-    """Who put a function in, as well as its name tells."""
+    """Who put a function in, as well as its name tells. ComfyUI's name of a node's module is the path of its file."""
     inner = getattr(function, "__func__", function)
     name = getattr(inner, "__qualname__", type(inner).__name__).replace(".<locals>", "")
-    return f"{getattr(inner, '__module__', '?')}.{name}"
+    module = re.split(r"[/\\]", getattr(inner, "__module__", "?"))[-1]
+    return f"{module}.{name}"
 
 
 def check_call(entry: ComfyNetwork, arguments: dict[str, Any]) -> None:

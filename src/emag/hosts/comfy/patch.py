@@ -17,13 +17,13 @@ from ...engine.lock import hold
 from ...engine.undo import Undo, undone
 from ...families.comfy import ComfyNetwork
 from .attention import override
-from .checks import check_call, check_host, concrete
+from .checks import check_call, check_cfg, check_host, concrete
 from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
 from .report import Latest, report
 from .run import Run
-from .setting import Setting
+from .setting import Batch, Setting
 
 KEY = "emag"
 SLOT = "optimized_attention_override"
@@ -79,6 +79,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not rules or len(sigmas) < 2:  # no step, nothing to guide
         return executor(*args, **kwargs)
     check_host(rules, guider.model_options, bool(guider.conds.get("negative")), mine.conditions)
+    check_cfg(rules, guider.model_options, getattr(guider, "cfg", 1.0))
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
     def guided(undo: Undo) -> Any:
@@ -101,9 +102,8 @@ def _setting(guider: Any, mine: Carried, entry: ComfyNetwork) -> Setting:
 
     for name, cond in mine.conditions.items():  # ComfyUI prepares them with its own, before the first step
         guider.conds[_named(name)] = [dict(one) for one in convert_cond(cond)]
-    watched = bool(guider.model_options.get("sampler_post_cfg_function"))
     out = guider.model_patcher.model.process_latent_out
-    return Setting(watched, _Further(guider), out, entry.condition)
+    return Setting(_Further(guider), out, entry.condition)
 
 
 class _Further(dict[str, Any]):
@@ -153,7 +153,9 @@ def _batched(run: Run, executor: Any, model: Any, conds: list[Any], x: torch.Ten
     if not run.waiting:
         return executor(model, conds, x, timestep, options)
     run.waiting = False
-    return run.step(lambda some, at: executor(model, some, at, timestep, options), conds, x, float(timestep[0]))
+    watched = bool(options.get("sampler_post_cfg_function"))  # a sampler may be who reads: those of the CFG++ kind
+    batch = Batch(lambda some, at: executor(model, some, at, timestep, options), watched)
+    return run.step(batch, conds, x, float(timestep[0]))
 
 
 def _applied(run: Run, entry: ComfyNetwork, executor: Any, x: torch.Tensor, t: torch.Tensor, c_concat: Any = None,

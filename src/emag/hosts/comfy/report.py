@@ -18,7 +18,7 @@ class Report:
     """One finished run. clean, weak: of its last step with a weak pass, what the network's prediction with and without the
     weak branch says the latents are in the end, on the CPU; None where it had no weak pass. blocks: those that branches pick
     among, or work on. worked: per evaluation the share of images in which a block did, by its number. made: the latents that
-    the run ended with, on the CPU.
+    the run ended with, on the CPU. combiner: the rule in the place of the sampler's cfg, None where that one combined.
     """
 
     stats: Stats
@@ -27,10 +27,15 @@ class Report:
     blocks: tuple[int, ...]
     worked: tuple[dict[int, float], ...] = ()
     made: torch.Tensor | None = None
+    combiner: str | None = None
 
     def __str__(self) -> str:
-        none = "\n  no weak branch was evaluated: weak and clean are the sampler's latents" if self.weak is None else ""
-        return f"{self.stats}{none}"
+        lines = [str(self.stats)]
+        if self.combiner:
+            lines.append(f"  {self.combiner} combines: the sampler's cfg is not read")
+        if self.weak is None:
+            lines.append("  no weak branch was evaluated: weak and clean are the sampler's latents")
+        return "\n".join(lines)
 
     def is_of(self, latents: torch.Tensor) -> bool:
         """Whether the run ended with these latents."""
@@ -62,7 +67,8 @@ def report(run: Run, seconds: float, out: object) -> Report:
     blocks = sorted({at for branch in site.states for at in (*branch.blocks, *branch.changes)})
     made = out.cpu() if isinstance(out, torch.Tensor) else None
     worked = tuple(_worked(site, branches, at) for at, branches in enumerate(run.evaluated))
-    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks), worked, made)
+    combiner = next((rule.name for rule in run.rules if rule.kind == "combining"), None)
+    return Report(_stats(run, site, seconds), _out(run, clean), _out(run, weak), tuple(blocks), worked, made, combiner)
 
 
 def _worked(site: Site, evaluated: tuple[Perturbation, ...], at: int) -> dict[int, float]:

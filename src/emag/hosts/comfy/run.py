@@ -24,6 +24,7 @@ from ...maths.streams import Streams
 from ...maths.vectors import relative_distance
 from .checks import check_read
 from .conditions import all_on, changed
+from .handing import handed
 from .levels import Levels, moved, prediction
 from .networks import Layout
 from .passes import NetworkCall, Passes
@@ -83,7 +84,7 @@ class Run:
         present = self._present(x, sigma)
         wanted = present.needed()
         self.evaluated.append(wanted)
-        conds = self._spared(self._conditions(conds, present.step), present)
+        conds = self._spared(self._conditions(conds, present.step), present, batch.watched)
         ahead = {branch: self._weak(branch, batch, conds[0], x, sigma, present.step) for branch in wanted if branch.ahead}
         out = self._clean(batch, conds, x, present.step)
         branches = self._branches(out, conds[1] is not None, present.step) | ahead
@@ -97,7 +98,11 @@ class Run:
         after = present.with_null(branches)
         pred = present.result(after)
         self.finite.after_step()
-        return self._handed(out, branches, after, pred, present.step)
+        back = handed(out, branches, after, pred, present.step)
+        if not self.combines:
+            return back
+        self.result = back[0]
+        return [out[0], back[1]]
 
     def network_call(self, call: NetworkCall) -> torch.Tensor:
         """One call of the network, whoever makes it."""
@@ -137,9 +142,9 @@ class Run:
         branches = step, replace(step, branch=UNCOND)
         return [cond and changed(cond, rules, at, self.setting.names) for cond, at in zip(conds, branches, strict=True)]
 
-    def _spared(self, conds: list[Any], present: StepRules) -> list[Any]:
+    def _spared(self, conds: list[Any], present: StepRules, watched: bool) -> list[Any]:
         """The conditions that are evaluated: the negative ones are left out where a rule gives what they would."""
-        if conds[1] is None or self.setting.watched or present.evaluates_null():
+        if conds[1] is None or watched or present.evaluates_null():
             return conds
         assert self.passes is not None
         self.passes.spare(len(all_on(conds[1], self.seen[-1])))
@@ -193,17 +198,3 @@ class Run:
             for branch, pred in weak.items():
                 if branch.condition is not None and not site.states[branch].proves:
                     site.states[branch].note((relative_distance(pred, branches[COND]) > SAME).any())
-
-    def _handed(self, out: list[torch.Tensor], before: Mapping[Any, torch.Tensor], after: Mapping[Any, torch.Tensor],
-                pred: torch.Tensor, step: Step) -> list[torch.Tensor]:
-        """ComfyUI's predictions, moved by what the rules changed; what they leave is handed back bit for bit."""
-        cond = before[COND]
-        guided = out[0] if pred is cond else moved(out[0], pred - cond, step)
-        if self.combines:
-            self.result = guided
-            return out
-        null, new = before.get(UNCOND), after.get(UNCOND)
-        if new is None or new is null:
-            return [guided, *out[1:]]
-        # where it was spared ComfyUI has zeros in its place: what a rule gave is told from the conditional one
-        return [guided, moved(out[0], new - cond, step) if null is None else moved(out[1], new - null, step)]

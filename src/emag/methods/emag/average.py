@@ -46,8 +46,12 @@ class Average:
     streams: Streams
     moved: torch.Tensor | None = None
 
+    def fits(self, call: Attention) -> bool:
+        """Whether a live call is as large as those before it; a block may come to work on another grid within a run."""
+        raise NotImplementedError
+
     def observe(self, call: Attention) -> torch.Tensor:
-        """Take in the live call; statistic per sample [B], 0 at the first call."""
+        """Take in the live call, which `fits`; statistic per sample [B], 0 at the first call."""
         raise NotImplementedError
 
     def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,6 +84,9 @@ class QueryAverage(Average):
     """
 
     value: torch.Tensor | None = None
+
+    def fits(self, call: Attention) -> bool:
+        return self.value is None or self.value.shape == call.image_queries().shape
 
     def observe(self, call: Attention) -> torch.Tensor:
         live = call.image_queries()
@@ -148,6 +155,9 @@ class MapAverage(Average):
         """E, or None before the first update."""
         return None if self.stored is None else self.stored.value
 
+    def fits(self, call: Attention) -> bool:
+        return self.stored is None or self.stored.codes.shape == self._shape(call)
+
     def observe(self, call: Attention) -> torch.Tensor:
         first = self.stored is None
         stored = self.stored = self.stored or self._empty(call)
@@ -161,9 +171,11 @@ class MapAverage(Average):
 
     def _empty(self, call: Attention) -> stored_map.StoredMap:
         kind = stored_map.format_of(self.maps, str(self.dtype).removeprefix("torch."), call.q.device)
+        return stored_map.empty(kind, self._shape(call), call.q.device)
+
+    def _shape(self, call: Attention) -> tuple[int, ...]:
         kept, image = self._kept(call), call.image
-        shape = (*call.q.shape[:2], image.stop - image.start, kept.stop - kept.start)
-        return stored_map.empty(kind, shape, call.q.device)
+        return (*call.q.shape[:2], image.stop - image.start, kept.stop - kept.start)
 
     def _fits(self, call: Attention) -> bool:
         """True where the fused kernel does what the chunks do."""

@@ -115,7 +115,8 @@ class Tracker(State):
         return own if own.ndim == 1 else own.any(1)
 
     def _observe(self, block: int, call: Attention) -> None:
-        if block not in self.averages:
+        # where tokens become more or fewer (another node shrinks a U-Net's grid for a while) it starts afresh
+        if block not in self.averages or not self.averages[block].fits(call):
             self.averages[block] = self._average(block)
         found = self.averages[block].observe(call)
         alone = self.spec.compat.stat_scope == "sample"
