@@ -53,7 +53,7 @@ SKIPPED = {
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
-    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
+    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg", "core2"),
                     "needs a second network: name it, model=load:FOLDER, or model=lora:0.5 where there is a LoRA"),
 }
 """Methods that need what no default can name, and what that is."""
