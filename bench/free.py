@@ -41,7 +41,7 @@ UNTIMED = {
     "constant": "a plain number", "cfg": "what the others are held against", "euler": "what solvers are held against",
     "soft-cfg": "of tokens: python bench/tokens.py", "internal-guidance": "needs a network with a head of its own",
     **dict.fromkeys(("fkc", "fkc-product", "fkc-anneal"), "several particles an image, each with its evaluations"),
-    "style-moments": "needs a style image",
+    "style-moments": "needs a style image", "recfg": "needs measured ratios; one multiplication",
 }
 """Methods whose cost begins with "none" and that are left out here, and why."""
 

@@ -118,6 +118,7 @@ from .methods.null.oec import OEC as OEC
 from .methods.null.personalization import Personalization as Personalization
 from .methods.null.priors import Priors as Priors
 from .methods.null.rcfg import RCFG as RCFG
+from .methods.null.recfg import ReCFG as ReCFG
 from .methods.null.rlg import RLG as RLG
 from .methods.null.tcfg import TCFG as TCFG
 from .methods.null.unguide import UnGuide as UnGuide

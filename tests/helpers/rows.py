@@ -27,6 +27,7 @@ from emag.schedules import (
 from emag.testing import Trial
 from emag.testing import trial as one
 from heads import written
+from ratios import ratios
 from styles import style
 from tiny import noise, sd3
 
@@ -134,6 +135,7 @@ ROWS = (
     one(C["samg"](4.0), C["samg"](1.0)),
     one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
     one(C["covhis"](3.0, 3, 2, -0.3, 0.2, 0.8)),
+    one(C["recfg"](ratios())),
     one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
     one(C["cfg-renorm"](0.9), None, CFG(3.0), raw=True),
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),

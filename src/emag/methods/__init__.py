@@ -62,6 +62,7 @@ from .null.oec import OEC
 from .null.personalization import Personalization
 from .null.priors import Priors
 from .null.rcfg import RCFG
+from .null.recfg import ReCFG
 from .null.rlg import RLG
 from .null.tcfg import TCFG
 from .null.unguide import UnGuide
@@ -101,7 +102,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     ZeroStar, FDG, FACFG, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
     SAMG, CoRe2,
-    OEC,
+    OEC, ReCFG,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,

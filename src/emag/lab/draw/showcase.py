@@ -46,6 +46,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
 
 SKIPPED = {
     "cdg": "needs a mask of the prompt's own tokens, from Python: emag.content_tokens",
+    "recfg": "needs a file of measured ratios, from Python: emag.methods.null.recfg.Means",
     "annealing": "needs a file of trained weights",
     "internal-guidance": "needs a network trained with an intermediate head; none that is known has one",
     "feedback": "needs a scoring function, from Python",
