@@ -78,6 +78,7 @@ from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
+from .methods.combining.core2 import CoRe2 as CoRe2
 from .methods.combining.covhis import CovHiS as CovHiS
 from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
@@ -87,6 +88,7 @@ from .methods.combining.hm_cfg import HMCFG as HMCFG
 from .methods.combining.mahiro import MaHiRo as MaHiRo
 from .methods.combining.perp_neg import PerpNeg as PerpNeg
 from .methods.combining.s_cfg import SCFG as SCFG
+from .methods.combining.samg import SAMG as SAMG
 from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
 from .methods.combining.smc import SMCCFG as SMCCFG
 from .methods.combining.tonemap import Tonemap as Tonemap
@@ -116,6 +118,7 @@ from .methods.null.oec import OEC as OEC
 from .methods.null.personalization import Personalization as Personalization
 from .methods.null.priors import Priors as Priors
 from .methods.null.rcfg import RCFG as RCFG
+from .methods.null.recfg import ReCFG as ReCFG
 from .methods.null.rlg import RLG as RLG
 from .methods.null.tcfg import TCFG as TCFG
 from .methods.null.unguide import UnGuide as UnGuide
@@ -224,6 +227,9 @@ from .schedules import (
     C2FG as C2FG,
 )
 from .schedules import (
+    FBG as FBG,
+)
+from .schedules import (
     MAMBOG as MAMBOG,
 )
 from .schedules import (
@@ -261,6 +267,9 @@ from .schedules import (
 )
 from .schedules import (
     Schedule as Schedule,
+)
+from .schedules import (
+    Transition as Transition,
 )
 from .schedules import (
     Triangle as Triangle,

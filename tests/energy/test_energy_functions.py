@@ -51,6 +51,31 @@ def plain(x=X, network=NETS["cond"]):
     return x @ network.T
 
 
+@pytest.mark.parametrize("path", [PATH, Path.flow((0.9, 0.7, 0.4, 0.0))], ids=["vp", "flow"])
+def test_a_velocity_is_moved_by_its_own_formula(path):
+    """v' = v - sigma / alpha rho grad_x - mu grad_x0, v noise minus data."""
+    alpha, sigma = path.at(1)
+    made = guided(emag.Energy(quadratic, 0.3, "velocity", True, mean=0.2), path=path)(X, 1)
+    slope = rising(plain())
+    velocity = (X - plain()) / sigma * 1.0 if path is not PATH else None
+    moved = sigma / alpha * 0.3 * slope @ NETS["cond"] + 0.2 * slope
+    close(made, plain() + sigma / (alpha + sigma) * moved)
+    if velocity is not None:
+        close((X - made) / sigma, velocity - moved)
+
+
+def test_the_total_move_of_a_velocity_does_not_grow_with_the_steps():
+    """One straight line with a constant slope: 4 and 40 steps end at one sample, which moves of x_t do not."""
+    def ends(where, steps):
+        path = Path.flow(tuple(0.8 - 0.8 * i / steps for i in range(steps + 1)))
+        model = emag.guided(lambda x, t, c: 0 * x, emag.Energy(lambda x0: x0.sum(1), 0.1, where=where), path=path,
+                            prediction="flow", conditions={"cond": torch.zeros(1)})
+        return sample(model, X)
+
+    close(ends("velocity", 4), ends("velocity", 40))
+    assert (ends("next", 40) - X).mean() > 5 * (ends("next", 4) - X).mean()
+
+
 @pytest.mark.parametrize("inner", [1, 4])
 def test_moves_of_x0_have_their_closed_form(inner):
     """N steps of size mu up a quadratic: x0 - (1 - (1 - mu A)^N) (x0 - m)."""

@@ -9,6 +9,7 @@ from emag.methods import METHODS
 from emag.methods.combining.compose import Compose, Term
 from emag.schedules import (
     C2FG,
+    FBG,
     MAMBOG,
     VAGS,
     Annealing,
@@ -19,12 +20,14 @@ from emag.schedules import (
     NoisePower,
     PowerLaw,
     Rectified,
+    Transition,
     Triangle,
     Waning,
 )
 from emag.testing import Trial
 from emag.testing import trial as one
 from heads import written
+from ratios import ratios
 from styles import style
 from tiny import noise, sd3
 
@@ -94,6 +97,7 @@ ROWS = (
     one(C["rlg"](1.6, "base"), C["rlg"](1.0), **OTHER),
     one(C["unguide"](-1.0, "base"), C["unguide"](1.0), **OTHER),
     one(C["hm-cfg"](4.0, 2.0), C["hm-cfg"](1.0, 0.0), **OTHER),
+    one(C["core2"](1.5, model="base"), C["core2"](0.0, model="base"), **OTHER),
     one(CFG(3.0), CFG(1.0)),
     one(emag.APG(4.0, 0.2, 3.0, -0.5), emag.APG(1.0, 0.2, 3.0, -0.5)),
     one(Compose("uncond", (Term(3.0, "cond"), Term(-1.5, "cond", mask="box:0:0:0.5:1*bump:0.3:0.5:0.4"))),
@@ -128,8 +132,10 @@ ROWS = (
     one(C["pmc-cfg"](4.0), C["pmc-cfg"](1.0)),
     one(C["adamag"](4.0), C["adamag"](1.0, 1.0, 0.0)),
     one(C["tonemap"](4.0)),
+    one(C["samg"](4.0), C["samg"](1.0)),
     one(C["skimmed"](6.0, 2.0), C["skimmed"](1.0)),
     one(C["covhis"](3.0, 3, 2, -0.3, 0.2, 0.8)),
+    one(C["recfg"](ratios())),
     one(C["cfg-oec"](1.0), C["cfg-oec"](-1.0)),
     one(C["cfg-renorm"](0.9), None, CFG(3.0), raw=True),
     one(C["cfg-norm"](0.9), C["cfg-norm"](0.0), CFG(3.0)),
@@ -151,6 +157,8 @@ ROWS = (
     Trial("triangle", (CFG(Triangle(3.0)),), (CFG(Triangle(1.0)),)),
     Trial("power-law", (CFG(PowerLaw(3.0)),), (CFG(PowerLaw(1.0)),)),
     Trial("vags", (CFG(VAGS(3.0)),), (CFG(VAGS(1.0, 0.0)),)),
+    Trial("fbg", (CFG(FBG(8.0, onset=0.2)),), (CFG(FBG(1.0)),)),
+    Trial("transition", (CFG(Transition(3.0, 1.0)),)),
     Trial("interval", (CFG(Interval(3.0, 0.5, 5.0)),), (CFG(Interval(3.0, 0.0, 0.0)),)),
     Trial("curve", (CFG(Curve(2.0, "cosine")),), (CFG(Curve(1.0)),)),
     Trial("rectified", (CFG(Rectified(4.0)),), (CFG(Rectified(1.0)),)),

@@ -15,7 +15,7 @@ from spy import changes, snapshot
 from tiny import CASES, noise, sd3, sd3_call
 
 COLUMNS = {column.label: _sure(column) for column in tried()}
-ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg",
+ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg", "core2",
          "o-nag", "sg", "swg", "internal-guidance"}
 
 

@@ -41,7 +41,7 @@ def expected(method, kind, case):
         return "unsupported"
     if method == "icg" and case in NO_TEXT:
         return "unsupported"  # labels cannot be noise
-    if method in ("domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"):
+    if method in ("domain", "priors", "personalization", "rlg", "unguide", "hm-cfg", "core2"):
         return "works" if case in ONE_CALL else "unsupported"  # they evaluate the unconditional rows' arguments
     if method == "scg" and case in APART:
         return "unsupported"  # their sampler is of second order

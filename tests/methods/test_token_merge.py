@@ -11,7 +11,8 @@ import emag
 from emag.core import COND, UNCOND, Rows
 from emag.errors import BadValue, Unsupported
 from emag.hosts.comfy.checks import _check_rule as comfy_check
-from emag.maths.merging import merge, unmerge
+from emag.hosts.defaults import resolve
+from emag.maths.merging import Matching, merge, unmerge
 from emag.maths.streams import Streams
 from emag.methods.common.merged_tokens import MergedState
 from emag.testing.small_unet import MORE
@@ -174,6 +175,59 @@ def test_every_pass_attends_to_fewer_tokens(name):
     slg = emag.SLG(1.5, layers=(0,))
     seen, stats = seen_tokens(case.pipe(), rule_of(early="cells"), case, rules=(slg,))
     assert seen == [8] * 8 and stats.evaluations == stats.planned > stats.clean
+
+
+def by_definition(attention, tokens, text, bias, matching, row):
+    """Attention of one row to a text: the mean of a group asks, and each of its tokens gets the answer."""
+    groups = {int(at): [int(at)] for at in (*matching.kept[row], *matching.destinations[row])}
+    for source, into in zip(matching.folded[row], matching.into[row], strict=True):
+        groups[int(matching.destinations[row, into])].append(int(source))
+    keys, values, out = attention.to_k(text), attention.to_v(text), torch.empty_like(tokens)
+    for members in groups.values():
+        query = attention.to_q(tokens[members].mean(0))
+        heads = [x.unflatten(-1, (attention.heads, -1)) for x in (query, keys, values)]
+        weights = (torch.einsum("hd,khd->hk", *heads[:2]) * attention.scale + bias).softmax(-1)
+        out[members] = attention.to_out[0](torch.einsum("hk,khd->hd", weights, heads[2]).flatten())
+    return out
+
+
+def test_merged_tokens_ask_the_text_of_pixart(monkeypatch):
+    case, calls, matchings = CASES["pixart"], [], []
+    pipe = case.pipe()
+    blocks, joined = pipe.transformer.transformer_blocks, Matching.joined
+    monkeypatch.setattr(Matching, "joined", staticmethod(lambda parts: matchings.append(joined(parts)) or matchings[-1]))
+    with emag.guide(pipe, rule_of(layers=(1,), early="whole", cross=True)):
+        hook = blocks[1].attn2.register_forward_hook(lambda _, *call: calls.append(call), with_kwargs=True)
+        case.run(pipe, num_inference_steps=4)
+        hook.remove()
+    assert len(calls) == 4 and len(matchings) == 4  # two of four steps merge, around both modules of the block
+    own, asked = matchings[2:]
+    assert all(torch.equal(one, other) for one, other in zip(vars(own).values(), vars(asked).values(), strict=True))
+    (tokens,), given, made = calls[3]
+    for row in range(len(tokens)):
+        expected = by_definition(blocks[1].attn2, tokens[row], given["encoder_hidden_states"][row],
+                                 given["attention_mask"][row], asked, row)
+        torch.testing.assert_close(made[row], expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(made, blocks[1].attn2(tokens, **given), atol=1e-4)
+
+
+def test_only_the_authors_model_merges_queries_to_the_text_unasked():
+    """PixArt's default; asked for, U-Nets do it too, and networks without a cross-attention of their own refuse."""
+    for network, asked in (("PixArtTransformer2DModel", True), ("DiTTransformer2DModel", False)):
+        assert resolve(emag.TokenMerge(), (network,), 28).perturbation.around_cross == asked
+    case, made = MORE["sd"], []
+    for rule in (emag.TokenMerge(0.3), emag.TokenMerge(0.3, cross=True)):
+        pipe = case.pipe()
+        with emag.guide(pipe, rule):
+            made.append(case.run(pipe))
+    inside = emag.PLADIS(2.0, layers=(1,))  # of the text's keys, so it may stand beside merging in the attention to itself
+    with emag.guide(CASES["pixart"].pipe(), rule_of(cross=False), inside):
+        pass
+    with pytest.raises(Unsupported, match="works inside"), emag.guide(CASES["pixart"].pipe(), rule_of(cross=True), inside):
+        pass
+    assert made[1].isfinite().all() and not torch.allclose(*made, atol=1e-4)
+    with pytest.raises(Unsupported, match="have none of their own"), emag.guide(CASES["dit"].pipe(), rule_of(cross=True)):
+        pass
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])

@@ -10,6 +10,7 @@ import emag
 from emag.core import COND, UNCOND
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.predictions import convert
+from emag.methods.combining.core2 import CoRe2
 from emag.methods.combining.hm_cfg import HMCFG
 from emag.methods.common.other_model import OtherModel, check_network, interpolated, other
 from emag.methods.null.domain import Domain
@@ -284,7 +285,32 @@ def test_a_network_is_a_name_or_a_share_of_lora():
             check_network("rlg", odd)
 
 
+# a network that has learnt guidance
+
+
+def test_core2_goes_from_what_was_learnt_through_the_guided_prediction():
+    rule = CoRe2(1.5, 3.0, until=0.5, model="base")
+    found = made_up(rule)
+    plain, null = found[other("base")], found[other("base", UNCOND)]
+    learnt, guided_ = found[COND], null + 3 * (plain - null)
+    close(evaluate((rule,), found, at_step(index=1)), learnt + 1.5 * (guided_ - learnt), atol=1e-12, rtol=1e-12)
+    assert torch.equal(evaluate((rule,), {COND: learnt}, at_step(index=5)), learnt)  # later what was learnt is enough
+
+
+def test_core2_ends_at_cfg_of_the_plain_network_and_at_what_was_learnt():
+    plainly = sd3().transformer
+    made, stats = draw(tuned(), CoRe2(1.0, 4.0, 1.0, "base"), models={"base": plainly})
+    same(made, plain(sd3()))
+    assert stats.evaluations == 3 * 3 * 4  # p, q_c and q_u, four blocks each
+    _, stats = draw(tuned(), CoRe2(1.5, 4.0, 0.4, "base"), models={"base": plainly}, num_inference_steps=5)
+    assert stats.evaluations == (2 * 3 + 3) * 4
+    assert torch.equal(draw(tuned(), CoRe2(0.0, model="base"), models={"base": never})[0],
+                       plain(tuned(), guidance_scale=1.0))
+
+
 @pytest.mark.parametrize("make", [
+    lambda: CoRe2(-1.0), lambda: CoRe2(1.0, float("inf")), lambda: CoRe2(1.0, until=1.5), lambda: CoRe2(1.0, null=""),
+    lambda: CoRe2(MAMBOG(2.0)),
     lambda: Autoguidance(-1.0), lambda: Autoguidance(float("nan")), lambda: Autoguidance(2.0, "lora:x"), lambda: SINE(1.5),
     lambda: SINE(0.5, source=""), lambda: RLG(float("inf")), lambda: RLG(2.0, null=""), lambda: RLG(2.0, null="cond"),
     lambda: Priors(prediction="noise"), lambda: Priors(""), lambda: Domain("base", "cond"), lambda: HMCFG(-1.0),

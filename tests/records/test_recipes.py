@@ -42,7 +42,8 @@ def test_every_recipe_says_where_it_comes_from(name):
     papers = {rule.paper for rule in made.rules}
     papers |= {rule.scale.paper for rule in made.rules if hasattr(getattr(rule, "scale", None), "paper")}
     cited = re.search(r"arXiv \d{4}\.\d{5}", made.source)
-    assert cited is None or cited[0] in papers or name == "ezaudio"
+    # those after papers that give an old rule new values
+    assert cited is None or cited[0] in papers or name in ("ezaudio", "sgg", "early-high")
 
 
 @NAMED
@@ -78,8 +79,8 @@ def test_some_by_hand():
     assert ezaudio[0] == emag.CFG(5.0) and ezaudio[1].phi == 0.75
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(BadValue, match=r"no recipe 'emag\+cgf'; there are emag, emag-map, .*emag\+apg"):
+def test_an_unknown_name_gives_the_nearest_one():
+    with pytest.raises(BadValue, match=r"no recipe 'emag\+cgf'; did you mean emag\+cfg"):
         recipes["emag+cgf"]
     assert "emag+cgf" not in recipes and recipes.get("emag+cgf") is None
 

@@ -29,6 +29,11 @@ class Perturbation:
         return ()
 
     @property
+    def around_cross(self) -> bool:
+        """True where it works around their cross-attention as well, which the network then keeps apart."""
+        return False
+
+    @property
     def lone(self) -> bool:
         """True where it serves passes what it kept of others, so that no weak branch may be evaluated in its run."""
         return False

@@ -71,9 +71,10 @@ def strengthening(group: Group, below: Handlers, rows: Rows) -> Handlers:
     return handlers
 
 
-def surrounding(group: Group, rows: Rows) -> dict[int, Around]:
+def surrounding(group: Group, rows: Rows) -> dict[Tap, Around]:
     """The branches of `group` that work in every pass, around the attention modules of their blocks."""
-    return {block: partial(_around_module, state, block, rows) for branch, state in group for block in branch.around}
+    return {(block, cross): partial(_around_module, state, block, rows) for branch, state in group
+            for block in branch.around for cross in (False, *[True] * branch.around_cross)}
 
 
 def changing(group: Group) -> Changers:

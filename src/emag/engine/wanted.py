@@ -17,12 +17,12 @@ Changer = Callable[[Tokens, Callable[[Tokens], Tokens]], Tokens]
 @dataclass(frozen=True)
 class Wanted:
     """Blocks that a guidance touches: where weak passes resume, what is changed as a whole, whose attention is tapped, and
-    whose attention module has something around it as a whole. served: of those, where answers are kept and served."""
+    which attention modules have something around them as a whole. served: of those, where answers are kept and served."""
 
     resume: frozenset[int] = frozenset()
     changed: frozenset[int] = frozenset()
     tapped: frozenset[Tap] = frozenset()
-    around: frozenset[int] = frozenset()
+    around: frozenset[Tap] = frozenset()
     served: frozenset[int] = frozenset()
 
     @classmethod
@@ -33,7 +33,7 @@ class Wanted:
         evaluated = [b for b in found if not (b.observes or b.strong or b.whole)]
         return cls(frozenset(b.resume for b in evaluated), frozenset(i for b in found for i in b.changes),
                    frozenset((i, b.cross) for b in found for i in b.blocks),
-                   frozenset(i for b in found for i in b.around),
+                   frozenset((i, cross) for b in found for i in b.around for cross in (False, *[True] * b.around_cross)),
                    frozenset(i for b in found for i in b.around if b.lone))
 
     @property
@@ -57,7 +57,7 @@ class Pass:
     taps: dict[Tap, Any] = field(default_factory=dict)
     looks: dict[Tap, Any] = field(default_factory=dict)
     changers: dict[int, Changer] = field(default_factory=dict)
-    around: dict[int, Around] = field(default_factory=dict)
+    around: dict[Tap, Around] = field(default_factory=dict)
     image: int = 0
     references: int = 0
     packing: Packing | None = None

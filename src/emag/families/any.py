@@ -43,6 +43,8 @@ FAMILY = Family(
             "adamag": Default({"scale": 5.0}, "untested default"),
             "tonemap": Default({"scale": 8.0}, "untested default"),
             "covhis": Default({"scale": 7.5}, "their runs of SiT-XL"),
+            "samg": Default({"scale": 7.5}, "a port's, for SD1.5 and SDXL"),
+            "core2": Default({"scale": 1.5}, "the authors', on SD3.5"),
             "skimmed": Default({"scale": 8.0}, "untested default"),
             "cads": Default({"scale": 0.25, "tau1": 0.6, "tau2": 0.9, "psi": 1.0},
                             "the paper's for Stable Diffusion 2.1 at CFG 9, as quoted; psi of all ports but ComfyUI's"),

@@ -16,7 +16,7 @@ def check_around(rules: Sequence[Rule]) -> None:
 
 
 def _check_pair(name: str, mine: Perturbation, other: str, branch: Perturbation) -> None:
-    inside = {*(() if branch.cross else branch.blocks), *branch.around}
+    inside = {*(branch.blocks if mine.around_cross or not branch.cross else ()), *branch.around}
     if shared := sorted(inside.intersection(mine.around)):
         raise Unsupported(f"{name} gives the attention of blocks {shared} other tokens, or none, and {other} works inside "
                           "it: name other layers for one of the two")

@@ -30,6 +30,7 @@ from .combining.bounded import ADG, PMCCFG, AdaMaG
 from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
+from .combining.core2 import CoRe2
 from .combining.covhis import CovHiS
 from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
@@ -39,6 +40,7 @@ from .combining.hm_cfg import HMCFG
 from .combining.mahiro import MaHiRo
 from .combining.perp_neg import PerpNeg
 from .combining.s_cfg import SCFG
+from .combining.samg import SAMG
 from .combining.skimmed import SkimmedCFG
 from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
@@ -60,6 +62,7 @@ from .null.oec import OEC
 from .null.personalization import Personalization
 from .null.priors import Priors
 from .null.rcfg import RCFG
+from .null.recfg import ReCFG
 from .null.rlg import RLG
 from .null.tcfg import TCFG
 from .null.unguide import UnGuide
@@ -98,7 +101,8 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
-    OEC,
+    SAMG, CoRe2,
+    OEC, ReCFG,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,
     Momentum, HiGS, SGPrev, TAG, TSR, EpsilonScaling,

@@ -5,6 +5,7 @@ from .annealing import Annealing
 from .curves import Constant, Curve, Interval, Rectified
 from .feedback import Feedback
 from .grown import C2FG, Triangle
+from .likelihood import FBG, Transition
 from .measured import VAGS, PowerLaw
 from .noise import NoisePower
 from .normed import MAMBOG, BetaCFG
@@ -14,10 +15,10 @@ from .window import APPLIED, OBSERVED, Phase, Window, equal_time, k2idx
 
 SCHEDULES: dict[str, type[Schedule]] = {schedule.name: schedule for schedule in (
     Constant, Interval, Curve, Rectified, NoisePower, C2FG, Triangle, PowerLaw, VAGS, BetaCFG, MAMBOG, CFGpp, Annealing,
-    Waning)}
+    Waning, FBG, Transition)}
 """The schedules by name, but for Feedback, which holds a function. Adding one is one class and one entry here."""
 
-__all__ = ["APPLIED", "C2FG", "MAMBOG", "OBSERVED", "SCHEDULES", "VAGS", "Annealing", "BetaCFG", "CFGpp",
+__all__ = ["APPLIED", "C2FG", "FBG", "MAMBOG", "OBSERVED", "SCHEDULES", "VAGS", "Annealing", "BetaCFG", "CFGpp",
            "Constant", "Curve", "Feedback", "Interval", "NoisePower", "Phase", "PowerLaw", "Rectified", "Scale", "Schedule",
-           "Triangle", "Waning", "Window", "at_time", "check_scale", "check_timed", "equal_time", "k2idx", "known", "label",
-           "weight"]
+           "Transition", "Triangle", "Waning", "Window", "at_time", "check_scale", "check_timed", "equal_time", "k2idx",
+           "known", "label", "weight"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core import Schedule, Step
+from ..core import Schedule, Step, check_scale
 from ..errors import BadValue
 
 IntervalUnit = Literal["sigma", "ratio", "progress"]
@@ -53,6 +53,8 @@ class Interval(Schedule):
         unit: "ratio": sigma / alpha, the sigma of EDM (published for EDM2-XXL: 0.19 to 1.61; for SDXL about 0.28 to
             5.42, unconfirmed). "sigma": this package's noise share in [0, 1]. "progress": fraction of the run, low <=
             p < high.
+        outside: the scale of the other steps, at least 0; 1 is the conditional prediction, 0 the unconditional one
+            (which spares nothing).
 
     >>> import emag
     >>> emag.CFG(emag.Interval(4.0, low=0.2, high=0.8, unit="progress")).scale.cost
@@ -62,6 +64,7 @@ class Interval(Schedule):
     low: float = 0.19
     high: float = 1.61
     unit: IntervalUnit = "ratio"
+    outside: float = 1.0
 
     name = "interval"
     paper = "arXiv 2404.07724"
@@ -71,9 +74,10 @@ class Interval(Schedule):
         super().__post_init__()
         if not 0 <= self.low <= self.high:
             raise BadValue(f"interval needs 0 <= low <= high, got {self.low} and {self.high}")
+        check_scale(self.name, self.outside, field="outside")
 
     def known(self, step: Step) -> float | None:
-        return self.scale if self.inside(step) else 1.0
+        return self.scale if self.inside(step) else self.outside
 
     @property
     def over_tokens(self) -> bool:

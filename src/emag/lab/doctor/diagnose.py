@@ -20,7 +20,7 @@ KINDS = ("condition", "weak", "null", "attention", "combining", "after", "energy
 
 SECOND = ("autoguidance: autoguidance=2", "sine: sine=0.7,source=cond", "domain: domain", "priors: priors",
           "personalization: personalization=base", "rlg: rlg=1.6,model=base", "unguide: unguide=-1,model=base",
-          "hm-cfg: hm-cfg=4,base_scale=2")
+          "hm-cfg: hm-cfg=4,base_scale=2", "core2: core2=1.5,model=base")
 """Methods that need a second network, which the small ones have."""
 
 MODELS = ("guide", "tuned", "pretrained", "base")

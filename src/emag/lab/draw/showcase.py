@@ -46,6 +46,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
 
 SKIPPED = {
     "cdg": "needs a mask of the prompt's own tokens, from Python: emag.content_tokens",
+    "recfg": "needs a file of measured ratios, from Python: emag.methods.null.recfg.Means",
     "annealing": "needs a file of trained weights",
     "internal-guidance": "needs a network trained with an intermediate head; none that is known has one",
     "feedback": "needs a scoring function, from Python",
@@ -53,7 +54,7 @@ SKIPPED = {
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
-    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg"),
+    **dict.fromkeys(("autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg", "core2"),
                     "needs a second network: name it, model=load:FOLDER, or model=lora:0.5 where there is a LoRA"),
 }
 """Methods that need what no default can name, and what that is."""

@@ -28,7 +28,7 @@ class TokenMerge(Rule):
     It works in the self-attention of blocks that see image tokens as a set: U-Nets, PixArt, DiT, SD3, AuraFlow. Where
     positions are turned into the attention (rotary), as in Flux, it is refused. A method that looks into the attention
     of the same blocks is refused, too: name other layers for one of them. Draws are per sample, where the authors use
-    torch's global generator. PixArt's cross-attention, which the authors merge too, stays whole.
+    torch's global generator. On PixArt the same tokens are merged as the queries of the cross-attention, as the authors do.
 
     Args:
         ratio: share of the tokens that is merged, in [0, 0.75]; 0 is off. The authors': 0.7 on SD2, 0.5 on PixArt. None
@@ -44,6 +44,8 @@ class TokenMerge(Rule):
         layers: blocks, by number; None takes the model's, "auto" all.
         downsample: leave blocks alone whose grid is more than so many times coarser along a side than that of the first
             of `layers`, which in U-Nets is the finest; 1 published on Stable Diffusion.
+        cross: merge the queries of the cross-attention of the same blocks, by the same matching; the text's keys stay.
+            On networks that keep it apart. None takes the model's: True on PixArt, elsewhere False.
 
     >>> import emag
     >>> emag.TokenMerge(0.0).neutral
@@ -57,6 +59,7 @@ class TokenMerge(Rule):
     likeness: Likeness | None = None
     layers: tuple[int, ...] | None = None
     downsample: int = 1
+    cross: bool | None = None
 
     name = "token-merge"
     paper = "arXiv 2411.16720"
@@ -93,6 +96,10 @@ class TokenMerge(Rule):
         if mixed:
             raise Unsupported(f"{self.name} merges image tokens in an attention to the image, and that of blocks {mixed} of "
                               f"this {network.backbone.name} is to the text, or has both in one stream: name other layers")
+        without = [at for at in self.layers or () if self.cross and network.blocks[at].cross is None]
+        if without:
+            raise Unsupported(f"{self.name} cross=true merges the queries of a cross-attention, and blocks {without} of "
+                              f"{network.backbone.name} have none of their own: leave cross out, or name other layers")
 
     def fits_run(self, start: RunStart) -> None:
         if start.tokens and len(start.tokens) != 2:
@@ -108,7 +115,8 @@ class TokenMerge(Rule):
         assert self.layers is not None
         assert self.ratio is not None and self.pool is not None and self.start is not None
         assert self.early is not None and self.likeness is not None
-        return Merged(self.layers, self.ratio, self.pool, self.start, self.early, self.likeness, self.downsample)
+        return Merged(self.layers, self.ratio, self.pool, self.start, self.early, self.likeness, self.downsample,
+                      bool(self.cross))
 
     @property
     def weak(self) -> tuple[Perturbation, ...]:

@@ -32,6 +32,11 @@ class Merged(Perturbation):
     early: Early
     likeness: Likeness
     downsample: int
+    cross: bool = False
+
+    @property
+    def around_cross(self) -> bool:
+        return self.cross
 
     @property
     def around(self) -> tuple[int, ...]:
@@ -89,7 +94,7 @@ class MergedState(State):
         return streams
 
     def around(self, block: int, tokens: torch.Tensor, run: Callable[[torch.Tensor], Any], rows: Rows) -> Any:
-        entered, count = self.entered.pop(block), int(tokens.shape[1] * self.spec.ratio)
+        entered, count = self.entered[block], int(tokens.shape[1] * self.spec.ratio)
         self.finest = self.finest or tokens.shape[1]
         small = tokens.shape[1] * self.spec.downsample**2 < self.finest
         if self.way == "whole" or small or not count:

@@ -8,8 +8,8 @@ import torch
 from ...core import Step
 from ...maths.energies import first_order_step, reach, towards
 
-Where = Literal["x0", "x_t", "next"]
-"""What is moved: the estimate of the clean sample, the sample itself, or the sample of the next level."""
+Where = Literal["x0", "x_t", "next", "velocity"]
+"""What is moved: the estimate of the clean sample, the sample itself, that of the next level, or the velocity."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.T
         # the score of p(x_t) moves by `pull`, and by Tweedie x0 = (x + sigma^2 score) / alpha
         x0 = made.x0 if climbed is None else made.x0 + climbed
         return replace(made, x0=x0 if pull is None else x0 + sigma**2 / alpha * pull)
+    if where == "velocity":
+        # towards the data by lambda pull + climbed, lambda = sigma / alpha; and x0 = (x - sigma v) / (alpha + sigma)
+        parts = [] if pull is None else [sigma / alpha * pull]
+        moved = sum(parts if climbed is None else [*parts, climbed])
+        return replace(made, x0=made.x0 + sigma / (alpha + sigma) * moved)
     # under the noise that it had, x' moves alpha' / alpha times as far as x_t; and alpha' times as far as x0
     along = step.next[0] / alpha if where == "x_t" and pull is not None else 1.0
     moves = [factor * move for factor, move in ((step.next[0], climbed), (along, pull)) if move is not None]

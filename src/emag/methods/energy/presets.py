@@ -24,6 +24,8 @@ def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> En
 
 
 NETWORK = {"through_network": True}
+_ON_MANIFOLD = {**NETWORK, "mean": 1.0, "smooth": 0.01, "draws": 4, "clip": 100.0}
+_THEIRS = ("the authors' code, whose strengths also rise with the share of the clean sample; {}")
 
 PRESETS: dict[str, EnergyPreset] = {
     "dps": EnergyPreset({"where": "next", **NETWORK, "normalise": "root"}, "arXiv 2209.14687",
@@ -41,6 +43,12 @@ PRESETS: dict[str, EnergyPreset] = {
                           "views untested; the authors' formula of the step is not public, so it is the strength"),
     "classifier": EnergyPreset({"where": "x0", **NETWORK}, "arXiv 2105.05233",
                          "epsilon - s sigma grad_x log p(y | x0(x)), by a classifier of clean images"),
+    "on-manifold": EnergyPreset({"where": "x_t", **_ON_MANIFOLD}, "arXiv 2607.00647",
+                                "x' + (alpha' / alpha) rho grad_x f(x0(x)) + alpha' mu grad f(x0)",
+                                _THEIRS.format("the total grows with the number of steps")),
+    "on-manifold-velocity": EnergyPreset({"where": "velocity", **_ON_MANIFOLD}, "arXiv 2607.00647",
+                                         "v - (sigma / alpha) rho grad_x f(x0(x)) - mu grad f(x0), v noise minus data",
+                                         _THEIRS.format("sigma / alpha is 1 there for networks that predict x0")),
     "frame": EnergyPreset({"where": "x_t", **NETWORK, "again": True, "normalise": "norm", "strength": 0.01},
                           "arXiv 2506.07177",
                     "x_t + lr G / |G|, then the step from there: the early stage", "the authors' code"),

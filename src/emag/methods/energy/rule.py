@@ -36,7 +36,8 @@ class Energy(Rule):
             so there is no default for all scores: 1 is a place to begin.
         where: "x0": x0 is moved and x_t stays: by G, or through the network by sigma^2 / alpha G, which is classifier
             guidance. "next": the next sample is moved: by alpha' G, or through the network by G. "x_t": x_t is moved by G
-            and the step made from there.
+            and the step made from there. "velocity": the velocity towards the data is moved by G, or through the network
+            by sigma / alpha G: a move that shrinks with the step, so that the strength holds for any number of them.
         through_network: differentiate the network, so that G is the gradient in x_t.
         of: whose x0 is scored: "guided", what the rules before gave; "cond" or "uncond", a clean prediction.
         mean: mu, what the gradient at x0 itself is multiplied by in `inner` further moves of x0 (TFG's mean guidance).
@@ -124,7 +125,7 @@ class Energy(Rule):
 
     @property
     def first_order(self) -> bool:
-        return self.where != "x0" or self.recur > 1
+        return self.where in ("next", "x_t") or self.recur > 1
 
     @property
     def looks_further(self) -> bool:
