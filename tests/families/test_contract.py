@@ -45,6 +45,8 @@ STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
 ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film", "prx-cfg",
        "motif-video-image", "kandinsky5-video-image")
 """Pipelines that make one thing a call, or mix the colours of those they make at once."""
+BETWEEN = ("sd-edit", "sdxl-edit")
+"""Pipelines that weigh a picture by rows of its own."""
 ALL = pytest.mark.parametrize("name", CASES)
 # diffusers' PAG classes are those of other pipelines with PAG in them: what is their own is held at once, the rest apart
 MOST = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in PAG)) for name in CASES])
@@ -208,8 +210,9 @@ def parts(one, raw, effect):
     weak = raw.pop(0) if effect is not None else None
     if not one.host.doubled:
         return first, weak, raw.pop(0)
-    halves = first.chunk(2)
-    return (*(halves[1], weak, halves[0]),) if one.host.layout == "neg-pos" else (halves[0], weak, halves[1])
+    kinds = one.host.layout.split("-")
+    found = dict(zip(kinds, first.chunk(len(kinds)), strict=True))
+    return found["pos"], weak, found["neg"]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in CONVERTED])
@@ -225,6 +228,23 @@ def test_the_scheduler_gets_exactly_ours(name):
         expected = sign * HANDED.get(name, lambda pred: pred)(uncond + 3.0 * (pred - uncond))
         assert far(got[:, :expected.shape[1]], expected[:, :got.shape[1]]) < 1e-5
     assert raw == []
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_picture_is_weighed_by_the_host(name):
+    """u + s (i - u) + w (c - i), with our c; where a rule combines, what is between says nothing."""
+    one = built(name)
+    with network_outputs(one.pipe) as raw, scheduler_steps(one.pipe) as given:
+        with emag.guide(one.pipe, weak(one)) as run:
+            made(one.case, one.pipe, image_guidance_scale=1.5, guidance_scale=4.0)
+    kinds = one.host.layout.split("-")
+    for effect, got in zip(run.stats.effects, given, strict=True):
+        found = dict(zip(kinds, raw.pop(0).chunk(3), strict=True))
+        cond, between, uncond = (found[kind] for kind in ("pos", "between", "neg"))
+        ours = cond if effect is None else cond + 0.5 * (cond - raw.pop(0))
+        assert far(got, uncond + 1.5 * (between - uncond) + 4.0 * (ours - between)) < 1e-5
+    with pytest.raises(emag.Unsupported, match="by rows of its own"), emag.guide(one.pipe, emag.AG()):
+        made(one.case, one.pipe)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.uncond and name not in (*PARTLY, *OTHERWISE)])

@@ -51,9 +51,9 @@ class Answer:
         """The answer to a call whose rows were given `count` times over, as that many to look at."""
         return [replace(self, sample=sample) for sample in self.sample.chunk(count)]
 
-    def doubled(self) -> "Answer":
-        """The answer for a host that asked for twice the rows."""
-        return self.with_sample(torch.cat([self.sample, self.sample]))
+    def repeated(self, times: int) -> "Answer":
+        """The answer for a host that asked for so many times the rows."""
+        return self.with_sample(torch.cat([self.sample] * times))
 
     def put(self, *new: tuple[slice | None, torch.Tensor | None]) -> "Answer":
         """The answer with predictions, each cast once, in their rows. None for one leaves what is there."""

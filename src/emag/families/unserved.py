@@ -10,8 +10,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
         "ScoreSdeVePipeline", "KarrasVePipeline"),
     "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
-        "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
-        "StableDiffusionXLInstructPix2PixPipeline"),
+        "OmniGenTransformer2DModel", "OmniGenPipeline"),
     "needs a sequence of text and image that is attended to in parts, one call each": (
         "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (

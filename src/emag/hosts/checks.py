@@ -51,6 +51,7 @@ def check_pipeline_call(rules: Sequence[Rule], host: Host, networks: Sequence[Ne
             lora_layers(one.module)
     _check_conditions(rules, network)
     _check_paired(rules, network)
+    _check_between(rules, host, arguments)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
     for one in networks:
@@ -81,6 +82,17 @@ def _check_paired(rules: Sequence[Rule], network: Network) -> None:
     if saver and network.backbone.paired:
         raise Unsupported(f"{saver} spares unconditional evaluations, and {network.backbone.name} makes a sound with the "
                           "video, whose unconditional prediction comes of the same ones: leave it out")
+
+
+def _check_between(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    """Rows with a picture and without the text are the host's to weigh: nothing of ours gives or moves them."""
+    if not host.between or not host.guides(arguments):
+        return
+    looking = next((rule.name for rule in rules if rule.looks_further), None)
+    saver = next((rule.name for rule in rules if type(rule).spares_null is not Rule.spares_null), None)
+    if looking or (saver and not any(rule.kind == "combining" for rule in rules)):
+        raise Unsupported(f"{looking or saver} knows conditional and unconditional rows, and {host.name} weighs a picture by "
+                          "rows of its own: leave it out" + ("" if looking else ", or name a combining rule as well"))
 
 
 def _check_own(host: Host, arguments: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from ...families import BACKBONES, DEFAULTS, EXAMPLES, HOSTS, Backbone, Example, Host, Stack
 
-LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls",
+LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "pos-between-neg": "one call of three kinds of rows",
+           "pos-neg-between": "one call of three kinds of rows", "calls": "two calls", "calls-untagged": "two calls",
            "calls-in-turn": "two calls"}
 
 
