@@ -91,8 +91,8 @@ def _check_between(rules: Sequence[Rule], host: Host, arguments: dict[str, Any])
     looking = next((rule.name for rule in rules if rule.looks_further), None)
     saver = next((rule.name for rule in rules if type(rule).spares_null is not Rule.spares_null), None)
     if looking or (saver and not any(rule.kind == "combining" for rule in rules)):
-        raise Unsupported(f"{looking or saver} knows conditional and unconditional rows, and {host.name} weighs a picture by "
-                          "rows of its own: leave it out" + ("" if looking else ", or name a combining rule as well"))
+        raise Unsupported(f"{looking or saver} knows conditional and unconditional rows, and {host.name} weighs a picture "
+                          "by rows of its own: leave it out" + ("" if looking else ", or name a combining rule as well"))
 
 
 def _check_own(host: Host, arguments: dict[str, Any]) -> None:

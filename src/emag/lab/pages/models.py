@@ -2,8 +2,9 @@
 
 from ...families import BACKBONES, DEFAULTS, EXAMPLES, HOSTS, Backbone, Example, Host, Stack
 
-LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "pos-between-neg": "one call of three kinds of rows",
-           "pos-neg-between": "one call of three kinds of rows", "calls": "two calls", "calls-untagged": "two calls",
+THREE = "one call of three kinds of rows"
+LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "pos-between-neg": THREE, "pos-neg-between": THREE,
+           "calls": "two calls", "calls-untagged": "two calls",
            "calls-in-turn": "two calls"}
 
 
