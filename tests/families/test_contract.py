@@ -16,6 +16,7 @@ from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
 from emag.testing.small_cascade import MORE as CASCADE
+from emag.testing.small_cosmos3 import MORE as COSMOS3
 from emag.testing.small_films import MORE as FILMS
 from emag.testing.small_followed import MORE as FOLLOWED
 from emag.testing.small_given import MORE as GIVEN
@@ -33,7 +34,7 @@ from emag.testing.small_unet_video import MORE as FRAMED
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, denoiser_of, network_outputs, scheduler_steps, snapshot
 
-NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS
+NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS | COSMOS3
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
@@ -43,7 +44,7 @@ EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "mod
 """Those of which laws about blocks are held at each block."""
 STEPS, WINDOW = 4, emag.Window.progress(0, 0.2, 0.95)
 ONE = ("animatediff-control", "animatediff-sparse", "animatediff-film-control", "modelscope-film", "prx-cfg",
-       "motif-video-image", "kandinsky5-video-image")
+       "motif-video-image", "kandinsky5-video-image", "cosmos3")
 """Pipelines that make one thing a call, or mix the colours of those they make at once."""
 BETWEEN = ("sd-edit", "sdxl-edit")
 """Pipelines that weigh a picture by rows of its own."""
@@ -173,6 +174,17 @@ def test_the_image_is_where_the_entry_says(name):
         assert len(changed) == length and not changed[where].any() and changed.sum() == length - image
 
 
+def test_a_text_as_long_as_the_picture_is_not_taken_for_it():
+    """Two calls of as many queries: the text's own is causal, and is let through."""
+    one = built("cosmos3")
+    call = {"prompt": "a" * (2 * 3 * 4 - 2), "negative_prompt": "b", "num_inference_steps": 2}
+    with emag.guide(one.pipe, C["pag"](1.5, layers=(1,))) as run:
+        one.case.run(one.pipe, **call)
+    assert run.stats.evaluations == run.stats.planned and run.stats.effect > 1e-4
+    with emag.guide(one.pipe, C["pag"](1.5, layers=(1,))), pytest.raises(emag.Unsupported, match="its sound is not served"):
+        one.case.run(one.pipe, enable_sound=True)
+
+
 # What the scheduler gets
 
 
@@ -191,6 +203,7 @@ def _frame_by_frame(pred):
 HANDED = {"hunyuan-video-frame": _frames, "ltx-condition": torch.neg, "longcat-audio": torch.neg,
           "sana-video-image": _frames, "kandinsky5-video-image": lambda pred: pred[:, 1:], "unclip": _first_half,
           "unclip-variation": _first_half,
+          "cosmos3": lambda pred: pred[None],
           **dict.fromkeys(("modelscope", "modelscope-film", "i2vgen"), _frame_by_frame)}
 """What pipelines do to a combined prediction on its way to the scheduler."""
 PARTLY = ("lumina",)

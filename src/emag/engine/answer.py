@@ -36,7 +36,7 @@ class Answer:
         """The answer to a call with x_t [rows, channels, ...]. A network that learns a variance returns more channels."""
         sample = sample_in(made)
         if backbone.sample in backbone.lists:
-            sample = torch.stack(list(sample)).squeeze(2)
+            sample = sample[0] if backbone.lone else torch.stack(list(sample)).squeeze(2)
         sample = sample.movedim(backbone.channel_dim, 1)
         sample = -sample if backbone.negated else sample
         # of packed latents [rows, tokens, channels] dimension 1 counts tokens, of others channels
@@ -69,7 +69,7 @@ class Answer:
         """The same answer with another tensor, given in our form, in it."""
         theirs: Any = (-sample if self.backbone.negated else sample).movedim(1, self.backbone.channel_dim)
         if self.backbone.sample in self.backbone.lists:
-            theirs = list(theirs.unsqueeze(2))
+            theirs = [theirs] if self.backbone.lone else list(theirs.unsqueeze(2))
         return replace(self, made=_with_sample(self.made, theirs), sample=sample)
 
     def overwrite(self, new: "Answer") -> None:

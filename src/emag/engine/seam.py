@@ -58,7 +58,8 @@ class Seam(Scoped):
             return func(*args, **kwargs)
         # an attention module may make other fused calls: to pictures, or inside a processor. Ours is told by its length
         bound = {**dict(zip(NAMES, args)), **kwargs}
-        if not self.takes(bound["query"].shape[-2], bound["key"].shape[-2]):
+        # beside the image's own call there may be one of the text alone, of as many tokens
+        if (self.keys and bound.get("is_causal")) or not self.takes(bound["query"].shape[-2], bound["key"].shape[-2]):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")

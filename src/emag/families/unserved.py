@@ -4,8 +4,6 @@ What stands here is refused with the same words; a test holds that every class o
 """
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "nobody has written and proven an entry for its network yet": (
-        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
         "ScoreSdeVePipeline", "KarrasVePipeline"),
