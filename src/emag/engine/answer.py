@@ -22,13 +22,13 @@ class Answer:
     """What a network returned in one call.
 
     made: in the host's form, a tensor, a tuple or an output object. sample: its tensor in ours, [rows, channels, ...].
-    channels: how many of them are a prediction, None for all. Of a sequence, whose tokens are where channels are elsewhere,
-    it counts tokens: more are returned where reference images are behind x_t.
+    own: which of them are a prediction. Of a sequence, whose tokens are where channels are elsewhere, it is about tokens:
+    more are returned where reference images are behind x_t, or a text in front of it.
     """
 
     made: Any
     sample: torch.Tensor
-    channels: int | None
+    own: slice
     backbone: Backbone
 
     @classmethod
@@ -41,11 +41,12 @@ class Answer:
         sample = -sample if backbone.negated else sample
         # of packed latents [rows, tokens, channels] dimension 1 counts tokens, of others channels
         more = sample.ndim == x.ndim and sample.shape[1] > x.shape[1]
-        return cls(made, sample, x.shape[1] if more else None, backbone)
+        count, first = x.shape[1], sample.shape[1] - x.shape[1] if backbone.behind else 0
+        return cls(made, sample, slice(first, first + count) if more else slice(None), backbone)
 
     def prediction(self, rows: slice) -> torch.Tensor:
         """The prediction of some rows, fp32."""
-        return self.sample[rows, :self.channels].float()
+        return self.sample[rows, self.own].float()
 
     def parts(self, count: int) -> "list[Answer]":
         """The answer to a call whose rows were given `count` times over, as that many to look at."""
@@ -62,7 +63,7 @@ class Answer:
             return self
         sample = self.sample.clone()
         for rows, pred in changes:
-            sample[rows, :self.channels] = pred.to(sample.dtype)
+            sample[rows, self.own] = pred.to(sample.dtype)
         return self.with_sample(sample)
 
     def with_sample(self, sample: torch.Tensor) -> "Answer":

@@ -143,7 +143,7 @@ class Taps:
         def at_once(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
             seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                        with_pictures(kwargs, cross), () if cross else block.stack.keys)
+                        with_pictures(kwargs, cross), () if cross else block.stack.keys, block.stack.apart)
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 
@@ -170,6 +170,8 @@ def image_tokens(block: Block, streams: dict[str, torch.Tensor], count: int, ref
     """Where the image tokens sit in the attention's sequence, and its length. count: image tokens of a merged or padded
     stream; references: those of reference images behind them."""
     pictures = block.length(streams)
+    if block.stack.apart:
+        return slice(0, count), count
     if block.merged:
         start = 0 if block.stack.tokens[0] == "image" else pictures - references - count
         return slice(start, start + count), pictures

@@ -7,8 +7,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
         "ScoreSdeVePipeline", "KarrasVePipeline"),
-    "needs a sequence of text and image that is attended to in parts, one call each": (
-        "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",

@@ -78,6 +78,8 @@ class Host:
     """Arguments that can be served with some values alone where CFG is on, and why."""
     combined: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
     """The same where we combine."""
+    kept: tuple[tuple[str, Any], ...] = ()
+    """Arguments by which a pass takes what an earlier one kept, and where each is off; off they are in a guided call."""
     rescales: tuple[tuple[str, Any], ...] = ()
     """Arguments by which it rescales what it combined, and where each is off; off they are where we combine."""
 
