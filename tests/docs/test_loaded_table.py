@@ -9,7 +9,7 @@ import pytest
 from diffusers import hooks
 
 from emag.engine.network import WRAPPERS
-from emag.hosts.checks import SPLIT
+from emag.hosts.hooks import SPLIT
 from emag.hosts.opening import UNSAFE, ModelSource
 
 ROOT = Path(__file__).parents[2]

@@ -3,6 +3,7 @@
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import pytest
@@ -58,7 +59,7 @@ def cached(pipe):
 
 def split(pipe):
     registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer.transformer_blocks[0])
-    registry.register_hook(ContextParallelSplitHook({}, None), "split")
+    registry.register_hook(ContextParallelSplitHook({}, SimpleNamespace(ring_degree=2)), "split")
 
 
 def nested():

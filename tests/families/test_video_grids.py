@@ -194,7 +194,9 @@ def test_prompts_are_encoded_by_the_pipeline(name):
                                                       ("cogvideox", 13 * 30 * 45, 226), ("mochi", 4 * 30 * 53, 256),
                                                       ("hunyuan-video", 33 * 45 * 80, 256)])
 def test_a_forecast_needs_the_configuration_alone(tmp_path, name, tokens, text):
-    MORE[name].pipe().transformer.save_config(tmp_path / "transformer")
+    pipe = MORE[name].pipe()
+    pipe.save_config(tmp_path)
+    pipe.transformer.save_config(tmp_path / "transformer")
     found = forecast(str(tmp_path), [EMAG()], 28)
     assert (found["image_tokens"], found["text_tokens"], found["blocks"]) == (tokens, text, 4)
     assert found["weak"][0]["bytes"] > 0 and forecast(str(tmp_path), [EMAG()], 28, 320, 320)["image_tokens"] < tokens

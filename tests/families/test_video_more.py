@@ -349,7 +349,9 @@ def test_a_rescale_by_the_host_gives_our_result(given):
 @pytest.mark.parametrize(("name", "tokens", "text"), [("wan-vace", 21 * 30 * 52, 0), ("ltx-2", 16 * 16 * 24, 0),
                                                       ("hunyuan-video-1.5", 31 * 30 * 53, 1985)])
 def test_a_forecast_needs_the_configuration_alone(tmp_path, name, tokens, text):
-    {**WANS, **LATEST}[name].pipe().transformer.save_config(tmp_path / "transformer")
+    pipe = {**WANS, **LATEST}[name].pipe()
+    pipe.save_config(tmp_path)
+    pipe.transformer.save_config(tmp_path / "transformer")
     found = forecast(str(tmp_path), [EMAG()], 28)
     assert (found["image_tokens"], found["text_tokens"], found["blocks"]) == (tokens, text, 4)
 

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import fully_shard
 import emag
 from coexisting import EMAG, guided
 from emag.methods import METHODS
+from emag.testing.small_video import MORE as VIDEO
 from tiny import CASES, noise
 
 RULES = {"emag": (EMAG(), emag.CFG(3.0)), "map": (EMAG(variant="map"),), "slg": (METHODS["slg"](1.5, layers=(1,)),)}
@@ -36,17 +37,24 @@ def sharded():
 
 
 def split():
-    """Tokens in parts: what only combines is exact, a weak branch is refused."""
-    case = CASES["true-cfg"]
-    expected = guided(case, case.pipe(), emag.APG(4.0, eta=0.3, momentum=0.0), **WORDS)[0]
-    pipe = case.pipe()
+    """Tokens in parts: what combines is exact, and so is a weak branch that treats heads apart; one on a map is refused."""
+    apg, pag = emag.APG(4.0, eta=0.3, momentum=0.0), METHODS["pag"](1.5, layers=(1,))
+    # the statistics choose the block: of one process' heads alone they would choose others
+    rules = {"apg": (apg,), "emag": (EMAG(), emag.CFG(3.0)), "kl": (EMAG(statistic="kl"),), "pag": (pag,)}
     torch.accelerator.device_count = lambda: 1  # diffusers divides by it; there is none here
-    pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
-    found = {"ulysses apg": far(guided(case, pipe, emag.APG(4.0, eta=0.3, momentum=0.0), **WORDS)[0], expected)}
+    found = {}
+    for case, words in ((CASES["true-cfg"], WORDS), (VIDEO["wan"], {})):
+        pipe = case.pipe()
+        pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        for name, some in rules.items():
+            expected, alone = guided(case, case.pipe(), *some, **words)
+            made, stats = guided(case, pipe, *some, **words)
+            found[f"{case.name} {name}"] = far(made, expected)
+            assert stats.picks == alone.picks, (case.name, name)
     try:
-        guided(case, pipe, EMAG(), **WORDS)
+        guided(case, pipe, EMAG(variant="map"), **words)
     except emag.Unsupported as error:
-        found["ulysses emag"] = str(error)
+        found["map"] = str(error)
     return found
 
 

@@ -18,6 +18,7 @@ import emag
 from emag.errors import Unsupported
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat
+from emag.testing.cases import every
 from spy import blocks_of, changes, snapshot
 from tiny import CASES
 
@@ -337,7 +338,7 @@ def test_every_hook_of_diffusers_is_in_the_list():
     assert {name for name in vars(hooks) if name.endswith("Config")} == HOOKS.keys()
 
 
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", [name for name in HOOKS if name != "TextKVCacheConfig"])
 def test_hooks_that_change_what_blocks_compute_are_refused(name):
     """Before anything is evaluated, by name; a guidance without weak branches does not mind."""
     case, pipe = CASES["flux"], CASES["flux"].pipe()
@@ -345,10 +346,22 @@ def test_hooks_that_change_what_blocks_compute_are_refused(name):
     before, evaluated = snapshot(pipe), []
     pipe.transformer.register_forward_pre_hook(lambda *args: evaluated.append(1))
     for rule in (EMAG(), METHODS["slg"](1.5, layers=(1,))):
-        with pytest.raises(Unsupported, match=r"Hook \(\w+\) is at work in the network.*Switch it off"):
+        with pytest.raises(Unsupported, match=r"Hook \(\w+\) is at work in the network.*Switch it off") as refused:
             guided(case, pipe, rule)
+        assert "may change" not in str(refused.value)  # each has its own reason
     assert evaluated == []
     assert [change for change in changes(before, snapshot(pipe), own=False) if "_forward_pre_hooks" not in change] == []
+
+
+def test_a_cache_of_the_texts_keys_is_exact():
+    """It keeps what does not depend on the step; a text that is made anew in each step may lie where another one was."""
+    case, rules = every()["nucleus"], (EMAG(), METHODS["slg"](1.5, layers=(1,)), emag.CFG(3.0))
+    pipe = case.pipe()
+    HOOKS["TextKVCacheConfig"](pipe.transformer)
+    (made, stats), (expected, alone) = guided(case, pipe, *rules), guided(case, case.pipe(), *rules)
+    assert torch.equal(made, expected) and stats.evaluations == alone.evaluations
+    with pytest.raises(Unsupported, match="the cache of the text's keys tells texts by where they are in memory, and cads"):
+        guided(case, pipe, emag.CADS(0.3))
 
 
 def test_a_guided_function_refuses_them_too():

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusion3Img2ImgPipeline
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import emag
 from emag.errors import BadValue, Unsupported
+from emag.families import HOSTS
 from emag.hosts import opening
 from emag.hosts.load import load
 from tiny import quiet, sd3, sd3_call
@@ -104,6 +106,12 @@ def test_gguf_without_its_package_is_one_line(base, tmp_path, monkeypatch):
     (tmp_path / "net.gguf").write_bytes(b"GGUF")
     with pytest.raises(BadValue, match=r"gguf is not installed: pip install emag\[gguf\]"):
         load(base[0], gguf=str(tmp_path / "net.gguf"), device="cpu")
+
+
+def test_every_pipeline_is_known_by_its_class():
+    """Before its weights are read, there is no pipeline yet to look at."""
+    names = [name for name in HOSTS if hasattr(diffusers, name)]
+    assert len(names) > 150 and [opening.pipeline_class("a folder", name).__name__ for name in names] == names
 
 
 # which model a file is of

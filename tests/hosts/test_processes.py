@@ -20,7 +20,7 @@ def free_port():
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    """Sharded weights are the images of one process; what only combines is too where tokens are split; EMAG is refused."""
+    """The images of one process, with sharded weights and where tokens are split; EMAG's maps are refused there."""
     script, port, out = ROOT / "tests/helpers/one_of_two.py", str(free_port()), tmp_path / "found.json"
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH", "")])
     both = [subprocess.Popen([sys.executable, str(script), str(rank), port, str(out)], stderr=subprocess.PIPE, text=True,
@@ -32,5 +32,5 @@ def test_two_processes(tmp_path):
             one.kill()
     assert [one.returncode for one in both] == [0, 0], said
     found = json.loads(out.read_text())
-    assert "context parallelism gives each process" in found.pop("ulysses emag")
-    assert found.keys() == {"fsdp emag", "fsdp map", "fsdp slg", "ulysses apg"} and max(found.values()) < 1e-5, found
+    assert "some heads alone" in found.pop("map")
+    assert len(found) == 11 and max(found.values()) < 1e-5, found

@@ -16,5 +16,9 @@ def test_generate_from_a_file_and_again(run, tmp_path):
     code, text, said = run("again", tmp_path / "a.png", "-o", tmp_path / "b.png")
     assert code == 0 and "byte-identical" in text, said
     assert json.loads(run("show", tmp_path / "a.png", "--json")[1])["model"]["model"] == str(file)
+    moved = (tmp_path / "pipe").rename(tmp_path / "moved")
+    code, text, said = run("again", tmp_path / "a.png", "-o", tmp_path / "d.png", "--base", moved, "-m",
+                           moved / file.relative_to(tmp_path / "pipe"))
+    assert code == 0 and "every pixel as in" in " ".join(text.split()) and "(model differ)" in text, said
     code, _, said = run("generate", "a frog", "-m", tmp_path / "x.ckpt", "-o", tmp_path / "c")
     assert code == 2 and "can run code" in said and not (tmp_path / "c").exists()

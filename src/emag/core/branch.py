@@ -139,6 +139,12 @@ class Perturbation:
         return False
 
     @property
+    def by_head(self) -> bool:
+        """True where its state, given some heads alone, does to them what it does to them among all: what it averages over
+        heads goes through `Attention.over_heads`."""
+        return False
+
+    @property
     def whole(self) -> bool:
         """True where it is evaluated from inputs, or with weights, of its own: nothing recorded can stand in for them."""
         swapped = self.model or self.modules or self.noisier or self.copies > 1 or self.lora_scale is not None

@@ -19,11 +19,15 @@ Tokens = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Rows:
-    """Batch rows of one network call: the conditional ones, and the unconditional ones where they are in it."""
+    """Batch rows of one network call: the conditional ones, and the unconditional ones where they are in it.
+
+    between: rows of a host that weighs a picture apart from the text: those with the picture and without the text.
+    """
 
     cond: slice
     uncond: slice | None
     total: int
+    between: slice | None = None
 
     @classmethod
     def all_cond(cls, total: int) -> "Rows":

@@ -22,13 +22,13 @@ class Answer:
     """What a network returned in one call.
 
     made: in the host's form, a tensor, a tuple or an output object. sample: its tensor in ours, [rows, channels, ...].
-    channels: how many of them are a prediction, None for all. Of a sequence, whose tokens are where channels are elsewhere,
-    it counts tokens: more are returned where reference images are behind x_t.
+    own: which of them are a prediction. Of a sequence, whose tokens are where channels are elsewhere, it is about tokens:
+    more are returned where reference images are behind x_t, or a text in front of it.
     """
 
     made: Any
     sample: torch.Tensor
-    channels: int | None
+    own: slice
     backbone: Backbone
 
     @classmethod
@@ -36,24 +36,25 @@ class Answer:
         """The answer to a call with x_t [rows, channels, ...]. A network that learns a variance returns more channels."""
         sample = sample_in(made)
         if backbone.sample in backbone.lists:
-            sample = torch.stack(list(sample)).squeeze(2)
+            sample = sample[0] if backbone.lone else torch.stack(list(sample)).squeeze(2)
         sample = sample.movedim(backbone.channel_dim, 1)
         sample = -sample if backbone.negated else sample
         # of packed latents [rows, tokens, channels] dimension 1 counts tokens, of others channels
         more = sample.ndim == x.ndim and sample.shape[1] > x.shape[1]
-        return cls(made, sample, x.shape[1] if more else None, backbone)
+        count, first = x.shape[1], sample.shape[1] - x.shape[1] if backbone.behind else 0
+        return cls(made, sample, slice(first, first + count) if more else slice(None), backbone)
 
     def prediction(self, rows: slice) -> torch.Tensor:
         """The prediction of some rows, fp32."""
-        return self.sample[rows, :self.channels].float()
+        return self.sample[rows, self.own].float()
 
     def parts(self, count: int) -> "list[Answer]":
         """The answer to a call whose rows were given `count` times over, as that many to look at."""
         return [replace(self, sample=sample) for sample in self.sample.chunk(count)]
 
-    def doubled(self) -> "Answer":
-        """The answer for a host that asked for twice the rows."""
-        return self.with_sample(torch.cat([self.sample, self.sample]))
+    def repeated(self, times: int) -> "Answer":
+        """The answer for a host that asked for so many times the rows."""
+        return self.with_sample(torch.cat([self.sample] * times))
 
     def put(self, *new: tuple[slice | None, torch.Tensor | None]) -> "Answer":
         """The answer with predictions, each cast once, in their rows. None for one leaves what is there."""
@@ -62,14 +63,14 @@ class Answer:
             return self
         sample = self.sample.clone()
         for rows, pred in changes:
-            sample[rows, :self.channels] = pred.to(sample.dtype)
+            sample[rows, self.own] = pred.to(sample.dtype)
         return self.with_sample(sample)
 
     def with_sample(self, sample: torch.Tensor) -> "Answer":
         """The same answer with another tensor, given in our form, in it."""
         theirs: Any = (-sample if self.backbone.negated else sample).movedim(1, self.backbone.channel_dim)
         if self.backbone.sample in self.backbone.lists:
-            theirs = list(theirs.unsqueeze(2))
+            theirs = [theirs] if self.backbone.lone else list(theirs.unsqueeze(2))
         return replace(self, made=_with_sample(self.made, theirs), sample=sample)
 
     def overwrite(self, new: "Answer") -> None:

@@ -182,7 +182,7 @@ def _to_ours(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
         rows_first |= _each_of(values, backbone.frame_rows, lambda rows: rows.unflatten(0, (-1, frames)))
         rows_first |= _each_of(values, backbone.frame_copies, lambda rows: rows[::frames])
     if backbone.sample in backbone.lists:
-        x = torch.stack(list(x)).squeeze(2)
+        x = x[0] if backbone.lone else torch.stack(list(x)).squeeze(2)
     elif backbone.channel_dim != 1:  # else the very tensor: hosts that make two calls are told by it
         x = x.movedim(backbone.channel_dim, 1)
     return {**values, **rows_first, backbone.sample: x}
@@ -213,5 +213,8 @@ def _to_hosts(values: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
         frames = x.shape[2]
         moved |= _each_of(values, backbone.frame_rows, lambda rows: rows.flatten(0, 1))
         moved |= _each_of(values, backbone.frame_copies, lambda rows: rows.repeat_interleave(frames, 0))
-    x = list(x.unsqueeze(2)) if backbone.sample in backbone.lists else x.movedim(1, backbone.channel_dim)
+    if backbone.sample in backbone.lists:
+        x = [x] if backbone.lone else list(x.unsqueeze(2))
+    else:
+        x = x.movedim(1, backbone.channel_dim)
     return {**values, **moved, backbone.sample: x}

@@ -38,11 +38,19 @@ class Block:
 
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The streams of one call of this block, by name, in declared order, rows first."""
-        return {name: self._turned(kwargs[name] if name in kwargs else args[at])
+        return {name: self._opened(kwargs[name] if name in kwargs else args[at])
                 for name, at in zip(self.stack.streams, self.positions)}
 
-    def _turned(self, stream: Any) -> Any:
-        """A stream with rows first where it has tokens first, and back."""
+    def _opened(self, stream: Any) -> Any:
+        """A stream with rows first where it has tokens first, or no rows."""
+        if self.stack.rowless:
+            return stream.unsqueeze(0)
+        return stream.transpose(0, 1) if self.stack.sequence_first else stream
+
+    def _closed(self, stream: Any) -> Any:
+        """The inverse of `_opened`."""
+        if self.stack.rowless:
+            return stream.squeeze(0)
         return stream.transpose(0, 1) if self.stack.sequence_first else stream
 
     def with_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -51,21 +59,21 @@ class Block:
         new_args, new_kwargs = list(args), dict(kwargs)
         for name, at in zip(self.stack.streams, self.positions):
             if name in kwargs:
-                new_kwargs[name] = self._turned(streams[name])
+                new_kwargs[name] = self._closed(streams[name])
             else:
-                new_args[at] = self._turned(streams[name])
+                new_args[at] = self._closed(streams[name])
         return tuple(new_args), new_kwargs
 
     def returned(self, answer: Any) -> dict[str, Any]:
         """What the block returned, by stream; streams it does not return are left out."""
         values = (answer,) if len(self.stack.returns) == 1 else answer
-        return dict(zip(self.stack.returns, map(self._turned, values)))
+        return dict(zip(self.stack.returns, map(self._opened, values)))
 
     def as_returned(self, streams: dict[str, Any]) -> Any:
         """Streams in the form in which the block returns them."""
         if len(self.stack.returns) == 1:
-            return self._turned(streams[self.stack.returns[0]])
-        return tuple(self._turned(streams[name]) for name in self.stack.returns)
+            return self._closed(streams[self.stack.returns[0]])
+        return tuple(self._closed(streams[name]) for name in self.stack.returns)
 
     def sides(self, streams: dict[str, Any]) -> tuple[int, ...]:
         """Sides of the map that its first stream is; () where that is a sequence of tokens."""

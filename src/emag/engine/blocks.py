@@ -19,6 +19,7 @@ from ..errors import Busy, Unsupported
 from .attending import Attending
 from .block import Block
 from .network import Network
+from .split import split_of
 from .taps import Taps
 from .undo import Undo, patch
 from .wanted import CLEAN, Pass, Wanted
@@ -50,6 +51,7 @@ class Blocks:
 
     def install(self, undo: Undo) -> None:
         """Put the wrappers in, until `undo` closes."""
+        self.taps.split = split_of(self.network)
         for module, name, original, wrapper in self._wrappers:
             if getattr(module, name) != original:
                 raise Unsupported(f"a block of this {self.network.backbone.name} has another forward than when its run "

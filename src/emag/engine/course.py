@@ -65,15 +65,16 @@ class Course:
         for name, why in self.network.backbone.unserved:
             if call.values.get(name) is not None:
                 raise Unsupported(f"{name} in a guided {self.network.backbone.name}: {why}")
-        self.begin(Streams.of(x))
         self.images, self.total, self.grid = x.shape[0], call.total, call.network.grid(call.values)
+        # of two calls each has one row an image, of a call of all rows it has two or more
+        self.begin(Streams.of(x), max(2, self.total // self.images))
         self.introduce(call.network.tokens(call.values) if self.states else ())
 
-    def begin(self, streams: Streams) -> None:
-        """Trajectory, plan and states of a run."""
+    def begin(self, streams: Streams, host_rows: int = 2) -> None:
+        """Trajectory, plan and states of a run. host_rows: of an image, where unconditional ones are evaluated."""
         self.trajectory, self.streams = self.view.trajectory(), streams
         self.plan = plan(self.rules, self.network.depth, self.trajectory, self.view.uncond,
-                         self.network.backbone.paired)
+                         self.network.backbone.paired, host_rows)
         self._check_null()
         check_spaces(self.rules, self.trajectory)
         sigmas = self.trajectory.sigmas

@@ -65,7 +65,8 @@ class Network:
     def patch(self) -> Any:
         """Sides of a patch of x_t, one for all or one each; 1 where x_t is in patches already."""
         config = self._config
-        return getattr(config, "patch_size", None) or getattr(config, "all_patch_size", (1,))[0]
+        found = getattr(config, "patch_size", None) or getattr(config, "latent_patch_size", None)
+        return found or getattr(config, "all_patch_size", (1,))[0]
 
     def check_layers(self, layers: tuple[int, ...]) -> None:
         """Raise `BadValue` where a block does not exist."""
@@ -147,7 +148,9 @@ class Network:
         sizes, config = values[self.backbone.sample].shape[2:], self._config
         patch = self.patch
         sides = (getattr(config, "patch_size_t", None) or 1, patch, patch) if isinstance(patch, int) else patch
-        return tuple(size // side for size, side in zip(sizes, sides[-len(sizes):]))
+        # where a network fills up what is no whole patch, that is a patch too
+        up = self.backbone.filled
+        return tuple(-(-size // side) if up else size // side for size, side in zip(sizes, sides[-len(sizes):]))
 
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """x_t alone, where the network is given more behind it: reference images, or further channels (a mask, a picture to

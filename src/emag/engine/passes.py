@@ -157,7 +157,7 @@ class Passes:
         for _, state in needed:
             state.predicted(step, cond)
         made: dict[Hashable, torch.Tensor] = {}
-        for group in groups(needed):
+        for group in groups(needed, calls.clean.arguments.network.backbone.lone):
             for (branch, state), prediction in zip(group, self.weak(calls, group), strict=True):
                 made[branch] = state.at_step(prediction)
         return made
@@ -284,11 +284,11 @@ def is_whole(branch: Perturbation, state: State) -> bool:
     return branch.whole or type(state).inputs is not State.inputs
 
 
-def groups(needed: Group) -> list[list[tuple[Perturbation, State]]]:
-    """Branches that can share one batched pass: nothing but attention changed, resumed at the same block."""
+def groups(needed: Group, lone: bool = False) -> list[list[tuple[Perturbation, State]]]:
+    """Branches that can share one batched pass: nothing but attention changed, resumed at the same block. lone: none can."""
     found: dict[Any, list[tuple[Perturbation, State]]] = {}
     for at, (branch, state) in enumerate(needed):
         # a batched pass begins at one block for all, and changes blocks as a whole for all its rows
-        alone = is_whole(branch, state) or branch.all_rows or branch.changes
+        alone = lone or is_whole(branch, state) or branch.all_rows or branch.changes
         found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
     return list(found.values())

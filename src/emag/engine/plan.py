@@ -81,8 +81,12 @@ def _scheduled(value: Any) -> bool:
     return isinstance(value, Schedule) or (isinstance(value, tuple) and any(map(_scheduled, value)))
 
 
-def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False) -> Plan:
-    """Plan a run along `trajectory`; paired: no rows are spared. Raises `BadValue` where a branch would never be used."""
+def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool, paired: bool = False,
+         host_rows: int = 2) -> Plan:
+    """Plan a run along `trajectory`; paired: no rows are spared; host_rows: per image, where `uncond`.
+
+    Raises `BadValue` where a branch would never be used.
+    """
     for branch in weak_branches(rules):
         branch.check(trajectory.sigmas)
     # rules that keep count of the steps are asked with a memory of their own, step by step, as a run asks them
@@ -91,7 +95,7 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]
     further = tuple(needed_branches(rules, step, fresh) for step in places)
     looks = tuple(_looks(rules, step, 2 if null else 1) for step, null in zip(places, both, strict=True))
-    return Plan(depth, tuple(2 if b else 1 for b in both), 2 if uncond else 1, further,
+    return Plan(depth, tuple(host_rows if b else 1 for b in both), host_rows if uncond else 1, further,
                 any(reads_null(rules, step) for step in places), looks)
 
 

@@ -124,8 +124,11 @@ class Run:
         if in_two:
             self._held = Held(answer, branches, result)
             return answer.put((ALL, result.cond))
-        whole = answer.doubled() if len(answer.sample) < host.rows.total else answer
-        return whole.put((host.rows.cond, result.cond), (host.rows.uncond, result.null))
+        times = host.rows.total // len(answer.sample)
+        whole = answer.repeated(times) if times > 1 else answer
+        # what the host makes of equal predictions is that prediction, however it weighs them
+        between = result.null if self.combines else None
+        return whole.put((host.rows.cond, result.cond), (host.rows.between, between), (host.rows.uncond, result.null))
 
     def _second(self, call: NetworkCall) -> Answer:
         """A call with unconditional rows alone: made where it is needed, then combined with the one before, or rewritten."""

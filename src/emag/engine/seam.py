@@ -28,20 +28,23 @@ class Seam(Scoped):
     """Scoped interceptor: calls of `length` queries go to `handle(call, live)`; `fired` counts them.
 
     cross: the keys are others than the queries' tokens; else they are as many. references: tokens of reference images,
-    right behind those of `image`. keys: what the keys are where they are more than the queries, "image" and "text" in order.
+    right behind those of `image`. keys: what the keys are where they are more than the queries, "image" and "text" in order;
+    apart: then they always are, and a call of as many is of the text.
     before: how many such calls come first and are let through. once: those after the first
     are let through too.
     """
 
     def __init__(self, length: int, image: slice, handle: Handler, cross: bool = False, references: int = 0,
-                 before: int = 0, once: bool = False, keys: tuple[str, ...] = ()):
+                 before: int = 0, once: bool = False, keys: tuple[str, ...] = (),
+                 apart: bool = False):
         super().__init__()
         self.length, self.image, self.handle, self.cross, self.fired = length, image, handle, cross, 0
-        self.references, self.before, self.once, self.keys = references, before, once, keys
+        self.references, self.before, self.once, self.keys, self.apart = references, before, once, keys, apart
 
     def takes(self, queries: int, keys: int) -> bool:
         """True where a call of so many queries and keys is the one that is waited for; asked once for each call."""
-        if queries != self.length or (not self.cross and keys != self.length and not (self.keys and keys > self.length)):
+        more = bool(self.keys) and keys > self.length
+        if queries != self.length or not (self.cross or more or (keys == self.length and not self.apart)):
             return False
         # of cross-attentions, those to a picture come first or last, with queries of the same length
         if self.before:
@@ -58,7 +61,8 @@ class Seam(Scoped):
             return func(*args, **kwargs)
         # an attention module may make other fused calls: to pictures, or inside a processor. Ours is told by its length
         bound = {**dict(zip(NAMES, args)), **kwargs}
-        if not self.takes(bound["query"].shape[-2], bound["key"].shape[-2]):
+        # beside the image's own call there may be one of the text alone, of as many tokens
+        if (self.keys and bound.get("is_causal")) or not self.takes(bound["query"].shape[-2], bound["key"].shape[-2]):
             return func(*args, **kwargs)
         if bound.get("is_causal") or bound.get("dropout_p"):
             raise Unsupported("causal attention and dropout inside attention are not handled; switch them off")

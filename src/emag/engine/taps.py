@@ -12,6 +12,7 @@ from .framed import Frames
 from .network import Network
 from .packed import Packing
 from .seam import Handler, Seam, is_native, native_backend
+from .split import Split
 from .undo import Undo, put_on, undone
 
 Tap = tuple[int, bool]
@@ -21,7 +22,7 @@ Tap = tuple[int, bool]
 class Taps:
     """Wrappers for attention modules. handlers: what to do with tapped calls in the current pass; looks: with those that are
     only looked at; packing: where its rows
-    hold their image tokens, or that they are frames. fired: calls, by tap.
+    hold their image tokens, or that they are frames; split: how they are spread over processes. fired: calls, by tap.
 
     A network's cross-attention is tapped where it is a module of its own.
     """
@@ -32,7 +33,9 @@ class Taps:
         self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
         self.packing: Packing | Frames | None = None
+        self.split: Split | None = None
         self._image: dict[int, tuple[slice, int]] = {}
+        self._lengths: dict[int, tuple[int, ...]] = {}
         self._references = 0
         found = [(network.blocks[at], cross) for at, cross in sorted(tapped)]
         modules = [self._checked(*tap) for tap in found]
@@ -47,7 +50,14 @@ class Taps:
 
     def locate(self, block: Block, streams: dict[str, torch.Tensor], image: int, references: int = 0) -> None:
         """Note where the image tokens of a block are, before its attention is called."""
-        self._image[block.index] = image_tokens(block, streams, image, references)
+        if self.split is None:
+            self._image[block.index] = image_tokens(block, streams, image, references)
+        elif references:
+            raise Unsupported("reference images in a sequence that is split over processes are not told from the image in "
+                              "the making: turn context parallelism off")
+        else:
+            self._lengths[block.index] = lengths = self.split.lengths(block, streams, image)
+            self._image[block.index] = self.split.image(block, lengths)
         self._references = references
 
     def opened(self, block: Block, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,6 +132,7 @@ class Taps:
         if handler is None:
             return original(*args, **kwargs)
         handler = self.packing.around(handler) if self.packing else handler
+        handler = self.split.around(handler, self._lengths[block.index]) if self.split else handler
         image, length = self._image[block.index]
 
         def one_by_one(undo: Undo) -> tuple[Any, float]:
@@ -132,7 +143,7 @@ class Taps:
         def at_once(undo: Undo) -> tuple[Any, float]:
             native_backend(module, undo)
             seam = Seam(length, image, handler, cross, self._references, calls_before(block, module, cross),
-                        with_pictures(kwargs, cross), () if cross else block.stack.keys)
+                        with_pictures(kwargs, cross), () if cross else block.stack.keys, block.stack.apart)
             put_on(undo, seam)
             return original(*args, **kwargs), seam.fired
 
@@ -159,6 +170,8 @@ def image_tokens(block: Block, streams: dict[str, torch.Tensor], count: int, ref
     """Where the image tokens sit in the attention's sequence, and its length. count: image tokens of a merged or padded
     stream; references: those of reference images behind them."""
     pictures = block.length(streams)
+    if block.stack.apart:
+        return slice(0, count), count
     if block.merged:
         start = 0 if block.stack.tokens[0] == "image" else pictures - references - count
         return slice(start, start + count), pictures

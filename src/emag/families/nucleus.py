@@ -20,6 +20,8 @@ FAMILY = Family(
             per_row=("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep"),
             condition=("encoder_hidden_states",), kwargs="attention_kwargs", time_scale=1000.0, negated=True,
             time_modules=("time_text_embed.timestep_embedder",), grid_ids="img_shapes", encode=encode, usual_text=128,
+            # a cache of the text's keys goes without these after the first step
+            optional=("*.experts", "*.processor", "*.encoder_proj", "*.add_k_proj", "*.add_v_proj", "*.norm_added_k"),
         ),
     ),
     pipelines=(Host("NucleusMoEImagePipeline", "calls-untagged"),),

@@ -13,6 +13,8 @@ from .records import OWN_PAG, RESCALE, SD3_WINDOW, SINGLE, Backbone, Default, Ex
 # with a guidance embedding (latent consistency) there is no CFG
 PLAIN = Host("StableDiffusionPipeline", "neg-pos", denoiser="unet", distilled="time_cond_proj_dim")
 LATE = replace(PLAIN, strength="strength", floored=True)
+# InstructPix2Pix: a picture beside x_t, in rows with and without the text, and rows without either
+EDITS = replace(PLAIN, layout="pos-between-neg", distilled=None, at_least=(("image_guidance_scale", 1.0),))
 # diffusers' own PAG evaluates one part of a batch more; ours takes its place
 PAG = replace(PLAIN, own=OWN_PAG)
 LATE_PAG = replace(LATE, own=OWN_PAG)
@@ -81,6 +83,8 @@ FAMILY = Family(
         replace(LATE, name="StableDiffusionXLControlNetUnionImg2ImgPipeline", distilled=None),
         replace(LATE, name="StableDiffusionXLControlNetUnionInpaintPipeline", distilled=None, refused=PARTS,
                 rescales=RESCALE),
+        replace(EDITS, name="StableDiffusionInstructPix2PixPipeline", sized=False),
+        replace(EDITS, name="StableDiffusionXLInstructPix2PixPipeline", refused=END, rescales=RESCALE),
         replace(PAG, name="StableDiffusionPAGPipeline", rescales=RESCALE),
         replace(PAG, name="StableDiffusionControlNetPAGPipeline"),
         replace(LATE_PAG, name="StableDiffusionPAGImg2ImgPipeline", sized=False),

@@ -4,16 +4,9 @@ What stands here is refused with the same words; a test holds that every class o
 """
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "nobody has written and proven an entry for its network yet": (
-        "Cosmos3OmniTransformer", "Cosmos3OmniPipeline"),
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
         "ScoreSdeVePipeline", "KarrasVePipeline"),
-    "needs three kinds of rows: it weighs the text and a picture against each other by calls of their own": (
-        "OmniGenTransformer2DModel", "OmniGenPipeline", "StableDiffusionInstructPix2PixPipeline",
-        "StableDiffusionXLInstructPix2PixPipeline"),
-    "needs a sequence of text and image that is attended to in parts, one call each": (
-        "QwenImage21Transformer2DModel", "QwenImage21Pipeline"),
     "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
         "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
         "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..core import LATE, Look, Rule, check_finite, weak_branches
-from ..engine.foreign import cache
 from ..engine.network import Network
 from ..engine.plan import departs, plan, unfed
 from ..engine.swaps import lora_layers
@@ -14,17 +13,9 @@ from ..errors import BadValue, Unsupported
 from ..families import Host
 from ..records.ranges import warn_of_scales
 from .around import check_around
+from .hooks import check_hooks, check_text_cache
 
 log = logging.getLogger("emag")
-
-SPLIT = {
-    "context_parallel": "context parallelism gives each process a part of the tokens, or all tokens of some heads, and what "
-                        "looks into it needs the whole: turn it off, or keep to rules that only combine (CFG, APG, ...)",
-    "tensor_parallel": "tensor parallelism gives each process some heads, and what looks into attention needs all: turn it "
-                       "off, or keep to rules that only combine (CFG, APG, ...)"}
-"""Hooks that split what blocks compute over processes, and what to say of them."""
-HARMLESS_HOOKS = ("hooks", "layerwise_casting", "group_offloading")
-
 
 def check_pipeline_call(rules: Sequence[Rule], host: Host, networks: Sequence[Network], arguments: dict[str, Any],
           named: Collection[str] = ()) -> None:
@@ -60,11 +51,14 @@ def check_pipeline_call(rules: Sequence[Rule], host: Host, networks: Sequence[Ne
             lora_layers(one.module)
     _check_conditions(rules, network)
     _check_paired(rules, network)
+    _check_between(rules, host, arguments)
     _check_models(rules, network)
     _check_window(rules, host, network, arguments)
+    for one in networks:
+        check_text_cache(one, rules)
     if branches or departs(rules):
         for one in networks:
-            check_hooks(one, resumed=any(branch.resume or branch.skipped for branch in branches))
+            check_hooks(one, branches, looks=any(rule.looks_further for rule in rules))
 
 
 def _check_values(host: Host, only: Sequence[tuple[str, tuple[Any, ...], str]], arguments: dict[str, Any]) -> None:
@@ -88,6 +82,17 @@ def _check_paired(rules: Sequence[Rule], network: Network) -> None:
     if saver and network.backbone.paired:
         raise Unsupported(f"{saver} spares unconditional evaluations, and {network.backbone.name} makes a sound with the "
                           "video, whose unconditional prediction comes of the same ones: leave it out")
+
+
+def _check_between(rules: Sequence[Rule], host: Host, arguments: dict[str, Any]) -> None:
+    """Rows with a picture and without the text are the host's to weigh: nothing of ours gives or moves them."""
+    if not host.between or not host.guides(arguments):
+        return
+    looking = next((rule.name for rule in rules if rule.looks_further), None)
+    saver = next((rule.name for rule in rules if type(rule).spares_null is not Rule.spares_null), None)
+    if looking or (saver and not any(rule.kind == "combining" for rule in rules)):
+        raise Unsupported(f"{looking or saver} knows conditional and unconditional rows, and {host.name} weighs a picture "
+                          "by rows of its own: leave it out" + ("" if looking else ", or name a combining rule as well"))
 
 
 def _check_own(host: Host, arguments: dict[str, Any]) -> None:
@@ -216,34 +221,3 @@ def _check_window(rules: Sequence[Rule], host: Host, network: Network, arguments
         return
     early = [rule for rule in rules if getattr(getattr(rule, "window", None), "unit", "sigma") != "sigma"]
     plan(early, network.depth, Trajectory.even(count), host.guides(arguments))
-
-
-def check_hooks(network: Network, resumed: bool) -> None:
-    """Refuse caches, and offloading by groups whose weights a skipped block would leave where they are."""
-    found = cache(network.module)
-    if found:
-        raise Unsupported(f"a cache is at work in the network: {found[1]} is the forward of {found[0] or 'the whole'}. It "
-                          "would serve one pass of a step what it kept from another: switch it off")
-    for module in network.module.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        for hook in registry.hooks.values() if registry is not None else ():
-            _check_hook(hook, resumed and module is not network.module)
-
-
-def _check_hook(hook: Any, skippable: bool) -> None:
-    package, _, kind = type(hook).__module__.rpartition(".")
-    if package == "diffusers.hooks" and kind in SPLIT:
-        raise Unsupported(SPLIT[kind])
-    if package == "diffusers.hooks" and kind not in HARMLESS_HOOKS:
-        raise Unsupported(f"{type(hook).__name__} ({kind}) is at work in the network: a cache or another hook that changes "
-                          "what blocks compute. Switch it off, e.g. by transformer.disable_cache()")
-    if kind == "group_offloading" and skippable and not _serves_itself(hook):
-        raise Unsupported("group offload moves the weights of several blocks, or the next one's, as blocks are reached, and "
-                          "a weak pass skips some: use num_blocks_per_group=1 or offload_type='leaf_level', without a "
-                          "stream; or enable_model_cpu_offload(); or full weak passes, e.g. EMAG(compat={'resume': False})")
-
-
-def _serves_itself(hook: Any) -> bool:
-    """True where an offload hook moves the weights of its own module, when that is called, and no others."""
-    group = getattr(hook, "group", None)
-    return group is not None and group.stream is None and len(group.modules) <= 1

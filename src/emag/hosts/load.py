@@ -71,8 +71,7 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
     if path.suffix in (*FILES, *UNSAFE) and not path.is_dir():
         return open_file(path, number, revision, origin)
     if (path / folder.PROMPT).is_file():
-        if origin.given:
-            raise BadValue(f"{name} is a small model of emag's own: leave out {', '.join(origin.given)}")
+        refuse_parts(name, origin, revision)
         return folder.read_folder(path, dtype or torch.float32)
     if path.is_dir() and not (path / INDEX).is_file():
         raise BadValue(f"folder {name} holds no model: neither {folder.PROMPT} nor {INDEX} is in it")
@@ -81,7 +80,16 @@ def _open(name: str, dtype: torch.dtype | None, device: torch.device, revision: 
         raise BadValue(f"no model {name!r}: " + (f"did you mean {near}? " if near else "")
                        + f"embedded are {', '.join(MODELS)}; else give a folder, or a hub id such as "
                        "stabilityai/stable-diffusion-3.5-medium")
+    if path.is_dir() and revision is not None:
+        raise BadValue(f"revision={revision!r} is of a hub id, and {name} is a folder here: leave it out")
     return open_folder(str(path) if path.is_dir() else name, number, revision, origin)
+
+
+def refuse_parts(name: str, origin: ModelSource, revision: str | None) -> None:
+    """Raise `BadValue` where a small model of emag's own is said to have parts from elsewhere."""
+    given = [*origin.given, *(["revision"] if revision else [])]
+    if given:
+        raise BadValue(f"{name} is a small model of emag's own: leave out {', '.join(given)}")
 
 
 def _add_lora(pipe: Any, lora: str) -> None:

@@ -11,16 +11,21 @@ from . import versions
 
 
 def host_of(pipe: Any) -> Host:
-    """The table entry of a pipeline's class or of one of its bases. Raises `Unsupported` where there is none."""
-    versions.check_versions()
-    for cls in type(pipe).__mro__:
-        if cls.__name__ in HOSTS:
-            host = HOSTS[cls.__name__]
-            return replace(host, scale=None) if _distilled(host, pipe) else host
-    if hasattr(pipe, "guider"):
+    """The table entry of a pipeline, as its model is. Raises `Unsupported` where there is none."""
+    if not any(cls.__name__ in HOSTS for cls in type(pipe).__mro__) and hasattr(pipe, "guider"):
         raise Unsupported(f"{type(pipe).__name__} takes its guidance from a guider: say emag.hosts.guider.EmagGuider(rules)"
                           ".attach(pipe)")
-    raise Unsupported(unknown(type(pipe).__name__, "pipeline", HOSTS))
+    host = host_of_class(type(pipe))
+    return replace(host, scale=None) if _distilled(host, pipe) else host
+
+
+def host_of_class(cls: type) -> Host:
+    """The table entry of a class of pipelines, or of one of its bases. Raises `Unsupported` where there is none."""
+    versions.check_versions()
+    found = next((HOSTS[one.__name__] for one in cls.__mro__ if one.__name__ in HOSTS), None)
+    if found is None:
+        raise Unsupported(unknown(cls.__name__, "pipeline", HOSTS))
+    return found
 
 
 def _distilled(host: Host, pipe: Any) -> bool:

@@ -25,8 +25,9 @@ from ..errors import BadValue, Unsupported
 from ..families import Backbone
 from ..maths.streams import Streams
 from ..maths.vectors import relative_distance
-from .checks import check_hooks, check_rules
+from .checks import check_rules
 from .function_checks import check_inside
+from .hooks import check_hooks
 from .outside import Evaluate, Made, Outside
 
 _Make = Callable[[NetworkCall], None]
@@ -70,7 +71,7 @@ class InsideNetwork(Outside):
     def start(self, streams: Streams) -> None:
         self.network = read_network(self.module, self.entry)
         if self.further:
-            check_hooks(self.network, resumed=any(branch.resume or branch.skipped for branch in self.further))
+            check_hooks(self.network, self.further)
         self.blocks = blocks_of(self.network, self.further, self.blocks)
         self.course = Course(self.network, self.rules, self, {})
         self.course.begin(streams)

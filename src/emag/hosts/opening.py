@@ -16,7 +16,7 @@ from ..models.shapes import ShapesPipeline
 from ..models.tiny import TinyPipeline
 from . import hub
 from .extras import require
-from .lookup import host_of
+from .lookup import host_of_class
 
 INDEX = "model_index.json"
 FILES = (".safetensors", ".gguf")
@@ -56,6 +56,21 @@ def open_folder(name: str, dtype: torch.dtype, revision: str | None, origin: Mod
         return _pretrained(name, dtype, revision, origin)
 
 
+def configured(name: str, revision: str | None, origin: ModelSource) -> tuple[str, dict[str, Any], Any]:
+    """Where the configurations of a model are that `load` would open, with what it looks there, and the pipeline's class.
+
+    No weights are read. Raises `BadValue` and `Unsupported` as `open_folder` and `open_file`.
+    """
+    path = Path(origin.gguf or name).expanduser()
+    place = name
+    if path.suffix in (*FILES, *UNSAFE) and not path.is_dir():
+        _check_file(path)
+        place = name if origin.gguf else origin.base or _base(_tensors(path))
+    with loading(name):
+        cls, _, where = _class(place, revision, origin)
+    return place, where, cls
+
+
 def open_file(path: Path, dtype: torch.dtype, revision: str | None, origin: ModelSource) -> Any:
     """A pipeline whose network is in one safetensors or GGUF file: the whole checkpoint, or the network alone.
 
@@ -64,17 +79,14 @@ def open_file(path: Path, dtype: torch.dtype, revision: str | None, origin: Mode
     if origin.gguf is not None:
         raise BadValue(f"gguf={origin.gguf!r} is the network of a whole pipeline, and {path} is a single file: name "
                        "one of them")
-    if path.suffix in UNSAFE:
-        raise BadValue(f"{path} is no safetensors or GGUF file; other formats can run code, and are not read")
-    if not path.is_file():
-        raise BadValue(f"there is no file {path}")
+    _check_file(path)
     with loading(str(path)):
-        shapes = _gguf_shapes(path) if path.suffix == ".gguf" else _shapes(path)
+        shapes = _tensors(path)
         base = origin.base or _base(shapes)
         if any(name.startswith(WHOLE) for name in shapes):
             return _checkpoint(path, base, dtype, revision, origin)
         return _pretrained(base, dtype, revision, origin, lambda cls, config, where: {
-            part: _network(path, base, part, config, dtype, where) for part in [host_of(object.__new__(cls)).denoiser]})
+            part: _network(path, base, part, config, dtype, where) for part in [host_of_class(cls).denoiser]})
 
 
 def _pretrained(name: str, dtype: torch.dtype, revision: str | None, origin: ModelSource,
@@ -115,6 +127,19 @@ def _network(path: Path, base: str, part: str, config: Mapping[str, Any], dtype:
     except Exception as error:  # tensors too many, too few or of another shape: diffusers has many words for it
         raise BadValue(f"it does not fit the {cls.__name__} of {base} ({first_line(error)[:200]}): name the base that it "
                        "belongs to") from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise `BadValue` for a file that is not there, or of a form that could run code."""
+    if path.suffix in UNSAFE:
+        raise BadValue(f"{path} is no safetensors or GGUF file; other formats can run code, and are not read")
+    if not path.is_file():
+        raise BadValue(f"there is no file {path}")
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, without their values."""
+    return _gguf_shapes(path) if path.suffix == ".gguf" else _shapes(path)
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:
@@ -162,5 +187,5 @@ def pipeline_class(name: str, wanted: str) -> Any:
     cls: Any = {one.__name__: one for one in (TinyPipeline, ShapesPipeline)}.get(wanted) or getattr(diffusers, wanted, None)
     if not isinstance(cls, type):
         raise Unsupported(f"{name} asks for the pipeline {wanted!r}, which this version of diffusers does not have")
-    host_of(object.__new__(cls))
+    host_of_class(cls)
     return cls

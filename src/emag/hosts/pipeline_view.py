@@ -56,8 +56,10 @@ class PipelineView:
     def rows(self, kind: CallKind, total: int) -> Rows:
         if kind != "both":
             return Rows.all_uncond(total) if kind == "uncond" else Rows.all_cond(total)
-        first, second = slice(0, total // 2), slice(total // 2, total)
-        return Rows(second, first, total) if self.host.layout == "neg-pos" else Rows(first, second, total)
+        kinds = self.host.layout.split("-")
+        each = total // len(kinds)
+        at = {kind: slice(place * each, (place + 1) * each) for place, kind in enumerate(kinds)}
+        return Rows(at["pos"], at["neg"], total, at.get("between"))
 
     def trajectory(self) -> Trajectory:
         scheduler = getattr(self.pipe, self.host.scheduler)

@@ -14,9 +14,10 @@ from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..families import BACKBONES
 from ..files import parsed
-from ..hosts import hub
 from ..hosts.defaults import resolved
-from ..hosts.load import HUB_ID, MODELS
+from ..hosts.load import HUB_ID, MODELS, refuse_parts
+from ..hosts.lookup import host_of_class
+from ..hosts.opening import FILES, ModelSource, configured
 from ..methods.emag.rule import EMAttention
 from ..models import WEIGHTS, folder
 from ..schedules import APPLIED, OBSERVED
@@ -26,9 +27,13 @@ PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 
 
 def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None = None, width: int | None = None,
-             images: int = 1, text: int | None = None, uncond: bool = True) -> dict[str, Any]:
-    """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed."""
-    return foretold(skeleton(model), model, rules, steps, height, width, images, text, uncond)
+             images: int = 1, text: int | None = None, uncond: bool = True, origin: ModelSource = ModelSource(),  # noqa: B008
+             revision: str | None = None) -> dict[str, Any]:
+    """Block evaluations, memory and window of `rules` on `model`, no weights read. Flow-like noise levels are assumed.
+
+    origin, revision: as `emag.load` takes them.
+    """
+    return foretold(skeleton(model, origin, revision), model, rules, steps, height, width, images, text, uncond)
 
 
 def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, height: int | None = None,
@@ -49,9 +54,9 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
             "backward": planned.backward, "weak": branches}
 
 
-def skeleton(model: str) -> Network:
+def skeleton(model: str, origin: ModelSource = ModelSource(), revision: str | None = None) -> Network:  # noqa: B008
     """The network of a model without its weights: from its configuration, on the meta device."""
-    config = _config(model)
+    config = _config(model, origin, revision)
     name = config.get("_class_name")
     if name not in BACKBONES:
         raise BadValue(f"{model} has a {name}; supported networks are {', '.join(BACKBONES)}")
@@ -69,16 +74,18 @@ def _facts(model: str) -> dict[str, Any]:
     return dict(parsed(own.read_bytes())) if own.is_file() else {}
 
 
-def _config(model: str) -> dict[str, Any]:
+def _config(model: str, origin: ModelSource, revision: str | None) -> dict[str, Any]:
     path = _path(model)
     try:
         if (path / folder.PROMPT).is_file():
+            refuse_parts(model, origin, revision)
             return dict(parsed((path / "config.json").read_bytes()))
-        if not path.is_dir() and not HUB_ID.fullmatch(model):
+        if not path.exists() and path.suffix not in FILES and not HUB_ID.fullmatch(model):
             raise BadValue("there is no such folder, and it is no hub id")
-        only = not path.is_dir() and hub.cached_only(model, "transformer/config.json")
+        place, where, cls = configured(model, revision, origin)
         # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer", local_files_only=only))
+        return dict(diffusers.SD3Transformer2DModel.load_config(place, subfolder=host_of_class(cls).denoiser,
+                                                                **where))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 

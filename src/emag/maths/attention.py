@@ -1,6 +1,6 @@
 """Attention as pure functions: one call seen at the seam, its softmax map in query chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,8 @@ class Attention:
 
     mask: None, or bool (True is kept) or additive, broadcastable to [B, H, L, S]. image: slice of L and of S. cross: the
     keys are other tokens (text) than the queries. references: tokens of reference images, right behind the image. frames: of
-    a video whose frames attend apart; H counts the heads of each, frame by frame.
+    a video whose frames attend apart; H counts the heads of each, frame by frame. over_processes: makes of a mean over these
+    heads the one over all of them, where other processes have the rest.
     """
 
     q: torch.Tensor
@@ -28,6 +29,7 @@ class Attention:
     cross: bool = False
     references: int = 0
     frames: int = 1
+    over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def pictures(self) -> slice:
@@ -44,6 +46,10 @@ class Attention:
         if self.mask is not None and self.mask.ndim == 4 and self.mask.shape[0] > 1:
             return replace(self, q=self.q[rows], k=self.k[rows], v=self.v[rows], mask=self.mask[rows])
         return replace(self, q=self.q[rows], k=self.k[rows], v=self.v[rows])
+
+    def over_heads(self, mean: torch.Tensor) -> torch.Tensor:
+        """The mean over all heads of which `mean` is the one over the heads of this call."""
+        return mean if self.over_processes is None else self.over_processes(mean)
 
     def image_queries(self) -> torch.Tensor:
         """Image rows of q, [B, H, image tokens, d]."""
@@ -89,10 +95,10 @@ class Attention:
         """Mean |k| per sample [B], over the keys that a mask of keys leaves."""
         size, mask = self.k.float().abs().mean((1, 3)), self.mask
         if mask is None or mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:3] != (1, 1):
-            return size.mean(1)
+            return self.over_heads(size.mean(1))
         seen = mask[:, 0, 0].expand_as(size)
         # padded keys would pull the mean towards the size of padding
-        return (size * seen).sum(1) / seen.sum(1)
+        return self.over_heads((size * seen).sum(1) / seen.sum(1))
 
     def values(self) -> torch.Tensor:
         """v in fp32, grouped heads repeated to [B, H, S, d]."""

@@ -12,7 +12,8 @@ from .seeds import is_seed
 _VERSIONED = ("emag", "torch", "diffusers", "transformers")
 ORIGIN = ("base", "pipeline", "gguf", "variant")
 """Where the parts of a model come from, beside its name."""
-_SOURCE = ("model", "dtype", "revision", "lora", *ORIGIN)
+SOURCE = ("model", "dtype", "revision", "lora", *ORIGIN)
+"""All that a record says of a model."""
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +52,7 @@ def images_of(found: Mapping[str, Any]) -> int:
 
 def _is_source(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and isinstance(value.get("model"), str) and all(
-        isinstance(value.get(key), str | None) for key in _SOURCE))
+        isinstance(value.get(key), str | None) for key in SOURCE))
 
 
 def _is_state(value: Any) -> bool:

@@ -12,12 +12,14 @@ from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionImageVariationPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetImg2ImgPipeline,
     StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetUnionImg2ImgPipeline,
     StableDiffusionXLControlNetUnionInpaintPipeline,
     StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableUnCLIPImg2ImgPipeline,
     T2IAdapter,
 )
@@ -110,6 +112,22 @@ def unclip_call(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
     return {"image_embeds": torch.cat([noise(600 + seed, 1, SEEN) for seed in seeds]), **sd_call(seeds, **more)}
 
 
+def edit_xl(seed: int = 0) -> Any:
+    """InstructPix2Pix on SDXL: a picture stands beside x_t."""
+    bare = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    return quiet(StableDiffusionXLInstructPix2PixPipeline(
+        vae=deep_vae(), unet=unet_xl(seed, in_channels=8), scheduler=ddim(), **bare))
+
+
+def edited(call: Any, sized: bool) -> Any:
+    """`call` of InstructPix2Pix, whose text and picture are weighed alike; some take the size of the picture."""
+    def made(seeds: tuple[int, ...] = (8, 9), **more: Any) -> dict[str, Any]:
+        values = {"image": pictures(seeds, SIDE, SIDE), "image_guidance_scale": 3.0, **call(seeds, **more)}
+        return {name: value for name, value in values.items() if sized or name not in ("height", "width")}
+
+    return made
+
+
 _HALF: dict[str, Any] = {"controlnet_conditioning_scale": 0.5}
 _UNION: dict[str, Any] = {"control_mode": 0, "controlnet_conditioning_scale": 0.5}
 
@@ -133,5 +151,8 @@ MORE = {case.name: case for case in (
     Case("sd-depth", depth, depth_call, True),
     Case("sd-variation", variation, variation_call, True),
     Case("sd-unclip", unclip, unclip_call, True),
+    Case("sd-edit", lambda seed=0: sd(StableDiffusionInstructPix2PixPipeline, network=unet(seed, in_channels=8)),
+         edited(sd_call, sized=False), True),
+    Case("sdxl-edit", edit_xl, edited(sdxl_call, sized=True), True),
 )}
 """Pipelines around a U-Net that `small_unet` does not have."""

@@ -49,6 +49,10 @@ class Stack:
     module says `only_cross_attention`, or of itself that it has no `self_attn`, has the text's alone."""
     to_itself: bool = False
     """`attention` is given the image as its context, so that its module says of itself that it attends to another one."""
+    apart: bool = False
+    """`attention` makes calls of their own for text and for the image tokens; `keys` says what those of the image see."""
+    rowless: bool = False
+    """Its streams are [tokens, channels], of the one sample of a call."""
     spatial: bool = False
     """Its streams are [rows, channels, height, width]."""
     marked: str | None = None
@@ -116,6 +120,8 @@ class Backbone:
     """A flow model that predicts data minus noise."""
     patch: int = 2
     """Side of a patch in latent pixels."""
+    filled: bool = False
+    """What of x_t is no whole patch at its edge is filled up to one."""
     text_dim: int = 1
     """Dimension of its text that counts tokens."""
     joint_mask: str | None = None
@@ -126,6 +132,10 @@ class Backbone:
     """Argument with a mask [batch, text]; the image tokens of a row follow its own text without the padding."""
     lists: tuple[str, ...] = ()
     """Arguments with one tensor for each row; x_t among them: it, and the answer, are lists of one frame each."""
+    behind: bool = False
+    """Its answer may have tokens of the text in front of those of x_t."""
+    lone: bool = False
+    """Of `lists`, x_t and the answer: they have one sample for a call, [1, channels, ...]."""
     framed: bool = False
     """Its blocks see each frame of x_t [rows, channels, frames, ...] as a row of its own, those of a sample one after
     another."""

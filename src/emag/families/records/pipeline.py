@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Layout = Literal["neg-pos", "pos-neg", "calls", "calls-untagged", "calls-in-turn"]
+Layout = Literal["neg-pos", "pos-neg", "pos-between-neg", "pos-neg-between", "calls", "calls-untagged", "calls-in-turn"]
 NoisePath = Literal["scheduler", "edm", "preconditioned", "trigonometric"]
 
 
@@ -14,7 +14,8 @@ class Host:
     name: str
     """The class."""
     layout: Layout
-    """Rows of its network call under CFG: one doubled call [negative, positive] or [positive, negative]; "calls", two calls
+    """Rows of its network call under CFG: one doubled call [negative, positive] or [positive, negative], or one with rows
+    "between" the two, with the picture and without the text; "calls", two calls
     tagged by `cache_context`; "calls-untagged", two calls with the same x_t, conditional first; "calls-in-turn", two calls,
     conditional first, each with an x_t of its own."""
     scale: str | None = "guidance_scale"
@@ -29,6 +30,8 @@ class Host:
     "trigonometric": the angle t of cos(t) x0 + sin(t) epsilon, and its flow network is given that over cos + sin."""
     above: float | None = None
     """What the scale must be above for unconditional rows, where that is not `off`."""
+    at_least: tuple[tuple[str, float], ...] = ()
+    """Further arguments that must be at least so much for unconditional rows."""
     differs: bool = False
     """It evaluates unconditional rows at any scale but `off`, also below."""
     strength: str | None = None
@@ -75,6 +78,8 @@ class Host:
     """Arguments that can be served with some values alone where CFG is on, and why."""
     combined: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
     """The same where we combine."""
+    kept: tuple[tuple[str, Any], ...] = ()
+    """Arguments by which a pass takes what an earlier one kept, and where each is off; off they are in a guided call."""
     rescales: tuple[tuple[str, Any], ...] = ()
     """Arguments by which it rescales what it combined, and where each is off; off they are where we combine."""
 
@@ -84,6 +89,8 @@ class Host:
             return False
         scales = [arguments.get(name) or 0 for name in (self.scale, *self.scales)]
         if not any(scale > self.least or (self.differs and scale != self.off) for scale in scales):
+            return False
+        if any((arguments.get(name) or 0) < least for name, least in self.at_least):
             return False
         return not self.negative or any(
             all(arguments.get(name) is not None for name in names) for names in self.negative)
@@ -96,6 +103,11 @@ class Host:
     def least(self) -> float:
         """The scale above which it evaluates unconditional rows."""
         return self.off if self.above is None else self.above
+
+    @property
+    def between(self) -> bool:
+        """True where a picture is weighed apart from the text, by rows of its own."""
+        return "between" in self.layout
 
     @property
     def doubled(self) -> bool:

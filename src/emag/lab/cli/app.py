@@ -15,6 +15,7 @@ from typer.main import get_command_from_info
 from ...errors import EmagError
 from ...hosts.extras import require
 from ...near import choices
+from .loading import gathered, spread
 
 SECTIONS = {
     "Draw": ("demo", "generate", "compare", "web", "show", "again"),
@@ -79,11 +80,13 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Guidance for diffusion transformers at sampling time, without training: try methods, compare them, measure them."""
 
 
-def command(*examples: str, kept: str, needs: tuple[str, ...] = ()) -> Callable[[Function], Function]:
+def command(*examples: str, kept: str, needs: tuple[str, ...] = (), without: tuple[str, ...] = ()
+            ) -> Callable[[Function], Function]:
     """Register a command under its function's name.
 
     examples: command lines for its help. kept: what to say after ctrl-c, with the command's arguments in braces: what is
     kept, and what the same command does then. needs: extras of pyproject.toml, looked for before anything else.
+    without: options of loading (`Loading`) that a command with a model does not take.
     """
 
     def register(function: Function) -> Function:
@@ -91,10 +94,13 @@ def command(*examples: str, kept: str, needs: tuple[str, ...] = ()) -> Callable[
         def run(**given: Any) -> None:
             try:
                 require(*needs)
-                function(**given)
+                function(**gathered(function, given))
             except KeyboardInterrupt:
                 raise Interrupted(kept.format(**given)) from None
 
+        # typer reads the one, inspect the other
+        run.__signature__ = spread(function, without)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in run.__signature__.parameters.values()}
         name = function.__name__
         section = next(section for section, names in SECTIONS.items() if name in names)
         app.command(name, help=flowing(function.__doc__ or ""), rich_help_panel=section,

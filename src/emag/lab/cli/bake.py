@@ -1,5 +1,6 @@
 """`emag bake`: a guidance in the weights of an adapter."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +20,9 @@ PROMPTS = 512
 @command("emag bake shapes -g emag=1.5 -g cfg=4 -o adapter", "emag bake tiny -g pag=1.5 --scale 2.5 --times random",
          "emag bake shapes -g emag=1.5 --scale 3 --images 512 --iterations 4000",
          kept="what the teacher showed and the training so far are kept in {out_path}; the same command goes on",
-         needs=("train",))
+         needs=("train",), without=("lora", "offload"))
 def bake(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Embedded model, local folder or hub id.")],
+    model: shared.Named,
     guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
     prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None,
     scale: shared.Scale = None, steps: shared.Steps = None, height: shared.Height = None, width: shared.Width = None,
@@ -37,7 +38,7 @@ def bake(
     rows: Annotated[int, typer.Option(min=1, help="Noisy images of one training step.")] = 32,
     lr: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the adapter and of the order.")] = 0,
-    device: shared.Device = None, dtype: shared.Dtype = None, as_json: shared.Json = False,
+    loading: shared.Loading = shared.ANY, as_json: shared.Json = False,
 ) -> None:
     """Train a LoRA with which one evaluation a step gives what a guided run gives, and say how near it comes.
 
@@ -54,7 +55,7 @@ def bake(
     rules = shared.rules_of(guidance, recipe)
     given = lines(prompts or [], prompts_file, "prompt") if prompts or prompts_file else None
     folder = check_out(out_path)
-    pipe = shared.open_pipeline(model, device, dtype)
+    pipe = shared.open_pipeline(model, loading)
     teacher = Teacher(pipe, rules, tuple(given or usual(pipe)), DrawSettings(steps, scale, height, width), images, held,
                       batch_size, times)
     check(teacher)
@@ -66,7 +67,8 @@ def bake(
     out.print(f"held-out error {found.before:.4g} before, {found.after:.4g} after: {found.left:.1%} of it left (95 % "
               f"interval {found.low:.1%} to {found.high:.1%}, {found.images} images)")
     out.print(f"images with it beside the teacher's: {seen}")
-    out.print(f"adapter in {path}; use it at scale 1: emag generate ... -m {model} --lora {folder} --scale 1")
+    line = shlex.join(["emag", "generate", "...", "-m", model, *loading.words, "--lora", str(folder), "--scale", "1"])
+    out.print(f"adapter in {path}; use it at scale 1: {line}")
 
 
 def baked(teacher: Any, settings: Any, folder: Path) -> tuple[Path, Any]:

@@ -34,9 +34,7 @@ def calibrate(
                                         "counts; for a model of that world, such as shapes.")] = False,
     images: Annotated[int, typer.Option(min=1, help="With --world: images of each setting.")] = 60,
     scales: Annotated[str, typer.Option(help="With --world: scales tried on the best block.")] = "1.1,1.25,1.5,2,3",
-    device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
-    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.WeightsVariant = None,
+    loading: shared.Loading = shared.ANY, as_json: shared.Json = False,
 ) -> None:
     """Measure how far each block's weak prediction moves, and in which frequency band; plot it and write a table entry.
 
@@ -54,15 +52,13 @@ def calibrate(
     rule = rules[0]
     path = file_in(out_path, f"{rule.name}-{Path(model).name}.json")
     asked = prompts or prompts_file
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "offload": offload, "base": base, "pipeline": pipeline_class,
-                             "gguf": gguf, "variant": variant}
     if world:
-        _by_truth(rule, model, path, images, scales, asked, where, DrawSettings(steps, scale), as_json)
+        _by_truth(rule, model, path, images, scales, asked, loading, DrawSettings(steps, scale), as_json)
         return
     texts = lines(prompts or [], prompts_file, "prompt") if asked else ["a photo of a ship", "a photo of a horse"]
     negatives = lines(negative or [], negatives_file, "negative prompt") if negative or negatives_file else []
     work = jobs(texts, negatives, shared.seeds_of(seeds))
-    pipe = shared.open_pipeline(model, **where)
+    pipe = shared.open_pipeline(model, loading)
     with shared.progress(1, "calibrating") as (on_step, _):
         reach = measure(pipe, rule, _call(pipe, work, DrawSettings(steps, scale)), on_step)
     made = entry(rule, reach, model, count)
@@ -78,8 +74,8 @@ def calibrate(
               f"for {made['model']} in emag's table of defaults (CONTRIBUTING.md)")
 
 
-def _by_truth(rule: Any, model: str, path: Path, images: int, scales: str, asked: Any, where: dict[str, Any], settings: Any,
-              as_json: bool) -> None:
+def _by_truth(rule: Any, model: str, path: Path, images: int, scales: str, asked: Any, loading: shared.Loading,
+              settings: Any, as_json: bool) -> None:
     """`--world`: the settings tried, judged, and the best as an entry."""
     from ...hosts.extras import require
     from ..doctor.exact import choose, entry
@@ -91,7 +87,7 @@ def _by_truth(rule: Any, model: str, path: Path, images: int, scales: str, asked
     if asked:
         raise BadValue("--world draws prompts of its own: leave out -p and --prompts")
     numbers = [_scale(text) for text in scales.split(",")]
-    pipe = shared.open_pipeline(model, **where)
+    pipe = shared.open_pipeline(model, loading)
     work = [Job(one.text, None, seed_of(SEED, at)) for at, one in enumerate(of_world("shapes", images, SEED))]
     with shared.progress(1, "calibrating") as (on_step, _):
         found = choose(pipe, rule, work, settings, numbers, on_step)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from ...files import parsed
 from ...records.seeds import read_seeds as seeds_of
 from .app import app, command
 from .bars import progress
+from .loading import ANY, Device, Dtype, Loading, Model, Named, open_pipeline
 from .outputs import check_out, file_in
 from .screen import err, out, show_json, table
 
-__all__ = ["app", "check_out", "column_of", "command", "err", "file_in", "lines", "open_pipeline", "out", "progress",
-           "rules_of", "seeds_of", "settings_of", "show_files", "show_json", "table"]
+__all__ = ["ANY", "Device", "Dtype", "Loading", "Model", "Named", "app", "check_out", "column_of", "command", "err",
+           "file_in", "lines", "open_pipeline", "out", "progress", "rules_of", "seeds_of", "settings_of", "show_files",
+           "show_json", "table"]
 
 
 def show_files(written: Iterable[Path], as_json: bool) -> None:
@@ -61,17 +63,6 @@ NegativeFile = Annotated[Path | None, typer.Option("--negatives", help="Text fil
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 RunOut = Annotated[str | None, typer.Option("--out", "-o", help="Run folder, path or URL; default: the spec's.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, local or any fsspec URL.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Embedded model, local folder, hub id, "
-                                        "or a safetensors or GGUF file; see `emag models`.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda where there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: the model's.")]
-Offload = Annotated[str | None, typer.Option(help="model or sequential: keep weights on the CPU between uses.")]
-Lora = Annotated[str | None, typer.Option(help="LoRA weights, file, folder or hub id, as path or path:scale.")]
-Base = Annotated[str | None, typer.Option(help="With a single file as -m: folder or hub id of what the file lacks; default: "
-                                          "told by its keys.")]
-PipelineClass = Annotated[str | None, typer.Option("--class", help="Pipeline class; default: the one that the model names.")]
-Gguf = Annotated[str | None, typer.Option(help="GGUF file whose network takes the place of the model's own.")]
-WeightsVariant = Annotated[str | None, typer.Option(help="WeightsVariant of the weights' files, e.g. fp16.")]
 Steps = Annotated[int | None, typer.Option("--steps", "-n", help="Denoising steps; default: the pipeline's.")]
 Scale = Annotated[float | None, typer.Option("--scale", help="The pipeline's own guidance scale; 1 is off.")]
 Height = Annotated[int | None, typer.Option(help="Image height in pixels.")]
@@ -119,17 +110,6 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             values[key] = value
     return values
-
-
-def open_pipeline(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None,
-                  lora: str | None = None, revision: str | None = None, **origin: str | None) -> Any:
-    """Load a pipeline, its own progress bar off. origin: base, pipeline, gguf and variant, as `emag.load` takes them."""
-    from ...hosts.load import load
-
-    pipe = load(model, device=device, dtype=dtype, offload=cast(Any, offload), lora=lora, revision=revision,
-                **origin)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def lines(given: list[str], path: Path | None, what: str) -> list[str]:

@@ -39,10 +39,8 @@ def compare(
     out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for compare.png, or a name that ends in .png.")]
     = Path("out"),
     cell: Annotated[int, typer.Option(min=16, help="Size of one image on the sheet, in pixels.")] = 128,
-    height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
-    dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
-    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.WeightsVariant = None,
+    height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4,
+    loading: shared.Loading = shared.ANY,
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Draw the same prompts and seeds under several guidances on one labelled sheet, and print what each cost."""
@@ -59,8 +57,7 @@ def compare(
     work = _jobs([*(prompts or []), *(more_prompts or [])], prompts_file, negative, negatives_file, seeds)
     settings = DrawSettings(steps, scale, height, width, shared.settings_of(more))
     path = file_in(out_path, "compare.png")
-    pipe = shared.open_pipeline(model, device, dtype, offload, lora, base=base, pipeline=pipeline_class, gguf=gguf,
-                                variant=variant)
+    pipe = shared.open_pipeline(model, loading)
     usual, skipped = every.fitting(pipe, usual)
     chosen = [*usual, *chosen]
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}

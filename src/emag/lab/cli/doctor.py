@@ -26,9 +26,7 @@ def doctor(
     methods: Annotated[list[str] | None, typer.Argument(help="Methods to try; none tries all.")] = None,
     prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None, negative: shared.Negative = None,
     steps: Annotated[int, typer.Option("--steps", "-n", min=2, help="Denoising steps on a model.")] = 8,
-    device: shared.Device = None, dtype: shared.Dtype = None, offload: shared.Offload = None, as_json: shared.Json = False,
-    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.WeightsVariant = None,
+    loading: shared.Loading = shared.ANY, as_json: shared.Json = False,
     every: Annotated[bool, typer.Option("--matrix", help="Weak branches on every supported network, beside diffusers' own "
                                         "guiders.")] = False,
     unknown: Annotated[bool, typer.Option("--unknown", help="Read entries of networks that emag does not know, prove and "
@@ -42,6 +40,8 @@ def doctor(
     """
     from ..doctor.diagnose import matrix, tried
 
+    if model is None and loading.given:
+        raise BadValue(f"{' '.join(loading.words)} is about a model, and none is named: give -m")
     if unknown:
         _unknown(methods or [], as_json)
         return
@@ -54,8 +54,7 @@ def doctor(
         said = choices(missing, names, listed="by default all are tried")
         raise BadValue(f"there is no method {missing} to try; {said}")
     work = _jobs(prompts, prompts_file, negative)
-    source = matrix() if model is None else _model(shared.open_pipeline(
-        model, device, dtype, offload, base=base, pipeline=pipeline_class, gguf=gguf, variant=variant), work, steps)
+    source = matrix() if model is None else _model(shared.open_pipeline(model, loading), work, steps)
     found = [finding for finding in _watched(source) if not methods or finding.method in methods]
     if as_json:
         shared.show_json([finding.as_dict() for finding in found])

@@ -24,10 +24,8 @@ def generate(
     scale: shared.Scale = None, steps: shared.Steps = None, seeds: shared.Seeds = "8",
     out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs; for one image also a name that ends in "
                                            ".png.")] = Path("out"),
-    height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4, device: shared.Device = None,
-    dtype: shared.Dtype = None, offload: shared.Offload = None, lora: shared.Lora = None,
-    base: shared.Base = None, pipeline_class: shared.PipelineClass = None, gguf: shared.Gguf = None,
-    variant: shared.WeightsVariant = None,
+    height: shared.Height = None, width: shared.Width = None, batch_size: shared.Batch = 4,
+    loading: shared.Loading = shared.ANY,
     more: shared.Set = [], as_json: shared.Json = False,  # noqa: B006
 ) -> None:
     """Generate images. Every PNG carries its recipe; `emag again` makes it again from that.
@@ -45,8 +43,7 @@ def generate(
     folder, file = file_or_folder(out_path)
     if file and len(work) > 1:
         raise BadValue(f"{file.name} is the name of one image, and {len(work)} are asked for: give a folder")
-    pipe = shared.open_pipeline(model, device, dtype, offload, lora, base=base, pipeline=pipeline_class, gguf=gguf,
-                                variant=variant)
+    pipe = shared.open_pipeline(model, loading)
     draw = _looped if column.own_loop else _piped
     made = draw(pipe, column, work, settings, batch_size, folder, file)
     if as_json:

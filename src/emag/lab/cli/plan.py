@@ -16,7 +16,8 @@ LONGEST = 150
 
 
 @command("emag plan -g emag=1.5,variant=map", "emag plan -m stabilityai/stable-diffusion-3.5-medium -n 28 --recipe emag+apg",
-         kept="nothing is kept or changed")
+         "emag plan -m flux.gguf --base black-forest-labs/FLUX.1-dev -g emag=1.5",
+         kept="nothing is kept or changed", without=("device", "dtype", "offload", "lora", "variant"))
 def plan(
     model: shared.Model = "tiny", guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
     steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="Denoising steps.")] = 28,
@@ -25,13 +26,15 @@ def plan(
                                         "the memory.")] = 1,
     text: Annotated[int | None, typer.Option(min=0, help="Text tokens in the attention; default: the usual.")] = None,
     uncond: Annotated[bool, typer.Option("--cfg/--no-cfg", help="Whether unconditional rows are evaluated.")] = True,
-    as_json: shared.Json = False,
+    loading: shared.Loading = shared.ANY, as_json: shared.Json = False,
 ) -> None:
     """Print block evaluations, extra memory, the window and the weight the first map keeps, before a run."""
+    from ...hosts.opening import ModelSource
     from ..forecast import forecast
 
     rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
-    found = forecast(model, rules, steps, height, width, images, text, uncond)
+    found = forecast(model, rules, steps, height, width, images, text, uncond,
+                     ModelSource(loading.base, loading.pipeline, loading.gguf), loading.revision)
     if as_json:
         shared.show_json(found)
         return

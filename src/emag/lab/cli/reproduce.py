@@ -14,12 +14,14 @@ from .run import Engine
 
 
 @command("emag reproduce emag-table2 --check", "emag reproduce emag-dit --reference in256.npz --images 5000",
-         kept="finished batches are kept; the same command goes on where it was", needs=("eval",))
+         kept="finished batches are kept; the same command goes on where it was", needs=("eval",),
+         without=("device",))
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="PROTOCOL", help="emag-table2 or emag-dit.")],
     check: Annotated[bool, typer.Option("--check", help="Run the whole chain on the embedded model, with few images and "
                                         "random features: all but the numbers.")] = False,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or hub id, instead of the protocol's.")] = None,
+    loading: shared.Loading = shared.ANY,
     captions: Annotated[str | None, typer.Option(help="COCO's captions_val2014.json, or a caption a line.")] = None,
     reference: Annotated[str | None, typer.Option(help="npz with mu and sigma of the real images.")] = None,
     folder: Annotated[str | None, typer.Option("--out", "-o", help="Run folder or URL; default: runs/PROTOCOL.")] = None,
@@ -38,7 +40,7 @@ def reproduce(
     from ..evaluate.reproduce import reproduce as make
 
     asked = read(name)
-    asked = (asked.check() if check else asked).changed(model, recipe or (), images)
+    asked = (asked.check() if check else asked).changed(model, recipe or (), images, **loading.given)
     place = folder or f"runs/{name}{'-check' if check else ''}"
     check_run_out(place)
     with images_bar() as begun:

@@ -1,5 +1,6 @@
 """`emag show` and `emag again`: what made a PNG, and the same PNG once more."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,16 +62,19 @@ def described(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @command("emag again out/some.png", "emag again out/some.png -o out/same.png",
-         kept="nothing was written; the same command starts again")
+         "emag again out/some.png --gguf moved/net.gguf",
+         kept="nothing was written; the same command starts again", without=("dtype",))
 def again(
     image: Png,
     out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new PNG, or a name that ends in .png.")]
     = Path("out/again"),
-    device: shared.Device = None, offload: shared.Offload = None, as_json: shared.Json = False,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now, if it has moved.")] = None,
+    loading: shared.Loading = shared.ANY, as_json: shared.Json = False,
 ) -> None:
     """Make a PNG again from its own record: byte-identical on the same machine and versions; exit code 1 if it is another.
 
-    The record remembers the whole batch the image was made in; that batch is run again, and its row written.
+    The record remembers the whole batch the image was made in; that batch is run again, and its row written. What is said of
+    the model takes the place of what the record says: for files that have moved. Other weights are refused.
     """
     from ...records import png as images
     from ..draw import remake
@@ -81,11 +85,12 @@ def again(
     except BadValue as error:
         raise BadValue(f"{image} cannot be made again: {error}") from None
     folder, file = file_or_folder(out_path)
-    for source in remake.sources(record):
+    place = remake.moved(record, {"model": model, **loading.given})
+    for source in remake.sources(place):
         say(f"{image} names {source}, which is loaded now")
     for package in remake.older(record):
         say(f"made with {package}: the picture may differ")
-    made, now = _drawn(record, rules, device, offload)
+    made, now = _drawn(place, rules, loading)
     path = images.write(made, file, now) if file else images.keep(made, folder, now)
     same = images.same_pixels(made, there)
     if as_json:
@@ -95,16 +100,15 @@ def again(
     raise typer.Exit(0 if same else 1)
 
 
-def _drawn(record: dict[str, Any], rules: tuple[Any, ...], device: str | None,
-           offload: str | None) -> tuple[Any, dict[str, Any]]:
+def _drawn(record: dict[str, Any], rules: tuple[Any, ...], loading: shared.Loading) -> tuple[Any, dict[str, Any]]:
     """The image of a record once more, and the record that it gets now."""
     from ...records.png import picture
-    from ...records.record import ORIGIN
+    from ...records.record import SOURCE
     from ..draw import remake
     from ..draw.sampling import draw_images
 
-    source = {key: record["model"].get(key) for key in ("dtype", "revision", "lora", *ORIGIN)}
-    pipe = shared.open_pipeline(record["model"]["model"], device, offload=offload, **source)
+    source = {key: record["model"].get(key) for key in SOURCE if key != "model"}
+    pipe = shared.open_pipeline(record["model"]["model"], replace(loading, **source))
     remake.fit(pipe, record)
     with shared.progress(1, "again") as (on_step, _), remake.refused():
         made, run = draw_images(pipe, record["call"], record["seeds"], rules, on_step, record.get("conditions"))

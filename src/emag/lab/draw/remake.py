@@ -8,7 +8,7 @@ from ...core import Rule
 from ...errors import BadValue, EmagError
 from ...methods.common.other_model import LOAD
 from ...records import fingerprint, recipe
-from ...records.record import ORIGIN, images_of, versions
+from ...records.record import ORIGIN, SOURCE, images_of, versions
 from ...records.seeds import MOST
 
 MOST_STEPS = 10_000
@@ -51,6 +51,12 @@ def refused() -> Iterator[None]:
         raise
     except Exception as error:
         raise BadValue(f"it cannot be drawn: {str(error).partition(chr(10))[0] or type(error).__name__}") from error
+
+
+def moved(record: Mapping[str, Any], given: Mapping[str, str | None]) -> dict[str, Any]:
+    """A record whose model is found elsewhere. given: what takes the place of its parts; None leaves one."""
+    changed = {name: value for name, value in given.items() if name in SOURCE and value is not None}
+    return {**record, "model": {**record["model"], **changed}}
 
 
 def sources(record: Mapping[str, Any]) -> list[str]:

@@ -45,16 +45,22 @@ class Protocol:
         """Names of the recipes."""
         return list(self.run["recipes"])
 
-    def changed(self, model: str | None = None, recipes: Sequence[str] = (), images: int | None = None) -> "Protocol":
-        """The same on another model, with some recipes or with fewer images. Raises `BadValue`."""
+    def changed(self, model: str | None = None, recipes: Sequence[str] = (), images: int | None = None,
+                **loading: str) -> "Protocol":
+        """The same on another model, with some recipes or with fewer images. Raises `BadValue`.
+
+        loading: how the model is loaded, as `emag.load` takes it.
+        """
         unknown = [name for name in recipes if name not in self.run["recipes"]]
         if unknown:
             raise BadValue(f"{self.name} has no recipe {', '.join(unknown)}; "
                            + choices(unknown[0], self.run["recipes"], "it has"))
         run = {**self.run, "recipes": {name: self.run["recipes"][name] for name in recipes or self.run["recipes"]}}
-        if model is not None:
-            held = self.run["model"] if isinstance(self.run["model"], dict) else {}
-            run["model"] = model if model == "tiny" else {**held, "id": model}
+        if model == "tiny" and not loading:
+            run["model"] = model
+        elif model is not None or loading:
+            held = self.run["model"] if isinstance(self.run["model"], dict) else {"id": self.run["model"]}
+            run["model"] = {**held, **({"id": model} if model else {}), **loading}
         return replace(self, run=run if images is None else {**run, "images": images})
 
     def check(self) -> "Protocol":

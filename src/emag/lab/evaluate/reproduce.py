@@ -56,7 +56,7 @@ def missing(protocol: Protocol, captions: str | None, statistics: str | None, ch
 
 def weights(model: str) -> None:
     """Raise `BadValue` where a model is neither embedded, a folder, cached, nor to be had from the hub."""
-    if model in MODELS or Path(model).expanduser().is_dir() or isinstance(try_to_load_from_cache(model, INDEX), str):
+    if model in MODELS or Path(model).expanduser().exists() or isinstance(try_to_load_from_cache(model, INDEX), str):
         return
     try:
         get_hf_file_metadata(hf_hub_url(model, INDEX), timeout=10)

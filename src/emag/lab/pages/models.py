@@ -2,7 +2,9 @@
 
 from ...families import BACKBONES, DEFAULTS, EXAMPLES, HOSTS, Backbone, Example, Host, Stack
 
-LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "calls": "two calls", "calls-untagged": "two calls",
+THREE = "one call of three kinds of rows"
+LAYOUTS = {"neg-pos": "one doubled call", "pos-neg": "one doubled call", "pos-between-neg": THREE, "pos-neg-between": THREE,
+           "calls": "two calls", "calls-untagged": "two calls",
            "calls-in-turn": "two calls"}
 
 

@@ -13,7 +13,7 @@ from ...errors import EmagError
 from ...families import Host
 from ...hosts.checks import check_pipeline_call, check_rules
 from ...hosts.defaults import models_of, resolved
-from ...hosts.load import DtypeName, Offloading, load
+from ...hosts.load import load
 from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
 from ...methods import METHODS
@@ -99,10 +99,9 @@ class Model:
         return found
 
 
-def opened(name: str = "tiny", device: str | None = None, dtype: DtypeName | None = None,
-           offload: Offloading | None = None, lora: str | None = None) -> Model:
-    """A model ready to draw, its own progress bar off. Raises as `emag.load` does."""
-    pipe = load(name, device=device, dtype=dtype, offload=offload, lora=lora)
+def opened(name: str = "tiny", **given: Any) -> Model:
+    """A model ready to draw, its own progress bar off. given: as for `emag.load`, which raises."""
+    pipe = load(name, **given)
     pipe.set_progress_bar_config(disable=True)
     return Model(name, pipe)
 

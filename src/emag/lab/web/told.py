@@ -4,6 +4,7 @@ import shlex
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ...records.record import ORIGIN
 from ...schedules import Window
 from ..draw.sampling import arguments
 from .job import Ask
@@ -14,11 +15,18 @@ from .stack import short
 def shell(model: Model, ask: Ask) -> str:
     """The `emag generate` line. Raises `BadValue` for a rule that has no short form."""
     settings = ask.settings
-    given = {"-m": model.name, "--lora": (model.pipe.emag_source or {}).get("lora"), "--negative": ask.negative,
+    named = {"--class" if name == "pipeline" else f"--{name}": value for name, value in source(model).items()}
+    given = {"-m": model.name, **named, "--negative": ask.negative,
              "--steps": settings.steps, "--scale": settings.scale, "--height": settings.height, "--width": settings.width}
     options = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
     rules = [word for rule in ask.rules for word in ("-g", short(rule))]
     return shlex.join(["emag", "generate", *options, *rules, "--seeds", seeds(ask.seeds), "--", ask.prompt])
+
+
+def source(model: Model) -> dict[str, str]:
+    """What was said of the model beside its name when it was loaded, by the keywords of `emag.load`."""
+    said = model.pipe.emag_source or {}
+    return {name: said[name] for name in ("revision", "lora", *ORIGIN) if said.get(name)}
 
 
 def seeds(found: tuple[int, ...]) -> str:
@@ -32,8 +40,7 @@ def python(model: Model, ask: Ask) -> str:
     """The lines of Python."""
     call = arguments(model.pipe, ask.jobs, ask.settings)
     given = ", ".join(f"{name}={value!r}" for name, value in call.items())
-    lora = (model.pipe.emag_source or {}).get("lora")
-    loaded = ", ".join([repr(model.name), *([f"lora={lora!r}"] if lora else [])])
+    loaded = ", ".join([repr(model.name), *(f"{name}={value!r}" for name, value in source(model).items())])
     given_rules = "".join(f", {code(rule)}" for rule in ask.rules)
     return "\n".join([
         "import emag, torch", "", f"pipe = emag.load({loaded})",

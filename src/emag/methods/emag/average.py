@@ -106,10 +106,10 @@ class QueryAverage(Average):
         if self.statistic in ("kl", "entropy"):
             measure = statistics.ON_MAPS[self.statistic]
             parts = [measure(call.weights(c, average), call.weights(c)) for c in call.chunks()]
-            return torch.stack(parts).sum(0) / rows
+            return call.over_heads(torch.stack(parts).sum(0) / rows)
         if self.statistic == "cosine":
-            return statistics.cosine(average, live) / rows
-        moved = statistics.mae(average, live) / rows
+            return call.over_heads(statistics.cosine(average, live) / rows)
+        moved = call.over_heads(statistics.mae(average, live) / rows)
         # what acts is the change of the logits, so |E - Q| counts with the size of the keys it meets
         return moved * call.key_size() if self.statistic == "logits" else moved
 

@@ -53,6 +53,11 @@ class Averaging(Perturbation):
         return self.variant == "text" or self.compat.reweighs
 
     @property
+    def by_head(self) -> bool:
+        # noise is drawn for all heads together; a map's statistic is not averaged over processes
+        return self.variant == "query" and not self.jitter
+
+    @property
     def resume(self) -> int:
         return min(self.blocks) if self.compat.resume else 0
 

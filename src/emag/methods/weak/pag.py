@@ -29,6 +29,11 @@ class IdentityAttention(OnLayers):
     strength: float = 1.0
     heads: tuple[int, ...] | None = None
 
+    @property
+    def by_head(self) -> bool:
+        # heads are named among all of them
+        return self.heads is None
+
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "IdentityState":
         return IdentityState(self)
 
