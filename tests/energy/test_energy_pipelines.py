@@ -148,7 +148,7 @@ def test_rules_in_the_attention_work_in_its_passes(monkeypatch):
     """At the step's own x, its estimate is that of the clean pass."""
     seen = []
 
-    def branches(self, x, names, at, original=NetworkEvaluations.branches):
+    def branches(self, x, names, at, checkpoint=False, original=NetworkEvaluations.branches):
         seen.append((x.detach(), original(self, x, names, at)))
         return seen[-1][1]
 
