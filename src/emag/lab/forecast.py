@@ -20,6 +20,7 @@ from ..hosts.load import HUB_ID, MODELS
 from ..methods.emag.rule import EMAttention
 from ..models import WEIGHTS, folder
 from ..schedules import APPLIED, OBSERVED
+from .peak import of_decoder, of_network
 
 PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 
@@ -39,14 +40,44 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
         rule.fits_network(network)
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
-    own = _facts(model)
-    tokens = (image_tokens(network, height, width, own.get("latent_pixels")),
-              text_tokens(network, own.get("max_length") if text is None else text))
+    tokens = _tokens(network, model, height, width, text)
     branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
             "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
-            "backward": planned.backward, "weak": branches}
+            "backward": planned.backward, "again": planned.again * network.depth, "weak": branches}
+
+
+def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None, images: int = 1,
+           text: int | None = None, uncond: bool = True) -> dict[str, Any] | None:
+    """What energies among `rules` keep beside the weights, in bytes, at the largest evaluation that they differentiate.
+
+    None where none differentiates anything, or the class of the network or of the decoder is not known; a rule's score is
+    not in it. "least": the same with checkpoint=true. In float32; 16 bits take about half.
+    """
+    found = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
+    if not found:
+        return None
+    network = skeleton(model)
+    tokens = _tokens(network, model, height, width, text)
+    pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
+    kept = [_kept(rule, network, tokens, pixels, images, uncond, model) for rule in found]
+    if any(one is None for one in kept):
+        return None
+    return {"bytes": round(max(one[rule.checkpoint] for rule, one in zip(found, kept))),
+            "least": round(max(one[True] for one in kept)), "images": images}
+
+
+def _kept(rule: Any, network: Network, tokens: tuple[int, int], pixels: int, images: int, uncond: bool,
+          model: str) -> Any:
+    """The most bytes there are for a rule: as it is, and checkpointed. None where that is not known."""
+    decoder = of_decoder(_decoder_config(model, rule.decoder), pixels, images)
+    if decoder is None or not rule.through_network:
+        return decoder and tuple(one.most for one in decoder)
+    rows = images * (2 if uncond and rule.of == "guided" else 1)
+    config: Any = network.module.config
+    kept = of_network(type(network.module), config, tokens, rows)
+    return kept and tuple(ours.before(theirs) for ours, theirs in zip(kept, decoder))
 
 
 def skeleton(model: str) -> Network:
@@ -59,6 +90,12 @@ def skeleton(model: str) -> Network:
         return read_network(getattr(diffusers, name).from_config(config))
 
 
+def _tokens(network: Network, model: str, height: int | None, width: int | None, text: int | None) -> tuple[int, int]:
+    own = _facts(model)
+    return (image_tokens(network, height, width, own.get("latent_pixels")),
+            text_tokens(network, own.get("max_length") if text is None else text))
+
+
 def _path(model: str) -> Path:
     return WEIGHTS / model if model in MODELS else Path(model)
 
@@ -69,16 +106,29 @@ def _facts(model: str) -> dict[str, Any]:
     return dict(parsed(own.read_bytes())) if own.is_file() else {}
 
 
-def _config(model: str) -> dict[str, Any]:
+def _decoder_config(model: str, decoder: Any) -> dict[str, Any]:
+    """The configuration of a model's autoencoder, or of the one that a rule names in its place."""
+    if isinstance(decoder, str):
+        return _config(decoder, "")
+    path = _path(model)
+    if not (path / folder.PROMPT).is_file():
+        return _config(model, "vae")
+    if not (path / folder.SHAPE).is_file():
+        return {"_class_name": "PixelVAE"}
+    return {"_class_name": "PatchAutoencoder", **parsed((path / folder.SHAPE).read_bytes())}
+
+
+def _config(model: str, part: str = "transformer") -> dict[str, Any]:
     path = _path(model)
     try:
         if (path / folder.PROMPT).is_file():
             return dict(parsed((path / "config.json").read_bytes()))
         if not path.is_dir() and not HUB_ID.fullmatch(model):
             raise BadValue("there is no such folder, and it is no hub id")
-        only = not path.is_dir() and hub.cached_only(model, "transformer/config.json")
+        where = {"subfolder": part} if part else {}
+        only = not path.is_dir() and hub.cached_only(model, f"{part}/config.json" if part else "config.json")
         # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(model, subfolder="transformer", local_files_only=only))
+        return dict(diffusers.SD3Transformer2DModel.load_config(model, **where, local_files_only=only))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
@@ -89,19 +139,26 @@ def image_tokens(network: Network, height: int | None, width: int | None, latent
     latent: pixels along a side of a latent; None is what models of the network's class usually have.
     """
     config: Any = network.module.config
+    pixels = _pixels_of_token(network, latent)
     if network.backbone.usual_video:
-        (frames, *sides), (few, pixels) = network.backbone.usual_video, network.backbone.token_extent
+        (frames, *sides), (few, _) = network.backbone.usual_video, network.backbone.token_extent
         depth = -(-((frames - 1) // few + 1) // (getattr(config, "patch_size_t", None) or 1))
         return depth * ((height or sides[0]) // pixels) * ((width or sides[1]) // pixels)
     if network.backbone.grid_ids:
-        pixels = 16
         own = 1024
     else:
-        usual = 1 if config.in_channels == 3 else network.backbone.latent_pixels
-        pixels = network.patch * (latent or usual)
         size = getattr(config, "sample_size", None)
         own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
+
+
+def _pixels_of_token(network: Network, latent: int | None) -> int:
+    """Pixels along a side of a token, of an image."""
+    if network.backbone.usual_video:
+        return network.backbone.token_extent[1]
+    config: Any = network.module.config
+    usual = 1 if getattr(config, "in_channels", None) == 3 else network.backbone.latent_pixels
+    return 16 if network.backbone.grid_ids else network.patch * (latent or usual)
 
 
 def text_tokens(network: Network, text: int | None) -> int:
