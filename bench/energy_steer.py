@@ -47,8 +47,9 @@ ARMS = {
     "nothing wanted": Arm(1), "cfg 2.5": Arm(2, 2.5), "cfg 4": Arm(2, 4.0),
     "mpgd 0.1": Arm(1, energy={"where": "next", "normalise": "rms", "strength": 0.1}),
     "dps 2": Arm(4, energy={**THROUGH, "strength": 2.0}), "dps 8": Arm(4, energy={**THROUGH, "strength": 8.0}),
-    "tfg-cifar10": Arm(4, energy=TFG)}
-"""By name; the number of an energy is its strength."""
+    "dps 8, 4 views": Arm(4, energy={**THROUGH, "strength": 8.0, "augment": 4}), "tfg-cifar10": Arm(4, energy=TFG),
+    "tfg-cifar10, 4 views": Arm(4, energy={**TFG, "augment": 4})}
+"""By name; the number of an energy is its strength, and views are those over which Dreamguider averages the score."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
          budget: Annotated[int, typer.Option(min=8, help="Evaluations an image.")] = 40,
          store: Annotated[Path, typer.Option("--kept", help="Folder of the images.")] = Path("out/energy/kept"),
          first: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
-         only: Annotated[str, typer.Option(help="Arms, by commas; all where empty.")] = "",
+         only: Annotated[str, typer.Option(help="Arms, joined by +; all where empty.")] = "",
          epochs: Annotated[int, typer.Option(min=1, help="Epochs of the judge.")] = 3) -> None:
     """Print the table, and write it down."""
     pipe, model = emag.load("tiny"), judge(judged, data, epochs)
@@ -186,7 +187,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
         "true_wanted": float(np.mean([said == at for at, (_, said) in enumerate(known)])),
         "true_distance": distance([features for features, _ in known], true).value, "arms": {}}
     base = None
-    wanted = [name for name in ARMS if not only or name in only.split(",")]
+    wanted = [name for name in ARMS if not only or name in only.split("+")]
     for name in sorted(wanted, key=lambda name: name != "cfg 2.5"):  # the one that others are held against
         made = [kept(store, pipe, ARMS[name], label, range(first + 100 * at, first + 100 * at + each), budget)
                 for at, label in enumerate(classes())]
