@@ -73,6 +73,8 @@ def draw(pipe: Any, arm: Arm, label: str, seeds: range, budget: int) -> Made:
     with emag.guide(pipe, *rules) as run:
         images = pipe([prompt] * len(seeds), **call).images.float()
     seconds, depth = time.process_time() - began, len(pipe.transformer.transformer_blocks)
+    if run.latest is None:  # without rules there is nothing to count but the pipeline's own steps
+        return Made(images, call["num_inference_steps"], 0, seconds / len(seeds))
     return Made(images, run.stats.evaluations / depth, run.stats.backward / depth, seconds / len(seeds))
 
 

@@ -1,5 +1,6 @@
 """Energy guidance in pipelines: real gradients whatever surrounds them, images as the pipeline makes them, every way in."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,20 @@ def test_the_score_rises(case):
     plain = scores[-1]
     made(case, *cfg, emag.Energy(watched, 3e3))
     assert (scores[-1] > plain).all()
+
+
+@pytest.mark.parametrize("case", ["sd3", "true-cfg", "dit", "flux"])
+def test_each_image_is_alone_it_costs_what_was_planned_and_strength_0_is_the_pipelines_own(case):
+    settings = {"where": "next", "through_network": True, "mean": 1.0, "recur": 2, "smooth": 0.1, "augment": 2,
+                "normalise": "norm", "checkpoint": True}
+    found, run = made(case, *rules(case, **settings), num_inference_steps=2)
+    assert run.stats.evaluations == run.stats.planned > run.stats.clean and run.stats.backward > 0
+    alone, _ = made(case, *rules(case, **settings), seeds=(9,), num_inference_steps=2)
+    close(alone, found[1:], rtol=0, atol=2e-3 * float(found.abs().max()))
+    *cfg, energy = rules(case, **settings)
+    neutral = replace(energy, strength=0.0, mean=0.0)
+    off, plain = (made(case, *cfg, *more, num_inference_steps=2)[0] for more in ([neutral], []))
+    assert torch.equal(off, plain) and not torch.equal(found, plain)
 
 
 # what goes with what

@@ -78,10 +78,17 @@ def each_call(module: torch.nn.Module, undo: Undo, around: Around = nullcontext)
 
 def freeze(module: torch.nn.Module, undo: Undo) -> None:
     """Let no gradient reach the weights of `module`, until `undo` closes: so their layers' inputs need not be kept."""
-    for weight in module.parameters():
-        if weight.requires_grad and not weight.is_inference():
-            undo.callback(weight.requires_grad_, True)
-            weight.requires_grad_(False)
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None and weight.requires_grad and not weight.is_inference():
+                undo.callback(_thaw, part, name)
+                weight.requires_grad_(False)
+
+
+def _thaw(part: torch.nn.Module, name: str) -> None:
+    weight = part._parameters.get(name)  # offload may have put another in its place
+    if weight is not None:
+        weight.requires_grad_(True)
 
 
 @contextmanager
