@@ -3,9 +3,11 @@
 Energies steer unconditional runs by the embedded classifier. Another classifier, trained here on the same images with other
 widths, seed and activation, says how often the class came out, and gives features for the Frechet distance to true images of
 the class. An evaluation that is differentiated counts as three: forward, and twice that backward. Gradients of the
-classifier itself are not counted: it is a fortieth of the network; seconds hold them.
+classifier itself are not counted: it is a fortieth of the network; seconds hold them. Ended at any moment, it goes on where
+it was: images are kept in `--kept`, five at a time. Settings were chosen on other seeds than those judged: --first 10000.
 """
 
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -27,6 +29,8 @@ from emag.scores import OfClass, classes
 BACKWARD = 2
 """What a backward pass costs beside a forward one."""
 THROUGH = {"where": "next", "through_network": True}
+FEW = 5
+"""Images that are drawn together, and kept."""
 TFG = {**dict(emag.Energy.preset("tfg-cifar10", "").__dict__), "score": None}
 
 
@@ -42,10 +46,10 @@ class Arm:
 ARMS = {
     "nothing wanted": Arm(1), "cfg 2.5": Arm(2, 2.5), "cfg 4": Arm(2, 4.0),
     "mpgd 0.1": Arm(1, energy={"where": "next", "normalise": "rms", "strength": 0.1}),
-    "mpgd 0.3": Arm(1, energy={"where": "next", "normalise": "rms", "strength": 0.3}),
     "dps 2": Arm(4, energy={**THROUGH, "strength": 2.0}), "dps 8": Arm(4, energy={**THROUGH, "strength": 8.0}),
-    "tfg-cifar10": Arm(4, energy=TFG)}
-"""By name; the number of an energy is its strength."""
+    "dps 8, 4 views": Arm(4, energy={**THROUGH, "strength": 8.0, "augment": 4}), "tfg-cifar10": Arm(4, energy=TFG),
+    "tfg-cifar10, 4 views": Arm(4, energy={**TFG, "augment": 4})}
+"""By name; the number of an energy is its strength, and views are those over which Dreamguider averages the score."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,24 @@ def draw(pipe: Any, arm: Arm, label: str, seeds: range, budget: int) -> Made:
     with emag.guide(pipe, *rules) as run:
         images = pipe([prompt] * len(seeds), **call).images.float()
     seconds, depth = time.process_time() - began, len(pipe.transformer.transformer_blocks)
+    if run.latest is None:  # without rules there is nothing to count but the pipeline's own steps
+        return Made(images, call["num_inference_steps"], 0, seconds / len(seeds))
     return Made(images, run.stats.evaluations / depth, run.stats.backward / depth, seconds / len(seeds))
+
+
+def kept(folder: Path, pipe: Any, arm: Arm, label: str, seeds: range, budget: int) -> Made:
+    """`draw`, some images at a time; those that are in `folder` already are not drawn again."""
+    parts, place = [], folder / hashlib.sha256(f"{arm} {budget} {label}".encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    for at in range(0, len(seeds), FEW):
+        some = seeds[at:at + FEW]
+        path = place / f"{some[0]}-{len(some)}.pt"
+        if not path.is_file():
+            torch.save(vars(draw(pipe, arm, label, some, budget)), path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+        parts.append(Made(**torch.load(path, weights_only=True)))
+    means = {name: float(np.mean([getattr(one, name) for one in parts])) for name in ("forward", "backward", "seconds")}
+    return Made(torch.cat([one.images for one in parts]), **means)
 
 
 def judge(folder: Path, data: Path, epochs: int) -> Classifier:
@@ -150,7 +171,9 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
          = Path("out/energy/judge"),
          each: Annotated[int, typer.Option(min=3, help="Images of each class and arm.")] = 5,
          budget: Annotated[int, typer.Option(min=8, help="Evaluations an image.")] = 40,
-         only: Annotated[str, typer.Option(help="Arms, by commas; all where empty.")] = "",
+         store: Annotated[Path, typer.Option("--kept", help="Folder of the images.")] = Path("out/energy/kept"),
+         first: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+         only: Annotated[str, typer.Option(help="Arms, joined by +; all where empty.")] = "",
          epochs: Annotated[int, typer.Option(min=1, help="Epochs of the judge.")] = 3) -> None:
     """Print the table, and write it down."""
     pipe, model = emag.load("tiny"), judge(judged, data, epochs)
@@ -159,15 +182,16 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
     true = [FrechetTo(moments(seen(model, of_class(test, at)[each:])[0])) for at in range(len(classes()))]
     known = [seen(model, of_class(test, at)[:each]) for at in range(len(classes()))]
     found: dict[str, Any] = {
-        "command": f"python bench/energy_steer.py --data FOLDER --each {each} --budget {budget}", "each": each,
+        "command": f"python bench/energy_steer.py --data FOLDER --each {each} --budget {budget}"
+                   + (f" --first {first}" if first else ""), "each": each,
         "budget": budget,
         "judge_accuracy": json.loads((judged / CARD).read_text())["test_accuracy"],
         "true_wanted": float(np.mean([said == at for at, (_, said) in enumerate(known)])),
         "true_distance": distance([features for features, _ in known], true).value, "arms": {}}
     base = None
-    wanted = [name for name in ARMS if not only or name in only.split(",")]
+    wanted = [name for name in ARMS if not only or name in only.split("+")]
     for name in sorted(wanted, key=lambda name: name != "cfg 2.5"):  # the one that others are held against
-        made = [draw(pipe, ARMS[name], label, range(100 * at, 100 * at + each), budget)
+        made = [kept(store, pipe, ARMS[name], label, range(first + 100 * at, first + 100 * at + each), budget)
                 for at, label in enumerate(classes())]
         found["arms"][name], far = row(model, made, true, base)
         base = base or far

@@ -35,8 +35,6 @@ def test_the_plan_counts_passes_of_both_kinds(run):
     found = json.loads(out)
     # each step: the host's two rows, and two differentiated pairs
     assert code == 0 and found["evaluations"] == 3 * found["clean"] and found["backward"] == 2 * found["clean"]
-    assert f"backward passes go through {found['backward']} of these blocks" in " ".join(
-        run("plan", "-g", "cfg=2", "-g", score, "-n", 10)[1].split())
     plain = json.loads(run("plan", "-g", "cfg=2", "-g", "energy=edges:0.1", "-n", 10, "--json")[1])
     assert plain["evaluations"] == plain["clean"] and plain["backward"] == 0
 
@@ -49,3 +47,15 @@ def test_what_cannot_work_is_one_line_before_any_image(run, tmp_path):
         assert code == 2 and told in " ".join(err.split()) and not (tmp_path / "out").exists(), err
     code, _, err = run("generate", "a photo of a ship", "-g", "energy=edges:0.1", "-o", tmp_path / "out")
     assert code == 2 and "name a combining rule before it" in " ".join(err.split())
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_is_kept_and_what_checkpoints_spare(run):
+    score = "energy=edges:0.1,where=next,through_network=true"
+    found = json.loads(run("plan", "-m", "shapes", "-g", "cfg=2", "-g", score, "-n", 4, "-b", 2, "--json")[1])
+    assert found["again"] == 0 and 0 < 2 * found["memory"]["least"] < found["memory"]["bytes"]
+    code, out, _ = run("plan", "-g", "cfg=2", "-g", f"{score},checkpoint=true", "-n", 4)
+    text = " ".join(out.split())
+    assert code == 0 and "backward passes go through 64 of these blocks" in text
+    assert "they evaluate 64 blocks again" in text and "MiB beside the weights for 1 image(s)" in text
+    assert json.loads(run("plan", "-g", "cfg=2", "-n", 4, "--json")[1])["memory"] is None

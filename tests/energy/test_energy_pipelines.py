@@ -1,5 +1,6 @@
 """Energy guidance in pipelines: real gradients whatever surrounds them, images as the pipeline makes them, every way in."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,20 @@ def test_the_score_rises(case):
     assert (scores[-1] > plain).all()
 
 
+@pytest.mark.parametrize("case", ["sd3", "true-cfg", "dit", "flux"])
+def test_each_image_is_alone_it_costs_what_was_planned_and_strength_0_is_the_pipelines_own(case):
+    settings = {"where": "next", "through_network": True, "mean": 1.0, "recur": 2, "smooth": 0.1, "augment": 2,
+                "normalise": "norm", "checkpoint": True}
+    found, run = made(case, *rules(case, **settings), num_inference_steps=2)
+    assert run.stats.evaluations == run.stats.planned > run.stats.clean and run.stats.backward > 0
+    alone, _ = made(case, *rules(case, **settings), seeds=(9,), num_inference_steps=2)
+    close(alone, found[1:], rtol=0, atol=2e-3 * float(found.abs().max()))
+    *cfg, energy = rules(case, **settings)
+    neutral = replace(energy, strength=0.0, mean=0.0)
+    off, plain = (made(case, *cfg, *more, num_inference_steps=2)[0] for more in ([neutral], []))
+    assert torch.equal(off, plain) and not torch.equal(found, plain)
+
+
 # what goes with what
 
 
@@ -148,7 +163,7 @@ def test_rules_in_the_attention_work_in_its_passes(monkeypatch):
     """At the step's own x, its estimate is that of the clean pass."""
     seen = []
 
-    def branches(self, x, names, at, original=NetworkEvaluations.branches):
+    def branches(self, x, names, at, checkpoint=False, original=NetworkEvaluations.branches):
         seen.append((x.detach(), original(self, x, names, at)))
         return seen[-1][1]
 

@@ -104,8 +104,10 @@ def drawn(*rules):
     return (found > 0).double().mean().item(), found.mean().item(), found[found > 0].std().item()
 
 
-def test_without_a_score_the_mixture_is_sampled():
-    upper, mean, spread = drawn()
+@pytest.mark.parametrize("rules", [(), (emag.Energy(likelihood, 1e-9, "next", recur=2),)], ids=["plain", "repeated steps"])
+def test_without_a_score_the_mixture_is_sampled(rules):
+    """Steps that are taken back and made again keep the marginal of every level."""
+    upper, mean, spread = drawn(*rules)
     assert upper == pytest.approx(0.5, abs=0.03) and mean == pytest.approx(0.0, abs=0.1)
     assert spread == pytest.approx(SPREAD, abs=0.04)
 

@@ -16,12 +16,28 @@ from .fields import FiniteFields, check_finite
 from .rule import AUTO, LATE, Rule, RuleKind
 from .schedule import Scale, Schedule, at_time, check_scale, check_timed, check_tokens, known, label, weight
 from .state import Rows, Sdpa, State, Tokens
-from .step import COND, UNCOND, Access, Branches, EstimateOf, Look, Part, RunStart, Score, Side, Step, TokenStep
+from .step import (
+    COND,
+    PLENTY,
+    UNCOND,
+    Access,
+    Branches,
+    EstimateOf,
+    Look,
+    Part,
+    RunStart,
+    Score,
+    Side,
+    Sparing,
+    Step,
+    TokenStep,
+)
 
 __all__ = [
     "AUTO",
     "COND",
     "LATE",
+    "PLENTY",
     "UNCOND",
     "Access",
     "Branches",
@@ -41,6 +57,7 @@ __all__ = [
     "Score",
     "Sdpa",
     "Side",
+    "Sparing",
     "State",
     "States",
     "Step",

@@ -36,6 +36,27 @@ class Part:
     before: int | None = None
 
 
+@dataclass(frozen=True)
+class Sparing:
+    """How a rule that looks further spares memory.
+
+    checkpoint: passes that are differentiated keep the inputs of the network's parts alone, and those of the decoder's.
+    decoder: an autoencoder in the place of the pipeline's own, or where it is.
+    """
+
+    checkpoint: bool = False
+    decoder: str | Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, rule: Any) -> "Sparing":
+        """What a rule says of it in the fields of these names, where it has them."""
+        return cls(getattr(rule, "checkpoint", False), getattr(rule, "decoder", None))
+
+
+PLENTY = Sparing()
+"""Memory is not spared."""
+
+
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 

@@ -7,7 +7,22 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import COND, UNCOND, Branches, EstimateOf, Part, Rows, Rule, Score, States, Step, combine, with_null
+from ..core import (
+    COND,
+    PLENTY,
+    UNCOND,
+    Branches,
+    EstimateOf,
+    Part,
+    Rows,
+    Rule,
+    Score,
+    Sparing,
+    States,
+    Step,
+    combine,
+    with_null,
+)
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
@@ -18,10 +33,11 @@ from .view import FurtherSight
 class Evaluations(FurtherSight, Protocol):
     """The same, and the clean predictions of the step at another x."""
 
-    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
         """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x.
 
-        at: the step of the run, or the one after it, whose time the network is told.
+        at: the step of the run, or the one after it, whose time the network is told. checkpoint: a backward pass evaluates
+        them again.
         """
         ...
 
@@ -29,7 +45,7 @@ class Evaluations(FurtherSight, Protocol):
 @dataclass(frozen=True)
 class RuleAccess:
     """`Access` for one rule of a step. before: the rules before it; states: what all rules kept as the step began; names:
-    the clean branches that the step evaluates."""
+    the clean branches that the step evaluates; sparing: what the rule says of memory."""
 
     host: Evaluations
     step: Step
@@ -37,22 +53,26 @@ class RuleAccess:
     rules: Sequence[Rule]
     states: States
     names: Sequence[str]
+    sparing: Sparing = PLENTY
 
     def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
         at = self.step.following(x) if ahead else replace(self.step, x=x)
         if of != "guided" and of not in self.names:
             raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
-        predicted = self._guided(at) if of == "guided" else self.host.branches(x, (of,), at)[of]
+        predicted = self._guided(at) if of == "guided" else self._branches(x, (of,), at)[of]
         return to_x0(predicted, x, at.alpha, at.sigma, at.space)
 
     def _guided(self, at: Step) -> torch.Tensor:
         states = copy.deepcopy(list(self.states))
-        branches = with_null(self.rules, self.host.branches(at.x, self.names, at), at, states)
+        branches = with_null(self.rules, self._branches(at.x, self.names, at), at, states)
         return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
 
+    def _branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
+        return self.host.branches(x, names, at, self.sparing.checkpoint)
+
     def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
-        return self.host.decode(x0, self.step, part)
+        return self.host.decode(x0, self.step, part, self.sparing)
 
     def score(self, name: str) -> Score:
         return self.host.score(name)
@@ -67,10 +87,10 @@ class NetworkEvaluations:
     calls: Mapping[str, NetworkCall]
     sight: FurtherSight
 
-    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
-        return {name: self._branch(x, name, (at.time - self.step.time) * at.clock) for name in names}
+    def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
+        return {name: self._branch(x, name, (at.time - self.step.time) * at.clock, checkpoint) for name in names}
 
-    def _branch(self, x: torch.Tensor, name: str, later: float) -> torch.Tensor:
+    def _branch(self, x: torch.Tensor, name: str, later: float, checkpoint: bool) -> torch.Tensor:
         call = self.calls[name]
         part = call.arguments.rows(call.rows.cond if name == COND else call.rows.uncond or slice(None))
         network = part.network
@@ -78,10 +98,10 @@ class NetworkEvaluations:
         part = part.later(later) if later else part
         moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
         rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
-        return self.passes.further(NetworkCall(call.forward, moved, rows))
+        return self.passes.further(NetworkCall(call.forward, moved, rows), checkpoint)
 
-    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
-        return self.sight.decode(x0, step, part)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
+        return self.sight.decode(x0, step, part, sparing)
 
     def score(self, name: str) -> Any:
         return self.sight.score(name)

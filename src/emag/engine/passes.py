@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..errors import NoEffect, Unsupported
 from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
+from .checkpointing import check_can, checkpointed, is_on
 from .conditions import Conditions, conditioned, differs
 from .framed import Frames
 from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
@@ -67,7 +69,7 @@ class StepCalls:
 
 class Passes:
     """Clean and weak passes. evaluations: blocks evaluated so far, per image; recorded: those among them that were recorded
-    for a backward pass; images: batch rows of one branch.
+    for a backward pass; again: those evaluated once more in backward passes, beside them; images: batch rows of one branch.
 
     strong: branches that work in every pass.
     """
@@ -75,7 +77,7 @@ class Passes:
     def __init__(self, blocks: Blocks, conditions: Conditions, extras: Extras):
         self.blocks, self.conditions, self.extras = blocks, conditions, extras
         self.depth = blocks.network.depth
-        self.evaluations, self.recorded, self.images = 0, 0, 1
+        self.evaluations, self.recorded, self.again, self.images = 0, 0, 0, 1
         self.strong: Group = ()
         self.times, self.head = Times(), EarlyHead()
         self._reached: dict[torch.nn.Module, Reached] = {}
@@ -130,18 +132,38 @@ class Passes:
             self.times.change = look
         return forward
 
-    def further(self, call: NetworkCall) -> torch.Tensor:
-        """A clean prediction, [rows, ...] fp32, beside those of the step: it is counted, and nobody watches it."""
+    def further(self, call: NetworkCall, checkpoint: bool = False) -> torch.Tensor:
+        """A clean prediction, [rows, ...] fp32, beside those of the step: it is counted, and nobody watches it.
+
+        checkpoint: where it is recorded for a backward pass, that evaluates the network's parts again.
+        """
         self._count(call.arguments, self.depth)
-        if torch.is_grad_enabled() and call.arguments.sample.requires_grad:
+        recorded = torch.is_grad_enabled() and call.arguments.sample.requires_grad
+        if recorded:
             self.recorded += call.arguments.total // self.images * self.depth
+        # the user's own switch would evaluate parts again without the taps of this pass
+        kept = recorded and (checkpoint or is_on(self.blocks.network.module))
         rows, self.conditions.rows = self.conditions.rows, call.rows
         try:
             # nothing resumes from it: a pass with inputs of its own records no streams
-            answer = self._pass(call.forward, call.arguments, self._strengthened(call.rows, WHOLE))
+            now = self._strengthened(call.rows, WHOLE)
+            plain = partial(self._pass, call.forward, call.arguments, now)
+            answer = undone(partial(self._checkpointed, call, now)) if kept else plain()
         finally:
             self.conditions.rows = rows
         return answer.prediction(slice(None))
+
+    def _checkpointed(self, call: NetworkCall, now: Pass, undo: Undo) -> Answer:
+        """A pass whose parts are evaluated again in its backward pass, under the same taps."""
+        inside = {block.module for block in self.blocks.network.blocks}
+        rows = call.arguments.total // self.images
+
+        def note(part: torch.nn.Module) -> None:
+            self.again += rows * sum(one in inside for one in part.modules())
+
+        check_can(self.blocks.network.module)
+        checkpointed(self.blocks.network.module, undo, partial(self.blocks.serving, _placed(call.arguments, now)), note)
+        return self._pass(call.forward, call.arguments, now)
 
     def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
@@ -255,20 +277,23 @@ class Passes:
         self.evaluations += call.total // self.images * blocks - skipped
 
     def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Answer:
-        network = call.network
-        if any(block.merged for block in network.blocks):
-            now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
-        if network.references:
-            now = replace(now, references=network.references)
-        if network.backbone.framed:
-            now = replace(now, frames=Frames(call.sample.shape[2]))
         try:
-            with self.blocks.serving(now):
+            with self.blocks.serving(_placed(call, now)):
                 return call.evaluated(forward)
         except RuntimeError as error:
             if "`torch.compiler.disable()`d function" not in str(error):
                 raise
             raise Unsupported("taps break the graph of a compiled network: compile it without fullgraph=True") from error
+
+
+def _placed(call: Arguments, now: Pass) -> Pass:
+    """The pass, told where the rows of `call` hold what."""
+    network = call.network
+    if any(block.merged for block in network.blocks):
+        now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
+    if network.references:
+        now = replace(now, references=network.references)
+    return replace(now, frames=Frames(call.sample.shape[2])) if network.backbone.framed else now
 
 
 def _packing(call: Arguments) -> Packing | None:

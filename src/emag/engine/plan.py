@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, Step, evaluates_null, needed_branches, reads_null, weak_branches
+from ..core import Perturbation, Rule, Sparing, Step, evaluates_null, needed_branches, reads_null, weak_branches
 from ..maths.predictions import convert, difference_scale
 from ..methods.common.null_branch import NullBranch
 from ..schedules import Schedule
@@ -21,7 +21,7 @@ class Plan:
     decides from the predictions, such as adaptive guidance, may spare more). host_rows: those without any rule.
     steps: for each evaluation, the further branches it needs (likewise). reads_null: some step reads the unconditional
     prediction. looks: for each evaluation, passes of rules that look further, rows per image of each, those that are
-    differentiated first.
+    differentiated first. again: rows per image that backward passes evaluate once more.
     """
 
     depth: int
@@ -30,6 +30,7 @@ class Plan:
     steps: tuple[tuple[Perturbation, ...], ...]
     reads_null: bool = True
     looks: tuple[tuple[int, int], ...] = ()
+    again: int = 0
 
     @property
     def host(self) -> int:
@@ -96,13 +97,19 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     further = tuple(needed_branches(rules, step, fresh) for step in places)
     looks = tuple(_looks(rules, step, 2 if null else 1) for step, null in zip(places, both, strict=True))
     return Plan(depth, tuple(host_rows if b else 1 for b in both), host_rows if uncond else 1, further,
-                any(reads_null(rules, step) for step in places), looks)
+                any(reads_null(rules, step) for step in places), looks, _again(rules, places, both))
 
 
 def _looks(rules: Sequence[Rule], step: Step, rows: int) -> tuple[int, int]:
     """Rows per image of what rules evaluate by themselves at a step of `rows` clean ones: differentiated, and not."""
     found = [(look.backward, rows if look.of == "guided" else 1) for rule in rules for look in rule.looks(step)]
     return sum(count for backward, count in found if backward), sum(count for backward, count in found if not backward)
+
+
+def _again(rules: Sequence[Rule], places: Sequence[Step], both: Sequence[bool]) -> int:
+    """Rows per image that backward passes evaluate once more, over a run."""
+    checkpointed = [rule for rule in rules if Sparing.of(rule).checkpoint]
+    return sum(_looks(checkpointed, step, 2 if null else 1)[0] for step, null in zip(places, both, strict=True))
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:

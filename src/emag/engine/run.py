@@ -14,6 +14,7 @@ from .answer import Answer
 from .arguments import Arguments, check_copies
 from .awaited import Journal
 from .blocks import Blocks
+from .checkpointing import freeze
 from .conditions import Conditions
 from .course import Course
 from .finite import Finite
@@ -85,6 +86,8 @@ class Run:
             if departs(self.rules):
                 self.passes.watch(blocks.network, undo)
             blocks.install(undo)
+            if self.looks:
+                freeze(blocks.network.module, undo)
             self.conditions.install(blocks.network, undo)
             self.passes.install(blocks.network, self.further, undo)
 

@@ -20,7 +20,7 @@ class Stats:
     picks: per evaluation the block that the first branch that picks one picked for each image, None where none was,
     or several at once.
     effects: per evaluation |cond - weak| / |cond| for each image, None without weak pass. backward: block evaluations among
-    `evaluations` that were recorded for a backward pass.
+    `evaluations` that were recorded for a backward pass. again: those that backward passes evaluated once more, beside them.
     """
 
     model: str
@@ -35,6 +35,7 @@ class Stats:
     effects: tuple[tuple[float, ...] | None, ...]
     seconds: float
     backward: int = 0
+    again: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON-ready data."""
@@ -84,7 +85,7 @@ def stats(run: Run, seconds: float) -> Stats:
     return Stats(run.network.backbone.name, tuple(describe(rule) for rule in run.rules), run.course.images, run.course.seen,
                  run.network.depth, run.passes.evaluations, plan.total if plan else 0, plan.host if plan else 0,
                  _picks(run), tuple(None if e is None else tuple(e.tolist()) for e in run.course.effects), seconds,
-                 run.passes.recorded)
+                 run.passes.recorded, run.passes.again)
 
 
 def _picks(run: Run) -> tuple[tuple[int, ...] | None, ...]:

@@ -13,6 +13,7 @@ from ..core import (
     Branches,
     Perturbation,
     Rule,
+    Sparing,
     Step,
     combine,
     evaluates_null,
@@ -93,7 +94,8 @@ class StepRules:
         """The step as the rule number `at` sees it."""
         if self.host is None or not self.rules[at].looks_further:
             return self.step
-        access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, self.evaluated)
+        access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, self.evaluated,
+                            Sparing.of(self.rules[at]))
         return replace(self.step, access=access)
 
     def check_cast(self, prediction: torch.Tensor, dtype: torch.dtype) -> None:

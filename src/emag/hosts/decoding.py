@@ -1,25 +1,33 @@
 """Clean samples as images: what a pipeline's VAE makes of them at the end of a call, with gradients."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from ..core import Part
-from ..errors import Unsupported
+from ..core import PLENTY, Part, Rule, Sparing
+from ..engine.checkpointing import check_can, checkpointed, each_call, freeze, frozen, switches
+from ..engine.network import Network
+from ..engine.undo import Undo, undone
+from ..errors import BadValue, Unsupported
 from ..maths.energies import ordinary
 from ..maths.layout import OnGrid, unpack
 from .films import FILMS, check_film, film_of, frames_of
+from .small_decoder import decoder_of
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "PixelVAE", "PatchAutoencoder")
 """Autoencoders of single images that record gradients; their latents are scaled as the configuration says."""
 
 
-def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part | None = None) -> torch.Tensor:
+def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part | None = None,
+           sparing: Sparing = PLENTY) -> torch.Tensor:
     """Images [batch, 3, height, width] in [0, 1] of clean latents [batch, ...], as `pipe` makes them of its last ones.
 
     Of a video's latents [batch, channels, frames, height, width] it is a video, [batch, 3, frames, height, width]; or, where
     a score looks at a `part`, its frames alone, in their order. step: tells the grid of latents that are a sequence of
-    patches. Raises `Unsupported` where the pipeline has no such autoencoder.
+    patches. sparing: see `Sparing`. Where the user has asked the autoencoder for slices or tiles, a backward pass decodes
+    them again one after the other. Raises `Unsupported` where the pipeline has no such autoencoder.
     """
     check_decoder(pipe)
     latents = x0 if step is None else unpack(x0, step)
@@ -31,9 +39,37 @@ def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part |
     if latents.ndim != 4:
         raise Unsupported(f"{type(pipe).__name__} makes latents with {latents.ndim - 2} dimensions beside the channels, and "
                           "scores are of single images: write a loop with emag.guided(..., decode=...)")
-    scaled = unscaled(pipe.vae, latents).to(next(pipe.vae.parameters()).dtype)
-    pixels = pipe.vae.decode(ordinary(scaled), return_dict=False)[0]
+    return undone(partial(_image_of, decoder_of(pipe, sparing.decoder), latents, sparing.checkpoint))
+
+
+def _image_of(vae: Any, latents: torch.Tensor, checkpoint: bool, undo: Undo) -> torch.Tensor:
+    if torch.is_grad_enabled() and latents.requires_grad:
+        freeze(vae, undo)
+        if getattr(vae, "use_slicing", False) or getattr(vae, "use_tiling", False):
+            each_call(vae.decoder, undo, partial(frozen, vae))
+        elif checkpoint:
+            checkpointed(vae, undo, partial(frozen, vae))
+    scaled = unscaled(vae, latents).to(next(vae.parameters()).dtype)
+    pixels = vae.decode(ordinary(scaled), return_dict=False)[0]
     return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def check_looking(pipe: Any, rules: Sequence[Rule], networks: Sequence[Network]) -> None:
+    """Raise `Unsupported` and `BadValue` where rules that look further cannot see images here, or not as sparing as they
+    say."""
+    for rule in rules:
+        if not rule.looks_further:
+            continue
+        check_decoder(pipe)
+        sparing = Sparing.of(rule)
+        if sparing.decoder is not None:
+            decoder_of(pipe, sparing.decoder)
+        if sparing.checkpoint and getattr(rule, "through_network", False):
+            for network in networks:
+                check_can(network.module)
+        elif sparing.checkpoint and not switches(decoder_of(pipe, sparing.decoder)):
+            raise BadValue(f"{rule.name} checkpoint=true has no effect: the network is not differentiated here, and "
+                           f"{type(pipe.vae).__name__} cannot be checkpointed: leave it out")
 
 
 def check_decoder(pipe: Any) -> None:

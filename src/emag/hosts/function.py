@@ -1,12 +1,14 @@
 """`guided`: a plain denoiser function under a guidance, for loops that have their own sampler."""
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Score, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
@@ -27,7 +29,7 @@ from .function_checks import check_given, check_outside, check_types
 from .given import scores_of
 from .network_function import InsideNetwork
 from .outside import Outside
-from .sights import Decode, Elsewhere, Sights, itself
+from .sights import Decode, Elsewhere, Sights, check_sparing, itself
 
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
@@ -69,6 +71,7 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     trajectory = _trajectory(levels, prediction)
     check_given(active, given, trajectory, inside=found is not None)
     check_spaces(active, trajectory)
+    check_sparing(active, decode)
     sight = Sights(scores_of(active, dict(scores or {})), decode or itself)
     network = InsideNetwork(*found, active, trajectory, grid) if found else Outside()
     made = Function(denoiser, active, levels, trajectory, given, time or _sigma, dict(masks or {}), grid, network, sight)
@@ -78,7 +81,8 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
 
 class Function:
     """A guided denoiser: a `Model` for `emag.samplers`. evaluations: calls of the denoiser so far; beside: those for
-    correctors and solvers, beside the run's own; latest: the branches of the latest step."""
+    correctors and solvers, beside the run's own; again: those made once more in backward passes; latest:
+    the branches of the latest step."""
 
     def __init__(self, denoiser: Denoiser, rules: tuple[Rule, ...], path: Path, trajectory: Trajectory,
                  conditions: dict[str, Any], time: Callable[[float, float], float], masks: dict[str, torch.Tensor],
@@ -89,7 +93,7 @@ class Function:
         self.combines = any(rule.kind == "combining" for rule in rules)
         self.image: torch.Tensor | None = None
         self.wanted: tuple[str, ...] = ()
-        self.evaluations = self.beside = 0
+        self.evaluations = self.beside = self.again = 0
         self.latest: dict[Any, torch.Tensor] = {}
         self._streams: Streams | None = None
         self._level, self._fresh = 0, False
@@ -232,9 +236,26 @@ class Function:
         pred = self._call(x, step.alpha, step.sigma, condition)
         return widened(pred)
 
-    def _elsewhere(self, x: torch.Tensor, step: Step, name: str) -> torch.Tensor:
+    def _elsewhere(self, x: torch.Tensor, step: Step, name: str, checkpointed: bool) -> torch.Tensor:
         """A clean prediction beside those of the step; differentiable in x, in x's dtype."""
-        return self.network.elsewhere(partial(self._evaluate, x, step, name), step, name == UNCOND)
+        def made(x: torch.Tensor) -> torch.Tensor:
+            return self.network.elsewhere(partial(self._evaluate, x, step, name), step, name == UNCOND)
+
+        if not (checkpointed and torch.is_grad_enabled() and x.requires_grad):
+            return made(x)
+        # the function as a whole: what is in it, nobody here knows
+        return checkpoint(made, x, use_reentrant=False, context_fn=lambda: (nullcontext(), self._once_more()))
+
+    @contextmanager
+    def _once_more(self) -> Iterator[None]:
+        """What is evaluated inside is counted apart: backward passes evaluate it once more."""
+        before = self.evaluations
+        try:
+            with self.network.once_more():
+                yield
+        finally:
+            self.again += self.evaluations - before
+            self.evaluations = before
 
     def _call(self, x: torch.Tensor, alpha: float, sigma: float, condition: Any) -> torch.Tensor:
         self.evaluations += 1

@@ -23,7 +23,7 @@ from ..engine.view import CallKind
 from ..errors import BadValue
 from ..families import Host
 from .checks import check_pipeline_call, check_rules
-from .decoding import check_decoder
+from .decoding import check_looking
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Given, scores_of
@@ -137,8 +137,7 @@ class GuiderRun:
         rules = tuple(rule for rule in resolved(self.rules, models_of(pipe), networks[0]) if not rule.neutral)
         check_rules(rules, networks)
         check_pipeline_call(rules, host, networks, {})
-        if any(rule.looks_further for rule in rules):
-            check_decoder(pipe)
+        check_looking(pipe, rules, networks)
         check_sampler(rules, getattr(pipe, "scheduler", None), {})
         conditions = self.given.encoded(rules, host, pipe, networks[0])
         view = GuiderView(host, pipe, {}, conditions, self.given.networks(rules, host, pipe, networks[0]),

@@ -4,7 +4,8 @@ Each branch is one call of the function, whose one call of the network is made a
 the first block that differs. So all that the function does around its network goes for every branch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,15 @@ class InsideNetwork(Outside):
             self.passes.further(replace(call, rows=rows))
 
         return self._tapped(lambda: self._through(evaluate, step, make))
+
+    @contextmanager
+    def once_more(self) -> Iterator[None]:
+        before = self.passes.evaluations, self.passes.recorded
+        try:
+            yield
+        finally:
+            self.passes.again += self.passes.evaluations - before[0]
+            self.passes.evaluations, self.passes.recorded = before
 
     def _tapped(self, evaluate: Callable[[], Made]) -> Made:
         def tapped(undo: Undo) -> Made:

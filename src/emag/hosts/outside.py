@@ -1,6 +1,7 @@
 """A plain denoiser function, whose network is not known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,11 @@ class Outside:
     def elsewhere(self, evaluate: Evaluate, step: Step, null: bool) -> torch.Tensor:
         """A clean prediction beside those of the step, which are made. null: it is the unconditional one."""
         return evaluate()
+
+    @contextmanager
+    def once_more(self) -> Iterator[None]:
+        """Evaluations that backward passes make once more."""
+        yield
 
     def weak(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor | None) -> torch.Tensor:
         """The prediction of a further branch; `cond` is the clean one, None where that comes later."""

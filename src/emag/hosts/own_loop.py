@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from ..errors import BadValue, NotFinite, Unsupported
 from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
 from ..samplers.loop import Progress
-from .decoding import decode
 from .defaults import models_of, resolved
 from .function import Function, guided
 from .function_checks import looks_inside
 from .given import PROMPT, Condition, encode_condition
 from .lookup import host_of
+from .sights import PipelineImages
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def loop_model(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequenc
     conditions = {name: _rows(encode_condition(value, host, pipe, network), len(prompts)) for name, value in texts.items()}
     inside = pipe.transformer if any(map(looks_inside, loop.rules)) else None
     return guided(_denoiser(pipe, loop.rows or len(prompts)), *loop.rules, path=_path(pipe, loop.steps or 28),
-                  conditions=conditions, backbone=inside, decode=partial(decode, pipe))
+                  conditions=conditions, backbone=inside, decode=PipelineImages(pipe))
 
 
 def _value(name: str, loop: Loop) -> Condition:

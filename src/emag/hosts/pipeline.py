@@ -19,7 +19,7 @@ from ..records.baked import warn_of_baked
 from ..samplers.base import Corrector
 from .block import WithBlock, check_free
 from .checks import check_pipeline_call, check_rules
-from .decoding import check_decoder
+from .decoding import check_looking
 from .defaults import models_of, resolved
 from .first_order import check_sampler
 from .given import Condition, Given, scores_of
@@ -49,8 +49,7 @@ class Guided(WithBlock):
         self.active = tuple(rule for rule in self.resolved if not rule.neutral)
         check_rules(self.active, networks)
         given.check_names(self.active)
-        if any(rule.looks_further for rule in self.active):
-            check_decoder(pipe)
+        check_looking(pipe, self.active, networks)
         super().__init__(pipe)
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import Part, Rows, Score, Step
+from ..core import PLENTY, Part, Rows, Score, Sparing, Step
 from ..engine.arguments import Arguments
 from ..engine.network import Network
 from ..engine.trajectory import Trajectory, preconditioned, trajectory, trigonometric
@@ -89,8 +89,8 @@ class PipelineView:
     def model(self, name: str) -> Callable[..., Any]:
         return self.models[name]
 
-    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
-        return decode(self.pipe, x0, step, part)
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
+        return decode(self.pipe, x0, step, part, sparing)
 
     def score(self, name: str) -> Score:
         return self.scores[name]

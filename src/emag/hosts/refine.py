@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import Score
 from ..errors import BadValue, NoEffect
-from ..maths.energies import slope
+from ..maths.energies import check_scores, slope
 from ..maths.streams import Streams
+from ..methods.energy.numbers import label_of
 from ..models.folder import save_tensors
 from ..samplers.loop import Progress
 from ..samplers.searches import BestOf, Memory, Search
@@ -108,7 +109,7 @@ def _evaluated(draw: Draw, score: Score, x: torch.Tensor,
 
     def value(at: torch.Tensor) -> torch.Tensor:
         seen.append(draw(at))
-        return _checked(score(seen[-1]), len(at))
+        return check_scores(score(seen[-1]), len(at), label_of(score))
 
     if not differentiates:
         with torch.no_grad():
@@ -119,12 +120,6 @@ def _evaluated(draw: Draw, score: Score, x: torch.Tensor,
         raise NoEffect("no gradient comes through this run: give refine a differentiable one, such as "
                        "emag.samplers.searches.differentiable(model), or search without gradients, BestOf(8)")
     return seen[0].detach(), *both
-
-
-def _checked(values: torch.Tensor, batch: int) -> torch.Tensor:
-    if not isinstance(values, torch.Tensor) or values.shape != (batch,) or not bool(values.isfinite().all()):
-        raise BadValue(f"a score must give one finite number for each image, a tensor [{batch}], got {values!r:.100}")
-    return values
 
 
 def _digest(x: torch.Tensor, search: Search, groups: SharedRows) -> str:

@@ -1,6 +1,6 @@
 """What a run on a model would cost, from its configuration alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..hosts.opening import FILES, ModelSource, configured
 from ..methods.emag.rule import EMAttention
 from ..models import WEIGHTS, folder
 from ..schedules import APPLIED, OBSERVED
+from .peak import of_decoder, of_network
 
 PICTURE, SPARED = {"off": ".", "watch": "o", "apply": "#", "hold": "#"}, "~"
 
@@ -44,14 +45,46 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
         rule.fits_network(network)
     path = Trajectory.even(steps)
     planned = plan(active, network.depth, path, uncond)
-    own = _facts(model)
-    tokens = (image_tokens(network, height, width, own.get("latent_pixels")),
-              text_tokens(network, own.get("max_length") if text is None else text))
+    tokens = _tokens(network, model, height, width, text)
     branches = [_branch(branch, path.sigmas, planned, network, tokens, images) for branch in weak_branches(active)
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
             "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
-            "backward": planned.backward, "weak": branches}
+            "backward": planned.backward, "again": planned.again * network.depth, "weak": branches}
+
+
+def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None, images: int = 1,
+           text: int | None = None, uncond: bool = True, origin: ModelSource = ModelSource(),  # noqa: B008
+           revision: str | None = None) -> dict[str, Any] | None:
+    """What energies among `rules` keep beside the weights, in bytes, at the largest evaluation that they differentiate.
+
+    None where none differentiates anything, or the class of the network or of the decoder is not known; a rule's score is
+    not in it. "least": the same with checkpoint=true. In float32; 16 bits take about half.
+    """
+    found = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
+    if not found:
+        return None
+    network = skeleton(model, origin, revision)
+    tokens = _tokens(network, model, height, width, text)
+    pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
+    decoders = [_decoder_config(model, rule.decoder, origin, revision) for rule in found]
+    kept = [_kept(rule, network, tokens, pixels, images, uncond, config) for rule, config in zip(found, decoders)]
+    if any(one is None for one in kept):
+        return None
+    return {"bytes": round(max(one[rule.checkpoint] for rule, one in zip(found, kept))),
+            "least": round(max(one[True] for one in kept)), "images": images}
+
+
+def _kept(rule: Any, network: Network, tokens: tuple[int, int], pixels: int, images: int, uncond: bool,
+          autoencoder: dict[str, Any]) -> Any:
+    """The most bytes there are for a rule: as it is, and checkpointed. None where that is not known."""
+    decoder = of_decoder(autoencoder, pixels, images)
+    if decoder is None or not rule.through_network:
+        return decoder and tuple(one.most for one in decoder)
+    rows = images * (2 if uncond and rule.of == "guided" else 1)
+    config: Any = network.module.config
+    kept = of_network(type(network.module), config, tokens, rows)
+    return kept and tuple(ours.before(theirs) for ours, theirs in zip(kept, decoder))
 
 
 def skeleton(model: str, origin: ModelSource = ModelSource(), revision: str | None = None) -> Network:  # noqa: B008
@@ -64,6 +97,12 @@ def skeleton(model: str, origin: ModelSource = ModelSource(), revision: str | No
         return read_network(getattr(diffusers, name).from_config(config))
 
 
+def _tokens(network: Network, model: str, height: int | None, width: int | None, text: int | None) -> tuple[int, int]:
+    own = _facts(model)
+    return (image_tokens(network, height, width, own.get("latent_pixels")),
+            text_tokens(network, own.get("max_length") if text is None else text))
+
+
 def _path(model: str) -> Path:
     return WEIGHTS / model if model in MODELS else Path(model)
 
@@ -74,18 +113,48 @@ def _facts(model: str) -> dict[str, Any]:
     return dict(parsed(own.read_bytes())) if own.is_file() else {}
 
 
-def _config(model: str, origin: ModelSource, revision: str | None) -> dict[str, Any]:
+def _decoder_config(model: str, decoder: Any, origin: ModelSource, revision: str | None) -> dict[str, Any]:
+    """The configuration of a model's autoencoder, or of the one that a rule names in its place."""
+    if isinstance(decoder, str):
+        return _read(decoder, lambda: _of_part(decoder, None, {}))
     path = _path(model)
-    try:
-        if (path / folder.PROMPT).is_file():
-            refuse_parts(model, origin, revision)
-            return dict(parsed((path / "config.json").read_bytes()))
+    if not (path / folder.PROMPT).is_file():
+        return _part(model, "vae", origin, revision)
+    if not (path / folder.SHAPE).is_file():
+        return {"_class_name": "PixelVAE"}
+    return {"_class_name": "PatchAutoencoder", **parsed((path / folder.SHAPE).read_bytes())}
+
+
+def _config(model: str, origin: ModelSource, revision: str | None) -> dict[str, Any]:
+    """The configuration of a model's network."""
+    path = _path(model)
+    if not (path / folder.PROMPT).is_file():
+        return _part(model, None, origin, revision)
+    refuse_parts(model, origin, revision)
+    return _read(model, lambda: dict(parsed((path / "config.json").read_bytes())))
+
+
+def _part(model: str, part: str | None, origin: ModelSource, revision: str | None) -> dict[str, Any]:
+    """The configuration of a part of a pipeline, by name; None is what it denoises with."""
+    def read() -> dict[str, Any]:
+        path = Path(model)
         if not path.exists() and path.suffix not in FILES and not HUB_ID.fullmatch(model):
             raise BadValue("there is no such folder, and it is no hub id")
         place, where, cls = configured(model, revision, origin)
-        # any model class reads the file as it is; which one it names is looked at by the caller
-        return dict(diffusers.SD3Transformer2DModel.load_config(place, subfolder=host_of_class(cls).denoiser,
-                                                                **where))
+        return _of_part(place, part or host_of_class(cls).denoiser, where)
+
+    return _read(model, read)
+
+
+def _of_part(place: str, part: str | None, where: dict[str, Any]) -> dict[str, Any]:
+    """Any model class reads the file as it is; which one it names is looked at by the caller."""
+    within = {"subfolder": part} if part else {}
+    return dict(diffusers.SD3Transformer2DModel.load_config(place, **within, **where))
+
+
+def _read(model: str, config: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return config()
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadValue(f"cannot read the configuration of {model}: {folder.first_line(error)}") from None
 
@@ -96,19 +165,26 @@ def image_tokens(network: Network, height: int | None, width: int | None, latent
     latent: pixels along a side of a latent; None is what models of the network's class usually have.
     """
     config: Any = network.module.config
+    pixels = _pixels_of_token(network, latent)
     if network.backbone.usual_video:
-        (frames, *sides), (few, pixels) = network.backbone.usual_video, network.backbone.token_extent
+        (frames, *sides), (few, _) = network.backbone.usual_video, network.backbone.token_extent
         depth = -(-((frames - 1) // few + 1) // (getattr(config, "patch_size_t", None) or 1))
         return depth * ((height or sides[0]) // pixels) * ((width or sides[1]) // pixels)
     if network.backbone.grid_ids:
-        pixels = 16
         own = 1024
     else:
-        usual = 1 if config.in_channels == 3 else network.backbone.latent_pixels
-        pixels = network.patch * (latent or usual)
         size = getattr(config, "sample_size", None)
         own = size * pixels // network.patch if size else 1024
     return ((height or own) // pixels) * ((width or own) // pixels)
+
+
+def _pixels_of_token(network: Network, latent: int | None) -> int:
+    """Pixels along a side of a token, of an image."""
+    if network.backbone.usual_video:
+        return network.backbone.token_extent[1]
+    config: Any = network.module.config
+    usual = 1 if getattr(config, "in_channels", None) == 3 else network.backbone.latent_pixels
+    return 16 if network.backbone.grid_ids else network.patch * (latent or usual)
 
 
 def text_tokens(network: Network, text: int | None) -> int:

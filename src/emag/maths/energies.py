@@ -78,6 +78,23 @@ def smoothed_score(scores: torch.Tensor) -> torch.Tensor:
     return scores[0] if len(scores) == 1 else scores.logsumexp(0) - math.log(len(scores))
 
 
+def check_scores(values: Any, batch: int, label: str, place: str = "") -> torch.Tensor:
+    """`values` as they are, where they are one finite number for each of `batch` images. Raises `BadValue` otherwise.
+
+    label: the score in words; place: where in a run, in words, behind an "at". Waits for the device.
+    """
+    if not isinstance(values, torch.Tensor) or values.shape != (batch,):
+        got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+        raise BadValue(f"the score {label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number for "
+                       f"each, a tensor [{batch}]")
+    bad = (~values.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        where, weaker = (f" at {place}", ", and weaken the strength") if place else ("", "")
+        raise BadValue(f"the score {label} is not finite for image {bad[0]}{where}: keep its logarithms and roots away "
+                       f"from 0{weaker}")
+    return values
+
+
 def shape_of(kind: StrengthShape, levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:
     """N c_t / sum c over the N steps between `levels`, (alpha, sigma) from the noisiest to the end.
 

@@ -30,11 +30,12 @@ def plan(
 ) -> None:
     """Print block evaluations, extra memory, the window and the weight the first map keeps, before a run."""
     from ...hosts.opening import ModelSource
-    from ..forecast import forecast
+    from ..forecast import forecast, memory
 
     rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
-    found = forecast(model, rules, steps, height, width, images, text, uncond,
-                     ModelSource(loading.base, loading.pipeline, loading.gguf), loading.revision)
+    origin = ModelSource(loading.base, loading.pipeline, loading.gguf)
+    found = forecast(model, rules, steps, height, width, images, text, uncond, origin, loading.revision)
+    found["memory"] = memory(model, rules, height, width, images, text, uncond, origin, loading.revision)
     if as_json:
         shared.show_json(found)
         return
@@ -43,9 +44,19 @@ def plan(
     out.print(f"block evaluations per image: {found['evaluations']} ({found['clean']} without weak passes, "
               f"{found['evaluations'] / found['clean'] - 1:+.1%})")
     if found["backward"]:
-        out.print(f"backward passes go through {found['backward']} of these blocks, and keep what they computed until then")
+        out.print(f"backward passes go through {found['backward']} of these blocks, and keep what they computed until then"
+                  + (f"; they evaluate {found['again']} blocks again" if found["again"] else ""))
+    if found["memory"] and found["memory"]["bytes"]:
+        out.print(_memory(found["memory"]))
     for branch in found["weak"]:
         out.print(_branch(branch))
+
+
+def _memory(found: dict[str, Any]) -> str:
+    most, least = (f"{found[name] / 2**20:,.1f} MiB" for name in ("bytes", "least"))
+    other = f", {least} with checkpoint=true" if found["least"] < found["bytes"] else ""
+    return (f"a differentiated evaluation keeps about {most} beside the weights for {found['images']} image(s) in "
+            f"float32{other}; the score's own is not in it")
 
 
 def folded_picture(picture: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from ...core import Access, Part, Score, Step
 from ...errors import BadValue, Unsupported
+from ...maths.energies import check_scores
 
 EXAMPLE = "colour:0.9:0.1:0.1"
 """A score by name, for errors and pages."""
@@ -46,13 +47,4 @@ def sighted(access: Access, score: Score, x0: torch.Tensor) -> tuple[torch.Tenso
 
 def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str, step: Step) -> torch.Tensor:
     """The score [batch] of `images` [batch, ...]. Raises `BadValue` for what is no number for each, or not finite."""
-    values, batch = score(images), len(images)
-    if not isinstance(values, torch.Tensor) or values.shape != (batch,):
-        got = f"a tensor {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-        raise BadValue(f"the score {label} gave {got} for {batch} image{'s' * (batch > 1)}: it must give one number for "
-                       f"each, a tensor [{batch}]")
-    bad = (~values.isfinite()).nonzero().flatten().tolist()  # waits for the device
-    if bad:
-        raise BadValue(f"the score {label} is not finite for image {bad[0]} at step {step.index + 1} of {step.count}: keep "
-                       "its logarithms and roots away from 0, and weaken the strength")
-    return values
+    return check_scores(score(images), len(images), label, f"step {step.index + 1} of {step.count}")

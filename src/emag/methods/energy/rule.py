@@ -1,5 +1,6 @@
 """Energy guidance: towards images that a score prefers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class Energy(Rule):
         schedule: how strengths run over the steps, with mean 1: "increase" as a_t = (alpha / alpha')^2, "decrease" as
             1 - a_t, or "constant".
         interval: first and last share of the run in which it acts.
+        checkpoint: what is differentiated keeps the inputs of the network's and decoder's parts alone, which backward
+            evaluates again: less memory, more time, the same gradients bit for bit. Around a function each call
+            is a part.
+        decoder: another autoencoder for the images that are scored, such as a small approximate one of the same latents
+            (TAESD, an AutoencoderTiny): an object, a folder or a hub id. None is the pipeline's own.
 
     >>> import emag
     >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
@@ -74,6 +80,8 @@ class Energy(Rule):
     clip: float = 0.0
     schedule: StrengthShape = "constant"
     interval: tuple[float, ...] = (0.0, 1.0)
+    checkpoint: bool = False
+    decoder: str | Callable[..., Any] | None = None
 
     name = "energy"
     paper = "arXiv 2409.15761"

@@ -1,6 +1,7 @@
 """Stochastic control guidance: of several noises for a step, the one whose outcome a score likes best."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class SCG(Rule):
         of: whose x0 is scored: "guided", what the rules before give there; "cond" or "uncond", a clean prediction.
         interval: first and last share of the run in which it searches; elsewhere a step draws one noise. (0.25, 1) is the
             authors': below 750 of 1000.
+        decoder: another autoencoder for the images that are scored, as in `energy`.
 
     >>> import emag
     >>> emag.SCG("colour:0.9:0.1:0.1", n=4).looks_further
@@ -44,6 +46,7 @@ class SCG(Rule):
     eta: float = 1.0
     of: EstimateOf = "guided"
     interval: tuple[float, ...] = (0.25, 1.0)
+    decoder: str | Callable[..., Any] | None = None
 
     name = "scg"
     paper = "arXiv 2402.14285"

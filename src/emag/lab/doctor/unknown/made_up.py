@@ -29,6 +29,7 @@ OPTIONAL = (("encoder_hidden_states", "timestep", "timesteps", "img_ids", "txt_i
 
 _COMPLAINTS = (
     r"mat1 and mat2 shapes cannot be multiplied \(\d+x(?P<got>\d+) and (?P<wanted>\d+)x\d+\)",
+    r"same reduction dim, but got \[\d+, (?P<got>\d+)\] X \[(?P<wanted>\d+), \d+\]",
     r"to have (?P<wanted>\d+) channels, but got (?P<got>\d+) channels",
     r"normalized_shape=\[(?P<wanted>\d+)\].*input of size\[(?:\d+, )*(?P<got>\d+)\]",
     r"size of tensor a \((?P<got>\d+)\) must match the size of tensor b \((?P<wanted>\d+)\)",
