@@ -94,6 +94,9 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
         raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave it out")
     if beams and asked.space == "logits":
         raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
+    if drafted and asked.space == "hidden":
+        raise Unsupported("drafted tokens are judged several a pass, and the state of one token a pass is guided: leave out "
+                          "space='hidden', or decode without drafts")
     check_masks(arguments.get("logits_processor") or (), beams, drafted)
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:
         raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")

@@ -17,12 +17,14 @@ class Follower:
 
     What it answers depends on the context and the generated tokens alone. The cache only spares work: it is kept as far as
     the tokens are those of the last time, its rows put in a new order where beams were, and cut where drafted tokens were
-    refused. passes, tokens: calls of the model so far, and tokens a row in them.
+    refused. passes, tokens: calls of the model so far, and tokens a row in them. read: what is taken from a pass.
     """
 
-    def __init__(self, model: Any, context: Context, shape: TokenShape | None = None):
+    def __init__(self, model: Any, context: Context, shape: TokenShape | None = None,
+                 read: Callable[[Any], torch.Tensor] | None = None):
         self.passes = self.tokens = 0
         self._model, self._context, self._shape = model, context, shape or (lambda ids: ids)
+        self._read = read or (lambda out: out.logits[:, -1].float())
         self._known = set(inspect.signature(model.forward).parameters)
         self._cache: Any = None
         self._fed: torch.Tensor | None = None
@@ -36,7 +38,7 @@ class Follower:
 
     @torch.no_grad()
     def logits(self, generated: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits of the next token, [rows, vocabulary], fp32, after `generated`, [rows, length].
+        """Logits of the next token, [rows, vocabulary], fp32, after `generated`, [rows, length]; or what `read` takes.
 
         weights: [rows, length], by which the values of the generated tokens count in the attention; None is 1.
         """
@@ -50,7 +52,7 @@ class Follower:
         out = self._model(**self._arguments(whole, kept))
         self.passes, self.tokens = self.passes + 1, self.tokens + whole.shape[1] - kept
         self._cache, self._fed = out.past_key_values, whole
-        self._latest = out.logits[:, -1].float()
+        self._latest = self._read(out)
         return self._latest
 
     def _arguments(self, whole: torch.Tensor, kept: int) -> dict[str, Any]:
