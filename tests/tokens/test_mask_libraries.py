@@ -1,4 +1,4 @@
-"""Grammars of outlines, llguidance, xgrammar and SynCode behind guidance: every text is valid, and allowed tokens are as guided.
+"""Grammars of outlines, llguidance, xgrammar and SynCode behind guidance: all texts are valid, allowed tokens as guided.
 
 SynCode pins an old transformers, beside which nothing of this is installed: its tests run where it was put in without its
 requirements (docs/tokens.md)."""

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
+from .codecs import TokenShape
 from .context import Context
-
-TokenShape = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Follower:
@@ -56,7 +55,7 @@ class Follower:
         return self._latest
 
     def _arguments(self, whole: torch.Tensor, kept: int) -> dict[str, Any]:
-        context, feed = self._context, self._shape(whole)[:, kept:]
+        context, feed = self._context, self._shape(whole)[:, kept:].contiguous()
         given: dict[str, Any] = {**context.always, **(context.first if kept == 0 else {}), "use_cache": True,
                                  "past_key_values": self._cache, "return_dict": True}
         if self._model.config.is_encoder_decoder:

@@ -28,8 +28,8 @@ class HiddenStates:
     def take(self) -> torch.Tensor:
         """The last state of the latest pass, [rows, width], fp32. Raises `Unsupported` where a pass has shown none."""
         if not self._fresh:
-            raise Unsupported(f"{type(self._model).__name__} does not show the state before its head here (compiled code, or "
-                              "a loop that calls parts of the model): leave space='hidden' out")
+            raise Unsupported(f"{type(self._model).__name__} does not show the state before its head here (compiled code, or"
+                              " a loop that calls parts of the model): leave space='hidden' out")
         self._fresh = False
         state: torch.Tensor = self._out.last_hidden_state[:, -1].float()
         return state

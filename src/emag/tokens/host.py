@@ -11,8 +11,8 @@ from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy, Unsupported
 from .checks import check_asked, check_call, check_loop, token_space
+from .codecs import codebooks, fed
 from .context import Inputs, Null
-from .follower import TokenShape
 from .hidden import HiddenStates
 from .plan import planned
 from .run import Scorer, TokenGuidance, TokenRun
@@ -82,7 +82,7 @@ class GuidedTokens:
     def _called(self, original: Callable[..., Any], args: Any, kwargs: Any, inputs: dict[str, Any], undo: Undo) -> Any:
         model = self._model
         config = inputs.get("generation_config") or model.generation_config
-        check_call(self.asked, _Told(config, inputs), inputs, _codebooks(model))
+        check_call(self.asked, _Told(config, inputs), inputs, codebooks(model))
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
         # a model that makes images of tokens makes as many as an image has
         image = inputs.get("generation_mode") == "image"
@@ -99,7 +99,7 @@ class GuidedTokens:
             found = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
             count = made or generation_config.max_length - input_ids_seq_length
             ends = getattr(generation_config, "_eos_token_tensor", None)
-            shape = _delayed(self._model, generation_config)
+            shape = fed(self._model, generation_config)
             self._run = TokenRun(self._model, self.asked, inputs, count, ends, shape, hidden)
             found.insert(0, self._run)
             return found
@@ -159,8 +159,8 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
         with emag.tokens.guide(model, emag.CFG(1.5), null="a dull story", tokenizer=tokenizer) as run:
             model.generate(**inputs)
 
-    model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen. null: what the unconditional branch
-    sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
+    model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen, Dia. null: what the unconditional
+    branch sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
     guidance (arXiv 2306.17806). conditions: further ones that rules name, each like null. scorers: functions that rules
     name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space: "logp", log-probabilities, "logits" as the model
     gives them, or "hidden", the state before its head (arXiv 2510.23240), by affine rules: where all behind it is affine,
@@ -202,23 +202,3 @@ def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, An
     further = bound.pop("kwargs", {})
     prompt = bound.pop("inputs", None)
     return {**bound, **further, **({} if prompt is None else {"input_ids": prompt})}
-
-
-def _codebooks(model: Any) -> int:
-    return getattr(getattr(model, "decoder", None), "num_codebooks", 1)
-
-
-def _delayed(model: Any, config: Any) -> TokenShape | None:
-    """What a decoder of several codebooks is fed: tokens of later codebooks are late, and padding until then."""
-    decoder: Any = getattr(model, "decoder", None)
-    if not hasattr(decoder, "build_delay_pattern_mask"):
-        return None
-    pattern: list[torch.Tensor] = []
-
-    def delayed(ids: torch.Tensor) -> torch.Tensor:
-        if not pattern:
-            start = config._decoder_start_token_tensor
-            pattern.append(decoder.build_delay_pattern_mask(ids, pad_token_id=start, max_length=config.max_length)[1])
-        return decoder.apply_delay_pattern_mask(ids, pattern[0])
-
-    return delayed

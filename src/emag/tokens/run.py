@@ -15,8 +15,9 @@ from ..maths.streams import Streams
 from ..methods.tokens.base import Scored, best
 from ..methods.tokens.soft_cfg import SoftCFG
 from .algebra import guided_by
+from .codecs import TokenShape
 from .context import Inputs, Null, inputs_of, read_context, with_encoder
-from .follower import Follower, TokenShape
+from .follower import Follower
 from .hidden import HiddenStates
 from .stats import TokenStats
 
