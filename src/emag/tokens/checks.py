@@ -25,8 +25,8 @@ def check_loop(model: Any) -> None:
     own = next((name for name in ("generate", "_sample", "_get_logits_processor")
                 if getattr(getattr(kind, name, None), "__module__", "").startswith("transformers.models.")), None)
     if own and kind.__name__ not in PROVEN:
-        known = next((why for name, why in WHY.items() if kind.__name__.startswith(name)), "nobody has proven guidance in it")
-        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}): {known}. Use emag.tokens.processor or "
+        why = next((why for name, why in WHY.items() if kind.__name__.startswith(name)), "nobody has proven guidance in it")
+        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}): {why}. Use emag.tokens.processor or "
                           f"emag.tokens.predictions in a loop of yours; guided are {', '.join(PROVEN)}")
 
 
