@@ -1,10 +1,12 @@
-"""The smallest MusicGen, Janus, Emu3 and LLaVA: codes of sound by several heads, tokens of an image, words about one."""
+"""The smallest MusicGen, Dia, Janus, Emu3 and LLaVA: codes of sound by several heads, tokens of images, words about one."""
 
 import functools
 
 import torch
 from transformers import (
     CLIPVisionConfig,
+    DiaConfig,
+    DiaForConditionalGeneration,
     Emu3Config,
     Emu3ForConditionalGeneration,
     Emu3TextConfig,
@@ -18,8 +20,12 @@ from transformers import (
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
+    MusicgenMelodyConfig,
+    MusicgenMelodyDecoderConfig,
+    MusicgenMelodyForConditionalGeneration,
     T5Config,
 )
+from transformers.models.dia.configuration_dia import DiaDecoderConfig, DiaEncoderConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 CODES, HEADS, START = 16, 3, 16
@@ -32,20 +38,53 @@ def _spread(model, std):
     return model.eval()
 
 
-@functools.cache
-def musicgen():
-    torch.manual_seed(0)
+def _sound_parts(decoder_config):
+    """A text encoder, a codec and a decoder of MusicGen's kind."""
     text = T5Config(vocab_size=23, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0)
     sound = EncodecConfig(audio_channels=1, num_filters=4, hidden_size=8, codebook_size=CODES, codebook_dim=8,
                           sampling_rate=8000, upsampling_ratios=[2, 2], num_residual_layers=1, num_lstm_layers=1,
                           target_bandwidths=[60.0])
-    decoder = MusicgenDecoderConfig(vocab_size=CODES, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
-                                    num_codebooks=HEADS, pad_token_id=START, bos_token_id=START, audio_channels=1)
-    parts = {"text_encoder": text.to_dict(), "audio_encoder": sound.to_dict(), "decoder": decoder.to_dict()}
-    made = _spread(MusicgenForConditionalGeneration(MusicgenConfig(**parts)), 0.4)
+    decoder = decoder_config(vocab_size=CODES, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+                             num_codebooks=HEADS, pad_token_id=START, bos_token_id=START, audio_channels=1)
+    return {"text_encoder": text.to_dict(), "audio_encoder": sound.to_dict(), "decoder": decoder.to_dict()}
+
+
+def _starting(model):
     for name in ("decoder_start_token_id", "pad_token_id", "bos_token_id"):
-        setattr(made.generation_config, name, START)
-    made.generation_config.guidance_scale = 1
+        setattr(model.generation_config, name, START)
+    model.generation_config.guidance_scale = 1
+    return model
+
+
+@functools.cache
+def musicgen():
+    torch.manual_seed(0)
+    config = MusicgenConfig(**_sound_parts(MusicgenDecoderConfig))
+    return _starting(_spread(MusicgenForConditionalGeneration(config), 0.4))
+
+
+@functools.cache
+def melody():
+    """MusicGen whose text and melody stand before the codes."""
+    torch.manual_seed(0)
+    config = MusicgenMelodyConfig(**_sound_parts(MusicgenMelodyDecoderConfig), num_chroma=4, chroma_length=3)
+    return _starting(_spread(MusicgenMelodyForConditionalGeneration(config), 0.4))
+
+
+@functools.cache
+def dia():
+    torch.manual_seed(0)
+    reads = DiaEncoderConfig(max_position_embeddings=32, num_hidden_layers=1, hidden_size=16, num_attention_heads=2,
+                             num_key_value_heads=2, head_dim=8, intermediate_size=32, vocab_size=30)
+    speaks = DiaDecoderConfig(max_position_embeddings=64, num_hidden_layers=2, hidden_size=16, intermediate_size=32,
+                              num_attention_heads=2, num_key_value_heads=1, head_dim=8, cross_num_attention_heads=2,
+                              cross_head_dim=8, cross_num_key_value_heads=2, cross_hidden_size=16, vocab_size=20,
+                              num_channels=HEADS, pad_token_id=17, eos_token_id=16, bos_token_id=18)
+    made = _spread(DiaForConditionalGeneration(DiaConfig(encoder_config=reads, decoder_config=speaks,
+                                                         delay_pattern=[0, 1, 2])), 0.4)
+    config = made.generation_config
+    config.decoder_start_token_id = config.bos_token_id = 18
+    config.pad_token_id, config.eos_token_id, config.guidance_scale = 17, 16, 1
     return made
 
 

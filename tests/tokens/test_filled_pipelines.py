@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import (
     AmusedImg2ImgPipeline,
+    AmusedInpaintPipeline,
     AmusedPipeline,
     AmusedScheduler,
     BlockRefinementScheduler,
@@ -84,6 +85,35 @@ def test_an_image_of_tokens_is_filled_in_again():
     theirs = draw(pipe, image=image, guidance_scale=4.0)
     with emag.tokens.filled(pipe, emag.CFG(4.0)):
         assert torch.equal(draw(pipe, image=image), theirs)
+
+
+def test_a_part_of_an_image_of_tokens_is_filled_in_again():
+    pipe, random = amused(AmusedInpaintPipeline), torch.Generator().manual_seed(0)
+    image, hole = torch.rand(2, 3, 4, 4, generator=random), torch.zeros(2, 1, 4, 4)
+    hole[..., 2:] = 1
+    given = {"image": image, "mask_image": hole, "strength": 1.0}
+    theirs = draw(pipe, guidance_scale=4.0, **given)
+    with emag.tokens.filled(pipe, emag.CFG(4.0)) as run:
+        assert torch.equal(draw(pipe, **given), theirs)
+    with emag.tokens.filled(pipe, emag.tokens.MTI(4.0, threshold=-1.0)):
+        assert torch.equal(draw(pipe, **given), theirs)
+    plain = draw(pipe, guidance_scale=1.0, **given)
+    assert not torch.equal(plain, theirs) and torch.equal(plain[..., :2], theirs[..., :2]) and run.passes == 2 * run.steps
+
+
+def test_codes_that_the_model_is_unsure_of_are_guided_and_a_null_that_agrees_is_spared():
+    pipe, passes = amused(), {}
+    for threshold in (-1.0, 1.5, 10.0):  # log 13 is 2.6 nats
+        with emag.tokens.filled(pipe, emag.tokens.MTI(4.0, threshold=threshold)) as run:
+            made = draw(pipe)
+        passes[threshold] = run.passes
+        if threshold != 1.5:
+            assert torch.equal(made, draw(pipe, guidance_scale=4.0 if threshold < 0 else 1.0))
+    assert passes == {-1.0: 12, 1.5: passes[1.5], 10.0: 6} and 6 < passes[1.5] <= 12
+    with emag.tokens.filled(pipe, emag.AG(-0.99, on="logp"), emag.CFG(4.0)) as run:
+        once = draw(pipe)
+    with emag.tokens.filled(pipe, emag.CFG(emag.Interval(4.0, 0.0, 0.1, "progress"))) as first:
+        assert torch.equal(draw(pipe), once) and first.passes == run.passes == 7
 
 
 def test_steps_at_1_take_no_null_and_a_scale_of_1_is_the_prompt_alone():
@@ -169,11 +199,23 @@ def test_llada_is_guided_by_the_definition(share):
     assert type(pipe) is LLaDA2Pipeline and "_prepare_input_ids" not in pipe.__dict__ and torch.equal(write(pipe, []), plain)
 
 
+def test_llada_is_guided_where_it_is_unsure_and_until_its_null_agrees():
+    cfg, found = emag.CFG(2.5), {}
+    for name, rules in {"cfg": (cfg,), "all": (emag.tokens.MTI(2.5, threshold=-1.0),),
+                        "none": (emag.tokens.MTI(2.5, threshold=10.0),), "ag": (emag.AG(-0.99, on="logp"), cfg)}.items():
+        pipe = llada()
+        with emag.tokens.filled(pipe, *rules) as run:
+            found[name] = (write(pipe, []).tolist(), run.passes - run.steps)
+    assert found["all"] == found["cfg"] and found["none"] == (write(llada(), []).tolist(), 0) and found["ag"][1] == 1
+
+
 def test_what_llada_cannot_be_guided_by_is_refused():
     with pytest.raises(emag.BadValue, match="number of tokens"):
         emag.tokens.filled(llada(), emag.CFG(emag.Curve(2.0)))
     with pytest.raises(emag.BadValue, match="share"):
         emag.tokens.filled(llada(), emag.CFG(2.0), share=2.0)
+    with pytest.raises(emag.Unsupported, match="another text"):
+        emag.tokens.filled(llada(), emag.AG(0.9, on="logp"), emag.CFG(2.0), share=0.5)
     pipe = llada()
     with pytest.raises(emag.NoEffect, match="text itself"), emag.tokens.filled(pipe, emag.CFG(2.0), share=0.5):
         pipe(input_ids=PROMPT, gen_length=1, block_length=4, num_inference_steps=1, output_type="seq", mask_token_id=MASK,

@@ -1,6 +1,11 @@
-"""Grammars of outlines, llguidance and xgrammar behind guidance: every text is valid, and allowed tokens are as guided."""
+"""Grammars of outlines, llguidance, xgrammar and SynCode behind guidance: all texts are valid, allowed tokens as guided.
 
+SynCode pins an old transformers, beside which nothing of this is installed: its tests run where it was put in without its
+requirements (docs/tokens.md)."""
+
+import os
 import re
+import tempfile
 
 import pytest
 import torch
@@ -11,7 +16,15 @@ from small_words import by_hand, decoded
 
 PATTERN = "[ab]{2,3}(c|[0-9]{2})x"
 NULL = torch.tensor([5, 6])
-LIBRARIES = ("outlines_core", "llguidance", "outlines' xgrammar", "xgrammar")
+GRAMMAR = """start: letters tail X
+letters: L L | L L L
+tail: C | D D
+L: "a" | "b"
+C: "c"
+D: /[0-9]/
+X: "x"
+"""  # PATTERN for SynCode, which cannot begin with a lone terminal
+LIBRARIES = ("outlines_core", "llguidance", "outlines' xgrammar", "xgrammar", "syncode")
 close = torch.testing.assert_close
 libraries = pytest.mark.parametrize("library", LIBRARIES)
 
@@ -26,6 +39,10 @@ def eager():
 
 
 def mask_of(library, pattern=PATTERN):
+    if library == "syncode":
+        os.environ.setdefault("SYNCODE_CACHE", tempfile.gettempdir() + "/syncode/")  # it would write into the working folder
+        syncode = pytest.importorskip("syncode")
+        return syncode.SyncodeLogitsProcessor(syncode.Grammar(GRAMMAR), tokenizer(), use_cache=False, num_samples=2)
     if library == "xgrammar":
         xgrammar = pytest.importorskip("xgrammar")
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=len(LETTERS))
@@ -39,7 +56,8 @@ def made_with(mask, *rules, count=12, given=None, **more):
     torch.manual_seed(3)
     with emag.tokens.guide(model(), *rules, null=NULL if rules else None, **(given or {})):
         return model().generate(**prompts("ab 1", "xyz"), logits_processor=[mask], return_dict_in_generate=True,
-                                output_scores=True, **{"max_new_tokens": count, "do_sample": True, **more})
+                                output_scores=True, bad_words_ids=[[0], [1]],  # SynCode lets special tokens through
+                                **{"max_new_tokens": count, "do_sample": True, **more})
 
 
 def valid(made):
@@ -98,11 +116,15 @@ def test_masks_written_into_the_scores_do_not_reach_what_is_kept(library):
     assert all(valid(made)) and all(logits.isfinite().all() for logits in made.logits)
 
 
-@libraries
+@pytest.mark.parametrize("library", LIBRARIES[:-1])
 @pytest.mark.parametrize("more", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}], ids=["beams", "drafts"])
 def test_a_mask_that_follows_rows_is_refused_where_they_change(library, more):
     with pytest.raises(emag.Unsupported, match="last token"):
         made_with(mask_of(library), emag.CFG(1.7), do_sample=False, **more)
+
+
+def test_a_mask_that_reads_its_text_anew_is_right_in_beams():
+    assert all(valid(made_with(mask_of("syncode"), emag.CFG(1.7), do_sample=False, num_beams=3)))
 
 
 @libraries

@@ -80,9 +80,45 @@ def test_a_row_of_a_batch_is_the_row_alone(share):
         close(together[row], alone[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_places_that_the_model_is_unsure_of_are_guided_and_no_others(share):
+    """MTI over a masked text: each place by its own entropy; those of the prompt, which nobody fills in, do not count."""
+    tokens = start()
+    for _ in range(2):  # so that something is there to be masked again
+        tokens = unmask(tokens, logits(tokens))
+    c = logits(tokens)
+    entropy = torch.special.entr(c.softmax(-1)).sum(-1)
+    middle = float(entropy[:, 3:].median())
+    guide = emag.tokens.masked(model(), emag.tokens.MTI(2.5, threshold=middle), MASK, share)
+    hidden = tokens.masked_fill(PROMPT, MASK) if share is None else remask(tokens, c.softmax(-1), MASK, share, PROMPT)
+    c, u = c.log_softmax(-1), logits(hidden).log_softmax(-1)
+    unsure = (entropy > middle) & ~PROMPT
+    assert unsure.any() and (~unsure[:, 3:]).any()
+    close(guide(tokens, PROMPT), torch.where(unsure[..., None], u + 2.5 * (c - u), c), atol=1e-4, rtol=1e-4)
+    for threshold, prompt in ((float(entropy[:, 3:].max()), PROMPT), (-1.0, torch.ones(8).bool())):
+        sure = emag.tokens.masked(model(), emag.tokens.MTI(2.5, threshold=threshold), MASK, share)
+        assert torch.equal(sure(tokens, prompt), c) and sure.passes == 1
+
+
+def test_a_null_that_agrees_is_asked_no_more():
+    ag, cfg, tokens = emag.AG(threshold=-0.99, on="logp"), emag.CFG(2.5), start()
+    guide = emag.tokens.masked(model(), (ag, cfg), MASK)
+    c, u = logits(tokens).log_softmax(-1), logits(tokens.masked_fill(PROMPT, MASK)).log_softmax(-1)
+    close(guide(tokens, PROMPT), u + 2.5 * (c - u), atol=1e-4, rtol=1e-4)
+    assert torch.equal(guide(tokens, PROMPT), c) and guide.passes == 3
+    never = emag.tokens.masked(model(), (emag.AG(threshold=1.0, on="logp"), cfg), MASK)
+    close(never(tokens, PROMPT), u + 2.5 * (c - u), atol=1e-4, rtol=1e-4)
+    never(tokens, PROMPT)
+    assert never.passes == 4
+
+
 def test_what_cannot_work_is_refused():
-    with pytest.raises(emag.Unsupported, match="mti"):
-        emag.tokens.masked(model(), emag.tokens.MTI(2.0, threshold=1.0), MASK)
+    with pytest.raises(emag.Unsupported, match="soft-cfg"):
+        emag.tokens.masked(model(), emag.tokens.SoftCFG(2.0), MASK)
+    with pytest.raises(emag.Unsupported, match="another text at every step"):
+        emag.tokens.masked(model(), (emag.AG(0.9, on="logp"), emag.CFG(2.0)), MASK, share=0.5)
+    with pytest.raises(emag.BadValue, match="nothing reads here"):
+        emag.tokens.masked(model(), emag.AG(0.9, on="logp"), MASK)
     with pytest.raises(emag.BadValue, match="share"):
         emag.tokens.masked(model(), emag.CFG(2.0), MASK, share=0.0)
     with pytest.raises(emag.BadValue, match="number of tokens"):

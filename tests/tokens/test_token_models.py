@@ -3,7 +3,6 @@ Emu3, whose image is a text under a grammar, LLaVA, whose null is an image of ze
 
 import pytest
 import torch
-import transformers
 
 import emag
 from small_codecs import FIRST_CODE, HEADS, ROW_END, SEEN, emu3, janus, llava, musicgen
@@ -140,18 +139,6 @@ def test_emu3_is_guided_as_by_transformers_and_its_image_keeps_its_form(more):
         for i, scores in enumerate(ours.scores if not more.get("top_k") else ()):
             right, allowed = by_hand(emu3(), prompt, BLURRED, ours.sequences[row, 4:4 + i], 3.0), scores[row].isfinite()
             close(scores[row][allowed].log_softmax(-1), right[allowed].log_softmax(-1), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["DiaForConditionalGeneration", "MusicgenMelodyForConditionalGeneration", "BarkModel",
-                                  "CsmForConditionalGeneration", "MoshiForConditionalGeneration"])
-def test_models_that_decode_in_a_way_of_their_own_are_refused(name):
-    """Their loops double batches, delay codes or call models inside of models: nothing of it is guessed."""
-    kind = getattr(transformers, name)
-    model = kind.__new__(kind)
-    torch.nn.Module.__init__(model)
-    model.config = kind.config_class()
-    with pytest.raises(emag.Unsupported, match="a way of its own"):
-        emag.tokens.guide(model, emag.CFG(2.0), null=IDS)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

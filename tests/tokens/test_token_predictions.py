@@ -124,6 +124,8 @@ def test_what_is_missing_is_said():
         guide(C, U)
     with pytest.raises(emag.BadValue, match="'uncond' must be given"):
         predictions(emag.CFG(2.0))(C, U[:, :1])
+    with pytest.raises(emag.Unsupported, match="soft-cfg"):
+        predictions(emag.tokens.SoftCFG(2.0), space="logp")
     with pytest.raises(emag.Unsupported, match="apg"):
         predictions(emag.APG(2.0))
     with pytest.raises(emag.BadValue, match="space"):

@@ -185,7 +185,8 @@ class TokenStep(Step):
     """One token of a run over tokens. `x`: the tokens so far, [rows, length]; there is no noise, alpha and sigma are NaN.
 
     cond: what the host predicts, in `space`, [rows, vocabulary]: known before any other branch is evaluated.
-    live: which rows still grow, [rows]; a row that has ended is carried along and read by nobody.
+    live: which rows still grow, [rows]; a row that has ended is carried along and read by nobody. Where a model predicts
+    several places of a row at once, cond is [rows, places, vocabulary], and live may be [rows, places].
     """
 
     cond: torch.Tensor = field(repr=False)

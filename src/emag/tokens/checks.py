@@ -7,11 +7,9 @@ from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
 from ..methods.tokens.base import Scored
+from .codecs import PROVEN, WHY
 from .masks import check_masks
 from .run import TokenGuidance
-
-PROVEN = ("MusicgenForConditionalGeneration", "JanusForConditionalGeneration")
-"""Models of transformers with a `generate` of their own that guidance has been held against."""
 
 
 def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
@@ -27,8 +25,9 @@ def check_loop(model: Any) -> None:
     own = next((name for name in ("generate", "_sample", "_get_logits_processor")
                 if getattr(getattr(kind, name, None), "__module__", "").startswith("transformers.models.")), None)
     if own and kind.__name__ not in PROVEN:
-        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}), in which nobody has proven guidance: use "
-                          f"emag.tokens.processor in a loop of yours; of its kind, {' and '.join(PROVEN)} are guided")
+        why = next((why for name, why in WHY.items() if kind.__name__.startswith(name)), "nobody has proven guidance in it")
+        raise Unsupported(f"{kind.__name__} decodes in a way of its own ({own}): {why}. Use emag.tokens.processor or "
+                          f"emag.tokens.predictions in a loop of yours; guided are {', '.join(PROVEN)}")
 
 
 def check_token_rules(asked: TokenGuidance, timed: bool) -> None:
@@ -85,6 +84,9 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
     check_finite("temperature", config.temperature)
     if arguments.get("custom_generate") is not None:
         raise Unsupported("custom_generate brings a loop of its own: use emag.tokens.processor in it")
+    delayed = arguments.get("decoder_attention_mask")
+    if codebooks > 1 and delayed is not None and not bool(delayed.all()):
+        raise Unsupported("sounds to go on from have different lengths, as decoder_attention_mask says: one length a call")
     if arguments.get("inputs_embeds") is not None and arguments.get("input_ids") is None:
         raise Unsupported("a prompt given as inputs_embeds alone has no tokens: give input_ids")
     beams, drafted = (config.num_beams or 1) > 1, _drafts(config, arguments)
@@ -94,6 +96,9 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
         raise Unsupported(f"{keeper} remembers what earlier tokens showed, and {what}: decode without, or leave it out")
     if beams and asked.space == "logits":
         raise Unsupported("beams are ranked by sums of log-probabilities: leave out space='logits'")
+    if drafted and asked.space == "hidden":
+        raise Unsupported("drafted tokens are judged several a pass, and the state of one token a pass is guided: leave out "
+                          "space='hidden', or decode without drafts")
     check_masks(arguments.get("logits_processor") or (), beams, drafted)
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:
         raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")

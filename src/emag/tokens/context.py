@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ..errors import BadValue, Unsupported
+from .codecs import codebooks, prefixed
 
 Inputs: TypeAlias = Mapping[str, Any]
 """Arguments of `generate` that say what a text is conditioned on: input_ids, attention_mask, pixel_values, ..."""
@@ -58,9 +59,15 @@ def zero(*names: str) -> Callable[[Inputs], Inputs]:
         absent = next((name for name in names if inputs.get(name) is None), None)
         if absent:
             raise BadValue(f"zero({absent!r}): the call has no {absent}; it has {', '.join(inputs)}")
-        return {name: _map(inputs[name], torch.zeros_like) for name in names}
+        # zeros in the place of a prompt's ids are as long as they are, so that its mask stays
+        kept = {"attention_mask": inputs["attention_mask"].clone()} if "input_ids" in names and _masked(inputs) else {}
+        return {**kept, **{name: _map(inputs[name], torch.zeros_like) for name in names}}
 
     return zeroed
+
+
+def _masked(inputs: Inputs) -> bool:
+    return inputs.get("attention_mask") is not None
 
 
 def inputs_of(null: Null, call: Inputs, model: Any, tokenizer: Any, name: str = "null") -> Inputs:
@@ -80,6 +87,8 @@ def read_context(model: Any, inputs: Inputs, samples: int, name: str = "null") -
     """What `inputs` are to a model: its prompt read by the encoder, or left to the decoder."""
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     rest = {key: value for key, value in inputs.items() if key not in ("input_ids", "attention_mask") and value is not None}
+    if prefixed(model):
+        return _prefix_context(model, {"input_ids": ids, "attention_mask": mask, **rest}, samples, name)
     if model.config.is_encoder_decoder:
         return _encoded_context(model, ids, mask, rest, samples, name)
     if ids is None or ids.ndim != 2 or not ids.shape[1]:
@@ -94,7 +103,7 @@ def read_context(model: Any, inputs: Inputs, samples: int, name: str = "null") -
 
 def with_encoder(model: Any, inputs: Inputs) -> Inputs:
     """`inputs` with what the encoder makes of them, where a model has one and it is not there yet."""
-    if not model.config.is_encoder_decoder or inputs.get("encoder_outputs") is not None:
+    if not model.config.is_encoder_decoder or prefixed(model) or inputs.get("encoder_outputs") is not None:
         return inputs
     encoder = model.get_encoder()
     known = set(inspect.signature(encoder.forward).parameters)
@@ -108,10 +117,21 @@ def _encoded_context(model: Any, ids: Any, mask: Any, rest: Inputs, samples: int
     states = found["encoder_outputs"].last_hidden_state
     if mask is None:
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-    heads = getattr(model.decoder, "num_codebooks", 1) if hasattr(model, "decoder") else 1
-    none = torch.zeros(samples * heads, 0, dtype=torch.long, device=states.device)
     always = {"encoder_outputs": found["encoder_outputs"], "attention_mask": mask}
-    return Context(none, none, {key: _samples(value, samples, name) for key, value in always.items()}, {}, heads)
+    none = _nothing(model, samples, states)
+    return Context(none, none, {key: _samples(value, samples, name) for key, value in always.items()}, {}, codebooks(model))
+
+
+def _prefix_context(model: Any, inputs: Inputs, samples: int, name: str) -> Context:
+    """The model itself makes the prefix of the prompt, in its first pass."""
+    given = {key: _samples(value, samples, name) for key, value in inputs.items() if value is not None}
+    none = _nothing(model, samples, next(iter(given.values())))
+    return Context(none, none, {}, given, codebooks(model))
+
+
+def _nothing(model: Any, samples: int, like: torch.Tensor) -> torch.Tensor:
+    """No tokens, in a row for each that the decoder predicts."""
+    return torch.zeros(samples * codebooks(model), 0, dtype=torch.long, device=like.device)
 
 
 def _replaced(call: Inputs, new: Inputs) -> Inputs:
@@ -125,8 +145,9 @@ def _replaced(call: Inputs, new: Inputs) -> Inputs:
 
 def _dropped(call: Inputs, model: Any, name: str) -> Inputs:
     if model.config.is_encoder_decoder:
+        silent = "attention_mask" if prefixed(model) else "encoder_outputs"
         raise BadValue(f"{name}: an encoder reads the prompt of {type(model).__name__}, and a prompt without tokens is not "
-                       "one: say null='a text' with a tokenizer, token ids, or emag.tokens.zero('encoder_outputs')")
+                       f"one: say null='a text' with a tokenizer, token ids, or emag.tokens.zero({silent!r})")
     ids = call.get("input_ids")
     if ids is None:
         raise BadValue(f"{name}: the last token of the prompt is meant, and the call has no input_ids: say null=ids")

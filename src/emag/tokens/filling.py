@@ -1,7 +1,7 @@
 """Pipelines of diffusers that fill in masked tokens: Amused (images) and LLaDA2 (texts), under a guidance of ours."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,9 @@ import torch
 from ..core import Rule
 from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
-from ..errors import BadValue, Busy, NoEffect, Unsupported
-from ..methods.combining.cfg import CFG
-from .masked import GuidedMasks, masked
-from .predictions import Predictions, predictions
+from ..errors import BadValue, Busy, Unsupported
+from .masked import GuidedMasks, guide_of, masked
+from .predictions import Predictions
 
 IMAGES = ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
 """Pipelines that make the null's rows themselves, before those of the prompt, where their guidance_scale is above 1."""
@@ -23,9 +22,9 @@ TEXTS = ("LLaDA2Pipeline",)
 class GuidedFilling:
     """Handle of a `with emag.tokens.filled(...)`. steps: of the latest call; passes: of the network, the null's included."""
 
-    def __init__(self, pipe: Any, rule: CFG, share: float | None):
+    def __init__(self, pipe: Any, rules: Sequence[Rule], share: float | None):
         self.steps = self.passes = 0
-        self._pipe, self._kind, self._rule, self._share, self._undo = pipe, type(pipe), rule, share, Undo()
+        self._pipe, self._kind, self._rules, self._share, self._undo = pipe, type(pipe), rules, share, Undo()
         kind = type(pipe).__name__
         if getattr(pipe, "_emag_filled", False):
             raise Busy("this pipeline is already inside a with block of emag.tokens.filled")
@@ -50,11 +49,9 @@ class GuidedFilling:
 
     def _guide(self, network: Any, steps: int) -> Predictions | GuidedMasks:
         """What guides one call; raises for what cannot be guided by. steps: 0 where nobody knows how many there will be."""
-        if not isinstance(self._rule, CFG):
-            raise Unsupported(f"pipelines that fill in tokens are guided by CFG here, got {self._rule!r}")
         if self._of_images:
-            return predictions(self._rule, space="logits", steps=steps or 1)
-        return masked(network, self._rule, mask_token=0, share=self._share)
+            return guide_of(self._rules, steps or 1)
+        return masked(network, self._rules, mask_token=0, share=self._share)
 
     def _called(self, pipe: Any, args: Any, kwargs: Any) -> Any:
         call = inspect.signature(self._kind.__call__).bind(pipe, *args, **kwargs)
@@ -80,10 +77,12 @@ class GuidedFilling:
                 return plain(tokens[start:start + rows], *args, **own)
 
             cond = half(rows)
-            guided = guides[0](cond, lambda: half(0)).to(cond.dtype)
+            # the rules have the vocabulary last, [rows, height, width, codes]; what is filled in already nobody reads
+            live = tokens[rows:] == pipe.scheduler.config.mask_token_id
+            guided = guides[0](cond.movedim(1, -1), lambda: half(0).movedim(1, -1), live=live)
             self.steps += 1
             # the pipeline's u + s (c - u) of two equal halves is the half itself
-            return torch.cat([guided, guided])
+            return torch.cat([guided, guided]).movedim(-1, 1).to(cond.dtype)
 
         made = self._run(undo, pipe.transformer, forward, call)
         guides[0].finish()
@@ -101,7 +100,7 @@ class GuidedFilling:
         def forward(tokens: torch.Tensor, **given: Any) -> Any:
             start, answers = found["prompt"], list[Any]()
             if "guide" not in found:  # before anything is filled in, the first place behind the prompt is masked
-                found["guide"] = masked(network, self._rule, int(tokens[0, start]), self._share)
+                found["guide"] = masked(network, self._rules, int(tokens[0, start]), self._share)
             found["guide"].model = lambda ids, **more: kept(answers, plain(ids, **more))
             prompt = torch.arange(tokens.shape[1], device=tokens.device) < start
             guided = found["guide"](tokens, prompt, **given)
@@ -111,9 +110,7 @@ class GuidedFilling:
 
         patch(undo, pipe, "_prepare_input_ids", prepared)
         made = self._run(undo, network, forward, call)
-        if self.passes == self.steps and self._rule.scale != 1:
-            raise NoEffect("the null was the text itself at every step, so nothing was guided: is the prompt empty, or are "
-                           "there too few steps to mask anything again?")
+        found["guide"].finish()
         return made
 
     def _run(self, undo: Undo, network: Any, forward: Callable[..., Any], call: inspect.BoundArguments) -> Any:
@@ -129,16 +126,18 @@ def kept(answers: list[Any], answer: Any) -> Any:
     return answer
 
 
-def filled(pipe: Any, rule: Rule, share: float | None = None) -> GuidedFilling:
-    """Run the calls of a pipeline that fills in masked tokens under CFG, while a `with` block lasts.
+def filled(pipe: Any, *rules: Rule, share: float | None = None) -> GuidedFilling:
+    """Run the calls of a pipeline that fills in masked tokens under a guidance, while a `with` block lasts.
 
         with emag.tokens.filled(pipe, emag.CFG(4.0)):
             pipe("a ship", negative_prompt="blurred")
 
     pipe: AmusedPipeline and its kind, whose null is the call's negative prompt, and whose scale may be a schedule over the
     steps: steps at 1 take one pass; or LLaDA2Pipeline, whose null is the text with its prompt masked (LLaDA), or with that
-    `share` of the generated tokens masked again that it is least sure of (A-CFG, arXiv 2505.20199). Scales are of logits:
-    u + w (c - u). guidance_scale of a call has no say but that the null's rows are made. Raises `BadValue`, `Unsupported`
-    and `Busy` before a run, `NoEffect` after one in which the null was the prompt itself.
+    `share` of the generated tokens masked again that it is least sure of (A-CFG, arXiv 2505.20199). rules: CFG, whose scale
+    is of logits, u + w (c - u); or MTI, at those places that are still to be filled in and unsure; AG(threshold,
+    on="logp") before either ends the null once it agrees. guidance_scale of a call has no say but that the null's rows are
+    made. Raises `BadValue`, `Unsupported` and `Busy` before a run, `NoEffect` after one in which the null was the prompt
+    itself.
     """
-    return GuidedFilling(pipe, rule, share)  # type: ignore[arg-type]
+    return GuidedFilling(pipe, rules, share)

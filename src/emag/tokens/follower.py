@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
+from .codecs import TokenShape
 from .context import Context
-
-TokenShape = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Follower:
@@ -17,12 +16,14 @@ class Follower:
 
     What it answers depends on the context and the generated tokens alone. The cache only spares work: it is kept as far as
     the tokens are those of the last time, its rows put in a new order where beams were, and cut where drafted tokens were
-    refused. passes, tokens: calls of the model so far, and tokens a row in them.
+    refused. passes, tokens: calls of the model so far, and tokens a row in them. read: what is taken from a pass.
     """
 
-    def __init__(self, model: Any, context: Context, shape: TokenShape | None = None):
+    def __init__(self, model: Any, context: Context, shape: TokenShape | None = None,
+                 read: Callable[[Any], torch.Tensor] | None = None):
         self.passes = self.tokens = 0
         self._model, self._context, self._shape = model, context, shape or (lambda ids: ids)
+        self._read = read or (lambda out: out.logits[:, -1].float())
         self._known = set(inspect.signature(model.forward).parameters)
         self._cache: Any = None
         self._fed: torch.Tensor | None = None
@@ -36,7 +37,7 @@ class Follower:
 
     @torch.no_grad()
     def logits(self, generated: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits of the next token, [rows, vocabulary], fp32, after `generated`, [rows, length].
+        """Logits of the next token, [rows, vocabulary], fp32, after `generated`, [rows, length]; or what `read` takes.
 
         weights: [rows, length], by which the values of the generated tokens count in the attention; None is 1.
         """
@@ -50,11 +51,11 @@ class Follower:
         out = self._model(**self._arguments(whole, kept))
         self.passes, self.tokens = self.passes + 1, self.tokens + whole.shape[1] - kept
         self._cache, self._fed = out.past_key_values, whole
-        self._latest = out.logits[:, -1].float()
+        self._latest = self._read(out)
         return self._latest
 
     def _arguments(self, whole: torch.Tensor, kept: int) -> dict[str, Any]:
-        context, feed = self._context, self._shape(whole)[:, kept:]
+        context, feed = self._context, self._shape(whole)[:, kept:].contiguous()
         given: dict[str, Any] = {**context.always, **(context.first if kept == 0 else {}), "use_cache": True,
                                  "past_key_values": self._cache, "return_dict": True}
         if self._model.config.is_encoder_decoder:

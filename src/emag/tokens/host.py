@@ -9,10 +9,11 @@ import torch
 from ..core import Rule
 from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
-from ..errors import BadValue, Busy
+from ..errors import BadValue, Busy, Unsupported
 from .checks import check_asked, check_call, check_loop, token_space
+from .codecs import codebooks, fed
 from .context import Inputs, Null
-from .follower import TokenShape
+from .hidden import HiddenStates
 from .plan import planned
 from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
@@ -81,22 +82,25 @@ class GuidedTokens:
     def _called(self, original: Callable[..., Any], args: Any, kwargs: Any, inputs: dict[str, Any], undo: Undo) -> Any:
         model = self._model
         config = inputs.get("generation_config") or model.generation_config
-        check_call(self.asked, _Told(config, inputs), inputs, _codebooks(model))
+        check_call(self.asked, _Told(config, inputs), inputs, codebooks(model))
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
         # a model that makes images of tokens makes as many as an image has
         image = inputs.get("generation_mode") == "image"
         made = model.model.vision_model.config.num_image_tokens if image else 0
-        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given, made))
+        hidden = HiddenStates(model, undo) if self.asked.space == "hidden" else None
+        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given, made, hidden))
         patch(undo, model, "_get_candidate_generator", self._without_ours(model._get_candidate_generator))
         return original(*args, **kwargs)
 
-    def _with_ours(self, original: Callable[..., Any], inputs: Inputs, made: int) -> Callable[..., Any]:
+    def _with_ours(self, original: Callable[..., Any], inputs: Inputs, made: int,
+                   hidden: HiddenStates | None) -> Callable[..., Any]:
         """The list of processors with ours before all others, so that penalties and masks come after guidance."""
         def processors(generation_config: Any, input_ids_seq_length: int, **more: Any) -> Any:
             found = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
             count = made or generation_config.max_length - input_ids_seq_length
             ends = getattr(generation_config, "_eos_token_tensor", None)
-            self._run = TokenRun(self._model, self.asked, inputs, count, ends, _delayed(self._model, generation_config))
+            shape = fed(self._model, generation_config)
+            self._run = TokenRun(self._model, self.asked, inputs, count, ends, shape, hidden)
             found.insert(0, self._run)
             return found
 
@@ -119,6 +123,9 @@ class Processor:
 
     def __init__(self, model: Any, asked: TokenGuidance, tokens: int, inputs: Inputs):
         check_asked(model, asked, timed=tokens > 0)
+        if asked.space == "hidden":
+            raise Unsupported("space='hidden' watches the model's own passes: use emag.tokens.guide, or "
+                              "emag.tokens.predictions where your loop has the states itself")
         self._begun: Callable[[], TokenRun] = lambda: TokenRun(model, asked, inputs, tokens)
         self._run = self._begun()
 
@@ -152,11 +159,12 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
         with emag.tokens.guide(model, emag.CFG(1.5), null="a dull story", tokenizer=tokenizer) as run:
             model.generate(**inputs)
 
-    model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen. null: what the unconditional branch
-    sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
+    model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen, Dia. null: what the unconditional
+    branch sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
     guidance (arXiv 2306.17806). conditions: further ones that rules name, each like null. scorers: functions that rules
-    name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space: "logp", log-probabilities, or "logits" as the
-    model gives them.
+    name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space: "logp", log-probabilities, "logits" as the model
+    gives them, or "hidden", the state before its head (arXiv 2510.23240), by affine rules: where all behind it is affine,
+    the same.
 
     Guidance comes first, then the penalties, masks and warpers of the call. Greedy decoding, sampling, beams and assisted
     decoding give what the guided distributions say. Returns a handle, `as run`: `print(run)`, `run.stats`. Raises
@@ -184,7 +192,7 @@ def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = 
           space: str = "logp") -> TokenGuidance:
     """What is asked for, without the rules that are off."""
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
-    found = token_space(space, ("logp", "logits"))
+    found = token_space(space, ("logp", "logits", "hidden"))
     return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, found)
 
 
@@ -194,23 +202,3 @@ def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, An
     further = bound.pop("kwargs", {})
     prompt = bound.pop("inputs", None)
     return {**bound, **further, **({} if prompt is None else {"input_ids": prompt})}
-
-
-def _codebooks(model: Any) -> int:
-    return getattr(getattr(model, "decoder", None), "num_codebooks", 1)
-
-
-def _delayed(model: Any, config: Any) -> TokenShape | None:
-    """What a decoder of several codebooks is fed: tokens of later codebooks are late, and padding until then."""
-    decoder: Any = getattr(model, "decoder", None)
-    if not hasattr(decoder, "build_delay_pattern_mask"):
-        return None
-    pattern: list[torch.Tensor] = []
-
-    def delayed(ids: torch.Tensor) -> torch.Tensor:
-        if not pattern:
-            start = config._decoder_start_token_tensor
-            pattern.append(decoder.build_delay_pattern_mask(ids, pad_token_id=start, max_length=config.max_length)[1])
-        return decoder.apply_delay_pattern_mask(ids, pattern[0])
-
-    return delayed

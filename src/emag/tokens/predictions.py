@@ -6,9 +6,10 @@ from typing import Any, TypeAlias
 import torch
 
 from ..core import COND, UNCOND, Rule, TokenStep, needed_branches, needs_null, weak_branches
-from ..errors import BadValue, NoEffect
+from ..errors import BadValue, NoEffect, Unsupported
 from ..maths.predictions import TokenSpace
 from ..maths.streams import Streams
+from ..methods.tokens.soft_cfg import SoftCFG
 from .algebra import guided_by
 from .checks import check_token_rules, token_space
 from .run import TokenGuidance
@@ -37,10 +38,14 @@ class Predictions:
                            "condition left out?")
 
     @torch.no_grad()
-    def __call__(self, cond: torch.Tensor, null: Prediction | None = None, **others: Prediction) -> torch.Tensor:
-        """The guided prediction, fp32, of the shape of cond [rows, ...]. others: conditions that rules name."""
+    def __call__(self, cond: torch.Tensor, null: Prediction | None = None, live: torch.Tensor | None = None,
+                 **others: Prediction) -> torch.Tensor:
+        """The guided prediction, fp32, of the shape of cond [rows, ...]. others: conditions that rules name.
+
+        live: which rows are still read by somebody, bool, [rows], or [rows, places] of cond; None is all (see MTI).
+        """
         flat = self._in_space(cond)
-        step = self._step(flat)
+        step = self._step(flat, live)
         self.steps += 1
         branches: dict[Hashable, torch.Tensor] = {COND: flat}
         for branch in needed_branches(self.asked.rules, step, self._states):
@@ -63,9 +68,9 @@ class Predictions:
     def _in_space(self, prediction: torch.Tensor) -> torch.Tensor:
         return prediction.float().log_softmax(-1) if self.asked.space == "logp" else prediction.float()
 
-    def _step(self, cond: torch.Tensor) -> TokenStep:
+    def _step(self, cond: torch.Tensor, live: torch.Tensor | None) -> TokenStep:
         none = (float("nan"),) * max(self.count, self.steps + 1)
-        live = torch.ones(len(cond), dtype=torch.bool, device=cond.device)
+        live = torch.ones(len(cond), dtype=torch.bool, device=cond.device) if live is None else live.to(cond.device)
         return TokenStep(self.steps, none, none, 1.0, self.asked.space, cond, Streams.of(cond), cond=cond, live=live)
 
 
@@ -87,4 +92,8 @@ def predictions(*rules: Rule, space: str = "logits", steps: int = 0,
     found: TokenSpace = token_space(space)
     asked = TokenGuidance(active, None, given, space=found)
     check_token_rules(asked, steps > 0)
+    softened = next((rule.name for rule in active if isinstance(rule, SoftCFG)), None)
+    if softened:
+        raise Unsupported(f"{softened} softens what its null has kept of the tokens, and predictions are given whole: use "
+                          "emag.tokens.guide")
     return Predictions(asked, steps, project)

@@ -15,8 +15,10 @@ from ..maths.streams import Streams
 from ..methods.tokens.base import Scored, best
 from ..methods.tokens.soft_cfg import SoftCFG
 from .algebra import guided_by
+from .codecs import TokenShape
 from .context import Inputs, Null, inputs_of, read_context, with_encoder
-from .follower import Follower, TokenShape
+from .follower import Follower
+from .hidden import HiddenStates
 from .stats import TokenStats
 
 Scorer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,12 +49,12 @@ class TokenRun:
     """A logits processor: (input_ids [rows, length], scores [rows, vocabulary]) -> guided scores, fp32.
 
     inputs: what the call is conditioned on. count: tokens that will be made at most, 0 where nobody knows. ends: tokens
-    that end a row. shape: what the model's decoder is fed for the tokens so far.
+    that end a row. shape: what the model's decoder is fed for the tokens so far. hidden: its states, where they are guided.
     """
 
     def __init__(self, model: Any, asked: TokenGuidance, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
-                 shape: TokenShape | None = None):
-        self.asked, self.count = asked, count
+                 shape: TokenShape | None = None, hidden: HiddenStates | None = None):
+        self.asked, self.count, self._hidden = asked, count, hidden
         self._model, self._inputs, self._ends, self._shape = model, inputs, ends, shape
         self._states: list[dict[str, Any]] = [{} for _ in asked.rules]
         self._followers: dict[str, Follower] = {}
@@ -67,14 +69,23 @@ class TokenRun:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         generated = self._generated(input_ids)
         # a loop with a doubled batch of its own (Janus) brings the null's logits along, behind the prompts'
-        cond, *null = self._in_space(scores).split(len(input_ids))
+        cond, *null = self._predicted(scores).split(len(input_ids))
         step = self._step(input_ids, generated, cond, self._tokens if null else generated.shape[1])
         others = self._brought(null[0], step) if null else self._branches(step, input_ids)
         guided = guided_by(self.asked.rules, {COND: cond, **others}, step, self._states)
         self._tokens = max(self._tokens, step.index + 1)
         if bool(guided.isnan().any()):
             raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
-        return guided.log_softmax(-1) if self.asked.space == "logp" else guided
+        return self._scores(guided, scores, bool(others))
+
+    def _predicted(self, scores: torch.Tensor) -> torch.Tensor:
+        return self._in_space(scores) if self._hidden is None else self._hidden.take()
+
+    def _scores(self, guided: torch.Tensor, scores: torch.Tensor, moved: bool) -> torch.Tensor:
+        """What decoding goes on with. scores: the prompt's own; moved: a branch was evaluated."""
+        if self._hidden is not None:
+            guided = self._hidden.logits(guided).to(scores.device) if moved else scores.float()
+        return guided if self.asked.space == "logits" else guided.log_softmax(-1)
 
     def stats(self) -> TokenStats:
         """What the run did."""
@@ -117,6 +128,7 @@ class TokenRun:
         """The null's logits that the loop itself has made."""
         name = type(self._model).__name__
         further = next((rule.name for rule in self.asked.rules if rule.weak or rule.remembers), None)
+        further = further or ("space='hidden'" if self._hidden else None)
         if further or self.asked.null is not None:
             raise Unsupported(f"{name} makes a null branch of its own here, and no other: leave out {further or 'null='}")
         self._note(UNCOND, null, step)
@@ -142,13 +154,13 @@ class TokenRun:
         weights = None
         if name == UNCOND and any(isinstance(rule, SoftCFG) for rule in self.asked.rules):
             weights = self._weights(step, ids.shape[1] - own)
-        logits = self._in_space(self._followers[name].logits(ids[:, own:], weights).to(step.cond.device))
-        self._note(name, logits, step)
-        return logits
+        predicted = self._in_space(self._followers[name].logits(ids[:, own:], weights).to(step.cond.device))
+        self._note(name, predicted, step)
+        return predicted
 
-    def _note(self, name: str, logits: torch.Tensor, step: TokenStep) -> None:
+    def _note(self, name: str, predicted: torch.Tensor, step: TokenStep) -> None:
         """Take down whether a branch ever differed from the prompt's."""
-        differs = (logits != step.cond).any()
+        differs = (predicted != step.cond).any()
         self._differed[name] = self._differed[name] | differs if name in self._differed else differs
 
     def _opened(self, name: str, rows: int) -> Follower:
@@ -160,7 +172,9 @@ class TokenRun:
         samples = len(ids) if ids is not None else len(call["encoder_outputs"].last_hidden_state)
         place = self._model.device
         moved = {key: one.to(place) if isinstance(one, torch.Tensor) else one for key, one in given.items()}
-        return Follower(self._model, read_context(self._model, moved, samples, text).repeated(rows), self._shape)
+        context = read_context(self._model, moved, samples, text).repeated(rows)
+        hidden = self._hidden
+        return Follower(self._model, context, self._shape, hidden and (lambda out: hidden.take()))
 
     def _weights(self, step: TokenStep, length: int) -> torch.Tensor:
         """SoftCFG's weights of the tokens a decoder reads after its context: 1 for those it was given."""

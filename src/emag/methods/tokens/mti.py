@@ -9,7 +9,7 @@ import torch
 from ...core import UNCOND, Branches, Step, TokenStep, check_tokens
 from ...errors import BadValue
 from ...maths.logits import token_entropy
-from ...maths.vectors import extrapolate, per_sample
+from ...maths.vectors import extrapolate
 from ...schedules import Scale, check_scale, known, weight
 from .base import TokenRule
 
@@ -18,9 +18,10 @@ from .base import TokenRule
 class MTI(TokenRule):
     """Minimal test-time intervention: CFG at those tokens alone whose distribution has a high entropy.
 
-    Each row is judged by its own conditional distribution. Where no row is unsure, the unconditional branch is not
-    evaluated; where it is next, it catches up on the tokens it has missed in one pass. The authors' unconditional
-    branch is the text so far with a short negative suffix; here it is whatever null= says.
+    Each row is judged by its own conditional distribution; of a masked text, or an image of masked tokens, each place that
+    is not filled in yet. Where none is unsure, the unconditional branch is not evaluated; where it is next, it catches up on
+    the tokens it has missed in one pass. The authors' unconditional branch is the text so far with a short negative suffix;
+    here it is whatever null= says.
 
     Args:
         scale: w, at least 0, or a schedule over the tokens; 1 is off.
@@ -60,8 +61,10 @@ class MTI(TokenRule):
         if not self.reads_null(step) or UNCOND not in branches:
             return pred
         guided = extrapolate(branches[UNCOND], pred, weight(self.scale, branches, step, state, pred))
-        return torch.where(per_sample(self._unsure(step), pred), guided, pred)
+        return torch.where(self._unsure(step).unsqueeze(-1), guided, pred)
 
     def _unsure(self, step: Step) -> torch.Tensor:
+        """[rows], or [rows, places] where several are predicted at once: which of those that count are unsure."""
         assert isinstance(step, TokenStep) and self.threshold is not None
-        return (token_entropy(step.cond) > self.threshold) & step.live
+        entropy = token_entropy(step.cond)
+        return (entropy > self.threshold) & step.live.view(*step.live.shape, *[1] * (entropy.ndim - step.live.ndim))
