@@ -20,7 +20,7 @@ from .guided_targets import (
 )
 from .implicit import gft_implied, gft_loss, gft_told
 from .likelihood import cca_loss, diversity_reward, guided_kl
-from .memory import guided_once, memory_of
+from .memory import guided_once, is_off, memory_of
 from .preferences import (
     averaged_into,
     dpo_loss,
@@ -66,6 +66,7 @@ __all__ = [
     "guided_once",
     "guided_residual",
     "guided_velocity",
+    "is_off",
     "meanflow_loss",
     "memory_of",
     "model_guidance_loss",
