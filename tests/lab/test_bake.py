@@ -2,6 +2,9 @@
 
 import json
 import logging
+import shutil
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +13,15 @@ from safetensors import safe_open
 
 import emag
 from emag.engine.network import read_network
+from emag.engine.swaps import lora_layers, scale_lora
+from emag.engine.undo import Undo
 from emag.errors import BadValue, Unsupported
 from emag.hosts.lookup import denoisers, host_of
 from emag.lab.bake import teacher, work
-from emag.lab.bake.adapter import FILE
+from emag.lab.bake.adapter import FILE, adapter_at
 from emag.lab.bake.baker import Baker, BakeSettings, errors_of, held_out
 from emag.lab.bake.lessons import Lessons, read_lesson, write_lesson
+from emag.lab.draw.sampling import DrawSettings
 from emag.records.baked import Baked, baked_facts, read_baked, warn_of_baked
 from emag.testing.cases import every
 from shell import run  # noqa: F401  a fixture
@@ -149,6 +155,87 @@ def test_an_untrained_adapter_is_the_network_and_a_trained_one_learns(tmp_path):
     assert found.low <= found.left <= found.high and found.images == 2
 
 
+def test_a_range_of_scales_in_closed_form():
+    """A linear network and CFG of two linear predictions: one LoRA, at the weight of each scale, is all of them exactly."""
+    rng = torch.Generator().manual_seed(3)
+    cond, null, points = (torch.randn(4, 4, generator=rng, dtype=torch.float64) for _ in range(3))
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False)).double()
+    layer[0].weight.data.copy_(cond)
+    network = peft.get_peft_model(layer, peft.LoraConfig(r=4, lora_alpha=4, target_modules=["0"]))
+    lora = network.base_model.model[0]
+    told = Baked("cfg=5", 5.0, ranged=True)
+    # what is least squares over shares 1/2 and 1 alone: the prediction moves by weight B A x
+    lora.lora_A["default"].weight.data.copy_(torch.eye(4))
+    moves = [(w, (w - 1) * points @ (cond - null).T) for w in (3.0, 5.0)]
+    rows = torch.cat([told.weight(w) * points for w, _ in moves])
+    lora.lora_B["default"].weight.data.copy_(torch.linalg.lstsq(rows, torch.cat([move for _, move in moves])).solution.T)
+    way, far = (cond - null) @ points[0], []
+    for w in (1.0, 1.5, 2.0, 4.0, 5.0):  # most were not learnt from
+        undo = Undo()
+        scale_lora(network, told.weight(w), undo)
+        guided = points @ null.T + w * points @ (cond - null).T
+        close(network(points), guided, atol=1e-6, rtol=0)
+        far.append(float((network(points)[0] - points[0] @ cond.T) @ way))
+        undo.close()
+    assert abs(far[0]) < 1e-12 and far == sorted(far) and len(set(far)) == len(far)  # the plain network, then ever further
+    with pytest.raises(BadValue, match=r"learnt the scales 1 to 5: w=5\.5 cannot"):
+        told.weight(5.5)
+    with pytest.raises(BadValue, match="learnt one scale, 5: w=2 cannot"):
+        Baked("cfg=5", 5.0).weight(2.0)
+    assert told.at(0.5) == Baked("cfg=5", 3.0, ranged=True) and told.at(0.0) is None
+    with pytest.raises(BadValue, match=r"weight cannot be 1\.2"):
+        told.at(1.2)
+
+
+@pytest.mark.slow
+def test_an_adapter_learns_a_range_and_at_scale_1_is_the_network(tmp_path):
+    teaches = work.Teacher(emag.load("shapes"), (emag.CFG(3.0),), ("a red circle", "a blue ring"), DrawSettings(3), 4, 2, 2,
+                           "trajectory", 2)
+    teaches.pipe.set_progress_bar_config(disable=True)
+    work.check(teaches)
+    learnt_from, held = work.lessons(teaches, tmp_path)
+    assert {share: len(rows) for share, rows in learnt_from.groups.items()} == {0.5: 6, 1.0: 6} and len(held.groups) == 2
+    half = teaches.show(range(0, 2))  # at a share of 1/2, CFG of 3 is CFG of 2
+    whole = teacher.follow(teaches.pipe, (emag.CFG(2.0),), *teaches.call(range(0, 2)))
+    assert all(map(torch.equal, half.guided, whole.guided))
+    network = read_network(teaches.pipe.transformer)
+    before = errors_of(network, learnt_from, CPU, plain=True)
+    baker = Baker(network, learnt_from, BakeSettings(rank=4, iterations=6, rows=6, lr=1e-2))
+    weights, layer = [], lora_layers(network.module)[0]
+    hook = network.module.register_forward_pre_hook(lambda *_: weights.append(layer.scaling["baked"]))
+    for _ in range(6):
+        baker.advance()
+    hook.remove()
+    assert weights == [0.5, 1.0] * 3  # each strength in turn, at its weight
+    assert (errors_of(network, learnt_from, CPU) < before).all()
+    inputs, guided = held.rows(torch.arange(2))
+    with torch.no_grad(), adapter_at(network, 0.0):
+        off = teacher.predicted(network, inputs, guided)
+    with torch.no_grad():
+        on = teacher.predicted(network, inputs, guided)
+        network.module.disable_adapters()
+        plain = teacher.predicted(network, inputs, guided)
+    assert torch.equal(off, plain) and not torch.equal(on, plain)
+    network.module.enable_adapters()
+    path, _ = work.finish(teaches, baker, held, tmp_path)
+    assert read_baked(path) == Baked("cfg=3", 3.0, ranged=True)
+    pipe = emag.load("shapes", lora=f"{path}:w=2")
+    assert set(lora_layers(pipe.transformer)[0].scaling.values()) == {0.5} and pipe.emag_baked.scale == 2
+    for asked, says in (("w=3.5", "learnt the scales 1 to 3"), ("w=much", "is a number"), ("1.5", "at weights 0 to 1")):
+        with pytest.raises(BadValue, match=says):
+            emag.load("shapes", lora=f"{path}:{asked}")
+
+
+@pytest.mark.parametrize(("rules", "says"), [
+    ((emag.PAG(2.0),), "goes up from 1"), ((emag.CFG(3.0), emag.CADS()), "cads has no scale"),
+    ((emag.CFG(emag.Interval(4.0)),), "cfg has no scale"), ((emag.CFG(0.5),), "goes up from 1")])
+def test_a_range_needs_a_guidance_that_goes_off_with_its_scale(rules, says):
+    one = work.Teacher(sd3(), rules, ("a",), DrawSettings(2), 4, 4, 2, "trajectory", 2)
+    one.pipe.emag_source = {}
+    with pytest.raises(BadValue, match=says):
+        work.check_range(replace(one, draw=DrawSettings(2, 1.0)))
+
+
 def test_a_lesson_comes_back_as_it_went(tmp_path):
     lesson = follow(sd3())
     lessons = learnt(lesson, tmp_path)
@@ -205,6 +292,7 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
         facts = json.loads(file.metadata()["emag_baked"])
         assert all(name.startswith("transformer.transformer_blocks.") for name in file.keys())  # noqa: SIM118
     assert facts["guidance"] == "emag=1.25 cfg=3" and facts["baked_scale"] == 3 and facts["times"] == "trajectory"
+    assert facts["scale_range"] == [3, 3] and facts["weight"] == "1"
     assert facts["images"] == 2 and facts["null"].startswith("as it was")
     assert read_baked(out) == Baked("emag=1.25 cfg=3", 3.0)
     # diffusers reads it; so does emag.load, as --lora does, and says where scales multiply
@@ -226,6 +314,25 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
     assert again == told
     code, _, error = run("bake", "shapes", "-g", "emag=1.5", "-g", "cfg=3", "-o", out, *SMALL)
     assert code == 2 and "another teacher showed" in error
+    # cut short among the lessons, then by ctrl-c in the training: the same command goes on, and ends at the same bytes
+    second = tmp_path / "second"
+    shutil.copytree(out / work.PLACE, second / work.PLACE)
+    for name in (work.TRAINING, "000002.safetensors"):
+        (second / work.PLACE / name).unlink()
+    advance = Baker.advance
+
+    def struck(self):
+        if self.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return advance(self)
+
+    monkeypatch.setattr(Baker, "advance", struck)
+    assert run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", second, *SMALL)[0] == 130
+    assert (second / work.PLACE / work.TRAINING).is_file() and not (second / FILE).exists()
+    monkeypatch.setattr(Baker, "advance", advance)
+    code, _, error = run("bake", "shapes", "-g", "emag=1.25", "-g", "cfg=3", "-o", second, *SMALL)
+    assert code == 0 and "continues at step 2 of 3" in error
+    assert (second / FILE).read_bytes() == (out / FILE).read_bytes()
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
@@ -233,7 +340,7 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
     (("shapes", "--scale", "1"), "no guidance to bake in"),
     (("shapes", "-g", "emag=1.5", "--times", "random"), "running average"),
     (("shapes", "-g", "cfg=3", "--times", "often"), "trajectory or random"),
-    (("shapes", "-g", "cfg=3", "--lr", "2"), "lr between"),
+    (("shapes", "-g", "cfg=3", "--lr", "2"), "lr between"), (("shapes", "-g", "cfg=3", "--levels", "2"), "levels must be"),
     (("nowhere", "-g", "cfg=3"), "no model")])
 def test_bad_orders_are_one_line(run, tmp_path, arguments, says):  # noqa: F811
     code, text, error = run("bake", *arguments, "-o", tmp_path / "out", *SMALL)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from emag.maths.vectors import extrapolate
 from emag.objectives import (
     OBJECTIVES,
     averaged_into,
     distillation_loss,
+    gft_implied,
     gft_loss,
     gft_told,
     guidance_loss,
@@ -14,7 +16,7 @@ from emag.objectives import (
     meanflow_loss,
     model_guidance_loss,
 )
-from tables import MEANS, NULL, Table, batch, random
+from tables import DIM, MEANS, NULL, Table, batch, random
 
 close = torch.testing.assert_close
 
@@ -120,3 +122,31 @@ def test_gft_is_the_guided_model_at_the_inverse_scale(beta):
     close(table.cond.detach(), guided(OBJECTIVES["gft"].baked(beta)), atol=1e-6, rtol=0)
     close(table.null.detach(), NULL, atol=1e-6, rtol=0)
     assert gft_told(betas, dropped).tolist() == [beta] * (len(point) // 2) + [1] * (len(point) // 2)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.25])
+def test_gft_on_logits_is_the_guided_model_of_tokens(beta):
+    """Cross-entropy of what GFT implies, for a table of tokens: it ends at u + (c - u) / beta of log-probabilities."""
+    told = random(11, 2, 5).softmax(-1)  # p(token | condition)
+    null = told.mean(0).log()
+    logits = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=300, tolerance_grad=1e-12, tolerance_change=0,
+                                  line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        implied = gft_implied(logits, null.expand(2, 5), torch.full((2,), beta, dtype=torch.float64))
+        found = -(told * implied.log_softmax(-1)).sum(-1).mean()
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    wanted = (null + (told.log() - null) * OBJECTIVES["gft"].baked(beta)).log_softmax(-1)
+    close(logits.detach().log_softmax(-1), wanted, atol=1e-6, rtol=0)
+
+
+def test_the_anchored_guidance_of_flashaudio_is_cfg():
+    """arXiv 2410.12266 as printed: v + (w - 1) dv/dw at w = 1; of CFG that derivative is c - u."""
+    cond, null, one = random(1, 3, DIM), random(2, 3, DIM), torch.ones((), dtype=torch.float64)
+    at_one, slope = torch.func.jvp(lambda w: null + w * (cond - null), (one,), (one,))
+    close(at_one + 2.5 * slope, extrapolate(null, cond, 3.5))

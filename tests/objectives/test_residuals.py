@@ -17,6 +17,7 @@ from emag.objectives import (
     guided_once,
     guided_residual,
     score_residual,
+    sid_branches,
     sid_loss,
     variational_loss,
 )
@@ -186,6 +187,23 @@ def test_sid_at_alpha_1_is_the_product_of_two_ways():
     real, fake, made_ = random(0, 3, 4), random(1, 3, 4), random(2, 3, 4)
     close(sid_loss(real, fake, made_), ((real - fake) * (fake - made_)).sum(1).mean())
     assert sid_loss(real, real, made_) == 0
+
+
+def test_the_forms_of_sid_are_scales_of_two_networks():
+    """LSG: both guided alike; Zero-CFG: c of the teacher, u of the fake one; Anti-CFG: the fake one pushed from its text."""
+    (c, u), (d, v) = pairs = [(random(seed, 3, 4), random(seed + 1, 3, 4)) for seed in (0, 2)]
+    for form, scale, real, fake in (("lsg", None, 2 * c - u, 2 * d - v), ("lsg", 1.0, c, d), ("zero-cfg", None, c, v),
+                                    ("anti-cfg", -0.5, c, 1.5 * v - 0.5 * d)):
+        found = sid_branches(form, *pairs, scale)
+        close(found[0], real)
+        close(found[1], fake)
+    # a fake network that is the teacher is left where it is by LSG, and by Zero-CFG pulled as CSD does
+    assert sid_loss(*sid_branches("lsg", pairs[0], pairs[0]), d) == 0
+    real, fake = sid_branches("zero-cfg", pairs[0], pairs[0])
+    close(real - fake, c - u)
+    for form, scale in (("anti-cfg", None), ("anti-cfg", 0.5), ("zero-cfg", 2.0), ("cfg", None)):
+        with pytest.raises(BadValue, match="form of SiD"):
+            sid_branches(form, *pairs, scale)
 
 
 def test_any_guidance_is_a_residual():

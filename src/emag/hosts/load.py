@@ -13,7 +13,7 @@ from ..models import WEIGHTS, folder
 from ..models.folder import first_line
 from ..near import nearest
 from ..records import fingerprint
-from ..records.baked import read_baked
+from ..records.baked import Baked, read_baked
 from . import hub
 from .extras import require
 from .lookup import denoisers, host_of
@@ -42,7 +42,8 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
     GGUF file, of which `base` has the rest. device: None is
     CUDA where there is one, else the CPU. dtype: None is float32 for the small models and on the CPU, else bfloat16.
     offload: "model" or "sequential" keeps the weights on the CPU until used. lora: a file, folder or hub id,
-    optionally with ":scale". revision: of a hub id.
+    optionally with its weight, ":0.8", or, of one that `emag bake` made, a scale that it learnt, ":w=2".
+    revision: of a hub id.
     base, pipeline, gguf, variant: see `ModelSource`. The pipeline's `emag_source` says what was loaded, as plain data, and
     `emag_loaded` has a hash of each network, so that later changes are seen.
     Raises `BadValue` for what cannot be loaded and `Unsupported` for a pipeline that this package does not handle.
@@ -51,12 +52,11 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
     if offload not in OFFLOADS or (offload and place.type == "cpu"):
         raise BadValue(f"offload must be None, 'model' or 'sequential', got {offload!r}" if offload not in OFFLOADS
                        else f"offload={offload!r} needs an accelerator and there is none here; leave it out")
-    if lora is not None:
-        check_lora(split_scale(lora)[0])
+    added = None if lora is None else asked_lora(lora)
     origin = ModelSource(base, pipeline, gguf, variant)
     pipe = _open(str(name), number, place, revision, origin)
-    if lora is not None:
-        _add_lora(pipe, lora)
+    if added is not None:
+        _add_lora(pipe, *added)
     pipe.emag_loaded = fingerprint.networks(pipe)
     _put(pipe, place, offload)
     pipe.emag_source = {"model": str(name), "revision": revision, "lora": lora,
@@ -92,15 +92,38 @@ def refuse_parts(name: str, origin: ModelSource, revision: str | None) -> None:
         raise BadValue(f"{name} is a small model of emag's own: leave out {', '.join(given)}")
 
 
-def _add_lora(pipe: Any, lora: str) -> None:
-    source, scale = split_scale(lora)
+def _add_lora(pipe: Any, source: str, weight: float, baked: Baked | None) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise Unsupported(f"{type(pipe).__name__} takes no LoRA")
     path = Path(source).expanduser()
     with loading(f"the LoRA {source}"):
         pipe.load_lora_weights(str(path) if path.exists() else source, adapter_name="lora", use_safetensors=True)
-        pipe.set_adapters(["lora"], [scale])
-    pipe.emag_baked = read_baked(source)
+        pipe.set_adapters(["lora"], [weight])
+    pipe.emag_baked = baked
+
+
+def asked_lora(lora: str) -> tuple[str, float, Baked | None]:
+    """The source of a LoRA, the weight it is added with, and what guidance is baked in then.
+
+    From "source", "source:0.8", or "source:w=2", the scale of an adapter that `emag bake` taught. Raises `BadValue`.
+    """
+    source, named, text = lora.rpartition(":w=")
+    if not named:
+        source, weight = split_scale(lora)
+    check_lora(source)
+    baked = read_baked(source)
+    if named:
+        if baked is None:
+            raise BadValue(f"no guidance is baked into {source}, so it has no scale w: ask for a weight, {source}:0.8")
+        weight = baked.weight(_number(text))
+    return source, weight, baked.at(weight) if baked else None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadValue(f"the scale of a LoRA is a number, as in w=2.5, got w={text}") from None
 
 
 def check_lora(source: str) -> None:

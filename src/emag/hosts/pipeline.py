@@ -88,7 +88,7 @@ class Guided(WithBlock):
         arguments = _bind(original, pipe, args, kwargs)
         self._remember(pipe, arguments)
         arguments = with_scale(arguments, self.host, pipe)
-        asked = arguments.get(self.host.scale or "") if self.host.guides(arguments) else None
+        asked = self.host.as_cfg(arguments[self.host.scale]) if self.host.scale and self.host.guides(arguments) else None
         warn_of_baked(getattr(pipe, "emag_baked", None), asked, self.active)
         self.latest = self._made = None
         result = self._called(original, pipe, args, kwargs, arguments)

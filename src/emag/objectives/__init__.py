@@ -11,6 +11,7 @@ from .further import (
     reneg_loss,
     self_perceptual_loss,
 )
+from .generators import sid_branches, sid_loss
 from .guided_targets import (
     distillation_loss,
     guidance_loss,
@@ -18,9 +19,10 @@ from .guided_targets import (
     meanflow_loss,
     model_guidance_loss,
 )
+from .hooks import GuidedObjective, TrainingBatch, TrainingLoss, as_teacher
 from .implicit import gft_implied, gft_loss, gft_told
 from .likelihood import cca_loss, diversity_reward, guided_kl
-from .memory import guided_once, memory_of
+from .memory import guided_once, is_off, memory_of
 from .preferences import (
     averaged_into,
     dpo_loss,
@@ -39,7 +41,6 @@ from .residuals import (
     as_loss,
     guided_residual,
     score_residual,
-    sid_loss,
     variational_loss,
 )
 from .table import OBJECTIVES, Objective
@@ -48,9 +49,13 @@ __all__ = [
     "OBJECTIVES",
     "RESIDUALS",
     "WEIGHTS",
+    "GuidedObjective",
     "Objective",
     "ScoreResidual",
+    "TrainingBatch",
+    "TrainingLoss",
     "as_loss",
+    "as_teacher",
     "averaged_into",
     "cca_loss",
     "distillation_loss",
@@ -66,6 +71,7 @@ __all__ = [
     "guided_once",
     "guided_residual",
     "guided_velocity",
+    "is_off",
     "meanflow_loss",
     "memory_of",
     "model_guidance_loss",
@@ -80,6 +86,7 @@ __all__ = [
     "score_residual",
     "self_npo_loss",
     "self_perceptual_loss",
+    "sid_branches",
     "sid_loss",
     "variational_loss",
 ]

@@ -38,6 +38,20 @@ def memory_of(rule: Rule) -> str | None:
     return None if _equal(alone, elsewhere) else "acts by its place in a run"
 
 
+def is_off(rule: Rule) -> bool:
+    """Whether a rule, its defaults filled in, is off: it says so, or combines made-up predictions to the conditional one.
+
+    One that cannot be asked so counts as one that is not.
+    """
+    if rule.neutral or rule.kind != "combining" or rule.rewrites_null:
+        return rule.neutral
+    try:
+        step, branches = _shown(rule, SHORT, 0)
+        return torch.allclose(rule.apply(branches[COND], branches, step, {}), branches[COND], atol=1e-5)
+    except Exception:
+        return False
+
+
 def guided_once(rules: Sequence[Rule], branches: Branches, step: Step) -> torch.Tensor:
     """What `rules`, with their defaults filled in, make of the predictions of one step: a target, or a part of a residual.
 
@@ -63,14 +77,18 @@ def _asked(rule: Rule, sigmas: Sequence[float], before: int) -> tuple[tuple[Any,
     state, last = dict[str, Any](), sigmas.index(0.5)
     answer: tuple[Any, ...] = ()
     for index in range(last - before, last + 1):
-        # seeded by the noise level: both runs see the same predictions at 0.5
-        rng = torch.Generator().manual_seed(int(100 * sigmas[index]))
-        x, *made = torch.randn(3 + len(rule.weak), 1, 4, 8, 8, generator=rng)
-        step = Step(index, tuple(sigmas), tuple(1 - s for s in sigmas), sigmas[index], "flow", x, Streams([b"one"]))
-        branches = dict(zip((COND, UNCOND, *rule.weak), made))
+        step, branches = _shown(rule, sigmas, index)
         spared = rule.spares_weak(step, state), rule.spares_null(step, state)
         answer = (*spared, rule.new_null(branches, step, state), rule.apply(branches[COND], branches, step, state))
     return answer, state
+
+
+def _shown(rule: Rule, sigmas: Sequence[float], index: int) -> tuple[Step, dict[Any, torch.Tensor]]:
+    """A made-up step and its predictions; seeded by the noise level, so that all runs see the same ones at 0.5."""
+    rng = torch.Generator().manual_seed(int(100 * sigmas[index]))
+    x, *made = torch.randn(3 + len(rule.weak), 1, 4, 8, 8, generator=rng)
+    step = Step(index, tuple(sigmas), tuple(1 - s for s in sigmas), sigmas[index], "flow", x, Streams([b"one"]))
+    return step, dict(zip((COND, UNCOND, *rule.weak), made))
 
 
 def _holds(memory: Any) -> bool:

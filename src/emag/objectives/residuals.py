@@ -175,18 +175,6 @@ def variational_loss(adapted: torch.Tensor, noise: torch.Tensor, cond: torch.Ten
     return loss if gamma == 0 or cond is None else loss + gamma * (widened(adapted) - fixed(cond)).square().mean()
 
 
-def sid_loss(real: torch.Tensor, fake: torch.Tensor, made: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
-    r"""SiD's generator loss (arXiv 2406.01561): $\langle y_r - y_f, (y_r - x_g) - \alpha (y_r - y_f) \rangle$.
-
-    real, fake: x0 [batch, ...] of the teacher and of the network trained on the generator's pictures, each under a
-    guidance of its own (equal scales: LSG; the teacher without and the fake network without a text: Zero-CFG). made: x_g,
-    the generator's. Gradients go wherever the arguments have them, as in the paper; the weighting of the authors' code is
-    left to the caller.
-    """
-    away = widened(real) - widened(fake)
-    return (away * ((widened(real) - widened(made)) - alpha * away)).flatten(1).sum(1).mean()
-
-
 def _epsilon(p: torch.Tensor, x: torch.Tensor, alpha: float, sigma: float, space: Space) -> torch.Tensor:
     return convert(fixed(p), x, alpha, sigma, space, "epsilon")
 

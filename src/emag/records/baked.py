@@ -1,14 +1,16 @@
 """What an adapter says of the guidance that is baked into it; and who guides it once more."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..core import Rule
+from ..errors import BadValue
 from ..files import parsed
 from ..shown import visible
 from .recipe import values_of
@@ -22,20 +24,52 @@ CONVENTION = "w of u + w (c - u); 1 is off"
 
 @dataclass(frozen=True)
 class Baked:
-    """What is baked in: the recipe in words, and the scale of CFG or of the rule that combines, where it is a number."""
+    """What is baked in: the recipe in words, and the scale of CFG or of the rule that combines, where it is a number.
+
+    ranged: the adapter learnt all scales from 1, where it is the plain network, to `scale`. Its weight chooses between
+    them: scale w has the weight (w - 1) / (scale - 1).
+    """
 
     words: str
     scale: float | None
+    ranged: bool = False
+
+    def weight(self, scale: float) -> float:
+        """The weight that gives a scale. Raises `BadValue` for one that was not learnt."""
+        if self.scale is None:
+            raise BadValue(f"this adapter ({visible(self.words)}) has no scale that is a number: leave the scale out")
+        lowest = 1.0 if self.ranged else self.scale
+        if not lowest <= scale <= self.scale:
+            learnt = f"the scales 1 to {self.scale:g}" if self.ranged else f"one scale, {self.scale:g}"
+            raise BadValue(f"this adapter ({visible(self.words)}) learnt {learnt}: w={scale:g} cannot be asked of it")
+        return (scale - 1) / (self.scale - 1) if self.ranged else 1.0
+
+    def at(self, weight: float) -> "Baked | None":
+        """What is baked in at a weight; None where nothing is. Raises `BadValue` for a weight outside a range."""
+        if not self.ranged or self.scale is None:
+            return self
+        if not 0 <= weight <= 1:
+            raise BadValue(f"this adapter ({visible(self.words)}) learnt the scales 1 to {self.scale:g}, at weights 0 to 1: "
+                           f"its weight cannot be {weight:g}")
+        return replace(self, scale=1 + weight * (self.scale - 1)) if weight else None
 
 
-def baked_facts(rules: Sequence[Rule], scale: float | None, **more: Any) -> dict[str, Any]:
-    """What to write beside the weights. scale: of the pipeline's own guidance, None where it has none or a rule combines."""
+def baked_facts(rules: Sequence[Rule], scale: float | None, ranged: bool = False, shift: float = 0.0,
+                **more: Any) -> dict[str, Any]:
+    """What to write beside the weights. scale: of the pipeline's own guidance, None where it has none or a rule combines.
+
+    ranged: whether all scales down to 1 were learnt, chosen by the adapter's weight. shift: what the pipeline's scale lacks
+    to be the w of the convention.
+    """
     combiner = next((rule for rule in rules if rule.kind == "combining"), None)
-    baked = getattr(combiner, "scale", None) if combiner else scale
+    baked = getattr(combiner, "scale", None) if combiner else None if scale is None else scale + shift
     own = [] if combiner or scale in (None, 1) else [f"guidance_scale={scale:g}"]
     words = " ".join([*(_said(rule) for rule in rules), *own])
+    highest = float(baked) if isinstance(baked, (int, float)) else None
+    span = None if highest is None else [1.0 if ranged else highest, highest]
+    weight = f"(w - 1) / ({highest:g} - 1)" if ranged and highest is not None else "1"
     return {"rules": values_of(rules), "guidance": words, "guidance_scale": scale, "convention": CONVENTION,
-            "baked_scale": float(baked) if isinstance(baked, (int, float)) else None, **more}
+            "baked_scale": highest, "scale_range": span, "weight": weight, **more}
 
 
 def _said(rule: Rule) -> str:
@@ -54,13 +88,19 @@ def read_baked(source: str | Path) -> Baked | None:
         except (SafetensorError, OSError, ValueError):
             continue
         if isinstance(facts, Mapping) and isinstance(facts.get("guidance"), str):
-            scale = facts.get("baked_scale")
-            return Baked(facts["guidance"][:200], float(scale) if isinstance(scale, (int, float)) else None)
+            return Baked(facts["guidance"][:200], *_scales(facts.get("baked_scale"), facts.get("scale_range")))
     return None
 
 
+def _scales(scale: Any, span: Any) -> tuple[float | None, bool]:
+    """The highest scale and whether lower ones were learnt too, of a stranger's words."""
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        return None, False
+    return float(scale), scale > 1 and span == [1, scale]
+
+
 def warn_of_baked(baked: Baked | None, scale: float | None, rules: Sequence[Rule]) -> None:
-    """Say that scales multiply, where an adapter with guidance in it is guided again. scale: the host's, None where off."""
+    """Say that scales multiply, where an adapter with guidance in it is guided again. scale: the host's w; None is off."""
     combiner = next((rule for rule in rules if rule.kind == "combining"), None)
     again = getattr(combiner, "scale", None) if combiner else scale
     if baked is None or (combiner is None and scale is None):

@@ -1,7 +1,8 @@
 """The LoRA that learns: which modules it is on, and how it is written so that diffusers and `emag.load` read it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from ...engine.network import Network
+from ...engine.swaps import scale_lora
+from ...engine.undo import Undo
 from ...errors import BadValue
 from ...models import folder
 from ...records.baked import KEY
@@ -35,6 +38,18 @@ def add_adapter(network: Network, rank: int, seed: int) -> dict[str, torch.nn.Pa
     # alpha = rank: what is written needs no scale of its own
     module.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(targets)), NAME)
     return {name: p for name, p in module.named_parameters() if f".{NAME}." in name or p.requires_grad}
+
+
+@contextmanager
+def adapter_at(network: Network, share: float) -> Iterator[None]:
+    """The adapter at a weight of `share`, until the block ends; at 0 the network is what it was."""
+    undo = Undo()
+    try:
+        if share != 1:
+            scale_lora(network.module, share, undo)
+        yield
+    finally:
+        undo.close()
 
 
 def write_adapter(out: Path, network: Network, prefix: str, facts: Mapping[str, Any]) -> Path:

@@ -10,7 +10,7 @@ import torch
 from ...engine.network import Network
 from ...objectives import distillation_loss
 from ..train.optimizers import Optimizers
-from .adapter import NAME, add_adapter
+from .adapter import NAME, adapter_at, add_adapter
 from .lessons import Lessons
 from .teacher import predicted
 
@@ -39,8 +39,8 @@ class Baker:
 
     @property
     def batch_size(self) -> int:
-        """Rows of one step: as set, or all there are."""
-        return min(self.settings.rows, len(self.lessons))
+        """Rows of one step: as set, or all there are of one share."""
+        return min(self.settings.rows, *map(len, self.lessons.groups.values()))
 
     @property
     def device(self) -> torch.device:
@@ -50,8 +50,10 @@ class Baker:
     def advance(self) -> torch.Tensor:
         """One optimizer step; the loss, a scalar."""
         self.optimizers.start(self.rate())
-        inputs, guided = self.lessons.rows(self._pick(), self.device)
-        loss = distillation_loss(predicted(self.network, inputs, guided), guided)
+        share, pick = self._pick()
+        inputs, guided = self.lessons.rows(pick, self.device)
+        with adapter_at(self.network, share):
+            loss = distillation_loss(predicted(self.network, inputs, guided), guided)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizers.step()
@@ -63,12 +65,13 @@ class Baker:
         done, warm = self.step / self.settings.iterations, self.settings.warmup
         return min(1.0, (self.step + 1) / max(1.0, warm * self.settings.iterations)) * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _pick(self) -> torch.Tensor:
-        """Rows of this step: a new order each time round."""
-        size = self.batch_size
-        epoch, at = divmod(self.step, len(self.lessons) // size)
+    def _pick(self) -> tuple[float, torch.Tensor]:
+        """The share of the guidance that this step learns, in turn, and rows of it: a new order each time round."""
+        turn, at = divmod(self.step, len(self.lessons.groups))
+        share, rows = list(self.lessons.groups.items())[at]
+        epoch, at = divmod(turn, len(rows) // self.batch_size)
         rng = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.lessons), generator=rng)[at * size:(at + 1) * size]
+        return share, rows[torch.randperm(len(rows), generator=rng)[at * self.batch_size:(at + 1) * self.batch_size]]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that a training needs to go on."""
@@ -85,14 +88,15 @@ class Baker:
 
 
 @torch.no_grad()
-def errors_of(network: Network, lessons: Lessons, device: torch.device, size: int = 64) -> torch.Tensor:
-    """Mean square error to the guided predictions, [images], over all steps of each."""
-    rows = torch.arange(len(lessons))
-    found = []
-    for part in rows.split(size):
-        inputs, guided = lessons.rows(part, device)
-        found.append((predicted(network, inputs, guided) - guided).square().flatten(1).mean(1).cpu())
-    return torch.cat(found).view(lessons.images, lessons.steps).mean(1)
+def errors_of(network: Network, lessons: Lessons, device: torch.device, size: int = 64, plain: bool = False) -> torch.Tensor:
+    """Mean square error to the guided predictions, [images], over all steps of each. plain: without the adapter."""
+    found = torch.zeros(len(lessons))
+    for share, rows in lessons.groups.items():
+        with adapter_at(network, 1.0 if plain else share):
+            for part in rows.split(size):
+                inputs, guided = lessons.rows(part, device)
+                found[part] = (predicted(network, inputs, guided) - guided).square().flatten(1).mean(1).cpu()
+    return found.view(lessons.images, lessons.steps).mean(1)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def held_out(network: Network, lessons: Lessons, device: torch.device, draws: in
     module: Any = network.module
     module.disable_adapters()
     try:
-        before = errors_of(network, lessons, device)
+        before = errors_of(network, lessons, device, plain=True)
     finally:
         module.enable_adapters()
         module.set_adapter(NAME)

@@ -52,9 +52,12 @@ def read_lesson(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Lessons:
-    """Rows of many lessons: images times steps. Row r is step r % steps of image r // steps."""
+    """Rows of many lessons: images times steps. Row r is step r % steps of image r // steps.
 
-    def __init__(self, parts: Sequence[Mapping[str, Any]]):
+    shares: how strong the guidance of each part was, of all of it; None is 1. `groups`: the rows of each share.
+    """
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]], shares: Sequence[float] | None = None):
         self.plain, first = parts[0]["plain"], parts[0]
         names = [name for name in first if name != "plain"]
         for part in parts:
@@ -69,6 +72,9 @@ class Lessons:
         self.shared = {name.removeprefix(ALL): first[name] for name in names if name.startswith(ALL)}
         self.guided = torch.cat([part[GUIDED] for part in parts], 1)
         self.steps, self.images = self.guided.shape[:2]
+        of_row = torch.tensor([share for part, share in zip(parts, shares or [1.0] * len(parts))
+                               for _ in range(part[GUIDED].shape[1] * self.steps)], dtype=torch.float64)
+        self.groups = {float(share): (of_row == share).nonzero()[:, 0] for share in of_row.unique()}
 
     def __len__(self) -> int:
         return self.steps * self.images

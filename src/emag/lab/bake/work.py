@@ -1,6 +1,5 @@
 """A bake from beginning to end, in a folder that it goes on in: lessons, training, held-out error, the adapter."""
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from . import teacher
 from .adapter import write_adapter
 from .baker import Baker, BakeSettings, HeldOut, held_out, parts_of
 from .lessons import IMAGES, Lessons, read_lesson, write_lesson
+from .levels import own_scale, weakened, weaker_call
 from .teacher import Lesson
 
 PLACE, TRAINING, HEADER = "bake", "training.safetensors", "emag_bake"
@@ -34,7 +34,8 @@ class Teacher:
     """Who is followed: a pipeline under rules, asked for images of `prompts` in turn.
 
     draw: steps, the pipeline's own scale, size. images, held: to learn from, and to judge by. batch: images in one call.
-    times: "trajectory" follows whole runs; "random" asks at random noise levels of what the runs drew.
+    times: "trajectory" follows whole runs; "random" asks at random noise levels of what the runs drew. levels: how many
+    strengths are shown, from 1 / levels to all of the guidance, a call each in turn.
     """
 
     pipe: Any
@@ -45,51 +46,79 @@ class Teacher:
     held: int
     batch: int
     times: str
+    levels: int = 1
+
+    def share(self, numbers: range) -> float:
+        """How strong the guidance of some images is, of all of it."""
+        first = numbers.start - (self.images if numbers.start >= self.images else 0)
+        count = self.images if numbers.start < self.images else self.held
+        return (first // self._size(count) % self.levels + 1) / self.levels
+
+    def _size(self, count: int) -> int:
+        return min(self.batch, count // self.levels)
 
     def asked(self, numbers: range) -> dict[str, Any]:
         """What decides the lesson of some images, as plain data."""
         texts = [self.prompts[at % len(self.prompts)] for at in numbers]
         return {"model": getattr(self.pipe, "emag_source", {}), "rules": recipe.values_of(self.rules), "prompts": texts,
-                "first": numbers.start, "times": self.times, "draw": asdict(self.draw)}
+                "first": numbers.start, "times": self.times, "draw": asdict(self.draw),
+                **({"share": self.share(numbers)} if self.levels > 1 else {})}
 
-    def call(self, numbers: range) -> tuple[dict[str, Any], list[int]]:
+    def call(self, numbers: range, share: float = 1.0) -> tuple[dict[str, Any], list[int]]:
         """The pipeline's arguments for some images, and their seeds."""
         group = [Job(self.prompts[at % len(self.prompts)], None, SEED + at) for at in numbers]
-        return arguments(self.pipe, group, self.draw), [job.seed for job in group]
+        return weaker_call(self.pipe, arguments(self.pipe, group, self.draw), share), [job.seed for job in group]
 
     def show(self, numbers: range) -> Lesson:
         """The lesson of some images."""
-        call, seeds = self.call(numbers)
-        run = teacher.follow(self.pipe, self.rules, call, seeds)
-        return run if self.times == "trajectory" else self._at_random(call, run.images, len(run.guided), numbers.start)
+        share = self.share(numbers)
+        call, seeds = self.call(numbers, share)
+        rules = weakened(self.rules, share)
+        run = teacher.follow(self.pipe, rules, call, seeds)
+        if self.times == "trajectory":
+            return run
+        return self._at_random(rules, call, run.images, len(run.guided), numbers.start)
 
-    def _at_random(self, call: Mapping[str, Any], x0: torch.Tensor, count: int, seed: int) -> Lesson:
+    def _at_random(self, rules: Sequence[Rule], call: Mapping[str, Any], x0: torch.Tensor, count: int, seed: int) -> Lesson:
         """As many answers at random noise levels of a flow, of what the run drew."""
         rng = torch.Generator().manual_seed(SEED + seed)
         found = []
         for sigma in torch.rand(count, generator=rng).clamp(min=1e-3).tolist():
             noise = torch.randn(x0.shape, generator=rng).to(x0)
-            found.append(teacher.answer_at(self.pipe, self.rules, call, (1 - sigma) * x0 + sigma * noise, sigma))
+            found.append(teacher.answer_at(self.pipe, rules, call, (1 - sigma) * x0 + sigma * noise, sigma))
         return Lesson(tuple(one.inputs[0] for one in found), tuple(one.guided[0] for one in found), x0)
 
     @property
     def parts(self) -> tuple[Sequence[range], Sequence[range]]:
         """Images of each lesson to learn from, and of each to judge by."""
-        later = [range(self.images + part.start, self.images + part.stop) for part in parts_of(self.held, self.batch)]
-        return parts_of(self.images, self.batch), later
+        later = [range(self.images + part.start, self.images + part.stop)
+                 for part in parts_of(self.held, self._size(self.held))]
+        return parts_of(self.images, self._size(self.images)), later
 
 
 def check(one: Teacher) -> None:
     """All that can be refused before the first lesson. Raises `BadValue` and `Unsupported`."""
     if min(one.images, one.held) < 1:
         raise BadValue("give at least one image to learn from, and one to judge by")
+    if min(one.images, one.held) < one.levels or one.levels < 1:
+        raise BadValue(f"levels must be at least 1, with an image of each to learn from and to judge by; got {one.levels}")
     teacher.check_times(one.pipe, one.rules, one.times)
     if one.times == "random":
         teacher.check_random(one.pipe)
     active = [rule for rule in teacher.filled(one.pipe, one.rules) if not rule.neutral]
-    if not active and (one.draw.scale is None or _scale(one, host_of(one.pipe)) is None):
+    if not active and (one.draw.scale is None or _scale(one) is None):
         raise BadValue("there is no guidance to bake in: name rules, e.g. -g emag=1.5 -g cfg=4, or a --scale above 1")
+    if one.levels > 1:
+        check_range(one)
     teacher.check_pipeline(one.pipe, one.call(range(1))[0])
+
+
+def check_range(one: Teacher) -> None:
+    """Raise `BadValue` where the guidance has no one scale above 1, or does not go off with it."""
+    weakened(teacher.filled(one.pipe, one.rules), 0.0)
+    scale = _facts(one)["baked_scale"]
+    if scale is None or scale <= 1:
+        raise BadValue("a range of scales goes up from 1: name a rule that combines, e.g. -g cfg=4, or a --scale above 1")
 
 
 def lessons(one: Teacher, out: Path, finished: Callable[[int], None] = lambda done: None) -> tuple[Lessons, Lessons]:
@@ -104,7 +133,9 @@ def lessons(one: Teacher, out: Path, finished: Callable[[int], None] = lambda do
         finished(done)
     for part in read:
         del part[IMAGES]
-    return Lessons(read[:len(learnt)]), Lessons(read[len(learnt):])
+    shares = [one.share(numbers) for numbers in [*learnt, *held]]
+    count = len(learnt)
+    return Lessons(read[:count], shares[:count]), Lessons(read[count:], shares[count:])
 
 
 def save(baker: Baker, out: Path) -> None:
@@ -136,20 +167,20 @@ def restore(baker: Baker, out: Path) -> bool:
 def finish(one: Teacher, baker: Baker, held: Lessons, out: Path) -> tuple[Path, HeldOut]:
     """Judge the adapter on what was held out, and write it with all that is to be known of it."""
     found = held_out(baker.network, held, baker.device)
-    host = host_of(one.pipe)
-    scale = _scale(one, host)
-    rules = teacher.filled(one.pipe, one.rules)
-    facts = baked_facts(rules, scale, null="as it was before: the adapter learnt conditional rows alone", objective="agd",
-                        times=one.times, steps=baker.lessons.steps, images=baker.lessons.images, held_out=asdict(found),
-                        model=getattr(one.pipe, "emag_source", {}).get("model"))
-    return write_adapter(out, baker.network, host.denoiser, facts), found
+    facts = _facts(one, levels=one.levels, objective="agd", times=one.times, steps=baker.lessons.steps,
+                   null="as it was before: the adapter learnt conditional rows alone", images=baker.lessons.images,
+                   held_out=asdict(found), model=getattr(one.pipe, "emag_source", {}).get("model"))
+    return write_adapter(out, baker.network, host_of(one.pipe).denoiser, facts), found
 
 
-def _scale(one: Teacher, host: Any) -> float | None:
+def _facts(one: Teacher, **more: Any) -> dict[str, Any]:
+    shift = host_of(one.pipe).as_cfg(0.0)
+    return baked_facts(teacher.filled(one.pipe, one.rules), _scale(one), one.levels > 1, shift, **more)
+
+
+def _scale(one: Teacher) -> float | None:
     """The scale of the pipeline's own guidance in the lessons; None where it had none."""
-    bound = inspect.signature(type(one.pipe).__call__).bind(one.pipe, **one.call(range(1))[0])
-    bound.apply_defaults()
-    return float(bound.arguments[host.scale]) if host.guides(bound.arguments) else None
+    return own_scale(one.pipe, one.call(range(1))[0])
 
 
 def settings_of(rank: int, iterations: int, rows: int, lr: float, seed: int) -> BakeSettings:

@@ -33,6 +33,8 @@ def bake(
     batch_size: shared.Batch = 16,
     times: Annotated[str, typer.Option(help="trajectory: follow whole runs, in order; random: ask at random noise levels, "
                                        "for rules without a memory.")] = "trajectory",
+    levels: Annotated[int, typer.Option(help="Strengths to teach, from 1/LEVELS of the guidance to all of it. Above 1, the "
+                                        "adapter takes any scale between: --lora adapter:w=2.")] = 1,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 16,
     iterations: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2000,
     rows: Annotated[int, typer.Option(min=1, help="Noisy images of one training step.")] = 32,
@@ -43,7 +45,7 @@ def bake(
     """Train a LoRA with which one evaluation a step gives what a guided run gives, and say how near it comes.
 
     Any guidance is a teacher. Without rules, it is the pipeline's own guidance at --scale. The adapter is used at scale 1:
-    emag generate ... --lora adapter --scale 1.
+    emag generate ... --lora adapter --scale 1. With --levels 4 it learns a range of scales.
 
     Killed, the same command goes on. The error that is told is on images that were not learnt from.
     """
@@ -57,7 +59,7 @@ def bake(
     folder = check_out(out_path)
     pipe = shared.open_pipeline(model, loading)
     teacher = Teacher(pipe, rules, tuple(given or usual(pipe)), DrawSettings(steps, scale, height, width), images, held,
-                      batch_size, times)
+                      batch_size, times, levels)
     check(teacher)
     path, found = baked(teacher, settings, folder)
     seen = write_sheet(teacher, folder / "sheet.png")

@@ -14,7 +14,8 @@ Named = Annotated[str, typer.Argument(metavar="MODEL", help="Embedded model, loc
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: the model's.")]
 Offload = Annotated[str | None, typer.Option(help="model or sequential: keep weights on the CPU between uses.")]
-Lora = Annotated[str | None, typer.Option(help="LoRA weights, file, folder or hub id, as path or path:scale.")]
+Lora = Annotated[str | None, typer.Option(help="LoRA weights, file, folder or hub id, as path or path:weight; "
+                                          "path:w=SCALE of one with guidance baked in.")]
 Base = Annotated[str | None, typer.Option(help="With a single file as the model: folder or hub id of what the file lacks; "
                                           "default: told by its keys.")]
 PipelineClass = Annotated[str | None, typer.Option("--class", help="Pipeline class; default: the one that the model names.")]
