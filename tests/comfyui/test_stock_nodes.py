@@ -10,9 +10,12 @@ import torch
 from comfy_extras import (
     nodes_apg,
     nodes_cfg,
+    nodes_differential_diffusion,
     nodes_easycache,
+    nodes_freelunch,
     nodes_fresca,
     nodes_hypertile,
+    nodes_lumina2,
     nodes_mahiro,
     nodes_model_advanced,
     nodes_model_downscale,
@@ -26,7 +29,7 @@ from comfy_extras import (
 import emag
 from emag.errors import NoEffect, Unsupported
 from emag.hosts.comfy.patch import carried, patched
-from smallcomfy import SMALL, build, sample
+from smallcomfy import SMALL, build, conditioning, sample
 
 WINDOW = emag.Window.progress(0, 0.2, 0.8)
 EMAG = emag.EMAG(1.5, layers=(1, 2), window=WINDOW, beta=0.7)
@@ -46,6 +49,9 @@ NODES: dict[str, Node] = {
     "PAG": lambda m: first(nodes_pag.PerturbedAttentionGuidance.execute(m, 3.0)),
     "SLG": lambda m: first(nodes_slg.SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 1.0, "1", "1")),
     "FreSca": lambda m: first(nodes_fresca.FreSca.execute(m, 1.0, 1.25, 20)),
+    "RenormCFG": lambda m: first(nodes_lumina2.RenormCFG.execute(m, 100.0, 1.0)),
+    "FreeU": lambda m: first(nodes_freelunch.FreeU_V2.execute(m, 1.3, 1.4, 0.9, 0.2)),
+    "DifferentialDiffusion": lambda m: first(nodes_differential_diffusion.DifferentialDiffusion.execute(m)),
     "Mahiro": lambda m: first(nodes_mahiro.Mahiro.execute(m)),
     "shift": lambda m: nodes_model_advanced.ModelSamplingSD3().patch(m, 2.0)[0],
     "merge": lambda m: nodes_model_merging.ModelMergeSimple().merge(m, m.clone(), 0.5)[0],
@@ -54,6 +60,8 @@ if importlib.util.find_spec("comfy_extras.nodes_nag"):  # an older ComfyUI has n
     from comfy_extras import nodes_nag
 
     NODES["NAG"] = lambda m: first(nodes_nag.NAGuidance.execute(m, 5.0, 0.5, 1.5))
+UNFIT = ("sdxl", "shift"), ("sd3", "FreeU")
+"""Families that a node is not for."""
 PRE_CFG = ("APG", "TCFG", "FreSca")
 _MADE: dict[str, Any] = {}
 
@@ -73,7 +81,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize(("family", "name"), [(family, name) for family in ("sd3", "sdxl") for name in NODES
-                                              if (family, name) != ("sdxl", "shift")])  # which is for flow models
+                                              if (family, name) not in UNFIT])
 def test_beside(family: str, name: str) -> None:
     """EMAG has its effect beside the node, in either order the same."""
     node, small = NODES[name], SMALL[family]
@@ -91,7 +99,7 @@ def test_the_nodes_own_effect_stays() -> None:
         assert far(sample(patched(NODES[name](model), (EMAG,)), small), ours) > 1e-2
 
 
-@pytest.mark.parametrize("name", [*PRE_CFG, "RescaleCFG"])
+@pytest.mark.parametrize("name", [*PRE_CFG, "RescaleCFG", "RenormCFG"])
 def test_two_that_combine_are_refused(name: str) -> None:
     model = NODES[name](made("sd3"))
     with pytest.raises(Unsupported, match=r"apg combines.*leave one of the two out"):
@@ -156,6 +164,26 @@ def test_a_lora_works_below_the_guidance() -> None:
     held.model.state_dict()[f"{key}.weight"].add_(0.8 * up @ down)
     assert far(guided, sample(patched(held, (EMAG,)), small)) < 2e-3
     assert torch.equal(sample(model, small), sample(build(small), small))  # the weights below are as they were
+
+
+def test_a_lora_of_one_condition() -> None:
+    """A hook changes the weights for one condition, and for a part of the steps: weak passes of it see the same weights."""
+    import comfy.hooks
+
+    small, model = SMALL["sd3"], made("sd3")
+    key = "diffusion_model.joint_blocks.1.x_block.mlp.fc1"
+    lora = {f"{key}.lora_up.weight": torch.randn(768, 4, generator=seeded(0)),
+            f"{key}.lora_down.weight": torch.randn(4, 192, generator=seeded(1)) * 0.1}
+    hooks, frames = comfy.hooks.create_hook_lora(lora, 1.0, 1.0), comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.0, 0.5)):
+        frames.add(comfy.hooks.HookKeyframe(strength, start))
+    hooks.set_keyframes_on_hooks(frames)
+    conds = comfy.hooks.set_hooks_for_conditioning(conditioning(2), hooks) + conditioning(4)
+    guided = sample(patched(model, (EMAG,)), small, positive=conds)
+    assert far(guided, sample(model, small, positive=conds)) > 1e-2
+    assert far(guided, sample(patched(model, (EMAG,)), small, positive=conditioning(2) + conditioning(4))) > 1e-2
+    full = replace(EMAG, compat={"resume": False})
+    assert far(guided, sample(patched(model, (full,)), small, positive=conds)) < 2e-3
 
 
 @pytest.mark.parametrize("guided_first", [True, False])
