@@ -22,7 +22,7 @@ MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-rest discriminator clean
+.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-rest discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -158,6 +158,13 @@ results-main: $(STAMP)
 	$(BIN)/emag metrics $(SHAPES)/main --against cfg --against cfg-34 --against none
 	$(BIN)/emag results $(SHAPES)/main $(SHAPES)/sweep --out docs/results/shapes-main.md --index docs/results.md \
 		--questions bench/shapes_main_questions.yaml --changes emag --again "make results-main MAIN=$(MAIN)"
+
+# docs/results/shapes-cost.md: EMAG in a block picked by effect for cost, 240 images each, a quarter of an hour of one core
+results-cost: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/emag run bench/emag_cost.yaml --workers $(WORKERS)
+	$(BIN)/emag metrics out/emag_cost --against cfg --against emag
+	$(BIN)/emag results out/emag_cost --out docs/results/shapes-cost.md --index docs/results.md \
+		--questions bench/emag_cost_questions.yaml --changes emag-last --again "make results-cost"
 
 # EMAG beside CFG on a checkpoint that was kept on the way: make results-weaker KEPT=examples/shapes-third NAME=a-third
 results-weaker: $(STAMP)

@@ -137,9 +137,9 @@ def refused(name, pipe, rule, words):
 
 def test_what_works_around_an_attention_alone_is_refused():
     with pytest.raises(Unsupported, match="attention modules with norm and input inside"):
-        Attending(read_network(plain_unet()), frozenset({0}))
+        Attending(read_network(plain_unet()), {(0, False)})
     with pytest.raises(Unsupported, match="keys beside its tokens, and this changes"):
-        Attending(read_network(cascade_network()), frozenset({0}))
+        Attending(read_network(cascade_network()), {(0, False)})
 
 
 def test_attention_to_the_text_alone_is_told_from_the_other():

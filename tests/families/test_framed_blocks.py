@@ -154,4 +154,4 @@ def test_conditions_that_differ_from_frame_to_frame_are_refused():
 
 def test_what_works_around_attention_modules_is_refused():
     with pytest.raises(Unsupported, match="are frames, several for each sample"):
-        Attending(read_network(animate().unet), frozenset({0}))
+        Attending(read_network(animate().unet), {(0, False)})

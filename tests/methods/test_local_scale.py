@@ -1,4 +1,6 @@
-"""A scale of its own for each place."""
+"""A scale of its own for each place, a band of its own for each sample."""
+
+import math
 
 import pytest
 import torch
@@ -35,7 +37,25 @@ def test_where_all_places_are_alike_none_is_held_back():
     close(guided(emag.SAMG(2.0, 0.5, 1.5), 2 * even, even), 2 * even + 1.5 * even)
 
 
-@pytest.mark.parametrize("make", [lambda: emag.SAMG(-1.0), lambda: emag.SAMG(2.0, -0.1), lambda: emag.SAMG(2.0, 2.0, 1.0)])
+def wave(cycles, size=32):
+    """One sample [1, 1, size, size] of so many cycles along a row."""
+    return torch.cos(2 * math.pi * cycles * torch.arange(size) / size).double().expand(1, 1, size, size)
+
+
+def test_fresca_finds_the_band_that_holds_a_share():
+    """A mean of 5 and a wave of 6 cycles: the mean holds a share of 0.4, so the band is 3 cycles; 0.9 needs all 6."""
+    push, rest = torch.cat([5 + 2 * wave(6), 0.1 * wave(6)]), torch.zeros(2, 1, 32, 32).double()
+    few, all_six = (guided(emag.FreSca(1.0, 1.0, 3.0, adaptive=share), push, rest) for share in (0.4, 0.9))
+    near = {"atol": 1e-5, "rtol": 1e-5}  # transforms are of fp32
+    close(few, torch.cat([5 + 6 * wave(6), 0.1 * wave(6)]), **near)  # the second sample has nothing but its wave
+    close(all_six, push, **near)
+    wide = guided(emag.FreSca(1.0, 1.0, 3.0, adaptive=0.99), wave(12), rest[:1])
+    close(wide, 3 * wave(12), **near)  # at most a quarter of the side: 8 cycles
+
+
+@pytest.mark.parametrize("make", [
+    lambda: emag.FreSca(2.0, adaptive=1.0),
+    lambda: emag.SAMG(-1.0), lambda: emag.SAMG(2.0, -0.1), lambda: emag.SAMG(2.0, 2.0, 1.0)])
 def test_odd_shares_are_refused(make):
-    with pytest.raises(BadValue, match="samg"):
+    with pytest.raises(BadValue, match=r"samg|fresca"):
         make()

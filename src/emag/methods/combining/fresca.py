@@ -26,6 +26,10 @@ class FreSca(Rule):
         high: gain of high frequencies, at least 0; 1 leaves them. 1.2 for SD3, 1.25 in ComfyUI, 1.5 for SDXL.
         cutoff: half the side of the square as a share of the highest frequency, in [0, 1); 0 is the mean alone. ComfyUI's
             20 cycles of latents of 128 are 0.31.
+        adaptive: 0 takes `cutoff`. In (0, 1) half the side is the fewest cycles that hold this share of the magnitude along
+            each axis, counted from the mean outwards, from 3 cycles to a quarter of the shorter side; for each sample
+            by itself, where the authors count from the far end and over the batch. 0.2 in their code, 0.5 to 0.9 on
+            their page.
 
     >>> import emag
     >>> emag.FreSca(4.0, high=1.25).equation
@@ -36,6 +40,7 @@ class FreSca(Rule):
     low: float = 1.0
     high: float = 1.25
     cutoff: float = 0.3125
+    adaptive: float = 0.0
 
     name = "fresca"
     paper = "arXiv 2504.02154"
@@ -44,9 +49,9 @@ class FreSca(Rule):
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
-        if self.low < 0 or self.high < 0 or not 0 <= self.cutoff < 1:
-            raise BadValue("fresca low and high must be at least 0, cutoff in [0, 1), got "
-                           f"{self.low}, {self.high}, {self.cutoff}")
+        if self.low < 0 or self.high < 0 or not (0 <= self.cutoff < 1 and 0 <= self.adaptive < 1):
+            raise BadValue("fresca low and high must be at least 0, cutoff and adaptive in [0, 1), got "
+                           f"{self.low}, {self.high}, {self.cutoff}, {self.adaptive}")
 
     def fits_run(self, start: RunStart) -> None:
         planes(start.first.x, start.first)
@@ -67,8 +72,26 @@ class FreSca(Rule):
         if self.low == self.high == 1:
             return 0.0
         spectrum = torch.fft.fft2(planes(push, step))
-        # cycles a pixel, at most 1/2, twice that as a share
-        rows, columns = (2 * torch.fft.fftfreq(n, device=push.device).abs() for n in spectrum.shape[-2:])
-        low = (rows[:, None] <= self.cutoff) & (columns <= self.cutoff)
+        rows, columns = (cycles(n, push.device) for n in spectrum.shape[-2:])
+        down, across = (self.cutoff * n / 2 for n in spectrum.shape[-2:])
+        if self.adaptive:
+            most = min(spectrum.shape[-2:]) // 4
+            down = holding(spectrum[..., 0], self.adaptive, most)
+            across = holding(spectrum[..., 0, :], self.adaptive, most)
+        low = (rows[:, None] <= down) & (columns <= across)
         gain = torch.where(low, self.low, self.high) - 1
         return from_planes(torch.fft.ifft2(spectrum * gain).real, step, push)
+
+
+def cycles(n: int, device: torch.device) -> torch.Tensor:
+    """Cycles over a side of `n` places of each entry of its transform, without sign; [n]."""
+    return (torch.fft.fftfreq(n, device=device) * n).abs().round()
+
+
+def holding(line: torch.Tensor, share: float, most: int) -> torch.Tensor:
+    """The fewest cycles that hold `share` of the magnitude of `line` [batch, planes, n], at least 3; [batch, 1, 1, 1]."""
+    sizes = line.abs().sum(1)
+    at = cycles(line.shape[-1], line.device).long()
+    held = torch.zeros_like(sizes).index_add_(1, at, sizes).cumsum(1)
+    fewest = (held < share * held[:, -1:]).sum(1).clamp(max=max(3, most))
+    return fewest.clamp(min=3).view(-1, 1, 1, 1)
