@@ -24,6 +24,7 @@ from emag.testing.small_if import MORE as IF
 from emag.testing.small_image import MORE as IMAGES
 from emag.testing.small_kandinsky2 import MORE as KANDINSKY_2
 from emag.testing.small_kandinsky3 import MORE as KANDINSKY_3
+from emag.testing.small_kolors import MORE as KOLORS
 from emag.testing.small_moving import MORE as MOVING
 from emag.testing.small_omnigen import MORE as OMNIGEN
 from emag.testing.small_pag import MORE as PAG
@@ -40,7 +41,7 @@ NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS | COSMOS3 | OMNIGEN | QWEN_21
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
-CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED | KANDINSKY_3 | CASCADE
+CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED | KANDINSKY_3 | CASCADE | KOLORS
 EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte",
         "kandinsky3", "cascade")
 """Those of which laws about blocks are held at each block."""

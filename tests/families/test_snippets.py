@@ -14,8 +14,8 @@ from emag.testing.cases import every
 from present import ABSENT
 
 CASES = every()
-HERE = [one for one in EXAMPLES if one.pipeline in dir(diffusers)]
-"""Those whose pipeline the installed diffusers has."""
+HERE = [one for one in EXAMPLES if one.pipeline in dir(diffusers) and one.small in CASES]
+"""Those whose pipeline the installed diffusers has, with the packages that it wants."""
 
 
 def prompted(pipe, case):

@@ -42,7 +42,9 @@ def test_what_is_served_is_tried():
     tried = {host_of(pipe).name for pipe in pipes}
     assert {type(denoiser_of(pipe)).__name__ for pipe in pipes} == {
         one.name for one in FOUND if one.kind == "network" and one.status == "yes"}
-    assert {one.name for one in FOUND if one.kind == "pipeline" and one.status == "yes"} <= tried
+    # a class that wants a package that is not here is a stand-in, which cannot be made
+    here = {one.name for one in FOUND if "dummy" not in getattr(diffusers, one.name).__module__}
+    assert {one.name for one in FOUND if one.kind == "pipeline" and one.status == "yes"} & here <= tried
 
 
 def test_a_class_of_the_list_is_refused_with_its_reason():

@@ -9,7 +9,7 @@ import torch
 
 from emag.errors import BadValue
 from emag.families import BACKBONES, Stack
-from emag.lab.doctor.unknown.changes import broken, changes
+from emag.lab.doctor.unknown.changes import broken, changes, untold
 from emag.lab.doctor.unknown.guess import guess, guesses, unserved
 from emag.lab.doctor.unknown.proving import proven
 from emag.lab.doctor.unknown.reading import read_entry
@@ -132,3 +132,11 @@ def test_what_another_release_changes(monkeypatch):
     assert list(broken()) == [] or not diffusers.__version__.startswith("0.42")
     monkeypatch.setattr(diffusers, "SD3Transformer2DModel", None)
     assert "- SD3Transformer2DModel: diffusers has it no longer" in list(broken())
+
+
+def test_classes_of_which_nothing_is_written_are_told(monkeypatch):
+    assert list(untold()) == [] or not diffusers.__version__.startswith("0.42")
+    before = len(list(untold()))
+    monkeypatch.setattr(diffusers, "NewPipeline", type("NewPipeline", (diffusers.DiffusionPipeline,), {}), raising=False)
+    found = list(untold())
+    assert len(found) == before + 1 and any(line.startswith("- NewPipeline: a pipeline of which nothing") for line in found)

@@ -35,9 +35,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionInpaintPipelineLegacy", "StableDiffusionLDM3DPipeline",
         "VersatileDiffusionPipeline", "VersatileDiffusionDualGuidedPipeline", "VersatileDiffusionImageVariationPipeline",
         "VersatileDiffusionTextToImagePipeline", "WuerstchenCombinedPipeline", "WuerstchenDecoderPipeline"),
-    "needs a package that we do not test with (OpenCV, sentencepiece, note_seq, librosa)": (
+    "needs a package that we do not test with (OpenCV, note_seq, librosa)": (
         "AudioDiffusionPipeline",
-        "ConsisIDTransformer3DModel", "ConsisIDPipeline", "KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline",
+        "ConsisIDTransformer3DModel", "ConsisIDPipeline",
         "T5FilmDecoder", "SpectrogramDiffusionPipeline"),
     "needs a network of torch: it runs in ONNX": (
         "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
