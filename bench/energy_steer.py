@@ -47,8 +47,7 @@ ARMS = {
     "nothing wanted": Arm(1), "cfg 2.5": Arm(2, 2.5), "cfg 4": Arm(2, 4.0),
     "mpgd 0.1": Arm(1, energy={"where": "next", "normalise": "rms", "strength": 0.1}),
     "dps 2": Arm(4, energy={**THROUGH, "strength": 2.0}), "dps 8": Arm(4, energy={**THROUGH, "strength": 8.0}),
-    "dps 8, 4 views": Arm(4, energy={**THROUGH, "strength": 8.0, "augment": 4}), "tfg-cifar10": Arm(4, energy=TFG),
-    "tfg-cifar10, 4 views": Arm(4, energy={**TFG, "augment": 4})}
+    "dps 8, 4 views": Arm(4, energy={**THROUGH, "strength": 8.0, "augment": 4}), "tfg-cifar10": Arm(4, energy=TFG)}
 """By name; the number of an energy is its strength, and views are those over which Dreamguider averages the score."""
 
 
