@@ -55,7 +55,7 @@ def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: 
     None where none differentiates anything, or the class of the network or of the decoder is not known; a rule's score is
     not in it. "least": the same with checkpoint=true. In float32; 16 bits take about half.
     """
-    found = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
+    found: list[Any] = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
     if not found:
         return None
     network = skeleton(model)
