@@ -22,7 +22,7 @@ MAIN := 5000
 WORKERS := 2
 VERSION := 0.30.0
 
-.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-rest discriminator clean
+.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-energy results-rest discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -174,6 +174,13 @@ results-weaker: $(STAMP)
 	$(BIN)/emag metrics $(SHAPES)/$(NAME) --against cfg --against cfg-34 --against none
 	$(BIN)/emag results $(SHAPES)/$(NAME) --out docs/results/shapes-$(NAME).md --index docs/results.md \
 		--questions bench/shapes_weaker_questions.yaml --again "make results-weaker KEPT=$(KEPT) NAME=$(NAME) IMAGES=$(IMAGES)"
+
+# docs/results/energy.md and energy-cost.md: a class wanted, by energies and by CFG, by a judge that is trained first, EACH images of each
+# class; and what energies cost. Half an hour of one core. Ended at any moment, the first goes on where it was
+EACH := 20
+results-energy: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_steer.py --data ../shared/data/cifar10 --each $(EACH) --out docs/results/energy.md
+	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_cost.py --out docs/results/energy-cost.md
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet

@@ -102,6 +102,26 @@ def test_around_a_function_calls_are_evaluated_again_as_a_whole():
     assert models[0].evaluations == models[1].evaluations == 2 * models[1].again and models[0].again == 0
 
 
+def test_and_so_where_its_network_is_known():
+    """The second evaluation finds the taps of the first, and is counted apart."""
+    network, made = sd3().transformer, torch.Generator().manual_seed(5)
+    words, pooled, x = (torch.randn(2, *shape, generator=made) for shape in ((5, 12), (10,), (4, 8, 8)))
+
+    def denoiser(x, t, condition):
+        return network(x, timestep=torch.full((2,), 1000 * t), encoder_hidden_states=words, pooled_projections=pooled,
+                       return_dict=False)[0]
+
+    found = []
+    for on in (False, True):
+        rules_ = emag.PLADIS(2.0, layers=(1,)), emag.Energy(lambda x0: -x0.square().flatten(1).sum(1), 0.1, **THROUGH,
+                                                            checkpoint=on)
+        model = emag.guided(denoiser, *rules_, path=(0.9, 0.5, 0.0), backbone=network)
+        found.append((emag.sample(model, x), model.evaluations, model.block_evaluations, model.again,
+                      model.network.passes.again))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1:] == (4, 16, 0, 0) and found[1][1:] == (4, 16, 2, 8)
+
+
 # decoders
 
 

@@ -17,7 +17,7 @@ from .undo import Undo, patch
 
 SWITCH, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 """Attributes by which modules of diffusers checkpoint their parts: whether, and by what."""
-Around = Callable[[], AbstractContextManager[Any]]
+Surroundings = Callable[[], AbstractContextManager[Any]]
 Noted = Callable[[torch.nn.Module], None]
 
 
@@ -38,7 +38,7 @@ def check_can(module: torch.nn.Module) -> None:
                           "checkpoint out")
 
 
-def checkpointed(module: torch.nn.Module, undo: Undo, around: Around = nullcontext, note: Noted | None = None) -> None:
+def checkpointed(module: torch.nn.Module, undo: Undo, around: Surroundings = nullcontext, note: Noted | None = None) -> None:
     """Turn the switch of every part of `module` on, until `undo` closes.
 
     around: what is around the evaluations in backward passes, made anew for each. note: told each part as it is evaluated
@@ -70,7 +70,7 @@ def checkpointed(module: torch.nn.Module, undo: Undo, around: Around = nullconte
     turn_on(undo)
 
 
-def each_call(module: torch.nn.Module, undo: Undo, around: Around = nullcontext) -> None:
+def each_call(module: torch.nn.Module, undo: Undo, around: Surroundings = nullcontext) -> None:
     """Keep the inputs of each call of `module` alone, until `undo` closes: it is evaluated again as a whole."""
     kept = partial(checkpoint, module.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), around()))
     patch(undo, module, "forward", kept)

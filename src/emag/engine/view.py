@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ..core import Part, Rows, Score, Sparing, Step
+from ..core import PLENTY, Part, Rows, Score, Sparing, Step
 from .arguments import Arguments
 from .trajectory import Trajectory
 
@@ -37,7 +37,7 @@ class Extras(Protocol):
 class FurtherSight(Protocol):
     """What a host gives a run for rules that look further."""
 
-    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = ...) -> torch.Tensor:
+    def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
         """Images [batch, 3, height, width] in [0, 1] of clean samples [batch, ...], or frames of videos; differentiable."""
         ...
 

@@ -244,7 +244,9 @@ class Function:
         if not (checkpointed and torch.is_grad_enabled() and x.requires_grad):
             return made(x)
         # the function as a whole: what is in it, nobody here knows
-        return checkpoint(made, x, use_reentrant=False, context_fn=lambda: (nullcontext(), self._once_more()))
+        found: torch.Tensor = checkpoint(made, x, use_reentrant=False,
+                                         context_fn=lambda: (nullcontext(), self._once_more()))
+        return found
 
     @contextmanager
     def _once_more(self) -> Iterator[None]:

@@ -26,9 +26,9 @@ class PipelineImages:
 
 
 class Evaluating(Protocol):
-    """A clean prediction of one step at another x, by name. checkpoint: a backward pass evaluates it again."""
+    """A clean prediction of one step at another x, by name. checkpointed: a backward pass evaluates it again."""
 
-    def __call__(self, x: torch.Tensor, step: Step, name: str, checkpoint: bool) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor, step: Step, name: str, checkpointed: bool) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def decoder_of(pipe: Any, decoder: str | Callable[..., Any] | None) -> Any:
 def _opened(name: str, dtype: torch.dtype) -> Any:
     """The autoencoder in a folder or of a hub id, from safetensors."""
     with loading(f"the decoder {name}"):
-        where = {} if Path(name).is_dir() else {"local_files_only": hub.cached_only(name, "config.json")}
-        config = diffusers.AutoencoderTiny.load_config(name, **where)
+        where: dict[str, Any] = {} if Path(name).is_dir() else {"local_files_only": hub.cached_only(name, "config.json")}
+        config: Any = diffusers.AutoencoderTiny.load_config(name, **where)
         wanted = str(config.get("_class_name"))
         if wanted not in DECODERS:
             raise BadValue(f"it is a {wanted}; a decoder is one of {', '.join(DECODERS)}")

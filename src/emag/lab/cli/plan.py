@@ -46,6 +46,8 @@ def plan(
     if found["backward"]:
         out.print(f"backward passes go through {found['backward']} of these blocks, and keep what they computed until then"
                   + (f"; they evaluate {found['again']} blocks again" if found["again"] else ""))
+        if not found["memory"]:
+            out.print("how much that is, is not known of this network or its autoencoder")
     if found["memory"] and found["memory"]["bytes"]:
         out.print(_memory(found["memory"]))
     for branch in found["weak"]:
