@@ -84,9 +84,6 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
     check_finite("temperature", config.temperature)
     if arguments.get("custom_generate") is not None:
         raise Unsupported("custom_generate brings a loop of its own: use emag.tokens.processor in it")
-    delayed = arguments.get("decoder_attention_mask")
-    if codebooks > 1 and delayed is not None and not bool(delayed.all()):
-        raise Unsupported("sounds to go on from have different lengths, as decoder_attention_mask says: one length a call")
     if arguments.get("inputs_embeds") is not None and arguments.get("input_ids") is None:
         raise Unsupported("a prompt given as inputs_embeds alone has no tokens: give input_ids")
     beams, drafted = (config.num_beams or 1) > 1, _drafts(config, arguments)
@@ -102,6 +99,17 @@ def check_call(asked: TokenGuidance, config: Any, arguments: Mapping[str, Any], 
     check_masks(arguments.get("logits_processor") or (), beams, drafted)
     if codebooks > 1 and (config.num_return_sequences or 1) > 1:
         raise Unsupported("several sequences of a model with codebooks: repeat the prompt in the batch")
+
+
+def check_padding(model: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse padding that branches would read as text, or that a decoder would go on from."""
+    begun, mask = arguments.get("decoder_attention_mask"), arguments.get("attention_mask")
+    if begun is not None and not bool(begun.all()):
+        raise Unsupported("what the decoder goes on from has different lengths, as decoder_attention_mask says: give one "
+                          "length a call")
+    if not model.config.is_encoder_decoder and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+        raise BadValue("these prompts are padded on the right, and a decoder goes on from their end: pad on the left "
+                       "(tokenizer(..., padding_side='left'))")
 
 
 def _drafts(config: Any, arguments: Mapping[str, Any]) -> bool:

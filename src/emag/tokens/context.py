@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import BadValue, Unsupported
 from .codecs import codebooks, prefixed
@@ -103,6 +104,8 @@ def read_context(model: Any, inputs: Inputs, samples: int, name: str = "null") -
 
 def with_encoder(model: Any, inputs: Inputs) -> Inputs:
     """`inputs` with what the encoder makes of them, where a model has one and it is not there yet."""
+    if isinstance(inputs.get("encoder_outputs"), tuple | list):  # as older code hands them on
+        inputs = {**inputs, "encoder_outputs": BaseModelOutput(last_hidden_state=inputs["encoder_outputs"][0])}
     if not model.config.is_encoder_decoder or prefixed(model) or inputs.get("encoder_outputs") is not None:
         return inputs
     encoder = model.get_encoder()

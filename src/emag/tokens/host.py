@@ -1,5 +1,6 @@
 """`guide`: a model whose `generate` runs under a guidance; `processor`: the same for loops of one's own."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from ..core import Rule
 from ..engine.lock import hold
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Busy, Unsupported
-from .checks import check_asked, check_call, check_loop, token_space
+from .checks import check_asked, check_call, check_loop, check_padding, token_space
 from .codecs import codebooks, fed
 from .context import Inputs, Null
 from .hidden import HiddenStates
@@ -20,6 +21,10 @@ from .stats import TokenStats
 
 PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
 """Arguments of `generate` that a text is conditioned on. Those a null leaves out are not given to its branch."""
+
+
+OTHER_WAYS = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods of a model that make texts past `generate`: what they are given to write knows of no guidance."""
 
 
 class GuidedTokens:
@@ -41,6 +46,8 @@ class GuidedTokens:
             hold(self._model, "emag.tokens.guide", undo)
             if self.asked.rules:
                 patch(undo, self._model, "generate", self._generate(self._model.generate))
+                for way in OTHER_WAYS:
+                    patch(undo, self._model, way, _refused(way))
         except BaseException:
             self.__exit__()
             raise
@@ -83,7 +90,10 @@ class GuidedTokens:
         model = self._model
         config = inputs.get("generation_config") or model.generation_config
         check_call(self.asked, _Told(config, inputs), inputs, codebooks(model))
+        check_padding(model, inputs)
         given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
+        if "encoder_outputs" in given:  # generate repeats it in place where a prompt is decoded several times
+            given["encoder_outputs"] = copy.copy(given["encoder_outputs"])
         # a model that makes images of tokens makes as many as an image has
         image = inputs.get("generation_mode") == "image"
         made = model.model.vision_model.config.num_image_tokens if image else 0
@@ -171,7 +181,7 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
     `BadValue`, `Unsupported` and `Busy` before anything is generated, `NotFinite` at guided logits that are no numbers, and
     `NoEffect` after a call in which a branch was the prompt itself.
     """
-    return GuidedTokens(model, asked(rules, null, conditions, scorers, tokenizer, space))
+    return GuidedTokens(_inside(model), asked(rules, null, conditions, scorers, tokenizer, space))
 
 
 def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, Null] | None = None,
@@ -185,7 +195,12 @@ def processor(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[s
     """
     if tokens < 0:
         raise BadValue(f"tokens must be at least 0 (0: not known), got {tokens}")
-    return Processor(model, asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
+    return Processor(_inside(model), asked(rules, null, conditions, scorers, tokenizer, space), tokens, inputs)
+
+
+def _inside(model: Any) -> Any:
+    """The model itself, where torch.compile has put a shell around it: what is called of the shell is the model's."""
+    return getattr(model, "_orig_mod", model)
 
 
 def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = None, tokenizer: Any = None,
@@ -194,6 +209,13 @@ def asked(rules: Any, null: Null = None, conditions: Any = None, scorers: Any = 
     active = tuple(rule for rule in rules if not (isinstance(rule, Rule) and rule.neutral))
     found = token_space(space, ("logp", "logits", "hidden"))
     return TokenGuidance(active, null, dict(conditions or {}), dict(scorers or {}), tokenizer, found)
+
+
+def _refused(way: str) -> Callable[..., Any]:
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise Unsupported(f"{way} would write unguided texts inside the block: call generate with a batch, or leave it")
+
+    return refused
 
 
 def _named(original: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
