@@ -21,7 +21,7 @@ class Evaluations(FurtherSight, Protocol):
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
         """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x.
 
-        at: the step of the run, or the one after it, whose time the network is told.
+        at: the step of the run, or one after it, whose time the network is told.
         """
         ...
 
@@ -38,9 +38,9 @@ class RuleAccess:
     states: States
     names: Sequence[str]
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: int = 0) -> torch.Tensor:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
-        at = self.step.following(x) if ahead else replace(self.step, x=x)
+        at = self.step.following(x, ahead) if ahead else replace(self.step, x=x)
         if of != "guided" and of not in self.names:
             raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
         predicted = self._guided(at) if of == "guided" else self.host.branches(x, (of,), at)[of]

@@ -8,8 +8,10 @@ import torch
 from ...core import Step
 from ...maths.energies import first_order_step, reach, towards
 
-Where = Literal["x0", "x_t", "next"]
-"""What is moved: the estimate of the clean sample, the sample itself, or the sample of the next level."""
+Where = Literal["x0", "v", "x_t", "next"]
+"""What is moved: the estimate of the clean sample, or the velocity to it; the sample itself, or that of the next level."""
+EnergyOf = Literal["guided", "cond", "uncond", "noisy"]
+"""What is scored: an estimate of the clean sample (`EstimateOf`), or the sample itself, noise and all."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.T
     pull: strength times the gradient through the network, in x_t. climbed: a move of x0. Both [batch, ...].
     """
     alpha, sigma = step.alpha, step.sigma
-    if where == "x0":
-        # the score of p(x_t) moves by `pull`, and by Tweedie x0 = (x + sigma^2 score) / alpha
-        x0 = made.x0 if climbed is None else made.x0 + climbed
+    if where in ("x0", "v"):
+        # the score of p(x_t) moves by `pull`, and by Tweedie x0 = (x + sigma^2 score) / alpha; x0 = x + sigma v on a flow
+        x0 = made.x0 if climbed is None else made.x0 + (climbed if where == "x0" else sigma * climbed)
         return replace(made, x0=x0 if pull is None else x0 + sigma**2 / alpha * pull)
     # under the noise that it had, x' moves alpha' / alpha times as far as x_t; and alpha' times as far as x0
     along = step.next[0] / alpha if where == "x_t" and pull is not None else 1.0
