@@ -221,7 +221,7 @@ def test_a_flat_score_is_found_out_at_the_end():
     (lambda: emag.Energy(quadratic, of="noisy", through_network=True), BadValue, "leave through_network out"),
     (lambda: emag.Energy(quadratic, inner=0), BadValue, "inner must be at least 1"),
     (lambda: emag.Energy(quadratic, interval=(0.5, 0.2)), BadValue, "two shares"),
-    (lambda: guided(emag.Energy()), BadValue, "needs a score"),
+    (lambda: guided(emag.Energy()), BadValue, "no default score"),
     (lambda: guided(emag.Energy("clasifier:frog")), BadValue, "did you mean classifier"),
     (lambda: guided(emag.Energy("classifier:frg")), BadValue, "did you mean frog"),
     (lambda: guided(emag.Energy(quadratic), emag.CFG(3.0)), BadValue, "name cfg before it"),

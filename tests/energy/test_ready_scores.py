@@ -49,6 +49,12 @@ def test_an_image_is_scored_alone(name):
         close(SCORES[name](images()[at:at + 1]), together[at:at + 1], atol=1e-5, rtol=1e-5)
 
 
+def test_making_a_score_draws_nothing_from_the_users_generator():
+    before = torch.get_rng_state()
+    load_classifier()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_distance_is_the_mean_square_over_what_counts():
     reference, known = images(1, seed=1), masks()
     close(Distance(reference)(images()), -(images() - reference).square().mean((1, 2, 3)))

@@ -87,6 +87,8 @@ ROWS = (
     one(C["icg"](), sees=True, only=("sd3", "pixart", "true-cfg")),
     Trial("icg-label", (C["icg"]("label", redraw=False),), sees=True, only=("dit",)),
     Trial("icg-given", (C["icg"]("given", ("prompt:281", "prompt:7")),), sees=True, only=("dit",)),
+    one(C["gfcg"](("frog",), ("cat", "deer"), "{}"), sees=True, only=("sd3",),
+        more=(("conditions", dict.fromkeys(("cat", "deer"), NULL)),)),
     one(C["cdg"](1, "null"), sees=True, only=("sd3", "true-cfg"), more=EMPTIED),
     one(C["domain"](), **OTHER),
     one(C["priors"](), **OTHER),

@@ -1,6 +1,6 @@
 """One denoising step as rules see it, and the predictions that are made in it."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
@@ -45,6 +45,10 @@ class Access(Protocol):
         ahead: x is a sample of the level so many steps on, and the network is told its time. Raises `Unsupported` where
         nobody evaluates it.
         """
+        ...
+
+    def under(self, names: Sequence[str]) -> torch.Tensor:
+        """The clean sample that is estimated at x_t, row r under the condition of name names[r], by a pass of its own."""
         ...
 
     def decode(self, x0: torch.Tensor, part: "Part | None" = None) -> torch.Tensor:

@@ -11,6 +11,7 @@ from ..core import COND, UNCOND, Branches, EstimateOf, Part, Rows, Rule, Score, 
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
+from .conditions import conditioned, gathered
 from .passes import NetworkCall, Passes
 from .view import FurtherSight
 
@@ -23,6 +24,10 @@ class Evaluations(FurtherSight, Protocol):
 
         at: the step of the run, or one after it, whose time the network is told.
         """
+        ...
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        """The prediction at x [batch, ...] of which row r is under the condition names[r], in the step's space."""
         ...
 
 
@@ -51,6 +56,11 @@ class RuleAccess:
         branches = with_null(self.rules, self.host.branches(at.x, self.names, at), at, states)
         return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
 
+    def under(self, names: Sequence[str]) -> torch.Tensor:
+        """The clean sample at x_t, row r under the condition names[r]."""
+        step = self.step
+        return to_x0(self.host.under(step.x, names, step), step.x, step.alpha, step.sigma, step.space)
+
     def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
         return self.host.decode(x0, self.step, part)
 
@@ -78,6 +88,16 @@ class NetworkEvaluations:
         part = part.later(later) if later else part
         moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
         rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
+        return self.passes.further(NetworkCall(call.forward, moved, rows))
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        call = self.calls[COND].conditional()
+        if call.rows.total != len(names):
+            raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
+                              "and which condition each has is not known: leave gfcg out")
+        given = gathered([self.passes.extras.given(name) for name in names], names)
+        rows = Rows.all_cond(call.rows.total)
+        moved = self.passes.conditions.on(conditioned(call.arguments, given), rows)
         return self.passes.further(NetworkCall(call.forward, moved, rows))
 
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:

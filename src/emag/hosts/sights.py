@@ -29,6 +29,11 @@ class Elsewhere:
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
         return {name: self.evaluate(x, at, name) for name in names}
 
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        # conditions of a function are whatever it takes: each is evaluated for the whole batch, of which a row is kept
+        found = {name: self.evaluate(x, at, name) for name in dict.fromkeys(names)}
+        return torch.stack([found[name][row] for row, name in enumerate(names)])
+
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None) -> torch.Tensor:
         made = self.sights.decode(x0)
         return made if part is None else made[:, :, list(part.frames)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core import Branches, Look, Rule, RunStart, Score, Step
+from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
 from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
 from ...near import choices
@@ -146,6 +146,10 @@ class Energy(Rule):
     def looks_further(self) -> bool:
         return True
 
+    @property
+    def scores(self) -> tuple[str | Score | None, ...]:
+        return (self.score,)
+
     def reads_null(self, step: Step) -> bool:
         return self.of == "uncond"
 
@@ -168,12 +172,12 @@ class Energy(Rule):
             elsewhere = turn > 0 or self.again
             given = self._pulls > 0 and self.of == "guided" and not self.again
             found += [Look("guided", False)] if elsewhere and not given else []
-            found += [Look(self.of, False)] if elsewhere and self._climbs and self.of not in ("guided", "noisy") else []
+            found += [Look(self._of, False)] if elsewhere and self._climbs and self._of != "guided" else []
         return tuple(found)
 
     def _pulled(self, step: Step) -> list[Look]:
         """What the moves by the gradient in x_t evaluate: a pass for each step that is looked ahead, none at x_t itself."""
-        return [] if self.of == "noisy" else [Look(self.of, True)] * self._pulls * len(stops(step, self.steps))
+        return [] if self.of == "noisy" else [Look(self._of, True)] * self._pulls * len(stops(step, self.steps))
 
     def fits_run(self, start: RunStart) -> None:
         if not any(map(self.share, start.steps)):
@@ -219,6 +223,11 @@ class Energy(Rule):
             base = pred if self.of == "guided" else estimate(x, self.of)
         climbed = self._climbed(base, share, slopes) if base is not None else None
         return placed(self.where, Made(x, pred), None if self.again else pull, climbed, step)
+
+    @property
+    def _of(self) -> EstimateOf:
+        """Whose x0 is moved, and scored where it is not x_t itself that is."""
+        return "guided" if self.of == "noisy" else self.of
 
     @property
     def _pulls(self) -> int:

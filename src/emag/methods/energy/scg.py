@@ -75,6 +75,10 @@ class SCG(Rule):
     def looks_further(self) -> bool:
         return True
 
+    @property
+    def scores(self) -> tuple[str | Score | None, ...]:
+        return (self.score,)
+
     def reads_null(self, step: Step) -> bool:
         return self.of == "uncond"
 
