@@ -112,6 +112,7 @@ from .methods.null.cdg import CDG as CDG
 from .methods.null.cfg_cache import CFGCache as CFGCache
 from .methods.null.domain import Domain as Domain
 from .methods.null.erg import ERG as ERG
+from .methods.null.gfcg import GFCG as GFCG
 from .methods.null.icg import ICG as ICG
 from .methods.null.linear_ag import LinearAG as LinearAG
 from .methods.null.oec import OEC as OEC

@@ -1,5 +1,6 @@
 """The maths of energy guidance: gradients per sample, their sizes, schedules, noise put back."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -20,7 +21,7 @@ from emag.maths.energies import (
 
 close = torch.testing.assert_close
 HERE, NEXT = (0.6, 0.8), (0.8, 0.6)
-NORMALISED = ("none", "norm", "rms", "score", "root")
+NORMALISED = ("none", "norm", "rms", "relative", "score", "root")
 
 
 def draw(*shape, seed=0):
@@ -60,31 +61,33 @@ def test_recording_is_over_afterwards():
 @pytest.mark.parametrize("clip", [0.0, 0.7])
 def test_sizes_are_those_of_each_sample_alone(how, clip):
     gradient, score = draw(3, 2, 4) * torch.tensor([1e-3, 1.0, 1e3]).view(-1, 1, 1), draw(3, seed=2)
-    together = tamed(gradient, score, how, clip)
+    together, x = tamed(gradient, score, how, clip, draw(3, 2, 4, seed=3)), draw(3, 2, 4, seed=3)
     for at in range(3):
-        close(tamed(gradient[at:at + 1], score[at:at + 1], how, clip), together[at:at + 1])
+        close(tamed(gradient[at:at + 1], score[at:at + 1], how, clip, x[at:at + 1]), together[at:at + 1])
 
 
 def test_what_a_gradient_is_divided_by():
     gradient, score = draw(2, 3, 5), torch.tensor([-4.0, 9.0], dtype=torch.float64)
-    norms = {how: tamed(gradient, score, how, 0.0).flatten(1).norm(dim=1) for how in NORMALISED}
+    x = draw(2, 3, 5, seed=3)
+    norms = {how: tamed(gradient, score, how, 0.0, x).flatten(1).norm(dim=1) for how in NORMALISED}
     close(norms["norm"], torch.ones(2, dtype=torch.float64))
     close(norms["rms"], torch.full((2,), 15**0.5, dtype=torch.float64))
+    close(norms["relative"], x.flatten(1).norm(dim=1))
     close(norms["none"] / norms["score"], score.abs())
     close(norms["none"] / norms["root"], score.abs().sqrt())
-    for how in ("norm", "rms"):
-        close(tamed(1000 * gradient, score, how, 0.0), tamed(gradient, score, how, 0.0))
+    for how in ("norm", "rms", "relative"):
+        close(tamed(1000 * gradient, score, how, 0.0, x), tamed(gradient, score, how, 0.0, x))
 
 
 @pytest.mark.parametrize("how", NORMALISED)
 def test_a_gradient_of_zero_stays_zero(how):
-    assert torch.equal(tamed(torch.zeros(2, 3), torch.zeros(2), how, 1.0), torch.zeros(2, 3))
+    assert torch.equal(tamed(torch.zeros(2, 3), torch.zeros(2), how, 1.0, torch.ones(2, 3)), torch.zeros(2, 3))
 
 
 def test_a_clip_of_one_is_rectifids_division():
     """g / max(1, |g|)."""
     gradient = draw(4, 3) * torch.tensor([[0.1], [1.0], [5.0], [50.0]])
-    close(tamed(gradient, torch.ones(4), "none", 1.0), gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1))
+    close(tamed(gradient, torch.ones(4), "none", 1.0, gradient), gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1))
 
 
 def test_smoothing_is_log_mean_exp_and_one_draw_is_itself():
@@ -105,6 +108,18 @@ def test_a_schedule_has_mean_one_and_its_shape(kind, path):
     ratios = [(here[0] / after[0]) ** 2 for here, after in pairwise(levels)]
     wanted = {"constant": [1.0] * 5, "increase": ratios, "decrease": [1 - one for one in ratios]}[kind]
     assert [a * sum(wanted) for a in found] == pytest.approx([b * 5 for b in wanted])
+
+
+def test_elucds_schedules_are_the_published_ones():
+    levels = tuple(((1 - s**2) ** 0.5, s) for s in (0.99, 0.9, 0.6, 0.3, 0.0))
+    # DDPM's variance of x' by abar: (1 - abar') / (1 - abar) (1 - abar / abar'), its running maximum, t / T = (N - i) / N
+    bars, largest = [a**2 for a, _ in levels], 0.0
+    for i, (found, (here, after)) in enumerate(zip(shape_of("elucd", levels), pairwise(bars), strict=True)):
+        variance = (1 - after) / (1 - here) * (1 - here / after)
+        largest = max(largest, variance)
+        assert found * after**0.5 == pytest.approx(variance + 0.3 * largest * math.sin(math.pi * (4 - i) / 4))
+    # EDM, N = steps + 1: (N - i) / N + 0.3 sin(pi i / (N - 1))
+    assert shape_of("elucd-edm", levels) == pytest.approx([(5 - i) / 5 + 0.3 * math.sin(math.pi * i / 4) for i in range(4)])
 
 
 def test_a_schedule_without_value_is_refused():

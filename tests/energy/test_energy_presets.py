@@ -1,5 +1,8 @@
 """Published methods as settings of one object: what each is in terms of the others, and their bias on a known posterior."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +12,11 @@ from emag.methods.energy.presets import PRESETS
 from emag.records import recipe
 from emag.samplers import sample
 from test_energy_functions import PATH, TARGET, X, after, guided, quadratic
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+import energy_bias as bias  # noqa: E402
 
 close = torch.testing.assert_close
 
@@ -71,53 +79,29 @@ def test_refusals():
         run(preset("dreamguider"))
 
 
-# a Gaussian mixture, whose posterior is known
+# a mixture of two Gaussians, whose posterior is known: bench/energy_bias.py measures it for docs/how-to/energy.md
 
 
-MEANS, WEIGHTS, SPREAD, NOISE, SEEN = torch.tensor([-2.0, 2.0]).double(), torch.tensor([0.5, 0.5]).double(), 0.3, 1.0, 0.5
+@pytest.mark.parametrize("rules", [(), (emag.Energy(bias.likelihood, 1e-9, "next", True, recur=3),)], ids=["plain", "recur"])
+def test_the_mixture_is_sampled_and_repeated_steps_keep_it(rules):
+    """What is noised back and made again has the marginal of its level, whatever it was."""
+    found = bias.Found.of(bias.drawn(*rules, count=500, steps=20))
+    assert found.upper == pytest.approx(0.5, abs=0.08) and found.mean == pytest.approx(0.0, abs=0.3)
+    assert found.spread == pytest.approx(bias.SPREAD, abs=0.04)
 
 
-def posterior():
-    """Weights, means and the variance of p(x0 | y), y = x0 + noise: again a mixture."""
-    logits = WEIGHTS.log() - (SEEN - MEANS) ** 2 / (2 * (SPREAD**2 + NOISE**2))
-    narrow = 1 / (1 / SPREAD**2 + 1 / NOISE**2)
-    return logits.softmax(0), narrow * (MEANS / SPREAD**2 + SEEN / NOISE**2), narrow
-
-
-def mixture(x, sigma, condition):
-    """The exact E[x0 | x] of the mixture."""
-    alpha = (1 - sigma**2) ** 0.5
-    spread = alpha**2 * SPREAD**2 + sigma**2
-    parts = (WEIGHTS.log() - (x[..., None] - alpha * MEANS) ** 2 / (2 * spread)).softmax(-1)
-    return (parts * (MEANS + alpha * SPREAD**2 / spread * (x[..., None] - alpha * MEANS))).sum(-1)
-
-
-def likelihood(x0):
-    return -((x0 - SEEN) ** 2).sum(1) / (2 * NOISE**2)
-
-
-def drawn(*rules):
-    levels = torch.linspace(0.9999, 0.02, 40).tolist()
-    model = emag.guided(mixture, *rules, path=emag.Path.variance_preserving((*levels, 0.0)), prediction="x0")
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = sample(model, x).flatten()
-    return (found > 0).double().mean().item(), found.mean().item(), found[found > 0].std().item()
-
-
-@pytest.mark.parametrize("rules", [(), (emag.Energy(likelihood, 1e-9, "next", recur=2),)], ids=["plain", "repeated steps"])
-def test_without_a_score_the_mixture_is_sampled(rules):
-    """Steps that are taken back and made again keep the marginal of every level."""
-    upper, mean, spread = drawn(*rules)
-    assert upper == pytest.approx(0.5, abs=0.03) and mean == pytest.approx(0.0, abs=0.1)
-    assert spread == pytest.approx(SPREAD, abs=0.04)
-
-
-@pytest.mark.parametrize(("name", "changes"), [("dps", {"normalise": "none"}), ("classifier", {}), ("tfg-cifar10", {})])
-def test_posterior_guidance_leans_the_right_way_and_is_biased(name, changes):
+@pytest.mark.parametrize("name", ["`classifier`, strength 1", "`tfg-cifar10`", "`dps`, undivided, strength 1"])
+def test_posterior_guidance_leans_the_right_way_and_is_biased(name):
     """No setting samples the posterior: the likelihood of the mean x0 is not the mean likelihood over x0."""
-    weights, means, narrow = posterior()
-    upper, mean, spread = drawn(emag.Energy.preset(name, likelihood, **changes))
-    exact = weights[1].item(), (weights * means).sum().item(), narrow**0.5
-    print(f"{name} {upper:.2f} ({exact[0]:.2f}) {mean:+.2f} ({exact[1]:+.2f}) {spread:.2f} ({exact[2]:.2f})")
-    assert mean > 0.1 and upper > 0.52
-    assert abs(upper - exact[0]) > 0.02 or abs(spread - exact[2]) > 0.02
+    preset, changes = bias.WAYS[name]
+    found = bias.Found.of(bias.drawn(emag.Energy.preset(preset, bias.likelihood, **changes), count=500))
+    exact = bias.posterior()
+    assert found.mean > 0.1 and found.upper > 0.52
+    assert abs(found.upper - exact.upper) > 0.02 or abs(found.spread - exact.spread) > 0.02
+
+
+def test_the_page_tells_what_was_measured():
+    page = (ROOT / "docs/how-to/energy.md").read_text()
+    told = page.partition(bias.MARKS[0])[2].partition(bias.MARKS[1])[0].strip().splitlines()
+    assert told[:3] == bias.table({"the posterior": bias.posterior()}).splitlines()
+    assert [row.split(" | ")[0].removeprefix("| ") for row in told[4:]] == list(bias.WAYS)

@@ -271,7 +271,7 @@ def test_lpips_needs_its_package_or_a_distance(monkeypatch, photo):
 @pytest.mark.parametrize(("make", "match"), [
     (lambda: named("clip:"), "reads a text"), (lambda: ClipScore([]), "reads a text"),
     (lambda: named("clipp:fox"), "did you mean clip"),
-    (lambda: named("classifier@here:frog"), "no model to choose"), (lambda: named("clip@:fox"), "no model to choose"),
+    (lambda: named("edges@here:0.1"), "no model to choose"), (lambda: named("clip@:fox"), "no model to choose"),
     (lambda: named("aesthetic:fox"), "reads no text"), (lambda: named("hps@3:fox"), "versions 2.0, 2.1"),
     (lambda: named("edges-of:nowhere.png"), "No such file"), (lambda: named(f"pixels-of:{__file__}"), "it is no image"),
     (lambda: named("frames:one:edges"), "frames are numbers"), (lambda: named("frames:0:edgs"), "did you mean edges"),
@@ -285,3 +285,19 @@ def test_lpips_needs_its_package_or_a_distance(monkeypatch, photo):
 def test_refusals(make, match):
     with pytest.raises(BadValue, match=match):
         make()
+
+
+def test_glide_is_classifier_guidance_by_clips_scaled_cosine(clip):
+    """epsilon - 3 sigma grad_x (logit scale cos(f(x0(x)), g(text))), x0(x) = 0.8 x here."""
+    name, one = f"clip-logit@{clip}:a red fox, at night", images(2)
+    score, scale = named(name), CLIPModel.from_pretrained(clip).logit_scale.exp()
+    close(score(one), scale * ClipScore("a red fox, at night", clip)(one))
+    path = emag.Path.variance_preserving((0.9, 0.6, 0.0))
+
+    def epsilon(*rules):
+        (alpha, sigma), model = path.at(1), emag.guided(lambda x, t, c: 0.8 * x, *rules, path=path, prediction="x0")
+        return (one - alpha * model(one, 1)) / sigma
+
+    rule = emag.Energy.preset("glide", name)
+    assert rule == emag.method("energy")(name, 3.0, through_network=True)
+    close(epsilon(rule) - epsilon(), -3 * 0.6 * 0.8 * slope(0.8 * one, score)[1], atol=1e-4, rtol=1e-3)

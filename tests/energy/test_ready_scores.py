@@ -9,7 +9,7 @@ from emag.maths.energies import slope
 from emag.maths.streams import Streams
 from emag.methods.energy.views import ImageView, seen
 from emag.models.classifier import load_classifier
-from emag.scores import Colour, Distance, Edges, OfClass, classes, edges, named
+from emag.scores import Calibrated, Colour, Distance, Edges, OfClass, classes, edges, named, softened
 
 close = torch.testing.assert_close
 
@@ -47,6 +47,12 @@ def test_an_image_is_scored_alone(name):
     together = SCORES[name](images())
     for at in range(3):
         close(SCORES[name](images()[at:at + 1]), together[at:at + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_making_a_score_draws_nothing_from_the_users_generator():
+    before = torch.get_rng_state()
+    load_classifier()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_distance_is_the_mean_square_over_what_counts():
@@ -112,5 +118,41 @@ def test_scores_by_name(text, score):
     (lambda: Distance(torch.rand(1, 3, 4, 4))(images()), "give one of their size"),
     (lambda: Distance(torch.rand(2, 3, 32, 32))(images()), "one for all or one each")])
 def test_refusals(make, match):
+    with pytest.raises(BadValue, match=match):
+        make()
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8), torch.nn.ReLU(), torch.nn.Linear(8, 5))
+
+
+def test_temperatures_weigh_the_logit_and_its_rivals():
+    """(1, 1) is log p(y); (1, 0) has the gradient of the logit alone; between them the rivals count less."""
+    network, one = net(), images(2)
+    close(Calibrated(network, [3, 1], (1.0, 1.0))(one), network(one).log_softmax(1)[[0, 1], [3, 1]])
+    close(slope(one, Calibrated(network, 3, (1.0, 0.0)))[1], slope(one, lambda x: network(x)[:, 3])[1])
+    logits = network(one)
+    close(Calibrated(network, 3)(one), logits[:, 3] - (0.5 * logits).exp().sum(1).log())
+    close(named("classifier@1+0.5:frog")(one), OfClass("frog", (1.0, 0.5))(one))
+
+
+def test_soft_activations_stand_for_sharp_ones_in_a_copy():
+    network, one = net(), images(2)
+    soft = softened(network, 3.0)
+    close(soft[2](torch.tensor([-1.0, 0.0, 2.0])), (1 + (3 * torch.tensor([-1.0, 0.0, 2.0])).exp()).log() / 3)
+    assert isinstance(network[2], torch.nn.ReLU)
+    close(softened(network, 1e4)(one), network(one), atol=1e-3, rtol=1e-3)  # its limit
+    close(Calibrated(network, 3, soft=3.0)(one), Calibrated(soft, 3)(one))
+    assert isinstance(softened(torch.nn.ReLU(), 3.0), torch.nn.Softplus)
+
+
+@pytest.mark.parametrize(("make", "match"), [
+    (lambda: Calibrated(net(), 5)(images()), "0 to 4"), (lambda: Calibrated(net(), [1, 2])(images()), "one each"),
+    (lambda: Calibrated(torch.nn.Flatten(0), 1)(images()), "gives logits"),
+    (lambda: Calibrated(net(), 1, soft=-1), "at least 0"), (lambda: softened(torch.nn.Flatten(), 3.0), "no ReLU"),
+    (lambda: Calibrated(lambda x: x, 1, soft=3.0), "leave soft at 0"),
+    (lambda: named("classifier@1:frog"), "are t1"), (lambda: named("classifier@1+x:frog"), "no number")])
+def test_a_calibration_that_cannot_be_is_refused(make, match):
     with pytest.raises(BadValue, match=match):
         make()

@@ -181,7 +181,7 @@ def test_in_a_shell_it_is_planned_and_drawn_again(monkeypatch, capsys, tmp_path)
     (lambda: scg(3.0), BadValue, "a function or the name of a score"), (lambda: scg(n=0), BadValue, "n must be at least 1"),
     (lambda: scg(eta=1.5), BadValue, r"eta must lie in \[0, 1\]"),
     (lambda: scg(interval=(1.0, 0.5)), BadValue, "two shares"),
-    (lambda: guided(scg(None)), BadValue, "scg needs a score"),
+    (lambda: guided(scg(None)), BadValue, "scg has no default score"),
     (lambda: sample(guided(scg(interval=(1.0, 1.0))), X), BadValue, "searches at no step"),
     (lambda: sample(guided(scg(lambda x: x.sum())), X), BadValue, "one number for each"),
     (lambda: sample(guided(scg(lambda x: x.sum(1) / 0)), X), BadValue, "not finite for image 0"),

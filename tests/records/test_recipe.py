@@ -6,6 +6,7 @@ import pytest
 
 import emag
 from emag.hosts.defaults import resolve
+from emag.lab.draw.columns import Column
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat
 from emag.records import recipe
@@ -39,6 +40,32 @@ def test_a_rule_survives_json(rule):
 ])
 def test_the_short_form_means_the_same(text, rule):
     assert recipe.parse(text) == rule
+
+
+FOX = emag.Energy("clip:a red fox, at night", 2.0)
+
+
+@pytest.mark.parametrize(("text", "rule"), [
+    ('energy="clip:a red fox, at night",strength=2', FOX),
+    ('energy=clip:"a red fox, at night", strength=2', FOX),
+    ('energy="clip:a ""red"", big = sign",strength=2', emag.Energy('clip:a "red", big = sign', 2.0)),
+    ("negative=2,negative=prompt:dog's", emag.Negative(2.0, "prompt:dog's")),
+    ('negative=2,negative=prompt:5"', emag.Negative(2.0, 'prompt:5"')),
+    ('icg=given,conditions="prompt:a, b + c"+prompt:d', emag.ICG("given", ("prompt:a, b + c", "prompt:d"))),
+    ('energy="none"', emag.Energy("none")),
+])
+def test_a_quoted_text_is_taken_as_it_is(text, rule):
+    assert recipe.parse(text) == rule and recipe.parse_all(f"{text}  cfg=3") == (rule, emag.CFG(3.0))
+    assert Column.parse(f"red: {text} cfg=3").rules == (rule, emag.CFG(3.0))
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ('energy="clip:a red fox,strength=2', "quotation mark is not closed"),
+    ("energy=clip:a red fox, at night", 'key="a, b"')])
+def test_a_text_that_has_no_end_or_no_marks_is_told_how(text, said):
+    with pytest.raises(emag.BadValue, match=said) as error:
+        recipe.parse(text)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", [

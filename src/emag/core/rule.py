@@ -100,8 +100,13 @@ class Rule(FiniteFields):
         return ()
 
     @property
+    def scores(self) -> tuple[Any, ...]:
+        """Scores that it asks `Step.access` for, functions or names."""
+        return ()
+
+    @property
     def named(self) -> tuple[str, ...]:
-        """Further conditions that `condition` reads, by name: they are in `Step.given`."""
+        """Further conditions by name, which `condition` reads in `Step.given`, or the rule in `Access.under`."""
         return ()
 
     def condition(self, cond: dict[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:

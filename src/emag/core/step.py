@@ -1,6 +1,6 @@
 """One denoising step as rules see it, and the predictions that are made in it."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
@@ -60,12 +60,16 @@ PLENTY = Sparing()
 class Access(Protocol):
     """What a host offers, within a step, to a rule that looks further than the predictions it is given."""
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: int = 0) -> torch.Tensor:
         """The clean sample that is estimated at x [batch, ...], by passes of its own; differentiable in x.
 
-        ahead: x is a sample of the next level, and the network is told its time. Raises `Unsupported` where nobody evaluates
-        it.
+        ahead: x is a sample of the level so many steps on, and the network is told its time. Raises `Unsupported` where
+        nobody evaluates it.
         """
+        ...
+
+    def under(self, names: Sequence[str]) -> torch.Tensor:
+        """The clean sample that is estimated at x_t, row r under the condition of name names[r], by a pass of its own."""
         ...
 
     def decode(self, x0: torch.Tensor, part: "Part | None" = None) -> torch.Tensor:
@@ -156,9 +160,9 @@ class Step:
         after = self.index + 1
         return self.end if after >= self.count else (self.alphas[after], self.sigmas[after])
 
-    def following(self, x: torch.Tensor) -> "Step":
-        """The step after this one, at x [batch, ...]: for predictions beside the run."""
-        return replace(self, index=self.index + 1, time=self.times[self.index + 1], x=x)
+    def following(self, x: torch.Tensor, by: int = 1) -> "Step":
+        """The step so many after this one, at x [batch, ...]: for predictions beside the run."""
+        return replace(self, index=self.index + by, time=self.times[self.index + by], x=x)
 
     @property
     def progress(self) -> float:

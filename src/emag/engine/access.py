@@ -26,6 +26,7 @@ from ..core import (
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
+from .conditions import conditioned, gathered
 from .passes import NetworkCall, Passes
 from .view import FurtherSight
 
@@ -36,9 +37,13 @@ class Evaluations(FurtherSight, Protocol):
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
         """Clean predictions at x [batch, ...] of some of "cond" and "uncond", in the step's space; differentiable in x.
 
-        at: the step of the run, or the one after it, whose time the network is told. checkpoint: a backward pass evaluates
-        them again.
+        at: the step of the run, or one after it, whose time the network is told. checkpoint: a backward pass evaluates them
+        again.
         """
+        ...
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        """The prediction at x [batch, ...] of which row r is under the condition names[r], in the step's space."""
         ...
 
 
@@ -55,9 +60,9 @@ class RuleAccess:
     names: Sequence[str]
     sparing: Sparing = PLENTY
 
-    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: bool = False) -> torch.Tensor:
+    def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: int = 0) -> torch.Tensor:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
-        at = self.step.following(x) if ahead else replace(self.step, x=x)
+        at = self.step.following(x, ahead) if ahead else replace(self.step, x=x)
         if of != "guided" and of not in self.names:
             raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
         predicted = self._guided(at) if of == "guided" else self._branches(x, (of,), at)[of]
@@ -70,6 +75,11 @@ class RuleAccess:
 
     def _branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
         return self.host.branches(x, names, at, self.sparing.checkpoint)
+
+    def under(self, names: Sequence[str]) -> torch.Tensor:
+        """The clean sample at x_t, row r under the condition names[r]."""
+        step = self.step
+        return to_x0(self.host.under(step.x, names, step), step.x, step.alpha, step.sigma, step.space)
 
     def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
         return self.host.decode(x0, self.step, part, self.sparing)
@@ -99,6 +109,16 @@ class NetworkEvaluations:
         moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
         rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
         return self.passes.further(NetworkCall(call.forward, moved, rows), checkpoint)
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        call = self.calls[COND].conditional()
+        if call.rows.total != len(names):
+            raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
+                              "and which condition each has is not known: leave gfcg out")
+        given = gathered([self.passes.extras.given(name) for name in names], names)
+        rows = Rows.all_cond(call.rows.total)
+        moved = self.passes.conditions.on(conditioned(call.arguments, given), rows)
+        return self.passes.further(NetworkCall(call.forward, moved, rows))
 
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
         return self.sight.decode(x0, step, part, sparing)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..core import UNCOND, Rows, Rule, Step
+from ..errors import Unsupported
 from .arguments import Arguments
 from .network import Network
 from .undo import Undo, patch
@@ -77,6 +78,22 @@ def conditioned(call: Arguments, given: dict[str, Any]) -> Arguments:
     condition = {name: _expanded(value, call.total, name in lists) if name in rowed else value
                  for name, value in given.items()}
     return call.conditioned(condition)
+
+
+def gathered(given: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """One condition of which row r is that of given[r], of whose values each has one row or one for each of all.
+
+    names: of the conditions. Raises `Unsupported` where they cannot stand in one batch.
+    """
+    if len(set(names)) == 1:
+        return given[0]
+    values = {name: [one[name] for one in given] for name in given[0]}
+    if not all(isinstance(value, torch.Tensor) and value.shape[1:] == of[0].shape[1:]
+               for of in values.values() for value in of):
+        raise Unsupported(f"the conditions {', '.join(map(repr, dict.fromkeys(names)))} are no tensors of one shape, and "
+                          "images of a batch take different ones: make one image at a time, or texts of one length")
+    return {name: torch.stack([value[row if len(value) > 1 else 0] for row, value in enumerate(of)])
+            for name, of in values.items()}
 
 
 def differs(call: Arguments, other: Arguments, given: dict[str, Any]) -> bool:

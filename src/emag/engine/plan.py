@@ -102,7 +102,8 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
 
 def _looks(rules: Sequence[Rule], step: Step, rows: int) -> tuple[int, int]:
     """Rows per image of what rules evaluate by themselves at a step of `rows` clean ones: differentiated, and not."""
-    found = [(look.backward, rows if look.of == "guided" else 1) for rule in rules for look in rule.looks(step)]
+    found = [(look.backward, rows if look.of == "guided" else 1) for rule in rules
+             if rule.kind != "null" or reads_null(rules, step) for look in rule.looks(step)]
     return sum(count for backward, count in found if backward), sum(count for backward, count in found if not backward)
 
 

@@ -19,6 +19,7 @@ from ..core import (
     evaluates_null,
     needed_branches,
     needs_null,
+    reads_null,
     with_null,
 )
 from ..errors import Unsupported
@@ -72,9 +73,11 @@ class StepRules:
 
     def with_null(self, branches: Branches) -> Branches:
         """The branches, UNCOND given or rewritten by the rules that do so, in order."""
-        for rule, state in zip(self.rules, self.states, strict=True):
-            if rule.rewrites_null:
-                branches = with_null([rule], branches, self.step, [state])
+        read = reads_null(self.rules, self.step)
+        for at, (rule, state) in enumerate(zip(self.rules, self.states, strict=True)):
+            # where nothing reads UNCOND, no pass is made for it
+            if rule.rewrites_null and (read or not rule.looks_further):
+                branches = with_null([rule], branches, self._step_of(at), [state])
                 if UNCOND in branches:
                     self._ask(f"the unconditional prediction of {rule.name}", branches[UNCOND])
         return branches

@@ -145,7 +145,8 @@ def check_looks(rules: Sequence[Rule]) -> None:
         _check_uncond_look(rules, looks, rule.name)
         if not any(look.of == "guided" for look in looks):
             continue
-        weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)), None)
+        weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)
+                     or (one.kind == "null" and one.looks_further)), None)
         if weak:
             raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
                               f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="

@@ -59,10 +59,15 @@ def resolved(rules: Sequence[Rule], models: tuple[str, ...], network: Network) -
     concrete = tuple(resolve(rule, names, network.depth, network.middle) for rule in rules)
     for rule in concrete:
         network.check_layers(getattr(rule, "layers", None) or ())
-        absent = next((name for name in rule.required if getattr(rule, name) is None), None)
-        if absent:
-            raise BadValue(f"{rule.name} has no default {absent} on {names[-1]}: give one, e.g. {rule.required[absent]}")
+        check_required(rule, names[-1])
     return concrete
+
+
+def check_required(rule: Rule, where: str) -> None:
+    """Raise `BadValue` for what the rule needs and nobody says. where: the network in words."""
+    absent = next((name for name in rule.required if getattr(rule, name) is None), None)
+    if absent:
+        raise BadValue(f"{rule.name} has no default {absent} on {where}: give one, e.g. {rule.required[absent]}")
 
 
 def blocks_at(layers: tuple[float, ...], depth: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from ..maths.streams import Streams
 from ..maths.vectors import widened
 from ..samplers.conditioned import alike
 from ..samplers.path import Path
-from .defaults import resolve, resolved
+from .defaults import check_required, resolve, resolved
 from .described import Described, find
 from .function_checks import check_given, check_outside, check_types
 from .given import scores_of
@@ -31,6 +31,8 @@ from .network_function import InsideNetwork
 from .outside import Outside
 from .sights import Decode, Elsewhere, Sights, check_sparing, itself
 
+PLAIN = "a plain function"
+"""What a denoiser is where its network is not known, for defaults and errors."""
 Denoiser = Callable[[torch.Tensor, float, Any], torch.Tensor]
 """(x [batch, ...], time, condition) -> prediction shaped as x."""
 
@@ -65,7 +67,9 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     if found is None:
         check_outside(rules)
     concrete = (resolved(rules, (), read_network(*found)) if found else
-                [resolve(rule, ("a plain function",), 0) for rule in rules])
+                [resolve(rule, (PLAIN,), 0) for rule in rules])
+    for rule in concrete:
+        check_required(rule, PLAIN)
     active = tuple(rule for rule in concrete if not rule.neutral)
     given = {COND: None, **(conditions or {})}
     trajectory = _trajectory(levels, prediction)

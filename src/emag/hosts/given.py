@@ -13,7 +13,6 @@ from ..families import Host
 from ..families.records import Tensors
 from ..maths.masks import not_given
 from ..methods.common.other_model import LOAD
-from ..methods.energy.numbers import EXAMPLE
 from ..scores import named
 from .companions import COMPANIONS, UNBATCHED, whole_text
 from .pictures import IMAGE_PROMPT, image_prompt
@@ -91,12 +90,7 @@ class Given:
 
 def scores_of(rules: Sequence[Rule], given: Mapping[str, Score]) -> dict[str, Score]:
     """The scores that `rules` name: those given, and those that a name says in full. Raises `BadValue` for others."""
-    wanted = [(rule.name, getattr(rule, "score", None)) for rule in rules if rule.kind == "energy"]
-    without = next((name for name, score in wanted if score is None), None)
-    if without:
-        raise BadValue(f"{without} needs a score: a function of images [batch, 3, height, width] in [0, 1], or a name such "
-                       f"as {EXAMPLE}")
-    return {name: given.get(name) or named(name) for _, name in wanted if isinstance(name, str)}
+    return {name: given.get(name) or named(name) for rule in rules for name in rule.scores if isinstance(name, str)}
 
 
 def _by_name(other: Callable[..., Any], network: Network) -> Callable[..., Any]:

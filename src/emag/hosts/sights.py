@@ -49,6 +49,11 @@ class Elsewhere:
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
         return {name: self.evaluate(x, at, name, checkpoint) for name in names}
 
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+        # conditions of a function are whatever it takes: each is evaluated for the whole batch, of which a row is kept
+        found = {name: self.evaluate(x, at, name, False) for name in dict.fromkeys(names)}
+        return torch.stack([found[name][row] for row, name in enumerate(names)])
+
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
         own = self.sights.decode
         made = replace(own, sparing=sparing)(x0) if isinstance(own, PipelineImages) else own(x0)

@@ -15,10 +15,13 @@ from torch.utils._pytree import tree_map_only
 from ..errors import BadValue, Unsupported
 from .vectors import capped, divided, norm, per_sample
 
-Normalise = Literal["none", "norm", "rms", "score", "root"]
-"""What a gradient is divided by, per sample: nothing; its norm; its root mean square; |score|; the root of |score|."""
-StrengthShape = Literal["constant", "increase", "decrease"]
-"""How a strength runs over the steps; its mean over them is 1."""
+Normalise = Literal["none", "norm", "rms", "relative", "score", "root"]
+"""What a gradient is divided by, per sample: nothing; its norm; its root mean square, and "relative" times that of what it
+is taken in; |score|; the root of |score|."""
+StrengthShape = Literal["constant", "increase", "decrease", "elucd", "elucd-edm"]
+"""How a strength runs over the steps; the mean of the first three over them is 1."""
+SINE = 0.3
+"""The share of the sine in EluCD's schedules, the authors'."""
 
 
 @contextmanager
@@ -56,16 +59,18 @@ def _slope(leaf: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) ->
     return None if gradient is None else (found.detach(), gradient.detach())
 
 
-def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, clip: float) -> torch.Tensor:
+def tamed(gradient: torch.Tensor, score: torch.Tensor, normalise: Normalise, clip: float, at: torch.Tensor) -> torch.Tensor:
     """`gradient` [batch, ...] divided as `normalise` says, then scaled down to norm `clip` where it is longer (0: never).
 
-    Per sample, so that no image depends on its batch mates. A gradient of 0 stays 0.
+    at: what it was taken in. Per sample, so that no image depends on its batch mates. A gradient of 0 stays 0.
     """
     size = score.abs().to(gradient)
     if normalise == "norm":
         gradient = divided(gradient, norm(gradient))
     elif normalise == "rms":
         gradient = divided(gradient, norm(gradient) / gradient[0].numel() ** 0.5)
+    elif normalise == "relative":
+        gradient = divided(gradient, norm(gradient)) * norm(at)
     elif normalise == "score":
         gradient = divided(gradient, per_sample(size, gradient))
     elif normalise == "root":
@@ -102,12 +107,37 @@ def shape_of(kind: StrengthShape, levels: tuple[tuple[float, float], ...]) -> tu
     """
     if kind == "constant":
         return (1.0,) * (len(levels) - 1)
+    if kind in ("elucd", "elucd-edm"):
+        return elucd_shape(levels) if kind == "elucd" else elucd_edm_shape(len(levels) - 1)
     ratios = [(here[0] / after[0]) ** 2 for here, after in pairwise(levels)]
     found = ratios if kind == "increase" else [1 - ratio for ratio in ratios]
     total = sum(found)
     if not total > 0:
         raise BadValue(f"the schedule {kind!r} has no value on a path whose alpha does not change: use 'constant'")
     return tuple(len(found) * one / total for one in found)
+
+
+def elucd_shape(levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:
+    """EluCD on DDPM: (V_t + 0.3 max V sin(pi t / T)) / alpha', V the variance of q(x' | x, x0), the maximum that so far.
+
+    The authors move the mean of x' by the numerator times the gradient, and a move of x0 moves x' by alpha' of it.
+    """
+    count, largest, found = len(levels) - 1, 0.0, []
+    for i, (here, after) in enumerate(pairwise(levels)):
+        variance = posterior_spread(here, after) ** 2
+        largest = max(largest, variance)
+        found.append((variance + SINE * largest * max(0.0, math.sin(math.pi * (count - i) / count))) / after[0])
+    return tuple(found)
+
+
+def elucd_edm_shape(count: int) -> tuple[float, ...]:
+    """EluCD on EDM: (N - i) / N + 0.3 sin(pi i / (N - 1)) at step i, N = count + 1."""
+    return tuple((count + 1 - i) / (count + 1) + SINE * math.sin(math.pi * i / count) for i in range(count))
+
+
+def unit_sized(x: torch.Tensor) -> torch.Tensor:
+    """x [batch, ...] scaled down to a root mean square of 1 where it is larger, per sample: what a classifier can read."""
+    return x / (norm(x) / x[0].numel() ** 0.5).clamp(min=1)
 
 
 def reach(here: tuple[float, float], after: tuple[float, float]) -> float:

@@ -56,6 +56,7 @@ from .null.cdg import CDG
 from .null.cfg_cache import CFGCache
 from .null.domain import Domain
 from .null.erg import ERG
+from .null.gfcg import GFCG
 from .null.icg import ICG
 from .null.linear_ag import LinearAG
 from .null.oec import OEC
@@ -95,7 +96,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SEG, ERG, ERGPush, ASAG,
     SPG,
     TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,
-    ICG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
+    ICG, GFCG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,

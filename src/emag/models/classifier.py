@@ -96,7 +96,8 @@ def load_classifier(folder: Path = FOLDER) -> tuple[Classifier, dict]:
                        "python -m emag.lab.train.classifier")
     try:
         card = parsed((folder / CARD).read_bytes())
-        model = Classifier(len(card["classes"]), tuple(card["widths"]), card["activation"])
+        with torch.random.fork_rng(devices=[]):  # first weights, which are replaced, are not drawn from the user's generator
+            model = Classifier(len(card["classes"]), tuple(card["widths"]), card["activation"])
         model.load_state_dict({name: value.float() if value.is_floating_point() else value
                                for name, value in load_file(folder / WEIGHTS).items()})
     except Exception as error:  # whatever a damaged file makes torch or safetensors say

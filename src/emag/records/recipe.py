@@ -2,10 +2,10 @@
 
 A recipe is `{"rules": [{"cads": {}}, {"emag": {"scale": 1.5, "variant": "map"}}, {"apg": {"scale": 4}}]}`; unknown methods
 and keys are refused. The short form of a rule is `emag=1.5,variant=map,layers=2-4`: the first value is its scale. A
-schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`.
+schedule is `{"schedule": "interval", "scale": 4, "high": 1.6}`, in short `cfg=interval:4:high=1.6`. A text with
+commas or blanks stands between double quotation marks, `energy="clip:a red fox, at night",strength=2`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,10 +15,8 @@ from ..core import Rule
 from ..errors import BadValue
 from ..files import parsed
 from ..methods import METHODS, method
+from ..methods.common.quotes import parts, words
 from ..methods.common.values import from_text, hints_of, make_value, refuse_odd, to_plain
-
-BETWEEN = re.compile(r"(?<![\s,=])\s+(?![,=\s])")
-"""What stands between two rules of a line: spaces that are not beside a comma or an equals sign."""
 
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
@@ -60,7 +58,7 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
 
 def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
     """A rule (or what else `registry` holds) from its short form. The value after its name is its first parameter."""
-    head, *rest = (part.strip() for part in text.split(","))
+    head, *rest = (part.strip() for part in parts(text, ","))
     name, given, first = (part.strip() for part in head.partition("="))
     kind = method(name, registry)
     hints = hints_of(kind)
@@ -68,7 +66,8 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
     for part in rest:
         key, given, value = (piece.strip() for piece in part.partition("="))
         if not given:
-            raise BadValue(f"cannot read {part!r} in {text!r}; write a rule as name=scale,key=value,...")
+            raise BadValue(f"cannot read {part!r} in {text!r}; write a rule as name=scale,key=value,..., and a text with a "
+                           'comma in it as key="a, b"')
         pairs.append((key, value))
     refuse_odd(name, [key for key, _ in pairs], kind)
     return kind(**{key: from_text(key, value, hints[key]) for key, value in pairs})
@@ -76,4 +75,4 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
 
 def parse_all(text: str) -> tuple[Any, ...]:
     """Rules from one text, in short form, one after the other: "emag=1.5,variant=map seg=1.2 apg=4", or each in its line."""
-    return tuple(parse(part) for line in text.splitlines() for part in BETWEEN.split(line.strip()) if part)
+    return tuple(parse(word) for line in text.splitlines() for word in words(line))

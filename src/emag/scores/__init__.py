@@ -10,7 +10,9 @@ from functools import partial
 
 from ..core import Score
 from ..errors import BadValue
+from ..models.judges import CLIP
 from ..near import choices
+from .calibrated import Calibrated, softened
 from .classes import OfClass, classes
 from .films import OfFrames
 from .judged import HPS, AestheticScore, ClipScore, ImageRewardScore, PickScore
@@ -22,6 +24,7 @@ __all__ = [
     "NAMED",
     "AestheticScore",
     "Alike",
+    "Calibrated",
     "ClipScore",
     "Colour",
     "Distance",
@@ -35,6 +38,7 @@ __all__ = [
     "colours",
     "edges",
     "named",
+    "softened",
 ]
 
 
@@ -70,6 +74,13 @@ def _aesthetic(text: str, model: str | None) -> Score:
     return AestheticScore(model) if model else AestheticScore()
 
 
+def _temperatures(text: str | None) -> tuple[float, float]:
+    parts = (text or "1+1").split("+")
+    if len(parts) != 2:
+        raise BadValue(f"the temperatures of a classifier are t1+t2, e.g. classifier@1+0.5:frog, got {text!r}")
+    return _number(parts[0]), _number(parts[1])
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -82,12 +93,16 @@ def _alike(name: str, text: str, model: str | None) -> Score:
 
 
 NAMED: dict[str, Named] = {
-    "classifier": Named(lambda text, _: OfClass(text), "log probability of a class, by the embedded classifier",
-                        "classifier:frog"),
+    "classifier": Named(lambda text, temperatures: OfClass(text, _temperatures(temperatures)),
+                        "log probability of a class, by the embedded classifier", "classifier:frog",
+                        "EluCD's two temperatures t1+t2, such as classifier@1+0.5:frog"),
     "colour": Named(lambda text, _: _colour(text), "a mean colour, red:green:blue", "colour:0.9:0.1:0.1"),
     "edges": Named(lambda text, _: Edges(_number(text)) if text else Edges(), "an amount of edges, 0 is flat", "edges:0.1"),
     "clip": Named(lambda text, model: ClipScore(text, model) if model else ClipScore(text), "CLIP's cosine to a text",
                   "clip:a red fox", "a folder or hub id of a CLIPModel"),
+    "clip-logit": Named(lambda text, model: ClipScore(text, model or CLIP, None, True),
+                        "CLIP's cosine to a text times its own scale, about 100: GLIDE's", "clip-logit:a red fox",
+                        "a folder or hub id of a CLIPModel"),
     "pickscore": Named(lambda text, model: PickScore(text, model, None) if model else PickScore(text),
                        "PickScore of a prompt", "pickscore:a red fox", "a folder or hub id of a CLIPModel"),
     "hps": Named(lambda text, version: HPS(text, version) if version else HPS(text), "HPS v2.1 of a prompt",

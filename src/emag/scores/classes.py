@@ -10,14 +10,15 @@ from torch.nn import functional
 from ..errors import BadValue
 from ..models.classifier import SIZE, Classifier, load_classifier
 from ..near import choices
+from .calibrated import log_ratio
 
 
 @dataclass(frozen=True, eq=False)
 class OfClass:
     """log p(class | image) of the embedded classifier, at most 0: a classifier of clean images, so for estimates of x0.
 
-    temperatures: t1 and t2 of t1 f_y - log sum_j exp(t2 f_j), f the logits (EluCD, arXiv 2310.11311, which takes t2 = t1 / 2
-    for DDPM and 0 for EDM); (1, 1) is the log probability. Images of other sizes are resized to the classifier's.
+    temperatures: t1 and t2 of t1 f_y - log sum_j exp(t2 f_j), f the logits (EluCD: see `Calibrated`); (1, 1) is the log
+    probability. Images of other sizes are resized to the classifier's.
     """
 
     label: str
@@ -39,8 +40,7 @@ class OfClass:
         pixels = images.float() * 2 - 1
         # the mean over the image and its mirror image, as where the classifier judges
         logits = (network(pixels) + network(pixels.flip(-1))) / 2
-        wanted, all_of_them = self.temperatures
-        return wanted * logits[:, self.at] - (all_of_them * logits).logsumexp(1)
+        return log_ratio(logits, self.at, self.temperatures)
 
 
 def classes() -> tuple[str, ...]:

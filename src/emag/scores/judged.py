@@ -192,7 +192,8 @@ def _loader(load: Callable[..., Any]) -> Callable[..., Any]:
     part in no gradient, so it is off."""
     @lru_cache(maxsize=2)
     def loaded(*args: Any) -> Any:
-        with torch.inference_mode(False):
+        # first weights, which are replaced, are not drawn from the user's generator
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             net, words = load(*args)
         return net.requires_grad_(False), words
 

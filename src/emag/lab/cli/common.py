@@ -69,7 +69,8 @@ Height = Annotated[int | None, typer.Option(help="Image height in pixels.")]
 Width = Annotated[int | None, typer.Option(help="Image width in pixels.")]
 Seeds = Annotated[str, typer.Option("--seeds", "-s", help="Seeds: 8, 8-11 or 8,13; every prompt with every seed.")]
 Rules = Annotated[list[str], typer.Option("--guidance", "-g", autocompletion=method_names, help="A rule, in order: "
-                                          "emag=1.5,variant=map or apg=4,eta=0. Repeat for more; see `emag methods`.")]
+                                          "emag=1.5,variant=map or apg=4,eta=0; a text with a comma in it as "
+                                          "key=\"a, b\". Repeat for more; see `emag methods`.")]
 Recipe = Annotated[str | None, typer.Option(autocompletion=recipe_names, help="JSON file with rules, or a recipe by name "
                                             "(`emag methods`); not with -g.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

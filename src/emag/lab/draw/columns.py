@@ -22,6 +22,7 @@ from ...hosts.lookup import denoisers, host_of
 from ...hosts.own_guider import with_scale
 from ...methods import LISTED, METHODS
 from ...methods.combining.cfg import CFG
+from ...methods.common.quotes import words
 from ...near import choices
 from ...records import recipe
 from ...records.ranges import warn_of_clipped, warn_of_scales
@@ -56,13 +57,13 @@ class Column:
         """From "emag=1.5 apg=4" or "cfg=2 pcg"; "scale=2.5" is the pipeline's own scale, "none" is 1; "steps=40" more
         steps than the others; "label: ..." first."""
         label, given, rest = text.partition(":") if _labelled(text) else ("", "", text)
-        words = (rest if given else text).split()
-        if not words:
+        found = words(rest if given else text)
+        if not found:
             raise BadValue(f"the column {text!r} is empty; write e.g. 'emag=1.5', 'none', or 'label: scale=2 emag=1.5'")
-        scale = next((1.0 if word == "none" else _number(word) for word in words
+        scale = next((1.0 if word == "none" else _number(word) for word in found
                       if word == "none" or word.startswith("scale=")), None)
-        steps = next((_whole(word) for word in words if word.startswith("steps=")), None)
-        parts = [read_part(word) for word in words
+        steps = next((_whole(word) for word in found if word.startswith("steps=")), None)
+        parts = [read_part(word) for word in found
                  if word not in ("none", "host") and not word.startswith(("scale=", "steps="))]
         return cls.of(label.strip() if given else text, parts, scale, steps)
 

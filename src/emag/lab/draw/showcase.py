@@ -38,6 +38,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "o-nag": "o-nag cfg=1",
     "vsf": "vsf cfg=1",
     "energy": "cfg energy=colour:0.9:0.1:0.1,strength=0.05,normalise=rms",
+    "gfcg": "gfcg=ship,rivals=deer,power=0",
     "scg": "cfg scg=colour:0.9:0.1:0.1,n=4,interval=0+1",
     "constant": None,  # the same as a plain number
     "cfg": None,  # the pipeline's own

@@ -1,12 +1,12 @@
-"""A guidance as text and as rules: `emag=1.5 seg=1.2,sigma=4`. A rule with a blank in it is quoted as in a shell."""
+"""A guidance as text and as rules: `emag=1.5 seg=1.2,sigma=4`. A text with blanks or commas in it is quoted."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from ...core import AUTO, Rule, Schedule
 from ...errors import BadValue
+from ...methods.common.quotes import quoted, words
 from ...methods.common.values import from_text, hints_of
 from ...records import recipe
 from ...schedules import Window
@@ -22,24 +22,21 @@ def parse(text: str) -> Rules:
     """Rules from their text. Raises `BadValue`."""
     if len(text) > LONGEST:
         raise BadValue(f"a guidance has at most {LONGEST} characters, got {len(text)}")
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise BadValue(f"cannot read the guidance: {str(error).lower()}; quote a rule with blanks as 'rule'") from None
-    if len(words) > MOST_RULES:
-        raise BadValue(f"a guidance has at most {MOST_RULES} rules, got {len(words)}")
-    return tuple(recipe.parse(word) for word in words)
+    found = words(text)
+    if len(found) > MOST_RULES:
+        raise BadValue(f"a guidance has at most {MOST_RULES} rules, got {len(found)}")
+    return tuple(recipe.parse(word) for word in found)
 
 
 def text_of(rules: Sequence[Rule]) -> str:
     """The text that `parse` reads back. Raises `BadValue` for a rule that has none."""
-    return shlex.join(short(rule) for rule in rules)
+    return " ".join(short(rule) for rule in rules)
 
 
 def short(rule: Rule) -> str:
     """One rule in the short form of the command line, without what is at its default.
 
-    Raises `BadValue` for a rule that the form cannot hold: one with a list of terms, or with a comma in a text.
+    Raises `BadValue` for a rule that the form cannot hold: one with a list of terms.
     """
     given = {one.name: value_text(getattr(rule, one.name)) for one in fields(rule) if _given(rule, one)}
     first = next(iter(hints_of(type(rule))), "")
@@ -74,7 +71,7 @@ def value_text(value: Any) -> str:
         return _window(value)
     if isinstance(value, tuple):
         return "auto" if value == AUTO else _listed(value)
-    return str(value)
+    return quoted(value) if isinstance(value, str) else str(value)
 
 
 def _window(window: Window) -> str:

@@ -12,6 +12,7 @@ from ...errors import BadValue
 from ...near import choices
 from ...schedules import SCHEDULES, Schedule, Window
 from ...schedules.window import WindowUnit
+from .quotes import parts, unquoted
 
 Made = TypeVar("Made")
 MOST_BLOCKS = 10_000
@@ -174,10 +175,10 @@ def _schedule_word(text: str) -> Schedule:
 
 
 READERS: dict[Any, Callable[[str], Any]] = {
-    float: float, int: int, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()],
+    float: float, int: int, str: unquoted, bool: lambda text: {"true": True, "false": False}[text.lower()],
     Schedule: _schedule_word, Window: window, tuple[int, ...]: layers,
     tuple[float, ...]: lambda text: tuple(float(part) for part in text.split("+")),
-    tuple[str, ...]: lambda text: tuple(text.split("+")),
+    tuple[str, ...]: lambda text: tuple(map(unquoted, parts(text, "+"))),
 }
 
 

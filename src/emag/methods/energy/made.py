@@ -10,6 +10,8 @@ from ...maths.energies import first_order_step, reach, towards
 
 Where = Literal["x0", "x_t", "next", "velocity"]
 """What is moved: the estimate of the clean sample, the sample itself, that of the next level, or the velocity."""
+EnergyOf = Literal["guided", "cond", "uncond", "noisy"]
+"""What is scored: an estimate of the clean sample (`EstimateOf`), or the sample itself, noise and all."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,14 @@ from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
 from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
 from ...near import choices
-from .made import Made, Where, placed
+from .ahead import check_times, stops
+from .made import EnergyOf, Made, Where, placed
 from .numbers import EXAMPLE, accessed, check_score_field, label_of
 from .presets import PRESETS
 from .slopes import Slopes
+
+LEAST = {"inner": 1, "recur": 1, "draws": 1, "steps": 1, "augment": 0, "smooth": 0, "clip": 0}
+"""Least values of the fields that are bounded."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Energy(Rule):
             and the step made from there. "velocity": the velocity towards the data is moved by G, or through the network
             by sigma / alpha G: a move that shrinks with the step, so that the strength holds for any number of them.
         through_network: differentiate the network, so that G is the gradient in x_t.
-        of: whose x0 is scored: "guided", what the rules before gave; "cond" or "uncond", a clean prediction.
+        of: whose x0 is scored: "guided", what the rules before gave; "cond" or "uncond", a clean prediction. "noisy": x_t
+            itself, its root mean square at most 1, by a score made for noisy images; the network is not differentiated.
         mean: mu, what the gradient at x0 itself is multiplied by in `inner` further moves of x0 (TFG's mean guidance).
         inner: N_iter, moves of x0 one after the other, each by the gradient there; of x_t where it is evaluated again.
         recur: N_recur, how often a step is made: after each but the last, noise takes it back to where it began.
@@ -48,16 +53,20 @@ class Energy(Rule):
         smooth: noise added to x0 before it is scored, in units of sigma; the score is log mean exp over `draws` of it.
         draws: draws of that noise.
         augment: views of the image, mirrored and shifted at random, over which the score is averaged; 0 is the image itself.
-        normalise: what G is divided by, per sample: "none", its "norm", its "rms", the "score", or the "root" of the score.
+        normalise: what G is divided by, per sample: "none", its "norm", its "rms", the "score", or the "root" of the score;
+            "relative" is its rms, and times that of x: strength is then a share of x.
         clip: norm that G is scaled down to where it is longer, per sample; 0 is none.
         schedule: how strengths run over the steps, with mean 1: "increase" as a_t = (alpha / alpha')^2, "decrease" as
-            1 - a_t, or "constant".
+            1 - a_t, or "constant"; "elucd" and "elucd-edm" are EluCD's own, whose mean is what it is.
         interval: first and last share of the run in which it acts.
         checkpoint: what is differentiated keeps the inputs of the network's and decoder's parts alone, which backward
             evaluates again: less memory, more time, the same gradients bit for bit. Around a function each call
             is a part.
         decoder: another autoencoder for the images that are scored, such as a small approximate one of the same latents
             (TAESD, an AutoencoderTiny): an object, a folder or a hub id. None is the pipeline's own.
+        steps: k: through the network, what is scored is the end of k first-order steps from x_t, spread evenly over those
+            that are left. 1 is x0 itself, "posterior" guidance; the steps of the run and more are end-to-end guidance.
+            Each costs a forward and a backward pass.
 
     >>> import emag
     >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
@@ -68,7 +77,7 @@ class Energy(Rule):
     strength: float = 1.0
     where: Where = "x0"
     through_network: bool = False
-    of: EstimateOf = "guided"
+    of: EnergyOf = "guided"
     mean: float = 0.0
     inner: int = 1
     recur: int = 1
@@ -82,6 +91,7 @@ class Energy(Rule):
     interval: tuple[float, ...] = (0.0, 1.0)
     checkpoint: bool = False
     decoder: str | Callable[..., Any] | None = None
+    steps: int = 1
 
     name = "energy"
     paper = "arXiv 2409.15761"
@@ -94,7 +104,7 @@ class Energy(Rule):
 
     def __post_init__(self) -> None:
         check_score_field(self.score, self.name)
-        for name, least in (("inner", 1), ("recur", 1), ("draws", 1), ("augment", 0), ("smooth", 0), ("clip", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise BadValue(f"energy {name} must be at least {least}, got {getattr(self, name)}")
         if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
@@ -103,14 +113,19 @@ class Energy(Rule):
 
     def _check_together(self) -> None:
         """Raise `BadValue` for settings that mean nothing beside one another."""
-        if self.where == "x_t" and not self.through_network:
-            raise BadValue("energy where=x_t needs through_network=true: x0 depends on x_t through the network alone")
-        if self.again and self.where != "x_t":
-            raise BadValue("energy again=true evaluates the network at the moved x_t: say where=x_t")
-        if self.mean and not self.through_network:
-            raise BadValue("energy mean is a second strength, beside that through the network: say strength")
-        if self.draws > 1 and not self.smooth:
-            raise BadValue("energy draws are of the noise that smooth adds: say smooth")
+        odd = {
+            "where=x_t needs through_network=true: x0 depends on x_t through the network alone":
+                self.where == "x_t" and not self._in_x_t,
+            "of=noisy scores x_t itself: leave through_network out": self.of == "noisy" and self.through_network,
+            "again=true evaluates the network at the moved x_t: say where=x_t": self.again and self.where != "x_t",
+            "mean is a second strength, beside that through the network: say strength":
+                self.mean != 0 and not self.through_network,
+            "steps are through the network: say through_network=true": self.steps > 1 and not self.through_network,
+            "draws are of the noise that smooth adds: say smooth": self.draws > 1 and not self.smooth,
+        }
+        for what, found in odd.items():
+            if found:
+                raise BadValue(f"energy {what}")
 
     @classmethod
     def preset(cls, name: str, score: str | Score, **changes: Any) -> "Energy":
@@ -133,11 +148,15 @@ class Energy(Rule):
 
     @property
     def first_order(self) -> bool:
-        return self.where in ("next", "x_t") or self.recur > 1
+        return self.where in ("x_t", "next") or self.recur > 1
 
     @property
     def looks_further(self) -> bool:
         return True
+
+    @property
+    def scores(self) -> tuple[str | Score | None, ...]:
+        return (self.score,)
 
     def reads_null(self, step: Step) -> bool:
         return self.of == "uncond"
@@ -157,16 +176,22 @@ class Energy(Rule):
         found: list[Look] = []
         for turn in range(self.recur):
             # what `_turn` evaluates: each pull; the guided estimate where x is another and no pull gave it; the scored one
-            found += [Look(self.of, True)] * self._pulls
+            found += self._pulled(step)
             elsewhere = turn > 0 or self.again
             given = self._pulls > 0 and self.of == "guided" and not self.again
             found += [Look("guided", False)] if elsewhere and not given else []
-            found += [Look(self.of, False)] if elsewhere and self._climbs and self.of != "guided" else []
+            found += [Look(self._of, False)] if elsewhere and self._climbs and self._of != "guided" else []
         return tuple(found)
+
+    def _pulled(self, step: Step) -> list[Look]:
+        """What the moves by the gradient in x_t evaluate: a pass for each step that is looked ahead, none at x_t itself."""
+        return [] if self.of == "noisy" else [Look(self._of, True)] * self._pulls * len(stops(step, self.steps))
 
     def fits_run(self, start: RunStart) -> None:
         if not any(map(self.share, start.steps)):
             raise BadValue(f"energy acts at no step of this run: interval {self.interval} holds none")
+        if self.steps > 1:
+            check_times(self.name, start)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         share = self.share(step)
@@ -179,7 +204,7 @@ class Energy(Rule):
     def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
         access, score = accessed(step, self.score, self.name)
         return Slopes(step, access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
-                      state)
+                      self.steps, state)
 
     def _made(self, pred: torch.Tensor, branches: Branches, step: Step, share: float, slopes: Slopes) -> Made:
         base = pred if self.of == "guided" else branches.get(self.of)
@@ -195,29 +220,39 @@ class Energy(Rule):
         """One making of the step from x. pred, base: x0 there, guided and the one that is scored; None where not known."""
         step, pull = slopes.step, None
         for _ in range(self._pulls):
-            slope, there = slopes.through(x, self.of)
+            slope, there = (slopes.noisy(x), None) if self.of == "noisy" else slopes.through(x, self.of)
             pull = share * self.strength * slope
             pred = there if pred is None and self.of == "guided" else pred
             if self.again:
                 x, pred, base = x + pull, None, None
         estimate = slopes.access.estimate
         pred = estimate(x, "guided") if pred is None else pred
-        if self._climbs and base is None:
+        if self._climbs and base is None and self.of != "noisy":
             base = pred if self.of == "guided" else estimate(x, self.of)
         climbed = self._climbed(base, share, slopes) if base is not None else None
         return placed(self.where, Made(x, pred), None if self.again else pull, climbed, step)
 
     @property
+    def _of(self) -> EstimateOf:
+        """Whose x0 is moved, and scored where it is not x_t itself that is."""
+        return "guided" if self.of == "noisy" else self.of
+
+    @property
     def _pulls(self) -> int:
-        """Moves by the gradient in x_t, each with a pass through the network."""
-        if not self.through_network or self.strength == 0:
+        """Moves by the gradient in x_t."""
+        if not self._in_x_t or self.strength == 0:
             return 0
         return self.inner if self.again else 1
 
     @property
+    def _in_x_t(self) -> bool:
+        """True where the gradient is that in x_t: through the network, or of the score of x_t itself."""
+        return self.through_network or self.of == "noisy"
+
+    @property
     def _climbs(self) -> bool:
         """True where x0 is moved by the gradient at itself."""
-        return not self.through_network or self.mean != 0
+        return not self._in_x_t or self.mean != 0
 
     def _climbed(self, base: torch.Tensor, share: float, slopes: Slopes) -> torch.Tensor | None:
         """By how much x0 moves in `inner` steps up the score, from where it is; None where none are made."""

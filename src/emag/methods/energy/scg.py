@@ -11,6 +11,7 @@ from ...core import Access, Branches, EstimateOf, Look, Rule, RunStart, Score, S
 from ...errors import BadValue, NoEffect
 from ...maths.energies import posterior_spread, towards
 from ...maths.vectors import per_sample
+from .ahead import check_times
 from .numbers import EXAMPLE, accessed, check_score_field, label_of, scored, sighted
 
 
@@ -77,6 +78,10 @@ class SCG(Rule):
     def looks_further(self) -> bool:
         return True
 
+    @property
+    def scores(self) -> tuple[str | Score | None, ...]:
+        return (self.score,)
+
     def reads_null(self, step: Step) -> bool:
         return self.of == "uncond"
 
@@ -89,6 +94,8 @@ class SCG(Rule):
         return (Look(self.of, False),) * self.n if self.searches(step) else ()
 
     def fits_run(self, start: RunStart) -> None:
+        if self.n > 1:
+            check_times(self.name, start)
         if self.n > 1 and not any(map(self.searches, start.steps)):
             raise BadValue(f"scg searches at no step of this run: interval {self.interval} holds none before the last")
 
@@ -112,7 +119,7 @@ class SCG(Rule):
         for at in range(self.n):
             tried = mean + spread * _noise(step, at)
             with torch.no_grad():
-                images, function = sighted(access, score, access.estimate(tried, self.of, ahead=True))
+                images, function = sighted(access, score, access.estimate(tried, self.of, ahead=1))
                 value = scored(function, images, label_of(self.score), step)
             if best is None or found is None:
                 best, found = tried, value

@@ -7,7 +7,8 @@ import torch
 
 from ...core import Access, EstimateOf, Score, Step
 from ...errors import NoEffect
-from ...maths.energies import Normalise, slope, smoothed_score, tamed
+from ...maths.energies import Normalise, slope, smoothed_score, tamed, unit_sized
+from .ahead import last_estimate
 from .numbers import scored, sighted
 from .views import ImageView, seen
 
@@ -26,22 +27,31 @@ class Slopes:
     augment: int
     normalise: Normalise
     clip: float
+    steps: int
     state: dict[str, Any]
 
     def at(self, x0: torch.Tensor) -> torch.Tensor:
         """The gradient of the score in x0 [batch, ...]."""
-        return self._kept(slope(x0, self.value))
+        return self._kept(x0, slope(x0, self.value))
+
+    def noisy(self, x: torch.Tensor) -> torch.Tensor:
+        """The gradient in x_t [batch, ...] of the score of x_t itself, scaled down to a root mean square of 1."""
+        return self._kept(x, slope(x, lambda leaf: self.value(unit_sized(leaf))))
 
     def through(self, x: torch.Tensor, of: EstimateOf) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradient of the score in x [batch, ...], through the network; and the x0 that is estimated there."""
+        """The gradient of the score in x [batch, ...], through the network and its `steps` steps; and the x0 that is
+        estimated there."""
         estimates: list[torch.Tensor] = []
+
+        def ahead(later: torch.Tensor, by: int) -> torch.Tensor:
+            return self.access.estimate(later, of, by)
 
         def value(leaf: torch.Tensor) -> torch.Tensor:
             x0 = self.access.estimate(leaf, of)
             estimates.append(x0.detach())
-            return self.value(x0)
+            return self.value(last_estimate(self.step, self.steps, leaf, x0, ahead))
 
-        return self._kept(slope(x, value)), estimates[0]
+        return self._kept(x, slope(x, value)), estimates[0]
 
     def value(self, x0: torch.Tensor) -> torch.Tensor:
         """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
@@ -54,11 +64,11 @@ class Slopes:
         scores = [seen(score, view) for view in views] or [score]
         return torch.stack([scored(one, images, self.label, self.step) for one in scores]).mean(0)
 
-    def _kept(self, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    def _kept(self, at: torch.Tensor, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         if found is None:
             raise NoEffect(f"the score {self.label} does not depend on the image, as far as gradients tell: numpy, .item(), "
                            ".detach(), rounding or torch.no_grad inside it cut them")
         value, gradient = found
         moved = (gradient != 0).any()
         self.state["moved"] = moved | self.state.get("moved", moved)
-        return tamed(gradient, value, self.normalise, self.clip)
+        return tamed(gradient, value, self.normalise, self.clip, at)
