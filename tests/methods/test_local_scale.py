@@ -43,11 +43,11 @@ def wave(cycles, size=32):
 
 
 def test_fresca_finds_the_band_that_holds_a_share():
-    """A mean of 5 and a wave of 6 cycles: the mean holds a share of 0.4, so the band is 3 cycles; 0.9 needs all 6."""
-    push, rest = torch.cat([5 + 2 * wave(6), 0.1 * wave(6)]), torch.zeros(2, 1, 32, 32).double()
+    """The mean holds a share of 0.4, and the band is still 3 cycles wide; 0.9 needs the wave of 6."""
+    push, rest = torch.cat([5 + wave(3) + wave(6), 0.1 * wave(6)]), torch.zeros(2, 1, 32, 32).double()
     few, all_six = (guided(emag.FreSca(1.0, 1.0, 3.0, adaptive=share), push, rest) for share in (0.4, 0.9))
     near = {"atol": 1e-5, "rtol": 1e-5}  # transforms are of fp32
-    close(few, torch.cat([5 + 6 * wave(6), 0.1 * wave(6)]), **near)  # the second sample has nothing but its wave
+    close(few, torch.cat([5 + wave(3) + 3 * wave(6), 0.1 * wave(6)]), **near)  # the second sample has nothing but its wave
     close(all_six, push, **near)
     wide = guided(emag.FreSca(1.0, 1.0, 3.0, adaptive=0.99), wave(12), rest[:1])
     close(wide, 3 * wave(12), **near)  # at most a quarter of the side: 8 cycles
