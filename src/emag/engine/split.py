@@ -17,7 +17,7 @@ KIND = "diffusers.hooks.context_parallel"
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitTokens:
     """A network whose tokens are split over processes between its attention calls. config: how, of diffusers."""
 
     config: Any
@@ -80,10 +80,10 @@ class Split:
         return handler
 
 
-def split_of(network: Network) -> Split | None:
+def split_of(network: Network) -> SplitTokens | None:
     """How the tokens of a network are split over processes; None where they are not."""
     config = next((config for module in network.module.modules() for config in _hooks(module)), None)
-    return None if config is None else Split(config)
+    return None if config is None else SplitTokens(config)
 
 
 def unsplit(network: Network, branches: Sequence[Perturbation]) -> str:

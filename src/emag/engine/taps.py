@@ -12,7 +12,7 @@ from .framed import Frames
 from .network import Network
 from .packed import Packing
 from .seam import Handler, Seam, is_native, native_backend
-from .split import Split
+from .split import SplitTokens
 from .undo import Undo, put_on, undone
 
 Tap = tuple[int, bool]
@@ -33,7 +33,7 @@ class Taps:
         self.looks: dict[Tap, Handler] = {}
         self.fired: dict[Tap, int] = {}
         self.packing: Packing | Frames | None = None
-        self.split: Split | None = None
+        self.split: SplitTokens | None = None
         self._image: dict[int, tuple[slice, int]] = {}
         self._lengths: dict[int, tuple[int, ...]] = {}
         self._references = 0

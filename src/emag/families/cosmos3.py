@@ -29,6 +29,6 @@ FAMILY = Family(
     },
     examples=(
         Example("Cosmos 3", "nvidia/Cosmos3-Nano", "Cosmos3OmniPipeline", "cosmos3", "guidance_scale=6.0",
-                output="video", note="one video a call; its sound and its actions are not served"),
+                output="video", note="its pipeline needs the package cosmos_guardrail; sound and actions are not served"),
     ),
 )

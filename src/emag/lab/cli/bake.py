@@ -22,7 +22,7 @@ PROMPTS = 512
          kept="what the teacher showed and the training so far are kept in {out_path}; the same command goes on",
          needs=("train",), without=("lora", "offload"))
 def bake(
-    model: shared.Named,
+    model: shared.NamedModel,
     guidance: shared.Rules = [], recipe: shared.Recipe = None,  # noqa: B006
     prompts: shared.Prompt = None, prompts_file: shared.PromptFile = None,
     scale: shared.Scale = None, steps: shared.Steps = None, height: shared.Height = None, width: shared.Width = None,

@@ -11,11 +11,11 @@ from ...files import parsed
 from ...records.seeds import read_seeds as seeds_of
 from .app import app, command
 from .bars import progress
-from .loading import ANY, Device, Dtype, Loading, Model, Named, open_pipeline
+from .loading import ANY, Device, Dtype, Loading, Model, NamedModel, open_pipeline
 from .outputs import check_out, file_in
 from .screen import err, out, show_json, table
 
-__all__ = ["ANY", "Device", "Dtype", "Loading", "Model", "Named", "app", "check_out", "column_of", "command", "err",
+__all__ = ["ANY", "Device", "Dtype", "Loading", "Model", "NamedModel", "app", "check_out", "column_of", "command", "err",
            "file_in", "lines", "open_pipeline", "out", "progress", "rules_of", "seeds_of", "settings_of", "show_files",
            "show_json", "table"]
 

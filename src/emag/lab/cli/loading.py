@@ -9,8 +9,8 @@ import typer
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Embedded model, local folder, hub id, "
                                     "or a safetensors or GGUF file; see `emag models`.")]
-Named = Annotated[str, typer.Argument(metavar="MODEL", help="Embedded model, local folder, hub id, or a safetensors or GGUF "
-                                      "file; see `emag models`.")]
+NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help="Embedded model, local folder, hub id, or a safetensors or "
+                                           "GGUF file; see `emag models`.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: the model's.")]
 Offload = Annotated[str | None, typer.Option(help="model or sequential: keep weights on the CPU between uses.")]

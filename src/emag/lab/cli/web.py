@@ -11,7 +11,7 @@ from .common import command, err
 @command("emag web", "emag web shapes --port 7860",
          kept="pictures of this session are gone with the page; those that were downloaded are kept", needs=("web",))
 def web(
-    model: shared.Named = "tiny", loading: shared.Loading = shared.ANY,
+    model: shared.NamedModel = "tiny", loading: shared.Loading = shared.ANY,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: a free one.")] = 0,
     as_json: shared.Json = False,
 ) -> None:
