@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from PIL import Image
 
 import emag
 from emag.lab.evaluate.metrics.frechet import FrechetTo, moments
@@ -136,6 +137,13 @@ def row(model: Classifier, made: list[Made], true: list[FrechetTo],
             "distance_95": far.ends, "over_cfg": loss and loss.value, "over_cfg_95": loss and loss.ends, **means}, far
 
 
+def sheet(rows: list[list[Made]], path: Path) -> None:
+    """Two images of each class in a row for each arm, [arms, 20, 3, 32, 32], each pixel twice as large."""
+    images = torch.stack([torch.cat([one.images[:2] for one in made]) for made in rows])
+    pixels = images.repeat_interleave(2, 3).repeat_interleave(2, 4).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(pixels.mul(255).round().byte().numpy()).save(path)
+
+
 def table(found: dict[str, Any]) -> str:
     """The page: what was done, and a row for each arm."""
     lines = ["# Results: a class wanted, by energies", "",
@@ -152,6 +160,8 @@ def table(found: dict[str, Any]) -> str:
              "- **Brackets** are 95 % intervals: Wilson's for shares, the jackknife over images for distances; differences "
              "are paired by image number. Passes and seconds of a CPU are for one image, the seconds with the classifier's "
              "gradients.", "",
+             "![Two images of each class, in a row for each arm](energy.png)", "",
+             f"Rows from above: {', '.join(found['arms'])}. Below one another: the same first noise.", "",
              "| arm | wanted, by the judge | wanted, by who steers | distance | over that of cfg 2.5 | forward | backward | "
              "seconds |", "|---|---|---|---|---|---|---|---|"]
     for name, one in found["arms"].items():
@@ -167,7 +177,7 @@ def _ends(ends: tuple[float, float], form: str) -> str:
 
 
 def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the classifier's training reads it.")],
-         out: Annotated[Path, typer.Option(help="Page to write; its numbers beside it.")] = Path("out/energy/energy.md"),
+         out: Annotated[Path, typer.Option(help="Page to write, its picture beside it.")] = Path("out/energy/energy.md"),
          judged: Annotated[Path, typer.Option(help="Folder of the judge; trained where it is not there.")]
          = Path("out/energy/judge"),
          each: Annotated[int, typer.Option(min=3, help="Images of each class and arm.")] = 5,
@@ -189,18 +199,19 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
         "judge_accuracy": json.loads((judged / CARD).read_text())["test_accuracy"],
         "true_wanted": float(np.mean([said == at for at, (_, said) in enumerate(known)])),
         "true_distance": distance([features for features, _ in known], true).value, "arms": {}}
-    base = None
+    base, drawn = None, {}
     wanted = [name for name in ARMS if not only or name in only.split("+")]
     for name in sorted(wanted, key=lambda name: name != "cfg 2.5"):  # the one that others are held against
         made = [kept(store, pipe, ARMS[name], label, range(first + 100 * at, first + 100 * at + each), budget)
                 for at, label in enumerate(classes())]
         found["arms"][name], far = row(model, made, true, base)
-        base = base or far
+        base, drawn[name] = base or far, made
         typer.echo(f"{name}: {found['arms'][name]['wanted']:.0%}, {found['arms'][name]['distance']:.1f}")
     found["arms"] = {name: found["arms"][name] for name in wanted}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(table(found))
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    sheet([drawn[name] for name in wanted], out.with_name("energy.png"))
+    (judged.parent / "energy.json").write_text(json.dumps(found, indent=1) + "\n")  # docs/results holds sweeps' alone
 
 
 if __name__ == "__main__":
