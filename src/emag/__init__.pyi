@@ -1,6 +1,7 @@
 """The public names, and where each is at home. `emag.X` is all a user needs to know."""
 
 # guide what is there
+from . import scores as scores
 from . import tokens as tokens
 
 # to write a rule of one's own

@@ -220,12 +220,22 @@ def test_on_a_flow_a_step_from_pure_noise_has_no_score_of_x_t():
     (lambda x: torch.ones(len(x)), NoEffect, "does not depend on the image"),
     (lambda x: x.detach().sum(1), NoEffect, "does not depend on the image"),
     (torch.no_grad()(lambda x: x.sum(1)), NoEffect, "torch.no_grad inside it"),
+    (lambda x: x.sum(1).int(), NoEffect, "does not depend on the image"),
+    (lambda x: x.convert("RGB"), BadValue, r"failed on \[4, 3\] \('Tensor' object has no attribute"),
+    ("classifier:frog", BadValue, r"'classifier:frog' failed on \[4, 3\]"),
     (lambda x: torch.from_numpy(x.detach().numpy()).sum(1), NoEffect, "does not depend"),
 ])
 @pytest.mark.parametrize("through", [False, True])
 def test_what_is_no_score_is_refused_by_name(score, error, match, through):
     with pytest.raises(error, match=match):
         guided(emag.Energy(score, 0.3, "next", through))(X, 1)
+
+
+def test_a_strength_that_drives_the_samples_away_is_told(caplog):
+    sample(guided(emag.Energy(quadratic, 0.3, "next")), X)
+    assert not caplog.records
+    sample(guided(emag.Energy(lambda x: x.sum(1), 1e4, "next")), X)
+    assert "times its usual size: weaken the strength" in caplog.text
 
 
 def test_a_flat_score_is_found_out_at_the_end():
@@ -236,6 +246,8 @@ def test_a_flat_score_is_found_out_at_the_end():
 
 @pytest.mark.parametrize(("make", "error", "match"), [
     (lambda: emag.Energy(3.0), BadValue, "a function or the name of a score"),
+    (lambda: emag.Energy(emag.scores.Edges), BadValue, r"made first: Edges\(\.\.\.\)"),
+    (lambda: guided(emag.Energy("frog")), BadValue, "did you mean classifier:frog"),
     (lambda: emag.Energy(quadratic, where="x_t"), BadValue, "needs through_network"),
     (lambda: emag.Energy(quadratic, where="up"), BadValue, "one of x0, x_t, next, velocity"),
     (lambda: emag.Energy(quadratic, mean=1.0), BadValue, "say strength"),

@@ -53,6 +53,7 @@ FOX = emag.Energy("clip:a red fox, at night", 2.0)
     ('negative=2,negative=prompt:5"', emag.Negative(2.0, 'prompt:5"')),
     ('icg=given,conditions="prompt:a, b + c"+prompt:d', emag.ICG("given", ("prompt:a, b + c", "prompt:d"))),
     ('energy="none"', emag.Energy("none")),
+    ("energy=edges:0.1,preset=dps,strength=0.5", emag.Energy.preset("dps", "edges:0.1", strength=0.5)),
 ])
 def test_a_quoted_text_is_taken_as_it_is(text, rule):
     assert recipe.parse(text) == rule and recipe.parse_all(f"{text}  cfg=3") == (rule, emag.CFG(3.0))
@@ -61,8 +62,9 @@ def test_a_quoted_text_is_taken_as_it_is(text, rule):
 
 @pytest.mark.parametrize(("text", "said"), [
     ('energy="clip:a red fox,strength=2', "quotation mark is not closed"),
-    ("energy=clip:a red fox, at night", 'key="a, b"')])
-def test_a_text_that_has_no_end_or_no_marks_is_told_how(text, said):
+    ("energy=clip:a red fox, at night", 'key="a, b"'), ("energy=edges,preset=dsp", "no energy preset 'dsp'"),
+    ("energy=edges,preset=dps,preset=mpgd", "preset twice"), ("cfg=2,preset=dps", "no parameter 'preset'")])
+def test_a_text_that_cannot_be_read_is_told_how(text, said):
     with pytest.raises(emag.BadValue, match=said) as error:
         recipe.parse(text)
     assert "\n" not in str(error.value)

@@ -69,8 +69,13 @@ def parse(text: str, registry: Mapping[str, Any] = METHODS) -> Any:
             raise BadValue(f"cannot read {part!r} in {text!r}; write a rule as name=scale,key=value,..., and a text with a "
                            'comma in it as key="a, b"')
         pairs.append((key, value))
+    presets = [pair for pair in pairs if pair[0] == "preset" and hasattr(kind, "preset")]
+    if len(presets) > 1:
+        raise BadValue(f"{name} names preset twice")
+    pairs = [pair for pair in pairs if pair not in presets]
     refuse_odd(name, [key for key, _ in pairs], kind)
-    return kind(**{key: from_text(key, value, hints[key]) for key, value in pairs})
+    values = {key: from_text(key, value, hints[key]) for key, value in pairs}
+    return kind.preset(presets[0][1], **values) if presets else kind(**values)
 
 
 def parse_all(text: str) -> tuple[Any, ...]:

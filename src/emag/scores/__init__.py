@@ -123,8 +123,8 @@ def named(text: str) -> Score:
     head, _, rest = text.partition(":")
     name, at, model = head.partition("@")
     if name not in NAMED:
-        raise BadValue(f"there is no score {text!r}; {choices(name, NAMED, 'by name there are')}; others are given as "
-                       "scores={'mine': a function}")
+        near = f"did you mean classifier:{text}" if text in classes() else choices(name, NAMED, "by name there are")
+        raise BadValue(f"there is no score {text!r}; {near}; others are given as scores={{'mine': a function}}")
     if at and not (model and NAMED[name].model):
         raise BadValue(f"the score {name} has no model to choose, got {head!r}; an example is {NAMED[name].example}")
     return NAMED[name].make(rest, model or None)

@@ -1,5 +1,6 @@
 """A step as energy guidance wants it made, and the estimate of the clean sample that makes a sampler do so."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,6 +9,9 @@ import torch
 from ...core import Step
 from ...maths.energies import first_order_step, reach, towards
 
+log = logging.getLogger("emag")
+LARGE = 10.0
+"""Root mean square of x_t, over that of data of variance 1 and its noise, from which a run has left what networks know."""
 Where = Literal["x0", "x_t", "next", "velocity"]
 """What is moved: the estimate of the clean sample, the sample itself, that of the next level, or the velocity."""
 EnergyOf = Literal["guided", "cond", "uncond", "noisy"]
@@ -53,3 +57,11 @@ def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.T
     along = step.next[0] / alpha if where == "x_t" and pull is not None else 1.0
     moves = [factor * move for factor, move in ((step.next[0], climbed), (along, pull)) if move is not None]
     return replace(made, shift=sum(moves[1:], moves[0])) if moves else made
+
+
+def warn_of_size(step: Step) -> None:
+    """Say that x_t has been driven far from where its network has seen any."""
+    size = step.x.flatten(1).square().mean(1).sqrt().max().item() / (step.alpha**2 + step.sigma**2) ** 0.5
+    if size > LARGE:
+        log.warning("emag: energy has driven x_t to %.0f times its usual size: weaken the strength, or say normalise=rms "
+                    "and begin with strength=0.02", size)

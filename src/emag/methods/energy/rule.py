@@ -11,7 +11,7 @@ from ...errors import BadValue, NoEffect
 from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
 from ...near import choices
 from .ahead import check_times, stops
-from .made import EnergyOf, Made, Where, placed
+from .made import EnergyOf, Made, Where, placed, warn_of_size
 from .numbers import EXAMPLE, accessed, check_score_field, label_of
 from .presets import PRESETS
 from .slopes import Slopes
@@ -128,10 +128,11 @@ class Energy(Rule):
                 raise BadValue(f"energy {what}")
 
     @classmethod
-    def preset(cls, name: str, score: str | Score, **changes: Any) -> "Energy":
+    def preset(cls, name: str, score: str | Score | None = None, **changes: Any) -> "Energy":
         """A published method by its name, some of its settings changed: `Energy.preset("dps", score, strength=0.5)`.
 
-        Names, papers and where the numbers come from: `emag.methods.energy.presets.PRESETS`. Raises `BadValue` for others.
+        In a shell: `energy=classifier:frog,preset=dps,strength=0.5`. Names, papers and where the numbers come from:
+        `emag.methods.energy.presets.PRESETS`. Raises `BadValue` for others.
         """
         if name not in PRESETS:
             raise BadValue(f"there is no energy preset {name!r}; {choices(name, PRESETS)}")
@@ -196,7 +197,10 @@ class Energy(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         share = self.share(step)
         made = self._made(pred, branches, step, share, self._slopes(step, state)).told(step) if share else pred
-        if step.index == step.count - 1 and not bool(state["moved"]):
+        if step.index < step.count - 1:
+            return made
+        warn_of_size(step)
+        if not bool(state["moved"]):
             raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, "
                            "or the images are out of [0, 1], where they are cut off")
         return made
