@@ -91,3 +91,90 @@ def test_a_prompt_without_tokens_is_one_line(run, prompts):
     """Of a tokenizer that begins no text with a token of its own."""
     code, text, error = run("text", *prompts, "-m", "digits", "-g", "cfg=1.5")
     assert code == 2 and "prompt '' has no tokens" in error and len(error.splitlines()) == 1 and not text
+
+
+def test_texts_are_made_again_from_their_record(run, folder):
+    code, *_ = run("text", "w5 w6 w7", "w9", "-m", folder, "-g", "mti=1.7,threshold=1", "--negative", "w4 w9", "--tokens", 6,
+                   "--temperature", 1, "--set", "top_k=7", "--out", "made.json")
+    assert code == 0
+    code, text, error = run("again", "made.json", "--json")
+    assert code == 0 and json.loads(text) == {"texts": "out/again/made.json", "identical": True, "differing": []}
+    assert "names the model" in error and json.loads(Path("out/again/made.json").read_text())["record"]["seed"] == 8
+    code, text, _ = run("show", "made.json")
+    assert code == 0 and "w5 w6 w7" in text and "mti" in text
+    made = json.loads(Path("made.json").read_text())
+    made["record"]["seed"] = 9
+    Path("other.json").write_text(json.dumps(made))
+    code, text, _ = run("again", "other.json")
+    assert code == 1 and "NOT the texts" in text
+    made["record"]["network"] = "0" * 16
+    Path("other.json").write_text(json.dumps(made))
+    code, _, error = run("again", "other.json")
+    assert code == 2 and "weights or settings have changed" in error and len(error.splitlines()) == 2
+
+
+GOOD = {"texts": ["a"], "record": {"model": {"model": "digits"}, "prompts": ["+3"], "rules": [], "seed": 1,
+                                   "call": {"max_new_tokens": 5}}}
+STRANGE = {"code": ({"call": {"max_new_tokens": 5, "custom_generate": "a/b"}}, "no setting"),
+           "size": ({"call": {"max_new_tokens": 10**9}}, "at most"), "prompts": ({"prompts": [3]}, "another form"),
+           "lost": ({"unrecorded": ["scorer"]}, "scorer could not"), "rules": ({"rules": [{"apg": {}}]}, "no method"),
+           "model": ({"model": None}, "no record"), "seed": ({"seed": "x"}, "another form")}
+
+
+@pytest.mark.parametrize(("changed", "says"), STRANGE.values(), ids=STRANGE)
+def test_records_of_strangers_are_refused_before_anything_is_loaded(run, changed, says, monkeypatch):
+    monkeypatch.setattr("emag.tokens.load.load_text_model", lambda *_, **__: pytest.fail("loaded"))
+    Path("evil.json").write_text(json.dumps({**GOOD, "record": {**GOOD["record"], **changed}}))
+    code, text, error = run("again", "evil.json")
+    assert code == 2 and says in error and not text and len(error.splitlines()) == 1
+
+
+CARELESS = {
+    "unknown setting": (["--set", "foo=1"], "no setting"), "their loop": (["--set", "custom_generate=a/b"], "no setting"),
+    "twice": (["--set", "max_new_tokens=3"], "--tokens"), "bad value": (["--set", "top_k=-1", "--temperature", 1], "top_k"),
+    "no template": (["--chat"], "no chat template"), "too many": (["--tokens", 62], "--tokens 61"),
+    "long null": (["-g", "cfg=2", "--negative", "w4 " * 70], "places for 64"),
+}
+
+
+@pytest.mark.parametrize(("more", "says"), CARELESS.values(), ids=CARELESS)
+def test_careless_calls_are_one_line(run, folder, more, says):
+    code, text, error = run("text", "w5 w6 w7", "-m", folder, *more)
+    assert code == 2 and not text and says in error and len(error.splitlines()) == 1
+
+
+def test_a_prompt_of_one_token_is_its_own_null(run, folder):
+    code, _, error = run("text", "w5", "-m", folder, "-g", "cfg=2")
+    assert code == 2 and "--negative" in error and len(error.splitlines()) == 1
+
+
+def test_a_text_is_as_long_as_there_are_places(run, folder):
+    code, text, _ = run("text", "w5 w6 " * 30, "-m", folder, "--json")
+    assert code == 0 and json.loads(text)["record"]["call"]["max_new_tokens"] == 4
+
+
+@pytest.fixture(scope="module")
+def talking(folder, tmp_path_factory):
+    """The same model, whose tokenizer has a chat template and no token to pad with."""
+    path = tmp_path_factory.mktemp("talking") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ bos_token }} w8 {{ messages[0]['content'] }} w10"
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(path)
+    model_of("llama").save_pretrained(path)
+    return path
+
+
+def test_prompts_and_negatives_are_what_a_user_says(run, talking):
+    code, text, error = run("text", "w5", "-m", talking, "-g", "cfg=2", "--negative", "w4", "--chat", "--tokens", 5,
+                            "--out", "said.json", "--json")
+    assert code == 0, error
+    made, model = json.loads(text), AutoModelForCausalLM.from_pretrained(talking)
+    with emag.tokens.guide(model, emag.CFG(2.0), null=torch.tensor([BOS, 8, 4, 10])):
+        ids = model.generate(torch.tensor([[BOS, 8, 5, 10]]), max_new_tokens=5, do_sample=False)
+    words = AutoTokenizer.from_pretrained(talking)
+    assert made["texts"] == words.batch_decode(ids[:, 4:], skip_special_tokens=True)
+    assert made["record"]["chat"] and made["record"]["null"] == "w4" and made["record"]["unrecorded"] == []
+    assert run("again", "said.json")[0] == 0
+    code, _, error = run("text", "w5", "w6 w7", "-m", talking)
+    assert code == 2 and "neither a token to pad" in error and len(error.splitlines()) == 1

@@ -17,6 +17,7 @@ from ..files import parsed
 from ..methods import METHODS, method
 from ..methods.common.quotes import parts, words
 from ..methods.common.values import from_text, hints_of, make_value, refuse_odd, to_plain
+from ..methods.tokens import TOKEN_METHODS
 
 
 def to_data(rules: Sequence[Rule]) -> list[dict[str, dict[str, Any]]]:
@@ -33,8 +34,11 @@ def values_of(parts: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
                          if f.default is MISSING or getattr(part, f.name) != f.default}} for part in parts]
 
 
-def from_data(data: Any) -> tuple[Rule, ...]:
-    """Rules from a recipe, or from its list of rules. Raises `BadValue` for anything it does not know."""
+def from_data(data: Any, tokens_too: bool = False) -> tuple[Rule, ...]:
+    """Rules from a recipe, or from its list of rules; tokens_too: rules of a text, those for tokens alone among them.
+
+    Raises `BadValue` for anything it does not know.
+    """
     if isinstance(data, dict):
         unknown = set(data) - {"rules"}
         if unknown or "rules" not in data:
@@ -42,7 +46,8 @@ def from_data(data: Any) -> tuple[Rule, ...]:
         data = data["rules"]
     if not isinstance(data, list) or not all(isinstance(item, dict) and len(item) == 1 for item in data):
         raise BadValue('the rules of a recipe are a list of one-key objects, e.g. [{"emag": {"scale": 1.5}}]')
-    return tuple(make_value(name, method(name, METHODS), values) for item in data for name, values in item.items())
+    registry = TOKEN_METHODS if tokens_too else METHODS
+    return tuple(make_value(name, method(name, registry), values) for item in data for name, values in item.items())
 
 
 def read_rules(path: str | Path) -> tuple[Rule, ...]:

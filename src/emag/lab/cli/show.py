@@ -12,7 +12,7 @@ from .common import command, out, table
 from .outputs import file_or_folder
 from .screen import say
 
-Png = Annotated[Path, typer.Argument(help="A PNG written by emag.")]
+Png = Annotated[Path, typer.Argument(help="A PNG written by emag, or a JSON file of emag text --out.")]
 
 
 @command("emag show out/some.png", "emag show out/some.png --json", kept="nothing is kept or changed")
@@ -21,6 +21,9 @@ def show(image: Png, as_json: shared.Json = False) -> None:
     from ...records import png as images
     from ...records.graph import told
 
+    if image.suffix.lower() == ".json":
+        _show_text(image, as_json)
+        return
     graph = images.read_graph(image)
     record = images.read_record(image) if graph is None else told(graph)
     if as_json:
@@ -62,7 +65,7 @@ def described(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @command("emag again out/some.png", "emag again out/some.png -o out/same.png",
-         "emag again out/some.png --gguf moved/net.gguf",
+         "emag again out/some.png --gguf moved/net.gguf", "emag again story.json",
          kept="nothing was written; the same command starts again", without=("dtype",))
 def again(
     image: Png,
@@ -75,10 +78,16 @@ def again(
 
     The record remembers the whole batch the image was made in; that batch is run again, and its row written. What is said of
     the model takes the place of what the record says: for files that have moved. Other weights are refused.
+    Of texts, all are made again, by the model of their record.
     """
     from ...records import png as images
     from ..draw import remake
 
+    if image.suffix.lower() == ".json":
+        moved = [f"--{name}" for name in ("model", *loading.given) if name != "device" and (model or name != "model")]
+        if moved:
+            raise BadValue(f"texts are made again by the model of their record: leave out {', '.join(moved)}")
+        raise typer.Exit(_text_again(image, out_path, loading.device, as_json))
     record, there = images.read_with_image(image)
     try:
         rules = remake.check(record)
@@ -98,6 +107,50 @@ def again(
     else:
         out.print(f"{path}: {_verdict(same, path, image, _differing(record, now))}")
     raise typer.Exit(0 if same else 1)
+
+
+def _show_text(path: Path, as_json: bool) -> None:
+    """The record of texts, in words."""
+    from ..texts import read_record
+
+    _, record, texts = read_record(path)
+    if as_json:
+        shared.show_json(record)
+        return
+    made = table("", "")
+    made.show_header = False
+    own = [*(("prompt", one) for one in record["prompts"]), *(("text", one) for one in texts)]
+    rules = "\n".join(_rule(rule) for rule in record["rules"]) or "none: plain decoding"
+    further = {name: value for name, value in record.items() if name not in ("prompts", "rules", "unrecorded")}
+    for name, text in [*own, ("rules", rules), *((name, _plain(value)) for name, value in further.items())]:
+        made.add_row(name, text)
+    out.print(made)
+
+
+def _text_again(path: Path, out_path: Path, device: str | None, as_json: bool) -> int:
+    """Texts once more from their record; the exit code."""
+    from .. import texts
+    from ..draw import remake
+    from .outputs import file_in
+    from .text import write_texts
+
+    job, record, there = texts.read_record(path)
+    file = file_in(out_path, path.name)
+    if file.resolve() == path.resolve():
+        raise BadValue(f"{file} is the record itself: give another name or folder")
+    say(f"{path} names the model {job.model!r}, which is loaded now")
+    for package in remake.older(record):
+        say(f"made with {package}: the texts may differ")
+    with remake.refused():
+        made = texts.again(job, record, device)
+    write_texts(file, made)
+    same, differing = made["texts"] == there, _differing(record, made["record"])
+    if as_json:
+        shared.show_json({"texts": str(file), "identical": same, "differing": differing})
+    else:
+        why = f" ({', '.join(differing)} differ)" if differing else ""
+        out.print(f"{file}: {'the texts of' if same else 'NOT the texts of'} {path}{why}")
+    return 0 if same else 1
 
 
 def _drawn(record: dict[str, Any], rules: tuple[Any, ...], loading: shared.Loading) -> tuple[Any, dict[str, Any]]:
