@@ -1,7 +1,7 @@
 """A baked adapter on the world of shapes, judged beside its teacher: python bench/baked.py OUT. Stopped, it goes on.
 
 EMAG and CFG are baked by `emag bake` into OUT/adapter. The same prompts and noise are then drawn without guidance, with the
-adapter (both at one evaluation a step), under CFG (2), and under the teacher (2.2), and judged; --page writes the results.
+adapter (both at one evaluation a step), under CFG (2), and under the teacher (2.4), and judged; --page writes the results.
 """
 
 from dataclasses import asdict, dataclass
@@ -172,7 +172,7 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Images to learn from.")] = 384,
     held: Annotated[int, typer.Option(min=1, help="Further images, for the held-out error.")] = 32,
     iterations: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2000,
-    judged: Annotated[int, typer.Option(min=20, help="Images of each recipe to judge.")] = 400,
+    judged: Annotated[int, typer.Option(min=20, help="Images of each recipe to judge.")] = 300,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     page: Annotated[Path | None, typer.Option(help="Markdown file for the results; its picture stands beside it.")] = None,
 ) -> None:

@@ -5,6 +5,7 @@ import logging
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -366,3 +367,19 @@ def test_a_strangers_adapter_is_read_as_text(tmp_path, caplog, monkeypatch):
     warn_of_baked(read_baked(tmp_path / "a.safetensors"), 3.0, ())
     assert "\x1b" not in caplog.text and "scales multiply." in caplog.text
     assert read_baked(tmp_path / "none.safetensors") is None
+
+
+@pytest.mark.slow
+def test_the_adapter_that_is_shipped_is_nearer_to_its_teacher():
+    """On runs of prompts and noise of their own: well below the square error that the network alone has."""
+    folder = Path(__file__).parents[2] / "examples" / "shapes-baked"
+    assert (folder / FILE).stat().st_size < 1e6 and read_baked(folder) == Baked("emag=1.25 cfg=3", 3.0)
+    pipe = emag.load("shapes")
+    pipe.set_progress_bar_config(disable=True)
+    call = {"prompt": ["a red circle left of a blue ring", "a small green cross", "two yellow squares", "a cyan triangle"],
+            "num_inference_steps": 6}
+    shown = teacher.follow(pipe, (emag.EMAG(1.25), emag.CFG(3.0)), call, (70, 71, 72, 73))
+    baked = emag.load("shapes", lora=str(folder))
+    left, before = (sum(float((teacher.predicted(read_network(one.transformer), inputs, guided) - guided).square().mean())
+                        for inputs, guided in zip(shown.inputs, shown.guided)) for one in (baked, pipe))
+    assert left < 0.7 * before
