@@ -26,8 +26,9 @@ from ..core import (
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
+from .calls import NetworkCall
 from .conditions import conditioned, gathered
-from .passes import NetworkCall, Passes
+from .passes import Passes
 from .view import FurtherSight
 
 

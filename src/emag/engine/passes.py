@@ -1,24 +1,22 @@
 """The passes of one run through its network, and the count of the blocks they evaluate."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rows, State, Step
+from ..core import Perturbation, Rows, Step
 from ..errors import NoEffect, Unsupported
 from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
+from .calls import Forward, NetworkCall, StepCalls, laid_out
 from .checkpointing import check_can, checkpointed, is_on
 from .conditions import Conditions, conditioned, differs
-from .framed import Frames
+from .groups import groups, is_whole
 from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
 from .network import Network
-from .packed import Packing
 from .reached import Reached
 from .swaps import EarlyHead, Times, scale_lora
 from .taps import Tap
@@ -26,45 +24,7 @@ from .undo import Undo, undone
 from .view import Extras
 from .wanted import CLEAN, WHOLE, Pass
 
-Forward = Callable[..., Any]
 X = "hidden_states"  # what states call x_t
-
-
-@dataclass(frozen=True)
-class NetworkCall:
-    """One call of a network. forward: the network's own. rows: where the branches sit in it."""
-
-    forward: Forward
-    arguments: Arguments
-    rows: Rows
-
-    def conditional(self) -> "NetworkCall":
-        """The same call for its conditional rows alone."""
-        part = self.arguments.rows(self.rows.cond)
-        return replace(self, arguments=part, rows=Rows.all_cond(part.total))
-
-
-@dataclass(frozen=True)
-class StepCalls:
-    """The calls of one step that weak passes are made from: the host's, with both branches or one, and that of the clean
-    pass, under the condition rules and perhaps without the unconditional rows."""
-
-    host: NetworkCall
-    clean: NetworkCall
-
-    def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
-        """Arguments of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""
-        host, clean = self.host, self.clean
-        if branch.all_rows:
-            own = clean.rows.uncond if branch.takes_uncond else clean.rows.cond
-            assert own is not None
-            return clean.arguments, None, own
-        if branch.null:
-            assert host.rows.uncond is not None
-            return host.arguments.rows(host.rows.uncond), clean.rows.cond, slice(None)
-        if branch.condition is not None:
-            return host.arguments.rows(host.rows.cond), clean.rows.cond, slice(None)
-        return clean.arguments.rows(clean.rows.cond), clean.rows.cond, slice(None)
 
 
 class Passes:
@@ -162,7 +122,7 @@ class Passes:
             self.again += rows * sum(one in inside for one in part.modules())
 
         check_can(self.blocks.network.module)
-        checkpointed(self.blocks.network.module, undo, partial(self.blocks.serving, _placed(call.arguments, now)), note)
+        checkpointed(self.blocks.network.module, undo, partial(self.blocks.serving, laid_out(call.arguments, now)), note)
         return self._pass(call.forward, call.arguments, now)
 
     def unchanged(self, call: NetworkCall, block: int) -> Answer:
@@ -278,42 +238,9 @@ class Passes:
 
     def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Answer:
         try:
-            with self.blocks.serving(_placed(call, now)):
+            with self.blocks.serving(laid_out(call, now)):
                 return call.evaluated(forward)
         except RuntimeError as error:
             if "`torch.compiler.disable()`d function" not in str(error):
                 raise
             raise Unsupported("taps break the graph of a compiled network: compile it without fullgraph=True") from error
-
-
-def _placed(call: Arguments, now: Pass) -> Pass:
-    """The pass, told where the rows of `call` hold what."""
-    network = call.network
-    if any(block.merged for block in network.blocks):
-        now = replace(now, image=network.image_tokens(call.values), packing=_packing(call))
-    if network.references:
-        now = replace(now, references=network.references)
-    return replace(now, frames=Frames(call.sample.shape[2])) if network.backbone.framed else now
-
-
-def _packing(call: Arguments) -> Packing | None:
-    name = call.network.backbone.packed
-    if name is None:
-        return None
-    mask = call.values[name]
-    return Packing.of(mask.sum(1).long().tolist(), call.network.image_tokens(call.values), mask.device)
-
-
-def is_whole(branch: Perturbation, state: State) -> bool:
-    """True where a branch is evaluated from inputs, or with weights, of its own: nothing recorded can stand in for them."""
-    return branch.whole or type(state).inputs is not State.inputs
-
-
-def groups(needed: Group, lone: bool = False) -> list[list[tuple[Perturbation, State]]]:
-    """Branches that can share one batched pass: nothing but attention changed, resumed at the same block. lone: none can."""
-    found: dict[Any, list[tuple[Perturbation, State]]] = {}
-    for at, (branch, state) in enumerate(needed):
-        # a batched pass begins at one block for all, and changes blocks as a whole for all its rows
-        alone = lone or is_whole(branch, state) or branch.all_rows or branch.changes
-        found.setdefault(("alone", at) if alone else branch.resume, []).append((branch, state))
-    return list(found.values())

@@ -14,12 +14,13 @@ from .answer import Answer
 from .arguments import Arguments, check_copies
 from .awaited import Journal
 from .blocks import Blocks
+from .calls import Forward, NetworkCall, StepCalls
 from .checkpointing import freeze
 from .conditions import Conditions
 from .course import Course
 from .finite import Finite
 from .network import Network
-from .passes import Forward, NetworkCall, Passes, StepCalls
+from .passes import Passes
 from .plan import departs
 from .step_rules import StepRules
 from .undo import Undo

@@ -14,11 +14,12 @@ import torch
 from ..core import Perturbation, Rows, Rule, State, Step, weak_branches
 from ..engine.arguments import Arguments
 from ..engine.blocks import blocks_of
+from ..engine.calls import Forward, NetworkCall, StepCalls
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
 from ..engine.network import read_network, unwrapped
-from ..engine.passes import Forward, NetworkCall, Passes, StepCalls
+from ..engine.passes import Passes
 from ..engine.plan import departs, plan
 from ..engine.trajectory import Trajectory
 from ..engine.undo import Undo, patch, undone

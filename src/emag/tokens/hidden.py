@@ -18,7 +18,7 @@ class HiddenStates:
     """
 
     def __init__(self, model: Any, undo: Undo):
-        self._model, self._decoder = model, decoder_of(model)
+        self._model, self._decoder = model, text_decoder(model)
         self._out: Any = None
         self._call: dict[str, Any] = {}
         self._fresh = False
@@ -56,7 +56,7 @@ class HiddenStates:
         self._out, self._fresh = out, hasattr(out, "last_hidden_state")
 
 
-def decoder_of(model: Any) -> Any:
+def text_decoder(model: Any) -> Any:
     """The module whose last state a model's head reads."""
     found = model
     while (inner := found.get_decoder()) is not found:

@@ -13,8 +13,8 @@ import torch
 
 from ...core import Perturbation, Rows, State, Tokens, weak_branches
 from ...engine.blocks import Blocks
+from ...engine.groups import is_whole
 from ...engine.handlers import Handlers, by_rows, looking, nested, perturbing, strengthening, watching
-from ...engine.passes import is_whole
 from ...engine.wanted import WHOLE, Changer, Pass
 from ...errors import NoEffect, Unsupported
 from .checks import in_parts
