@@ -9,7 +9,7 @@ from typing import Any
 import emag
 
 GROUPS = {
-    "guiding": ("Guiding a model", r"hosts|tokens|records|families|methods$"),
+    "guiding": ("Guiding a model", r"hosts|tokens|scores|records|families|methods$"),
     "methods": ("Methods", r"methods\."),
     "schedules": ("Schedules and windows", "schedules"),
     "sampling": ("Our own sampling loop", "samplers"),
