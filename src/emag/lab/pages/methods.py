@@ -54,7 +54,7 @@ def recipes() -> str:
 def presets() -> str:
     """The published energies by name, as a table."""
     lines = ["", "### Presets", "", "Published methods as settings of `energy`: `emag.Energy.preset(\"dps\", score)`; in a "
-             "shell, the settings themselves.", "", "| name | formula | settings | paper | numbers from |",
+             "shell `energy=classifier:frog,preset=dps`.", "", "| name | formula | settings | paper | numbers from |",
              "|---|---|---|---|---|"]
     lines += [f"| {name} | `{cell(one.equation)}` | {values(dict(one.settings))} | {link(one.paper)} | {one.source} |"
               for name, one in PRESETS.items()]

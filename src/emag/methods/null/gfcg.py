@@ -17,7 +17,7 @@ SAME = 1e-6
 
 @dataclass(frozen=True)
 class GFCG(NullBranch):
-    """Gradient-free classifier guidance: what guidance goes away from is the class that the sample may be mistaken for.
+    """Gradient-free classifier guidance: away from the class that the sample may be mistaken for.
 
     In each step a classifier scores the clean estimate of the conditional prediction, for every image apart. The rival of
     the highest score is the reference r, and u <- c + m (e(r) - c): what combines then has the scale 1 + m (w - 1). m is
