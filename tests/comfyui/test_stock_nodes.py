@@ -203,6 +203,13 @@ def test_a_merge_of_two_models_is_guided_as_one(guided_first: bool) -> None:
     assert far(expected, sample(mean, small)) > 1e-2
 
 
+def test_of_two_guided_models_a_merge_keeps_the_guidance_of_the_first() -> None:
+    merge, one = nodes_model_merging.ModelMergeSimple().merge, made("sd3")
+    other = patched(build(SMALL["sd3"], seed=1), (emag.PAG(1.5, layers=(1,)),))
+    assert carried(merge(patched(one, (EMAG,)), other, 0.5)[0]).rules == (EMAG,)
+    assert carried(merge(one, other, 0.5)[0]) is None
+
+
 def test_an_attention_override_of_another_node_stays() -> None:
     """There is one slot: ours calls the one that was there, whoever came first."""
     seen: list[int] = []
