@@ -76,7 +76,7 @@ class FBG(Schedule):
             state["log"] = self._followed(state, step, len(cond)).to(cond.device)
             state["level"] = step.index
             state["last"] = (step, cond.detach(), uncond.detach())
-        ratio = state["log"].exp()
+        ratio: torch.Tensor = state["log"].exp()
         return ratio / (ratio - (1 - self.pi)) + self.base - 1
 
     def _followed(self, state: dict[str, Any], step: Step, rows: int) -> torch.Tensor:
@@ -85,7 +85,8 @@ class FBG(Schedule):
             return torch.zeros(rows, dtype=torch.float64)
         delta, tau = self.rates(step)
         before, *preds = state["last"]
-        told = state["log"] * 0
+        log: torch.Tensor = state["log"]
+        told = torch.zeros_like(log)
         if before.alpha or before.space != "epsilon":  # epsilon tells nothing where x holds nothing of the clean sample
             clean = [to_x0(p.double(), before.x.double(), before.alpha, before.sigma, before.space) for p in preds]
             missed, other = (norms(x).square() for x in off_mean(before, step, clean))
@@ -93,7 +94,7 @@ class FBG(Schedule):
         # below the least the scale would pass its largest value, and then turn negative
         extra = self.strength - self.base + 1
         least = math.log((1 - self.pi) * extra / (extra - 1))
-        return (state["log"] - told + delta).clamp(least, SUREST)
+        return (log - told + delta).clamp(least, SUREST)
 
     def rates(self, step: Step) -> tuple[float, float]:
         """(delta, tau) for the run of `step`, from `onset` and `answer`."""

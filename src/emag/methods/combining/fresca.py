@@ -73,14 +73,18 @@ class FreSca(Rule):
             return 0.0
         spectrum = torch.fft.fft2(planes(push, step))
         rows, columns = (cycles(n, push.device) for n in spectrum.shape[-2:])
-        down, across = (self.cutoff * n / 2 for n in spectrum.shape[-2:])
-        if self.adaptive:
-            most = min(spectrum.shape[-2:]) // 4
-            down = holding(spectrum[..., 0], self.adaptive, most)
-            across = holding(spectrum[..., 0, :], self.adaptive, most)
+        down, across = self._band(spectrum)
         low = (rows[:, None] <= down) & (columns <= across)
         gain = torch.where(low, self.low, self.high) - 1
         return from_planes(torch.fft.ifft2(spectrum * gain).real, step, push)
+
+    def _band(self, spectrum: torch.Tensor) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+        """Half the sides of the band of low frequencies, in cycles, down and across; found per sample where adaptive."""
+        height, width = spectrum.shape[-2:]
+        if not self.adaptive:
+            return self.cutoff * height / 2, self.cutoff * width / 2
+        most = min(height, width) // 4
+        return holding(spectrum[..., 0], self.adaptive, most), holding(spectrum[..., 0, :], self.adaptive, most)
 
 
 def cycles(n: int, device: torch.device) -> torch.Tensor:

@@ -24,7 +24,7 @@ def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> En
 
 
 NETWORK = {"through_network": True}
-_ON_MANIFOLD = {**NETWORK, "mean": 1.0, "smooth": 0.01, "draws": 4, "clip": 100.0}
+_ON_MANIFOLD: dict[str, Any] = {**NETWORK, "mean": 1.0, "smooth": 0.01, "draws": 4, "clip": 100.0}
 _THEIRS = ("the authors' code, whose strengths also rise with the share of the clean sample; {}")
 
 PRESETS: dict[str, EnergyPreset] = {
