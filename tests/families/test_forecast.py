@@ -26,7 +26,9 @@ OTHERS = {"LongCatImageTransformer2DModel": 512,  # padded to its limit
           "HunyuanImageTransformer2DModel": 1000 + 128,  # words, glyphs
           "EasyAnimateTransformer3DModel": 256,  # padded to its limit
           "PRXTransformer2DModel": 256,  # padded to the limit of its tokenizer
-          "ErnieImageTransformer2DModel": 128, "NucleusMoEImageTransformer2DModel": 128}
+          "ErnieImageTransformer2DModel": 128, "NucleusMoEImageTransformer2DModel": 128,
+          "QwenImage21Transformer2DModel": 128, "OmniGenTransformer2DModel": 128,
+          "Cosmos3OmniTransformer": 256}  # words, and what is said of size and length
 
 
 @pytest.mark.parametrize("name", PADDED)

@@ -106,7 +106,7 @@ def test_folders_that_hold_no_model(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "says"), [
-    ("OmniGenPipeline", "not a supported pipeline"), ("NoSuchPipeline", "does not have"),
+    ("Ideogram4Pipeline", "not a supported pipeline"), ("NoSuchPipeline", "does not have"),
     ("UNet2DModel", "not a supported pipeline")])
 def test_unsupported_pipelines_are_refused_before_their_weights_are_read(tmp_path, name, says, monkeypatch):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "_diffusers_version": "0.42.0"}))
