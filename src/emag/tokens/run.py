@@ -174,7 +174,8 @@ class TokenRun:
         moved = {key: one.to(place) if isinstance(one, torch.Tensor) else one for key, one in given.items()}
         context = read_context(self._model, moved, samples, text).repeated(rows)
         hidden = self._hidden
-        return Follower(self._model, context, self._shape, hidden and (lambda out: hidden.take()))
+        read = None if hidden is None else lambda out: hidden.take()
+        return Follower(self._model, context, self._shape, read)
 
     def _weights(self, step: TokenStep, length: int) -> torch.Tensor:
         """SoftCFG's weights of the tokens a decoder reads after its context: 1 for those it was given."""
