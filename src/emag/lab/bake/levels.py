@@ -28,12 +28,12 @@ def _strength(rule: Rule) -> float:
 
 def weaker_call(pipe: Any, call: Mapping[str, Any], share: float) -> dict[str, Any]:
     """Arguments of a pipeline with its own guidance at a share of its strength."""
-    own, off = own_scale(pipe, call) if share != 1 else None, host_of(pipe).off
-    return {**call, **({} if own is None else {host_of(pipe).scale: off + share * (own - off)})}
+    own, host = own_scale(pipe, call) if share != 1 else None, host_of(pipe)
+    return {**call, **({str(host.scale): host.off + share * (own - host.off)} if own is not None else {})}
 
 
 def own_scale(pipe: Any, call: Mapping[str, Any]) -> float | None:
     """The scale of the pipeline's own guidance in a call; None where it has none."""
     host, bound = host_of(pipe), inspect.signature(type(pipe).__call__).bind(pipe, **call)
     bound.apply_defaults()
-    return float(bound.arguments[host.scale]) if host.guides(bound.arguments) else None
+    return float(bound.arguments[host.scale]) if host.scale and host.guides(bound.arguments) else None
