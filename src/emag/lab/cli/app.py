@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from importlib import import_module
 from inspect import cleandoc
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 import typer.core
@@ -99,9 +99,9 @@ def command(*examples: str, kept: str, needs: tuple[str, ...] = (), without: tup
                 raise Interrupted(kept.format(**given)) from None
 
         # typer reads the one, inspect the other
-        signature = spread(function, without)
-        run.__signature__ = signature  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        signature, told = spread(function, without), cast(Any, run)
+        told.__signature__ = signature
+        told.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
         name = function.__name__
         section = next(section for section, names in SECTIONS.items() if name in names)
         app.command(name, help=flowing(function.__doc__ or ""), rich_help_panel=section,

@@ -82,6 +82,7 @@ def open_pipeline(model: str, loading: Loading = ANY) -> Any:
     """Load a pipeline, its own progress bar off. Raises as `emag.load`."""
     from ...hosts.load import load
 
-    pipe = load(model, **loading.given)  # type: ignore[arg-type]  # texts of users: load looks at each
+    given: dict[str, Any] = dict(loading.given)  # texts of users: load looks at each
+    pipe = load(model, **given)
     pipe.set_progress_bar_config(disable=True)
     return pipe
