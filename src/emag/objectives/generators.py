@@ -7,7 +7,7 @@ import torch
 from ..errors import BadValue
 from ..maths.vectors import extrapolate, widened
 
-CondUncond = tuple[torch.Tensor, torch.Tensor]
+CondAndNull = tuple[torch.Tensor, torch.Tensor]
 """x0 [batch, ...] of one network, under the condition and without it."""
 
 
@@ -23,7 +23,7 @@ def sid_loss(real: torch.Tensor, fake: torch.Tensor, made: torch.Tensor, alpha: 
     return (away * ((widened(real) - widened(made)) - alpha * away)).flatten(1).sum(1).mean()
 
 
-def sid_branches(form: str, teacher: CondUncond, fake: CondUncond, scale: float | None = None) -> CondUncond:
+def sid_branches(form: str, teacher: CondAndNull, fake: CondAndNull, scale: float | None = None) -> CondAndNull:
     """Both networks of `sid_loss` under the guidance of a form: its `real` and `fake`; w of u + w (c - u).
 
     form: "lsg" (arXiv 2406.01561), both at `scale`, default 2. "zero-cfg" (arXiv 2505.12674), the teacher without
