@@ -93,6 +93,7 @@ def numbers(row):
     return [float(number) for number in re.findall(r"\d+\.\d+", row.partition("|")[2].partition("|")[2])]
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_what_is_embedded():
     embedded, _ = load_text_model("digits", torch.device("cpu"))
     assert {name: value.shape for name, value in model().state_dict().items()} == {

@@ -83,6 +83,7 @@ def test_every_line_is_measured_and_evaluates_what_was_planned(results):
     assert lines[EVERY]["evaluations"] <= lines[QUERY]["evaluations"] == lines[MAP]["evaluations"]
 
 
+@pytest.mark.slow
 def test_the_summary_holds_ratios_targets_and_picks(results):
     group = results["summary"]["groups"]["tiny/eager/1"]
     for name, line in group.items():
