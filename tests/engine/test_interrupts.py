@@ -58,7 +58,7 @@ def swept(case, pipe, only, count, seed=0, rules=RULES, opcodes=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("only", "count"), [(ENDS, 60), (AROUND, 40)], ids=["ends", "anywhere"])
+@pytest.mark.parametrize(("only", "count"), [(ENDS, 30), (AROUND, 20)], ids=["ends", "anywhere"])
 @pytest.mark.parametrize("name", ["sd3", "true-cfg"])
 def test_an_interrupt_anywhere_leaves_nothing(name, only, count):
     case = CASES[name]

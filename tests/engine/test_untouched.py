@@ -140,7 +140,7 @@ for name in ("flux", "sd3"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_depends_on_hash_order():
     here = Path(__file__).parents[1] / "helpers"
     runs = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", SCRIPT], cwd=here, text=True, stdout=subprocess.PIPE,

@@ -23,6 +23,7 @@ from emag.methods import METHODS
 from emag.methods.combining.compose import Term
 from emag.schedules import MAMBOG, BetaCFG, CFGpp, Constant, Curve, Interval, NoisePower, Rectified
 from emag.testing.outside import HOOKS
+from ratios import ratios
 
 CASES = every()
 AFTER = ("never differed", "is the one the images are made with", "predicts what the pipeline's own does",
@@ -91,6 +92,7 @@ def own(rng, method, style):
         "compose": lambda: {"base": rng.choice(NAMES), "terms": tuple(
             Term(scale(rng), rng.choice(NAMES), rng.choice((None, *NAMES)) or "uncond",
                  rng.choice((None, "box:0:0:0.5:1", "mine", "frames:0:0.5"))) for _ in range(rng.randint(1, 2)))},
+        "recfg": lambda: {"ratios": ratios()},
         "cs-apg": lambda: {"context": OTHER, "norm_threshold": 5.0},
         "sine": lambda: {"source": OTHER},
         "icg": lambda: rng.choice([{"form": "gaussian"}, {"form": "label"}, {"form": "given", "conditions": (OTHER,)}]),

@@ -122,7 +122,7 @@ def test_compiled_for_the_first_time_under_guidance(fresh_dynamo):
     assert graphs[1] == graphs[0] and graphs[3:] == [graphs[3]] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_with_real_backends(backend, fresh_dynamo):
     case, pipe = CASES["flux"], CASES["flux"].pipe(layers=1, single=2)

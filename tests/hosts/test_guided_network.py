@@ -105,8 +105,8 @@ def test_an_error_inside_a_step_leaves_nothing_behind():
                                                                     sigmas_of(pipe)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["whole", "in place"])
+@pytest.mark.parametrize("how", [
+    pytest.param("whole", marks=pytest.mark.slow), pytest.param("in place", marks=pytest.mark.long)])
 def test_a_compiled_network(how):
     torch._dynamo.reset()
     pipe = sd3(layers=3)

@@ -201,11 +201,11 @@ def test_a_branch_at_another_x_is_refused_where_the_network_gets_a_scaled_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", ["autoguidance", "edm_loop", "euler_loop"])  # that of a training: test_hooks.py
 def test_an_example_runs(script, tmp_path):
-    assert len(script.read_text().splitlines()) <= 45  # short enough to be read
-    target = tmp_path / "out.png"
-    done = subprocess.run([sys.executable, str(script), "--steps", "6", "--out", str(target)], capture_output=True,
+    path, target = EXAMPLES / f"{script}.py", tmp_path / "out.png"
+    assert len(path.read_text().splitlines()) <= 45  # short enough to be read
+    done = subprocess.run([sys.executable, str(path), "--steps", "6", "--out", str(target)], capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
     assert target.read_bytes().startswith(b"\x89PNG")

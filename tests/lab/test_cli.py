@@ -234,9 +234,9 @@ def test_columns_of_our_own_loop_refuse(run, tmp_path, column, words):
     assert code == 2 and words in error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compare_all_shows_the_weak_branches_and_how_hard_they_can_be_made(run, tmp_path):
-    code, text, error = run("compare", "a photo of a ship", "--all", "--seeds", "8", "--steps", 4, "--cell", 32,
+    code, text, error = run("compare", "a photo of a ship", "--all", "--seeds", "8", "--steps", 6, "--cell", 32,
                             "-o", tmp_path / "all.png")
     assert code == 0, error
     sheet, sweeps = Image.open(tmp_path / "all.png"), Image.open(tmp_path / "all-weakness.png")

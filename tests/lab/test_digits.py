@@ -54,7 +54,7 @@ def test_words_go_there_and_back():
     assert words.decode([STEPS[2], DIGITS[7], DIGITS[0]]) == "+3 7 0"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_guidance_keeps_the_rule_more_often_and_too_much_of_it_less():
     plain, some, much = (measured(model(), scale) for scale in (1.0, 1.5, 5.0))
     assert abs(plain.share - RIGHT) < 0.05  # the language has been learned

@@ -73,7 +73,7 @@ def test_other_weights_under_the_same_name_are_drawn_anew(run, drawn, tmp_path, 
     assert code == 2 and "transformer of 'tiny' is not what it was" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_equal_commands_at_once_leave_whole_files(tmp_path):
     command = [sys.executable, "-m", "emag", "generate", "a frog", "a ship", "-b", "1", "-o", str(tmp_path), *map(str, FAST)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]

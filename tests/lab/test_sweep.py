@@ -150,7 +150,7 @@ def test_a_grid_is_made_measured_and_chosen_from(tmp_path):
 
 
 @pytest.mark.parametrize("method", [
-    pytest.param("random", marks=pytest.mark.long), pytest.param("optuna", marks=pytest.mark.slow)])
+    pytest.param("random", marks=pytest.mark.slow), pytest.param("optuna", marks=pytest.mark.long)])
 def test_a_killed_search_ends_as_an_undisturbed_one(method, tmp_path, monkeypatch):
     data = changed(method=method, trials=5)
     data = {**data, "recipes": {"cfg": {"guidance_scale": {"low": 1.0, "high": 6.0}}}}

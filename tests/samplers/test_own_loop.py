@@ -118,8 +118,8 @@ def test_samples_with_equal_conditions_are_one_group(condition, labels):
 WEAK = [emag.EMAG(2.0, layers=(2, 3, 4)), emag.EMAG(2.0, "map", (2,)), METHODS["slg"](3.0, (2,)), METHODS["pladis"]()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("corrector", [PCG(scale=2.0), Reflection(2.5, 0.0)])
+@pytest.mark.parametrize("corrector", [
+    pytest.param(PCG(scale=2.0), marks=pytest.mark.slow), pytest.param(Reflection(2.5, 0.0), marks=pytest.mark.long)])
 @pytest.mark.parametrize("rule", WEAK)
 def test_a_weak_branch_beside_a_corrector(pipe, rule, corrector):
     plain = draw(pipe, emag.CFG(2.5), parts=[corrector], steps=6)

@@ -54,7 +54,7 @@ def test_a_client_draws_what_guide_draws(client):
     assert png.read_record(file)["seeds"] == [8]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_clients_are_served_one_after_another(server, client):
     """The second waits for the first, is told its place, and gets its picture."""
     other = Client(server.url, verbose=False, analytics_enabled=False)
