@@ -4,11 +4,10 @@ STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
 # what the oldest diffusers is tried on: what networks and pipelines are called with, give back and are left as
-ON_OLDEST := $(addprefix tests/families/,test_contract.py test_joint.py test_separate.py test_unet.py test_unet_schedulers.py \
-	test_video.py test_video_more.py test_video_scheduler.py test_declared.py test_snippets.py test_unserved_calls.py) \
-	tests/engine/test_calls.py tests/engine/test_awaited.py tests/engine/test_resumed.py \
-	$(wildcard tests/hosts/test_coexistence*.py) $(addprefix tests/hosts/,test_hosts.py test_guider.py test_load.py \
-	test_opening.py test_scheduler.py test_ways_to_call.py) tests/methods/test_diffusers_parity.py
+ON_OLDEST := $(addprefix tests/families/,test_contract.py test_joint.py test_separate.py test_unet.py test_video.py \
+	test_video_scheduler.py test_declared.py test_snippets.py test_unserved_calls.py) tests/engine/test_calls.py \
+	$(addprefix tests/hosts/,test_coexistence.py test_coexistence_hooks.py test_hosts.py test_guider.py test_load.py \
+	test_opening.py test_scheduler.py) tests/methods/test_diffusers_parity.py
 # each worker begins with a stretch of neighbours, which share what they have made, and takes over from the other at the end
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BOTH := -n 2 --dist worksteal
@@ -27,7 +26,8 @@ VERSION := 0.30.0
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
 
-# the laws, on every network: minutes. What takes over a second by itself is left to test-slow
+# the laws, on every network: minutes. What takes over a second by itself is left to test-slow, and of some cross products
+# every other case to test-long
 test: $(STAMP)
 	$(PYTEST) $(BOTH) -m "not slow and not long"
 

@@ -12,15 +12,16 @@ from emag.testing import LAWS, LawBroken, check, checks, trial
 from rows import ROWS
 
 CHECKS = [law for row in ROWS for law in checks(row)]
-HALVES = (("sd3", "pixart"), ("true-cfg", "dit"))
-"""Of its four pipelines a row meets one pair in `make test`, in turn, and the other in `make test-long`."""
+IN_TURN = ("sd3", "true-cfg", "pixart", "dit")
+"""Of its four pipelines a row meets one in `make test`, the next row the next, and all four in `make test-long`."""
 
 
 def pairs():
-    """The laws, those on a row's other two pipelines marked."""
+    """The laws, those on a row's other pipelines marked."""
     for number, row in enumerate(ROWS):
         held = list(checks(row))
-        other = HALVES[number % 2] if len({law.case for law in held} - {None}) == 4 else ()
+        cases = {law.case for law in held} - {None}
+        other = cases - {IN_TURN[number % 4]} if len(cases) == 4 else ()
         yield from (pytest.param(law, id=str(law), marks=pytest.mark.long if law.case in other else ()) for law in held)
 
 

@@ -20,6 +20,8 @@ from emag.testing.small_unet import MORE as UNET
 from emag.testing.small_video import MORE as VIDEO
 from tiny import CASES, sd3, sd3_call
 
+pytestmark = pytest.mark.sampled(2)
+
 STEPS = 4
 TEXTS = ["prompt_embeds", "pooled_prompt_embeds"]
 XL = ["latents", "prompt_embeds", "add_text_embeds", "add_time_ids"]

@@ -12,6 +12,8 @@ from invariant import Stop, in_callback
 from spy import attention_of, blocks_of, changes, snapshot
 from tiny import CASES, sd3
 
+pytestmark = pytest.mark.sampled(2)
+
 # 2: an effect, or an error
 
 

@@ -9,6 +9,8 @@ from invariant import CADS, close, same
 from spy import Counter, attention_of, network_outputs
 from tiny import CASES, sd3, sd3_call
 
+pytestmark = pytest.mark.sampled(2)
+
 # 4: a resumed pass equals a full one
 
 

@@ -8,6 +8,8 @@ from cases import ALL, EMAG, KINDS
 from invariant import APG, CADS
 from tiny import CASES
 
+pytestmark = pytest.mark.sampled(2)
+
 # 3: an image does not depend on its batch mates
 
 

@@ -12,6 +12,8 @@ from emag.methods.emag.compat import Compat
 from separate import rows_evaluated, size_of
 from spy import changes, network_outputs, scheduler_steps, snapshot
 
+pytestmark = pytest.mark.sampled(2)
+
 
 def weak_rule(case, **more):
     """EMAG, or skipped blocks where attention has no map."""

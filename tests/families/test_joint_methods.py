@@ -13,6 +13,8 @@ from joint import EMAG, MORE, attention_of, cases, close, far
 from spy import Counter, blocks_of, network_outputs
 from tiny import TEXT, noise
 
+pytestmark = pytest.mark.sampled(2)
+
 # 7: other methods
 
 

@@ -11,6 +11,8 @@ from ragged import ANCHORED, EMAG, LATE, NEGATED, NETWORKS, SCALE, TWO_CALLS, ca
 from spy import changes, network_outputs, scheduler_steps, snapshot
 from tiny import noise
 
+pytestmark = pytest.mark.sampled(2)
+
 # nothing stays, and what is left alone keeps its bits
 
 

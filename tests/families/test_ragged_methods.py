@@ -17,6 +17,8 @@ from ragged import EMAG, NETWORKS, TWO_CALLS, cases, close, counted, far, precis
 from spy import network_outputs
 from tiny import noise
 
+pytestmark = pytest.mark.sampled(2)
+
 SIDE = {"lumina2": 8}  # pixels a latent; 1 elsewhere
 
 

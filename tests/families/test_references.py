@@ -19,6 +19,8 @@ from separate import size_of
 from spy import attribute, network_outputs, scheduler_steps
 from tiny import TEXT, noise
 
+pytestmark = pytest.mark.sampled(2)
+
 # reference images
 
 

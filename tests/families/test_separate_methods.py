@@ -18,6 +18,8 @@ from emag.testing.small_separate import MORE, sana
 from separate import EMAG, KINDS, WITH_UNCOND, in_dtype, size_of
 from spy import changes, snapshot
 
+pytestmark = pytest.mark.sampled(2)
+
 SIZES = {"hunyuan": {"height": 64, "width": 96}, "sana": {"height": 32, "width": 64},
          "sd3-control": {"height": 8, "width": 16}}
 

@@ -12,6 +12,8 @@ from emag.testing.small_unet import MORE, sd
 from separate import in_dtype, size_of
 from unet import BOTH, EMAG, RULES, run_under
 
+pytestmark = pytest.mark.sampled(2)
+
 # every kind of method
 
 

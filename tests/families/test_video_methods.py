@@ -11,6 +11,8 @@ from emag.testing.small_video import texts
 from spy import attribute
 from video import ALL, LAYERS, MORE, STEPS, WITH_UNCOND, Counted, close, made
 
+pytestmark = pytest.mark.sampled(2)
+
 WIDTH = {"mochi": 16}  # of the text features, 12 elsewhere
 
 

@@ -30,6 +30,8 @@ from emag.testing.small_wan import MORE as WANS
 from spy import attribute, network_outputs
 from video import Counted, Encoder, close, made
 
+pytestmark = pytest.mark.sampled(2)
+
 STEPS = video.STEPS
 CASES = {name: replace(case, call=partial(case.call, num_inference_steps=STEPS))
          for name, case in {**WANS, **LATEST}.items() if name not in ("wan-experts", "wan-vace")}

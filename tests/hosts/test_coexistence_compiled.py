@@ -76,7 +76,7 @@ def compiled_case(case, compiler, backend, warm=True):
     return results, graphs, run.stats
 
 
-FAST = (("sd3", "whole"), ("flux", "repeated blocks"), ("dit", "in place"))
+FAST = (("sd3", "whole"), ("flux", "repeated blocks"))
 COMPILED = [pytest.param(name, compiler, id=f"{name}-{compiler}",
                          marks=pytest.mark.slow if (name, compiler) in FAST else pytest.mark.long)
             for name, compiler in (*FAST, ("sd3", "forward"), ("sd3", "each block"), ("pixart", "whole"), ("flux", "whole"),

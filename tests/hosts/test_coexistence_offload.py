@@ -15,6 +15,8 @@ from emag.methods.emag.compat import Compat
 from spy import blocks_of, changes, snapshot
 from tiny import CASES, sd3, sd3_call
 
+pytestmark = pytest.mark.sampled(2)
+
 # Offload and other module hooks
 
 

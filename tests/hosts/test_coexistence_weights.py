@@ -11,6 +11,8 @@ from coexisting import EMAG, close, guided
 from emag.methods.emag import stored_map
 from tiny import CASES, sd3
 
+pytestmark = pytest.mark.sampled(2)
+
 # Weights
 
 

@@ -17,6 +17,8 @@ from cases import ALL, EMAG, EVERY
 from spy import Counter
 from tiny import CASES, dit, flux, flux_call, noise, sd3, sd3_call, true_cfg_call
 
+pytestmark = pytest.mark.sampled(2)
+
 # Ways to call
 
 

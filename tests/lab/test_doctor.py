@@ -74,7 +74,7 @@ def test_a_diagnosis_leaves_the_pipeline_as_it_was():
     assert changes(before, snapshot(pipe), own=False) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command(run):
     code, text, error = run("doctor", "emag", "pag", "s-cfg", "-m", "tiny", "-n", 6, "--json")
     assert code == 0, error

@@ -203,7 +203,7 @@ def test_mended_and_broken_are_the_first_by_number(judged, tmp_path):
     assert found.shown[1] == tuple(i for i in range(60) if i % 5 == 0 and i % 3)[:10]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_judged_twice_and_after_kills_the_bytes_are_the_same(made, judged, tmp_path, monkeypatch):
     left = iter(range(1, 100))
 

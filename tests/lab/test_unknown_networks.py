@@ -16,6 +16,8 @@ from emag.lab.doctor.unknown.reading import read_entry
 from emag.lab.doctor.unknown.shrinking import smallest
 from emag.lab.doctor.unknown.unreadable import Unreadable
 
+pytestmark = pytest.mark.sampled(2)
+
 READ = ("stacks", "sample", "text", "timestep", "time_modules", "kwargs", "placed", "skips", "in_place", "grid_ids",
         "channel_dim")
 """What a network tells of itself; the rest of an entry is known from its pipelines alone."""

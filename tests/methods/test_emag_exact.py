@@ -24,6 +24,8 @@ from reference import (
 )
 from tiny import CASES, sd3, sd3_call
 
+pytestmark = pytest.mark.sampled(2)
+
 ALL = pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in KINDS for variant in VARIANTS])
 close = torch.testing.assert_close
 

@@ -21,6 +21,8 @@ from emag.methods.weak.tpg import Shuffled
 from emag.testing.cases import every
 from tiny import noise
 
+pytestmark = pytest.mark.sampled(2)
+
 STEPS = 5
 WINDOW = emag.Window.progress(0, 0.2, 0.95)
 CASES = every()

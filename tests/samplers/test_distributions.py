@@ -16,6 +16,8 @@ from emag.samplers import (
 from exact import Mixture, power_product
 from paths import PLAIN, WIDE, Toy, geometric, normal, points, start
 
+pytestmark = pytest.mark.sampled(2)
+
 
 def even(kind, steps):
     """A path of so many steps, and the space of its predictions; a flow's from pure noise."""

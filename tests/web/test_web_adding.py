@@ -12,6 +12,8 @@ from emag.lab.web.adding import added, apart
 from emag.lab.web.model import example_rules, opened
 from emag.lab.web.stack import parse, text_of
 
+pytestmark = pytest.mark.sampled(2)
+
 STACKS = ("", "emag=1.5", "cfg=2", "seg=1.2 apg=4", "ag", "cfg=2 rescale")
 
 
