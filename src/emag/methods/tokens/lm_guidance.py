@@ -12,7 +12,7 @@ from .base import Scored, TokenRule
 
 @dataclass(frozen=True)
 class LMGuidance(TokenRule):
-    """Language-model guidance of captions: a second model says what texts are like, the captioner what is in the image.
+    """Language-model guidance of captions: a second model says what texts are like, the captioner what it sees.
 
     The exponents need not sum to 1, as the weights of CFG and compose do: alpha above beta is allowed in the paper, and
     makes the distribution sharper. Where both are 1 and q is the captioner without an image, it is the captioner itself.
