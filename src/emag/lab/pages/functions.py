@@ -14,7 +14,8 @@ MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logit
            "maths.entmax", "maths.projections", "tokens.predictions", "objectives.guided_targets", "objectives.implicit",
            "objectives.likelihood", "objectives.generators", "objectives.preferences", "objectives.further",
            "objectives.residuals", "scores.classes", "scores.calibrated", "samplers.searches", "samplers.anchored",
-           "samplers.inversion", "hosts.history", "hosts.driven", "hosts.stream", "hosts.cascade", "methods.attention.map_fusion")
+           "samplers.inversion", "hosts.history", "hosts.driven", "hosts.stream", "hosts.cascade",
+           "methods.attention.map_fusion")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
