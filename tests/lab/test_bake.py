@@ -227,6 +227,25 @@ def test_an_adapter_learns_a_range_and_at_scale_1_is_the_network(tmp_path):
             emag.load("shapes", lora=f"{path}:{asked}")
 
 
+def test_the_adapter_of_a_network_in_16_bits_learns_in_32(tmp_path):
+    """In 16 bits the small steps of the optimizer would round to none."""
+    pipe, dtype = sd3(), torch.bfloat16
+    lessons = learnt(follow(pipe, (emag.CFG(4.0),)), tmp_path)
+    network = read_network(pipe.transformer.to(dtype))
+    for kept in (lessons.each, lessons.once):
+        kept.update({name: value.to(dtype) for name, value in kept.items() if value.is_floating_point()})
+    baker = Baker(network, lessons, BakeSettings(rank=2, iterations=4, rows=4, lr=1e-5, warmup=0.0))
+    grown = [(p, p.detach().clone()) for name, p in baker.parameters.items() if "lora_A" in name]
+    for _ in range(3):
+        assert baker.advance().isfinite()
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in baker.parameters.values())
+    # numbers of about 0.1 move by a 10 000th of themselves: 16 bits have 3 digits
+    moved = torch.cat([(p != before).flatten() for p, before in grown]).double().mean()
+    assert moved > 0.9 and network.module.dtype == dtype
+    with pytest.raises(BadValue, match="float16, in which the gradients"):
+        Baker(read_network(sd3().transformer.to(torch.float16)), lessons, BakeSettings())
+
+
 @pytest.mark.parametrize(("rules", "says"), [
     ((emag.PAG(2.0),), "goes up from 1"), ((emag.CFG(3.0), emag.CADS()), "cads has no scale"),
     ((emag.CFG(emag.Interval(4.0)),), "cfg has no scale"), ((emag.CFG(0.5),), "goes up from 1")])
@@ -348,6 +367,7 @@ def test_the_command_bakes_and_what_it_made_is_read_by_all(run, tmp_path, monkey
     (("shapes", "-g", "emag=1.5", "--times", "random"), "running average"),
     (("shapes", "-g", "cfg=3", "--times", "often"), "trajectory or random"),
     (("shapes", "-g", "cfg=3", "--lr", "2"), "lr between"), (("shapes", "-g", "cfg=3", "--levels", "2"), "levels must be"),
+    (("shapes", "-g", "cfg=3", "--dtype", "float16"), "round to 0"),
     (("nowhere", "-g", "cfg=3"), "no model")])
 def test_bad_orders_are_one_line(run, tmp_path, arguments, says):  # noqa: F811
     code, text, error = run("bake", *arguments, "-o", tmp_path / "out", *SMALL)

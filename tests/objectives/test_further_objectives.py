@@ -10,6 +10,7 @@ from emag.errors import BadValue
 from emag.objectives import (
     OBJECTIVES,
     cca_loss,
+    distillation_loss,
     distilled_base_advice,
     diversity_reward,
     dpo_loss,
@@ -213,6 +214,23 @@ def test_a_fused_embedding_adds_nothing_without_a_scale_or_a_difference():
     for parts in ((0 * scale, difference), (scale, 0 * difference)):
         close(fused_embedding(time, pooled, *parts), time + pooled)
     close(fused_embedding(time, pooled, scale, difference), time + pooled + scale * difference / 256)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.5, 3.0])
+def test_one_student_of_fused_embeddings_is_the_teacher_at_every_scale(s):
+    """A network that is its embedding, with that of a scale linear in it: fitted at s = 1 and 2, it is guided by 1 + s."""
+    cond, null, time = random(0, 6, DIM), random(1, 6, DIM), torch.zeros(6, DIM, dtype=torch.float64)
+
+    def fused(s):
+        return fused_embedding(time, cond, torch.full_like(cond, 256 * s), cond - null)
+
+    def guided(s):
+        return null + OBJECTIVES["teefusion"].baked(s) * (cond - null)
+
+    seen, wanted = (torch.cat([of(1.0), of(2.0)]) for of in (fused, guided))
+    student = torch.linalg.lstsq(seen, wanted).solution
+    assert distillation_loss(fused(s) @ student, guided(s)) < 1e-12
+    assert OBJECTIVES["teefusion"].baked(0.0) == 1
 
 
 def test_a_distilled_base_is_told_1_in_training():

@@ -66,6 +66,33 @@ def test_who_teaches_is_asked_without_gradients_and_never_trained():
     assert torch.autograd.grad(loss, (other.cond, other.null), allow_unused=True) == (None, None)
 
 
+class Dropping(torch.nn.Module):
+    """A student with dropout, which says of an input x [rows, 2] how it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.asked = torch.nn.Parameter(torch.ones(2)), []
+
+    def forward(self, x):
+        self.asked.append(self.training)
+        return torch.nn.functional.dropout(x * self.weight, 0.5, self.training)
+
+
+def test_a_student_that_teaches_itself_has_no_dropout_in_its_target():
+    student, x = Dropping(), torch.ones(64, 2)
+    told = GuidedObjective("guidance-loss", 3.0)(student, TrainingBatch(x, 0.5 * x, x), 0)
+    assert student.asked == [False, False, True] and student.training
+    assert told.metrics["guidance"] == 0.5 and told.loss.requires_grad
+
+
+@pytest.mark.parametrize("pair", [lambda x: (x, x), lambda x: ({"a": x, "b": 1}, {"a": x, "b": 1}), lambda x: ([x], (x,))])
+def test_a_null_that_is_the_condition_itself_is_refused(pair):
+    """As in MeanAudio's code, where the text that was kept is another name of the one that is dropped."""
+    x = torch.ones(2, 3)
+    with pytest.raises(BadValue, match="very same inputs"):
+        GuidedObjective("guidance-loss", 3.0)(lambda inputs: x, TrainingBatch(*pair(x), x), 0)
+
+
 def test_what_has_no_optimum_is_refused():
     for call, says in ((lambda: GuidedObjective("agd", 3.0), "needs a teacher"),
                        (lambda: GuidedObjective("gft", 3.0), "got 'gft'"),

@@ -40,6 +40,7 @@ CALLS = {
     "gft": lambda s, a, b, c: gft_loss(s, a, b, BETAS),
     "cca": lambda s, a, b, c: cca_loss(s.sum(1), a.sum(1), s.sum(1), b.sum(1), torch.zeros(3, dtype=torch.bool)),
     "diversity": lambda s, a, b, c: guided_kl(s[:, None], a[:, None], b[:, None], 2.0),
+    "teefusion": lambda s, a, b, c: distillation_loss(s, a),
     "reneg": lambda s, a, b, c: reneg_loss(s, a, b, 0.8, 0.6, 4.0, lambda x0: -x0.square().sum(1)),
     "noise-refine": lambda s, a, b, c: noise_loss(s, [(0.9, 0.1)], lambda x, _: a * x, b),
     "npo": lambda s, a, b, c: npo_loss(*(x.square().mean(1) for x in (s, a, s.flip(0), b))),

@@ -179,6 +179,12 @@ def test_the_adapted_network_has_its_optimum(gamma):
         loss = variational_loss(adapted.expand(50, 3), noise, cond.expand(50, 3), gamma)
         adapted = (adapted - torch.autograd.grad(loss, adapted)[0]).detach().requires_grad_()
     close(adapted.detach(), (noise.mean(0) + gamma * cond) / (1 + gamma), atol=1e-6, rtol=0)
+    # so at -0.75 ASD pushes away from the renders four times as hard as VSD, and back towards the prompt
+    renders, null, x = noise.mean(0)[None], random(3, 1, 3), random(4, 1, 3)
+    eps = {"cond": cond[None], "null": null, "adapted": (renders + gamma * cond) / (1 + gamma)}
+    if gamma == -0.75:
+        close(score_residual("asd", eps, x, ALPHA, SIGMA, scale=7.5),
+              7.5 * cond[None] - 6.5 * null - 4 * renders + 3 * cond[None])
     with pytest.raises(BadValue, match="above -1"):
         variational_loss(noise, noise, noise, -1.0)
 
@@ -204,6 +210,22 @@ def test_the_forms_of_sid_are_scales_of_two_networks():
     for form, scale in (("anti-cfg", None), ("anti-cfg", 0.5), ("zero-cfg", 2.0), ("cfg", None)):
         with pytest.raises(BadValue, match="form of SiD"):
             sid_branches(form, *pairs, scale)
+
+
+def test_a_joint_distribution_is_matched_by_fidelity_and_condition():
+    """JDM, arXiv 2503.06652: KL(p(x, c) | q(x, c)) = KL(p(x) | q(x)) + E_p KL(p(c | x) | q(c | x)), the teacher being q.
+
+    As residuals at one x_t: of the conditional predictions (VSD at 1) that of the nulls, and the difference of two CSDs."""
+    p, q = (random(seed, 4, 3).flatten().softmax(0).view(4, 3) for seed in range(2))
+    (of_p, of_q), joint = (table.sum(1) for table in (p, q)), (p * (p / q).log()).sum()
+    given = (p * ((p / of_p[:, None]) / (q / of_q[:, None])).log()).sum()
+    close(joint, (of_p * (of_p / of_q).log()).sum() + given, atol=1e-12, rtol=0)
+    (c, u), (d, v) = [(random(seed, *SHAPE), random(seed + 1, *SHAPE)) for seed in (0, 2)]
+    at = X, ALPHA, SIGMA
+    whole = score_residual("vsd", {"cond": c, "null": u, "adapted": d}, *at, scale=1.0)
+    fidelity = guided_residual(u, v, *at)
+    condition = score_residual("csd", {"cond": c, "null": u}, *at) - score_residual("csd", {"cond": d, "null": v}, *at)
+    close(whole, fidelity + condition)
 
 
 def test_any_guidance_is_a_residual():

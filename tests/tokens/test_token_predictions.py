@@ -58,6 +58,9 @@ def test_guiding_the_score_of_a_dirichlet_path_is_mixing_its_probabilities():
     close(mix.double(), solved, atol=1e-5, rtol=1e-5)
     guided = predictions(emag.CFG(w), space="prob", project=on_simplex)(p[None], q[None])[0]
     assert (mix < 0).any() and (guided >= 0).all() and float(guided.sum()) == pytest.approx(1)
+    # its other form, p_c^(1 - g) p_u^g, counts the other way: it is CFG of log-probabilities at w = 1 - g
+    tilted = predictions(emag.CFG(0.3), space="logp")(p.log()[None], q.log()[None])[0].softmax(-1)
+    close(tilted.double(), p**0.3 * q**0.7 / (p**0.3 * q**0.7).sum(), atol=1e-5, rtol=1e-5)
     off = predictions(emag.CFG(1.0), space="prob", project=on_simplex)(p[None], q[None])[0]
     assert off.tolist() == pytest.approx(p.tolist())
 
@@ -116,6 +119,11 @@ def test_log_probabilities_take_the_others_too_and_spare_the_null():
     guide, calls = predictions(emag.tokens.MTI(2.0, threshold=10.0), space="logp"), []
     close(guide(C[:, 0], lambda: calls.append(1) or U[:, 0]), C[:, 0].log_softmax(-1))
     assert not calls and isinstance(guide, Predictions)
+    # a threshold of 0 is one: a token that is certain is left alone, where MTI's code takes 0 for "guide all"
+    certain, unsure = torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.tensor([[0.0, 1.0, -torch.inf]])
+    at_zero = predictions(emag.tokens.MTI(2.0, threshold=0.0), space="logp")
+    assert torch.equal(at_zero(certain, lambda: pytest.fail("evaluated")), certain)
+    assert not torch.allclose(at_zero(unsure, torch.zeros(1, 3)), unsure.log_softmax(-1))
 
 
 def test_what_is_missing_is_said():

@@ -159,6 +159,19 @@ def test_nulls_that_cannot_be_read(null, says):
         generate(model, inputs)
 
 
+def test_all_tensors_that_a_model_reads_of_its_prompt_are_its_nulls_too():
+    """Without the sizes or masks of its images, a null that changes the text alone would read others than the prompt."""
+    from emag.tokens.host import prompt_of
+
+    class Seeing:
+        def forward(self, input_ids, attention_mask, pixel_values, pixel_attention_mask, position_ids, use_cache): ...
+
+    one = torch.ones(1, 2)
+    call = dict.fromkeys(("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask"), one)
+    apart = {"position_ids": one, "use_cache": True, "max_new_tokens": 3, "assistant": one, "encoder_outputs": None}
+    assert prompt_of(Seeing(), {**call, **apart}) == call
+
+
 def test_an_encoder_has_no_last_token_to_go_by():
     with pytest.raises(emag.BadValue, match="zero"), emag.tokens.guide(model_of("t5"), emag.CFG(1.5)):
         generate(model_of("t5"), prompts("t5", 5))

@@ -204,6 +204,24 @@ def test_equal_class_models_say_one_half_and_change_nothing(name):
     assert made.sequences.tolist() == generate(model, inputs, COUNT).sequences.tolist()
 
 
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_another_model_says_what_texts_are_like(more):
+    """Guided captioning, arXiv 2307.16686: log q + alpha c - beta u, each from its whole text."""
+    model, inputs, other, start = model_of("llama"), prompts("llama", 6), model_of("qwen2"), torch.tensor([1])
+    scorer = emag.tokens.LanguageModel(other, start, prompt=6)
+    made, run = guided(model, inputs, emag.tokens.LMGuidance(1.2, 0.8), given={"scorers": {"scorer": scorer}}, **more)
+    prompt, tokens = decoded(model, inputs, made, 0)
+    right = [(logp(other, start, tokens[:i]) + 1.2 * logp(model, prompt, tokens[:i])
+              - 0.8 * logp(model, NULL, tokens[:i])).log_softmax(-1) for i in range(COUNT)]
+    if more:
+        total = sum(float(right[i][tokens[i]]) for i in range(COUNT))
+        assert float(made.sequences_scores[0]) == pytest.approx(total / COUNT, abs=1e-4)
+    else:
+        for scores, one in zip(made.scores, right, strict=True):
+            close(scores[0], one, atol=1e-4, rtol=1e-4)
+    assert run.stats.passes == run.plan(COUNT) == {"uncond": COUNT} and run.stats.scored == COUNT
+
+
 @decoders
 def test_rules_after_work_on_what_the_combining_one_gives(name):
     model, inputs = model_of(name), prompts(name, 6)

@@ -102,14 +102,40 @@ def test_a_scale_of_1_inside_leaves_the_outer_one():
     near(inner, texts(Table(), emag.CFG(1.5), null=NULL))
 
 
-def test_three_experts_with_exponents_of_their_own():
-    """Captions guided by a language model: p(y | image)^alpha p_LM / p^beta, as weights of a compose."""
-    alpha, beta = 1.2, 0.8
-    # cond keeps what the others leave: 1 - 1 + beta = beta, and alpha is wanted: the rest comes by a term of its own
+@pytest.mark.parametrize(("alpha", "beta"), [(1.2, 0.8), (1.2, 1.2), (0.7, 0.0)])
+def test_captions_guided_by_a_language_model_have_exponents_of_their_own(alpha, beta):
+    """q p(token | image)^alpha / p^beta, which sum to 1 + alpha - beta: no weights of a compose unless both are equal."""
+    language = emag.tokens.LanguageModel(Table(), torch.tensor([TEXT]), prompt=1)
+    found = texts(Table(), emag.tokens.LMGuidance(alpha, beta), null=NULL, scorers={"scorer": language})
+    near(found, product((FULL, alpha), (TEXT, 1.0), (NONE, -beta)))
     terms = (emag.Term(alpha, "cond", "uncond"), emag.Term(1.0, "text", "uncond"))
-    found = texts(Table(), emag.Compose("uncond", terms), null=NULL, conditions=CONDITION)
-    near(found, product((FULL, alpha), (TEXT, 1.0), (NONE, -alpha)))
-    assert beta != alpha and found != texts(Table(), emag.CFG(alpha), null=NULL)
+    summed = texts(Table(), emag.Compose("uncond", terms), null=NULL, conditions=CONDITION)
+    assert (summed == pytest.approx(found, abs=1e-5)) is (alpha == beta)
+
+
+def test_a_language_model_that_is_the_captioner_without_its_image_leaves_it_alone():
+    language = emag.tokens.LanguageModel(Table(), NULL, prompt=1)
+    found = texts(Table(), emag.tokens.LMGuidance(1.0, 1.0), null=NULL, scorers={"scorer": language})
+    near(found, product((FULL, 1.0)))
+    # what it gives to a new line is given to the end, in the log: log(p(x) + p(y)) = 0
+    ended = emag.tokens.LanguageModel(Table(), NULL, prompt=1, newline=X, end=Y)
+    scores = ended(torch.tensor([[FULL, A]]), torch.arange(7)[None])[0]
+    assert float(scores[Y]) == pytest.approx(0, abs=1e-6) and scores[X].isneginf()
+    for wrong, says in ((lambda: emag.tokens.LanguageModel(Table(), NULL, newline=X), "together"),
+                        (lambda: emag.tokens.LanguageModel(Table(), NULL[:0]), "at least one"),
+                        (lambda: ended(torch.tensor([[FULL, A]]), torch.arange(9)[None]), "one vocabulary"),
+                        (lambda: emag.tokens.LMGuidance(-1.0, 1.0), "at least 0"),
+                        (lambda: texts(Table(), emag.tokens.LMGuidance(1.0), scorers={"scorer": ended}), "give both")):
+        with pytest.raises(emag.BadValue, match=says):
+            wrong()
+
+
+def test_where_no_token_is_left_it_is_said():
+    """Normalised, nothing but minus infinity would be NaN, of which decoding takes the first token without a word."""
+    for rule in (emag.tokens.CAIF(2.0), emag.tokens.LMGuidance(1.0, 0.0)):
+        nothing = {"scorer": lambda ids, candidates: torch.full(candidates.shape, -torch.inf)}
+        with pytest.raises(emag.NotFinite, match="exclude every token"):
+            texts(Table(), rule, null=NULL if rule.kind == "combining" else None, scorers=nothing)
 
 
 def test_masking_is_not_conditioning():

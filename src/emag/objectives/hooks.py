@@ -1,8 +1,8 @@
 """An objective as one call in a trainer of your own: loss, metrics and baked scale of a batch and a step."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,8 @@ class GuidedObjective:
 
     name: "agd", "guidance-loss" or "model-guidance" of `OBJECTIVES`. scale: its knob, a number or a function of the step.
     teacher: who gives the predictions of the target, e.g. the frozen network or an averaged copy under `as_teacher`; None
-    is the student itself, which "agd" refuses. convention: of Model-Guidance alone. Raises `BadValue`.
+    is the student itself, which "agd" refuses. Where it is a module it is asked in eval mode; in a function of yours dropout
+    is yours to switch off. convention: of Model-Guidance alone. Raises `BadValue`.
     """
 
     name: str
@@ -72,9 +73,12 @@ class GuidedObjective:
     def __call__(self, student: Predict, batch: TrainingBatch, step: int) -> TrainingLoss:
         """student: its prediction, with gradients. step: of the training, from 0. Raises `BadValue`."""
         scale = self.scale(step) if callable(self.scale) else self.scale
-        with torch.no_grad():
-            # a target lets no gradient through, so what makes it needs none
-            cond, null = (fixed((self.teacher or student)(inputs)) for inputs in (batch.cond, batch.null))
+        if _alias(batch.cond, batch.null):
+            raise BadValue("cond and null of this batch are the very same inputs, so nothing would be guided: null is what "
+                           "the network is asked with where there is no condition")
+        teacher = student if self.teacher is None else self.teacher
+        with _asking(teacher):
+            cond, null = (fixed(teacher(inputs)) for inputs in (batch.cond, batch.null))
         made = student(batch.cond)
         knobs = {"convention": self.convention} if self.name == "model-guidance" else {}
         return TrainingLoss(self._loss(made, batch, cond, null, scale),
@@ -90,6 +94,20 @@ class GuidedObjective:
         if self.name == "guidance-loss":
             return guidance_loss(made, batch.target, null, scale, batch.dropped)
         return model_guidance_loss(made, batch.target, cond, null, scale, batch.dropped, self.convention)
+
+
+def _alias(one: Any, other: Any) -> bool:
+    """Whether two inputs are one object, or hold one another's: MeanAudio's code drops the conditions of both so."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alias(one[name], other[name]) for name in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_alias, one, other))
+    return one is other
+
+
+def _asking(teacher: Predict) -> AbstractContextManager[Any]:
+    """A target lets no gradient through, so what makes it needs none; nor does it draw anything at random."""
+    return as_teacher(teacher) if isinstance(teacher, torch.nn.Module) else torch.no_grad()
 
 
 @contextmanager

@@ -78,7 +78,8 @@ def nft_loss(student: torch.Tensor, old: torch.Tensor, x0: torch.Tensor, x: torc
     $v^+ = \beta v + (1 - \beta) v'$ and $v^- = (1 + \beta) v' - \beta v$ with v' of the policy that drew the samples x0.
     x: x_t, [batch, ...]. reward: [batch], in [0, 1], see `nft_reward`. beta: 1 or 0.1 in the paper. weighted: divide by
     the mean distance of each row, at least 1e-5, as the authors do. With equal weights the optimum is v' + (2 / beta)
-    Delta, where Delta is the mean reward times the way from v' to the velocity of rewarded samples. Raises `BadValue`.
+    Delta, where Delta is the mean reward times the way from v' to the velocity of rewarded samples. The authors add 1e-4
+    times the mean square distance to the frozen network's prediction: `distillation_loss`. Raises `BadValue`.
     """
     if beta <= 0 or reward.shape != student.shape[:1] or not bool(((reward >= 0) & (reward <= 1)).all()):
         raise BadValue(f"beta must be above 0 and reward one number in [0, 1] for each of {len(student)} rows")

@@ -44,6 +44,8 @@ _ROWS = (
               "1 + 1 / beta; real trainings stop far earlier", lambda beta: 1 + 1 / beta),
     Objective("diversity", "arXiv 2410.06084", "sum_t KL(pi || softmax(u + w (c - u)))", likelihood.guided_kl, "w",
               lambda scale: scale),
+    Objective("teefusion", "arXiv 2507.18192", "|f(x, t + c + s (c - c0) / 256) - sg g(x, c)|^2",
+              guided_targets.distillation_loss, "1 + s, the scale that fused_embedding is given", lambda scale: 1 + scale),
     Objective("reneg", "arXiv 2412.19637", "-R(x0(e(n) + w (e(c) - e(n))))", further.reneg_loss,
               "none: an embedding for the negative branch, used at w"),
     Objective("noise-refine", "arXiv 2412.03895", "|F_1 o ... o F_T(x_T + g) - x0|^2", further.noise_loss,

@@ -21,6 +21,9 @@ from .stats import TokenStats
 
 PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
 """Arguments of `generate` that a text is conditioned on. Those a null leaves out are not given to its branch."""
+NO_PROMPT = ("inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask", "position_ids",
+             "decoder_position_ids", "cache_position", "labels")
+"""Tensors of a call that are about how it decodes, and not about what."""
 
 
 OTHER_WAYS = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
@@ -91,7 +94,7 @@ class GuidedTokens:
         config = inputs.get("generation_config") or model.generation_config
         check_call(self.asked, _Told(config, inputs), inputs, codebooks(model))
         check_padding(model, inputs)
-        given = {name: inputs[name] for name in PROMPT if inputs.get(name) is not None}
+        given = prompt_of(model, inputs)
         if "encoder_outputs" in given:  # generate repeats it in place where a prompt is decoded several times
             given["encoder_outputs"] = copy.copy(given["encoder_outputs"])
         # a model that makes images of tokens makes as many as an image has
@@ -150,6 +153,13 @@ class Processor:
     @property
     def stats(self) -> TokenStats:
         return self._run.stats()
+
+
+def prompt_of(model: Any, call: Inputs) -> dict[str, Any]:
+    """What of a call its text is conditioned on: `PROMPT`, and further tensors that its model reads, as sizes of images."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in call.items() if value is not None and name not in NO_PROMPT and (
+        name in PROMPT or (name in known and isinstance(value, torch.Tensor)))}
 
 
 class _Told:

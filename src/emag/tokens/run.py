@@ -74,8 +74,9 @@ class TokenRun:
         others = self._brought(null[0], step) if null else self._branches(step, input_ids)
         guided = guided_by(self.asked.rules, {COND: cond, **others}, step, self._states)
         self._tokens = max(self._tokens, step.index + 1)
-        if bool(guided.isnan().any()):
-            raise NotFinite(f"the guided logits of token {step.index} are not numbers (NaN)")
+        if not bool((guided.amax(-1) > -torch.inf).all()):  # where one is NaN, so is the largest
+            what = "are not numbers (NaN)" if guided.isnan().any() else "exclude every token: its scorers leave none"
+            raise NotFinite(f"the guided logits of token {step.index} {what}")
         return self._scores(guided, scores, bool(others))
 
     def _predicted(self, scores: torch.Tensor) -> torch.Tensor:

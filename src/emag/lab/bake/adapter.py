@@ -21,23 +21,37 @@ NAME, FILE = "baked", "pytorch_lora_weights.safetensors"
 """Name of the adapter in the network, and of its file, which diffusers looks for."""
 
 
-def add_adapter(network: Network, rank: int, seed: int) -> dict[str, torch.nn.Parameter]:
-    """Put a LoRA on every linear layer of the blocks, and freeze all else; its parameters by name.
-
-    It starts as the network is: one factor is 0. Raises `BadValue` where the network takes none, or has it already.
-    """
+def check_network(network: Network) -> None:
+    """Raise `BadValue` for a network that takes no adapter, has one already, or whose precision no training survives."""
     module: Any = network.module
     if not hasattr(module, "add_adapter"):
         raise BadValue(f"{network.backbone.name} takes no adapter of peft: it is no model of diffusers")
     if NAME in (getattr(module, "peft_config", None) or {}):
         raise BadValue("this network has a baked adapter already: load it anew")
+    if module.dtype == torch.float16:
+        # the loss is a mean over all numbers of a batch, so that a single one's gradient is below what 16 bits can hold
+        raise BadValue("this network is in float16, in which the gradients of a training round to 0: load it in bfloat16 or "
+                       "float32 (--dtype bfloat16)")
+
+
+def add_adapter(network: Network, rank: int, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Put a LoRA on every linear layer of the blocks, and freeze all else; its parameters by name.
+
+    It is in fp32, whatever the network is in, and starts as the network is: one factor is 0. Raises as `check_network`.
+    """
+    check_network(network)
+    module: Any = network.module
     targets = {name for block in network.blocks for name, part in block.module.named_modules()
                if isinstance(part, torch.nn.Linear)}
     module.requires_grad_(False)
     torch.manual_seed(seed)
     # alpha = rank: what is written needs no scale of its own
     module.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(targets)), NAME)
-    return {name: p for name, p in module.named_parameters() if f".{NAME}." in name or p.requires_grad}
+    parameters = {name: p for name, p in module.named_parameters() if f".{NAME}." in name or p.requires_grad}
+    for p in parameters.values():
+        # peft makes it in the network's dtype: in 16 bits the small steps of an optimizer would round to none
+        p.data = p.data.float()
+    return parameters
 
 
 @contextmanager

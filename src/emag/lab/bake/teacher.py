@@ -23,6 +23,7 @@ from ...hosts.pipeline_view import PipelineView
 from ...models.folder import first_line
 from ...objectives import memory_of
 from ..draw.sampling import generators
+from .adapter import check_network
 
 PLAIN = (torch.Tensor, bool, int, float, type(None))
 NOT_AT_RANDOM = "so it cannot be asked at random times): leave out --times random"
@@ -81,9 +82,10 @@ def check_random(pipe: Any) -> None:
 def check_pipeline(pipe: Any, call: Mapping[str, Any]) -> None:
     """Raise `Unsupported` where what the network says is not what the scheduler gets: a LoRA could then not learn it.
 
-    One step without any guidance is made and compared.
+    One step without any guidance is made and compared. Raises as `check_network`, too.
     """
     host, network = host_of(pipe), _network(pipe)
+    check_network(network)
     off = {host.scale: host.off} if host.scale else {}
     lesson = follow(pipe, (), {**call, **off, "num_inference_steps": 1}, [0] * rows_in(call, host.prompt))
     try:

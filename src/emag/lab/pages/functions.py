@@ -12,10 +12,10 @@ NUMBER = re.compile(r"\b\d\d(?:0[1-9]|1[0-2])\.\d{5}\b")  # year, month, number
 """A number of arXiv."""
 MODULES = ("methods.combining.compositional", "schedules.feedback", "maths.logits", "maths.mixtures", "maths.analysis",
            "maths.entmax", "maths.projections", "tokens.predictions", "objectives.guided_targets", "objectives.implicit",
-           "objectives.likelihood",
-           "objectives.preferences", "objectives.further", "objectives.residuals", "objectives.generators",
-           "scores.classes", "scores.calibrated", "samplers.searches", "samplers.anchored", "samplers.inversion",
-           "hosts.history", "hosts.driven", "hosts.stream", "hosts.cascade", "methods.attention.map_fusion")
+           "objectives.likelihood", "objectives.generators", "objectives.preferences", "objectives.further",
+           "objectives.residuals", "scores.classes", "scores.calibrated", "samplers.searches", "samplers.anchored",
+           "samplers.inversion", "hosts.history", "hosts.driven", "hosts.stream", "hosts.cascade",
+           "methods.attention.map_fusion")
 
 
 def rows() -> list[tuple[str, str, list[str]]]:

@@ -6,11 +6,12 @@ from ..combining.compose import Compose
 from ..null.ag import AG
 from ..weak.negative import Negative
 from .cognac import CognacGen
+from .lm_guidance import LMGuidance
 from .mti import MTI
 from .scored import CAIF, GeDi
 from .soft_cfg import SoftCFG
 
 TOKEN_METHODS: dict[str, type[Rule]] = {method.name: method for method in (
-    CFG, MTI, SoftCFG, Negative, Compose, AG, GeDi, CAIF, CognacGen,
+    CFG, MTI, SoftCFG, Negative, Compose, AG, GeDi, CAIF, CognacGen, LMGuidance,
 )}
 """All rules that logits of tokens can be guided by."""
