@@ -48,10 +48,10 @@ def sighted(access: Access, score: Score, x0: torch.Tensor) -> tuple[torch.Tenso
 
 def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str, step: Step) -> torch.Tensor:
     """The score [batch] of `images` [batch, ...]. Raises `BadValue` for what is no number for each, or not finite."""
-    return check_scores(_called(score, images, label), len(images), label, f"step {step.index + 1} of {step.count}")
+    return check_scores(called(score, images, label), len(images), label, f"step {step.index + 1} of {step.count}")
 
 
-def _called(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str) -> Any:
+def called(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str) -> Any:
     """What `score` gives of `images`. Raises `BadValue` in words where it fails on them, its own error behind it."""
     try:
         values = score(images)
