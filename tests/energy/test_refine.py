@@ -168,7 +168,7 @@ def test_the_first_noise_of_a_pipeline_climbs_by_gradients_through_its_run():
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(8))
     model = loop_model(pipe, Loop(steps=2), prompts, [None] * 2)
     run = differentiable(model, 2.0)
-    found = emag.refine(lambda x: model.seen(run(x)), x, "classifier:frog", Ascent(2, rate=20.0))
+    found = emag.refine(lambda x: model.seen(run(x)), x, "classifier:frog", Ascent(1, rate=20.0))
     assert (found.scores > found.start).all()
     theirs = pipe(prompts, latents=found.x, num_inference_steps=2, guidance_scale=2.0, output_type="pt").images
     close(found.made, theirs.float(), atol=1e-4, rtol=1e-3)
