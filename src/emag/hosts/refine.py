@@ -12,9 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import Score
 from ..errors import BadValue, NoEffect
-from ..maths.energies import check_scores, slope
+from ..maths.energies import called, check_scores, label_of, slope
 from ..maths.streams import Streams
-from ..methods.energy.numbers import called, label_of
 from ..models.folder import save_tensors
 from ..samplers.loop import Progress
 from ..samplers.searches import BestOf, Memory, Search

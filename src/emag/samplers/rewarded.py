@@ -7,9 +7,8 @@ import torch
 
 from ..core import COND
 from ..errors import BadValue, NoEffect
-from ..maths.energies import check_scores
+from ..maths.energies import called, check_scores, label_of
 from ..maths.predictions import to_x0
-from ..methods.energy.numbers import called, label_of
 from .base import GuidedModel, clean_prediction, guided_prediction
 from .ctrl_z import Reward
 from .feynman_kac import FKC

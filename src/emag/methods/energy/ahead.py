@@ -19,7 +19,9 @@ def check_ahead(who: str, start: RunStart, farthest: Callable[[Step], int]) -> N
         raise Unsupported(f"{who} evaluates the network at the times of later steps, and this scheduler's timesteps are a "
                           "function of the noise level: choose another scheduler, DDIM or Euler in steps of training")
     taken = next((step.index for step in start.steps if step.fresh), None)
-    crossing = next((step for step in start.steps if taken is not None and step.index < taken <= farthest(step)), None)
+    if taken is None:
+        return
+    crossing = next((step for step in start.steps if step.index < taken <= farthest(step)), None)
     if crossing is not None:
         raise Unsupported(f"{who} looks ahead from step {crossing.index + 1} to where another network takes over, at step "
                           f"{taken + 1}, and would ask the one before: say an interval behind that")

@@ -8,11 +8,11 @@ import torch
 
 from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
+from ...maths.energies import Normalise, StrengthShape, label_of, noised_back, shape_of
 from ...near import choices
 from .ahead import check_ahead, stops
 from .made import EnergyOf, Made, Where, placed, warn_of_size
-from .numbers import EXAMPLE, accessed, check_score_field, label_of
+from .numbers import EXAMPLE, accessed, check_score_field
 from .presets import PRESETS
 from .slopes import Slopes
 

@@ -9,10 +9,10 @@ import torch
 
 from ...core import Access, Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import posterior_spread, towards
+from ...maths.energies import label_of, posterior_spread, towards
 from ...maths.vectors import per_sample
 from .ahead import check_ahead
-from .numbers import EXAMPLE, accessed, check_score_field, label_of, scored, sighted
+from .numbers import EXAMPLE, accessed, check_score_field, scored, sighted
 
 
 @dataclass(frozen=True)
