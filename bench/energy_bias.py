@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 
 import emag
 from emag.core import Rule
-from emag.samplers import sample
+from emag.samplers import resample, sample
 
 MARKS = "<!-- by bench/energy_bias.py -->", "<!-- end -->"
 MEANS, SPREAD, NOISE, SEEN = torch.tensor([-2.0, 2.0]).double(), 0.3, 1.0, 0.5
@@ -26,6 +27,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "`greed` of 4 steps, strength 0.1": ("greed", {"strength": 0.1}),
     "`greed` of all steps, strength 0.1": ("greed", {"strength": 0.1, "steps": STEPS})}
 """Presets, and what is changed of them. DPS, undivided, is `greed` of one step."""
+WEIGHED = "`fkc-reward`, strength 1"
+"""Particles of one run, weighed, no gradient taken."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,23 @@ def likelihood(x0: torch.Tensor) -> torch.Tensor:
 
 def drawn(*rules: Rule, count: int = COUNT, steps: int = STEPS) -> torch.Tensor:
     """Numbers [count] that a run under `rules` makes."""
+    return sample(_model(rules, steps), _noise(count)).flatten()
+
+
+def weighed(count: int = COUNT, steps: int = STEPS) -> torch.Tensor:
+    """Numbers [count] that particles under the likelihood make, chosen by what is left of their weights."""
+    states: list[dict[str, Any]] = []
+    x = sample(_model((), steps), _noise(count), emag.FKCReward(reward=likelihood), solver=emag.ReverseSDE(), states=states)
+    return x.flatten()[resample(states[0]["log_weights"], torch.tensor(0.5))]
+
+
+def _model(rules: Sequence[Rule], steps: int) -> Any:
     levels = torch.linspace(0.9999, 0.02, steps).tolist()
-    model = emag.guided(denoised, *rules, path=emag.Path.variance_preserving((*levels, 0.0)), prediction="x0")
-    x = torch.randn(count, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return sample(model, x).flatten()
+    return emag.guided(denoised, *rules, path=emag.Path.variance_preserving((*levels, 0.0)), prediction="x0")
+
+
+def _noise(count: int) -> torch.Tensor:
+    return torch.randn(count, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def table(found: dict[str, Found]) -> str:
@@ -81,7 +97,8 @@ def main(page: Annotated[Path | None, typer.Option(help="A page whose marked par
     """Print the table; write it into a page."""
     ways = {name: Found.of(drawn(emag.Energy.preset(preset, likelihood, **changes)))
             for name, (preset, changes) in WAYS.items()}
-    text = table({"the posterior": posterior(), "no guidance": Found.of(drawn()), **ways})
+    text = table({"the posterior": posterior(), "no guidance": Found.of(drawn()), **ways,
+                  WEIGHED: Found.of(weighed())})
     print(text)
     if page is not None:
         before = page.read_text()

@@ -197,6 +197,9 @@ from .samplers import (
     FKCProduct as FKCProduct,
 )
 from .samplers import (
+    FKCReward as FKCReward,
+)
+from .samplers import (
     Path as Path,
 )
 from .samplers import (

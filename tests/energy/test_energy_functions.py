@@ -175,6 +175,20 @@ def test_strength_0_is_the_function_bit_for_bit():
     assert torch.equal(sample(guided(emag.Energy(quadratic, 0.0, "next", True)), X), sample(guided(), X))
 
 
+def test_a_repeated_step_draws_new_smoothing_noise():
+    """Shared inside a repetition, and not over them."""
+    seen = []
+
+    def told(x0):
+        seen.append(x0.detach())
+        return quadratic(x0)
+
+    guided(emag.Energy(told, 1e-9, "next", through_network=True, recur=2, smooth=0.5))(X, 1)
+    guided(emag.Energy(told, 1e-9, "next", through_network=True, recur=2))(X, 1)
+    noises = [noisy - plain for noisy, plain in zip(seen[:2], seen[2:], strict=True)]
+    assert not torch.allclose(noises[0], noises[1], atol=1e-3)
+
+
 def test_outside_its_interval_a_step_is_left_alone_bit_for_bit():
     model = guided(emag.Energy(quadratic, 0.3, "next", True, interval=(0.0, 0.5)))
     for i in range(4):
@@ -263,6 +277,7 @@ def test_a_flat_score_is_found_out_at_the_end():
     (lambda: guided(emag.Energy("classifier:frg")), BadValue, "did you mean frog"),
     (lambda: guided(emag.Energy(quadratic), emag.CFG(3.0)), BadValue, "name cfg before it"),
     (lambda: guided(emag.Energy(quadratic, interval=(0.4, 0.5)))(X, 0), BadValue, "acts at no step"),
+    (lambda: guided(emag.Energy(quadratic, interval=(0.0, 0.1)))(X, 3), NoEffect, "no step that was made"),
     (lambda: sample(guided(emag.Energy(quadratic, where="next")), X, solver=ReverseSDE()), Unsupported, "first-order"),
 ])
 def test_refusals(make, error, match):

@@ -1,12 +1,15 @@
 """Kinds of energy guidance that are settings of one rule: several steps ahead, noisy scores, EluCD, on-manifold moves."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
 import emag
+from emag.core import RunStart
+from emag.engine.trajectory import Trajectory
 from emag.errors import Unsupported
 from emag.samplers import sample
 from emag.scores import Colour
@@ -124,6 +127,18 @@ def test_pipelines_make_the_passes_that_were_planned(case, name):
     backward = 2 * (2 + 2 + 1) * run.stats.clean // 3 if name == "ahead" else 0
     assert run.stats.evaluations == run.stats.planned and run.stats.backward == backward
     assert not torch.equal(found, plain)
+
+
+def test_where_another_network_takes_over_nothing_is_asked_ahead_of_it():
+    """Wan 2.2: the network of the later step is another one."""
+    places = tuple(replace(Trajectory.even(8), takeover=4).places())
+    ahead, start = emag.Energy(RED, 0.1, "next", True, steps=2), RunStart(places[0], places)
+    for rule in (ahead, replace(ahead, interval=(0.0, 0.2)), emag.SCG(RED, 2)):
+        with pytest.raises(Unsupported, match=r"where another network takes over, at step 5"):
+            rule.fits_run(start)
+    late = {"interval": (0.5, 1.0)}  # from the step at which it does
+    for rule in (replace(ahead, **late), emag.SCG(RED, 2, **late), emag.SCG(RED, 1), replace(ahead, steps=1)):
+        rule.fits_run(start)
 
 
 @pytest.mark.parametrize("rule", [emag.Energy(RED, 0.1, "next", True, steps=2), emag.SCG(RED, 2)])

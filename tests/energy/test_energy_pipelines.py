@@ -15,6 +15,7 @@ from emag.hosts.own_loop import Loop, run_loop
 from emag.maths.layout import unpack
 from emag.maths.predictions import to_x0
 from emag.scores import Colour
+from emag.testing.cases import every
 from tiny import CASES, sd3, vae
 
 close = torch.testing.assert_close
@@ -35,11 +36,12 @@ def rules(case, **settings):
 # images
 
 
-@pytest.mark.parametrize("case", ["sd3", "pixart", "flux"])
+@pytest.mark.parametrize("case", ["sd3", "pixart", "flux", "qwen"])
 def test_a_score_sees_what_the_pipeline_gives(case):
-    pipe = CASES[case].pipe()
-    latents, images = (CASES[case].run(pipe, output_type=kind) for kind in ("latent", "pt"))
-    grid = SimpleNamespace(grid=(4, 4, 2) if latents.ndim == 3 else None)
+    pipe = every()[case].pipe()
+    latents, images = (every()[case].run(pipe, output_type=kind) for kind in ("latent", "pt"))
+    side = int(latents.shape[1] ** 0.5)
+    grid = SimpleNamespace(grid=(side, side, 2) if latents.ndim == 3 else None)
     close(decode(pipe, latents, grid), images.float())
 
 
@@ -190,6 +192,16 @@ def test_the_hosts_own_guidance_is_not_what_is_scored():
     with pytest.raises(BadValue, match="name a combining rule before it"):
         made("sd3", emag.Energy(RED))
     made("flux", emag.Energy(RED))
+
+
+def test_a_videos_autoencoder_shows_single_images():
+    """Qwen-Image decodes by the one of a video, whose first frame it takes."""
+    case = every()["qwen"]
+    plain, pipe = case.run(case.pipe(), num_inference_steps=2), case.pipe()
+    with emag.guide(pipe, emag.CFG(4.0), emag.Energy(RED, 5.0, "next", True, mean=1.0)) as run:
+        out = case.run(pipe, num_inference_steps=2)
+    assert run.stats.evaluations == run.stats.planned and run.stats.backward > 0
+    assert out.isfinite().all() and not torch.equal(out, plain)
 
 
 def test_schedulers_that_make_other_steps_are_refused_where_that_matters():

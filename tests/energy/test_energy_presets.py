@@ -100,8 +100,14 @@ def test_posterior_guidance_leans_the_right_way_and_is_biased(name):
     assert abs(found.upper - exact.upper) > 0.02 or abs(found.spread - exact.spread) > 0.02
 
 
+def test_weighed_particles_are_the_posterior():
+    found, exact = bias.Found.of(bias.weighed(count=1000, steps=30)), bias.posterior()
+    assert found.upper == pytest.approx(exact.upper, abs=0.08) and found.mean == pytest.approx(exact.mean, abs=0.25)
+    assert found.spread == pytest.approx(exact.spread, abs=0.06)
+
+
 def test_the_page_tells_what_was_measured():
     page = (ROOT / "docs/how-to/energy.md").read_text()
     told = page.partition(bias.MARKS[0])[2].partition(bias.MARKS[1])[0].strip().splitlines()
     assert told[:3] == bias.table({"the posterior": bias.posterior()}).splitlines()
-    assert [row.split(" | ")[0].removeprefix("| ") for row in told[4:]] == list(bias.WAYS)
+    assert [row.split(" | ")[0].removeprefix("| ") for row in told[4:]] == [*bias.WAYS, bias.WEIGHED]

@@ -13,7 +13,8 @@ from emag.hosts.films import FILMS, film_of, frames_of, usual_context
 from emag.maths.energies import slope
 from emag.scores import Colour, OfFrames
 from emag.testing.small_video import MORE
-from emag.testing.small_wan import wan_vae
+from emag.testing.small_wan import MORE as EXPERTS
+from emag.testing.small_wan import experts, wan_vae
 
 close = torch.testing.assert_close
 RED = Colour(0.9, 0.1, 0.1)
@@ -156,6 +157,19 @@ def test_stages_are_rules_with_intervals_one_after_the_other():
     assert acted == [("x_t", 0), ("next", 1), ("next", 1), ("next", 2), ("next", 2)]
 
 
+def test_it_goes_on_where_another_network_takes_over():
+    """Wan 2.2, whose two networks have one run: gradients go through the one that serves; none is asked for a later step."""
+    case, pipe, score = EXPERTS["wan-experts"], experts(), OfFrames(RED, (0,))
+    plain, pipe.vae = case.run(pipe, num_inference_steps=4), wan_vae()
+    rule = emag.Energy.preset("frame-travel", score, strength=0.5, checkpoint=True)
+    with emag.guide(pipe, emag.CFG(3.0), rule) as run:
+        out = case.run(pipe, num_inference_steps=4)
+    assert run.stats.evaluations == run.stats.planned and run.stats.again == run.stats.backward > 0
+    assert out.isfinite().all() and not torch.equal(out, plain)
+    with pytest.raises(Unsupported, match="takes over"), emag.guide(pipe, emag.CFG(3.0), emag.SCG(score, 2)):
+        case.run(pipe, num_inference_steps=4)
+
+
 def test_refusals():
     with pytest.raises(BadValue, match="no frame 99"):
         frames_of(wan_vae(), latents(wan_vae(), 3), (99,))
@@ -164,6 +178,8 @@ def test_refusals():
     with pytest.raises(BadValue, match="at least 1 latent before"):
         OfFrames(RED, (0,), 0)
     _, pipe = film()
+    with pytest.raises(BadValue, match="checkpoint=true has no effect"):
+        emag.guide(pipe, emag.CFG(3.0), energy(checkpoint=True))
     pipe.vae = None
     with pytest.raises(Unsupported, match="it has no VAE"):
         emag.guide(pipe, emag.CFG(3.0), energy())

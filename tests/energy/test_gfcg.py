@@ -130,6 +130,17 @@ def test_pipelines_choose_for_each_row_at_the_cost_of_cfg(case):
     close(alone, found[1:2], rtol=0, atol=2e-3 * float(found.abs().max()))
 
 
+def test_rules_on_the_condition_work_once_on_what_a_rival_does_not_say():
+    """A rival of a text alone: its pass has the pooled text of the clean one."""
+    pipe, pooled, made = CASES["sd3"].pipe(), [], given("sd3")
+    made["conditions"] = {name: {"encoder_hidden_states": one["encoder_hidden_states"]}
+                          for name, one in made["conditions"].items()}
+    pipe.transformer.time_text_embed.register_forward_pre_hook(lambda module, args: pooled.append(args[-1].clone()))
+    with emag.guide(pipe, gfcg(), emag.CADS(0.5, 0.1, 0.9, 0.5), emag.CFG(3.0), **made):
+        CASES["sd3"].run(pipe, (8, 9), num_inference_steps=2)
+    assert len(pooled) == 4 and torch.equal(pooled[0], pooled[1]) and not torch.equal(pooled[0], pooled[2])
+
+
 def test_the_pipelines_own_cfg_sees_it():
     pipe = CASES["sd3"].pipe()
     with emag.guide(pipe, gfcg(), **given("sd3")):
@@ -148,6 +159,8 @@ def test_the_pipelines_own_cfg_sees_it():
      "condition 'cow'"),
     (lambda: guided(gfcg(("frog", "cat", "dog")), emag.CFG(3.0))(BATCH, 1), BadValue, "3 wanted classes for 4 images"),
     (lambda: guided(gfcg(), emag.CFG(3.0), emag.Energy("is:cat", 1.0, through_network=True)), Unsupported, "say of=cond"),
+    (lambda: guided(emag.CFG(3.0), emag.Energy("is:cat", 1.0, through_network=True), gfcg()), Unsupported, "say of=cond"),
+    (lambda: guided(gfcg(), emag.CFG(3.0), emag.SCG("is:cat")), Unsupported, "say of=cond$"),
     (lambda: emag.guided(linear, gfcg(rivals=("cat",)), emag.CFG(3.0), path=PATH, prediction="x0", scores=SCORES,
                          conditions={**NETS, "cat": NETS["cond"]})(BATCH, 1), NoEffect, "is its own prompt")])
 def test_refusals(make, error, match):

@@ -8,6 +8,7 @@ from numpy.polynomial.hermite_e import hermegauss
 
 import emag
 from emag.errors import BadValue, NoEffect, Unsupported
+from emag.hosts.own_loop import Loop, loop_model
 from emag.samplers import sample
 from emag.samplers.searches import Ascent, BestOf, differentiable
 from test_energy_functions import NETS, PATH, X, linear, quadratic
@@ -160,10 +161,28 @@ def test_a_pipeline_is_searched_by_a_score_of_its_images():
     assert (found.scores >= found.start).all() and (found.scores > found.start).any()
 
 
+def test_the_first_noise_of_a_pipeline_climbs_by_gradients_through_its_run():
+    """By the loop that makes what the pipeline makes, and its decoder."""
+    pipe, prompts = emag.load("tiny"), ["a photo of a ship", "a photo of a dog"]
+    pipe.set_progress_bar_config(disable=True)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+    model = loop_model(pipe, Loop(steps=2), prompts, [None] * 2)
+    run = differentiable(model, 2.0)
+    found = emag.refine(lambda x: model.seen(run(x)), x, "classifier:frog", Ascent(1, rate=20.0))
+    assert (found.scores > found.start).all()
+    theirs = pipe(prompts, latents=found.x, num_inference_steps=2, guidance_scale=2.0, output_type="pt").images
+    close(found.made, theirs.float(), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("make", "error", "match"), [
     (lambda: BestOf(0), BadValue, "at least 1"), (lambda: Ascent(momentum=1.0), BadValue, r"momentum in \[0, 1\)"),
     (lambda: emag.refine(same, X, lambda x: x.sum()), BadValue, "one number for each"),
     (lambda: emag.refine(same, X, lambda x: x[:, 0] / 0), BadValue, "not finite for image 0: keep"),
+    (lambda: emag.refine(emag.load("tiny"), X, first), BadValue, "a function of the first noise, got TinyPipeline"),
+    (lambda: emag.refine(same, [0.0], first), BadValue, "tensor of real numbers"),
+    (lambda: emag.refine(lambda x: x[:1], X, first), BadValue, r"must give a tensor \[4, ...\]"),
+    (lambda: emag.refine(lambda x: "picture", X, first), BadValue, "gave str"),
+    (lambda: emag.refine(same, X, lambda x: x.convert("RGB")), BadValue, r"failed on \[4, 3\]"),
     (lambda: emag.refine(same, X, first, groups=["a"]), BadValue, "one for each of 4"),
     (lambda: emag.refine(same, X, first, Ascent(1), groups="abab"), BadValue, "leave groups out"),
     (lambda: emag.refine(lambda x: x.detach(), X, first, Ascent(1)), NoEffect, "no gradient comes through"),

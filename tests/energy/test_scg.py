@@ -8,7 +8,7 @@ import torch
 import emag
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.maths.energies import first_order_step, noised_back, posterior_spread
-from emag.samplers import ReverseSDE, sample
+from emag.samplers import Path, ReverseSDE, sample
 from emag.scores import Colour
 from shell import emag as shell
 from test_energy_functions import NETS, PATH, X, guided, linear, plain, quadratic
@@ -66,6 +66,15 @@ def test_the_noise_keeps_the_marginal_of_the_level(here, after):
     # Gaussian posterior: 1 / s^2 = 1 / sigma'^2 + ratio^2 / (noise that is added on the way back)^2
     added, ratio = noised_back(0 * one, one, here, after).item(), here[0] / after[0]
     assert 1 / spread**2 == pytest.approx(1 / after[1] ** 2 + ratio**2 / added**2)
+
+
+def test_the_last_step_adds_no_noise_where_the_sampler_ends_above_sigma_0_either():
+    """As DDIM does on Stable Diffusion (set_alpha_to_one=False)."""
+    model = emag.guided(linear, scg(), path=Path.variance_preserving((0.95, 0.5, 0.2, 0.05)), prediction="x0",
+                        conditions=NETS)
+    for i in range(2):
+        assert not torch.equal(model(X, i), plain())
+    assert torch.equal(model(X, 2), plain())
 
 
 def test_without_noise_it_is_off():

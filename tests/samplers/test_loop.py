@@ -83,8 +83,8 @@ def test_rows_are_their_own_samples_in_any_shape(solver):
 def test_registries():
     assert set(SOLVERS) == {"euler", "reverse-sde", "unipc", "dc-solver", "rectified-cfg++", "characteristic", "cfg++-euler",
                             "cfg++-2m", "cfg++-2s"}
-    assert set(CORRECTORS) == {"pcg", "fkc", "fkc-product", "fkc-anneal", "z-sampling", "w2sd", "fsg", "cfg-mp", "fds",
-                               "style-moments", "ctrl-z"}
+    assert set(CORRECTORS) == {"pcg", "fkc", "fkc-product", "fkc-anneal", "fkc-reward", "z-sampling", "w2sd", "fsg",
+                               "cfg-mp", "fds", "style-moments", "ctrl-z"}
     for name, part in {**SOLVERS, **CORRECTORS}.items():
         assert part.name == name and part.equation and part.paper.startswith("arXiv ") and part.cost and part.__doc__
     assert {part.kind for part in SOLVERS.values()} == {"solver"}

@@ -65,7 +65,7 @@ class RuleAccess:
         """The clean sample at x. "guided": that of the rules before, made from what they had kept as the step began."""
         at = self.step.following(x, ahead) if ahead else replace(self.step, x=x)
         if of != "guided" and of not in self.names:
-            raise Unsupported(f"energy of={of} reads a prediction that this step does not evaluate")
+            raise Unsupported(f"of={of} reads a prediction that this step does not evaluate")
         predicted = self._guided(at) if of == "guided" else self._branches(x, (of,), at)[of]
         return to_x0(predicted, x, at.alpha, at.sigma, at.space)
 
@@ -91,11 +91,13 @@ class RuleAccess:
 
 @dataclass(frozen=True)
 class NetworkEvaluations:
-    """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch."""
+    """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch; host: the
+    host's own, which has the conditional rows."""
 
     step: Step
     passes: Passes
     calls: Mapping[str, NetworkCall]
+    host: NetworkCall
     sight: FurtherSight
 
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
@@ -112,7 +114,7 @@ class NetworkEvaluations:
         return self.passes.further(NetworkCall(call.forward, moved, rows), checkpoint)
 
     def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
-        call = self.calls[COND].conditional()
+        call = self.host.conditional()  # the condition rules have not been at it yet
         if call.rows.total != len(names):
             raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
                               "and which condition each has is not known: leave gfcg out")

@@ -145,12 +145,14 @@ def check_looks(rules: Sequence[Rule]) -> None:
         _check_uncond_look(rules, looks, rule.name)
         if not any(look.of == "guided" for look in looks):
             continue
-        weak = next((one.name for one in rules[:at] if not all(branch.strong for branch in one.weak)
+        # what gives the unconditional prediction does so wherever it is named
+        made = [one for number, one in enumerate(rules) if number < at or one.kind == "null"]
+        weak = next((one.name for one in made if not all(branch.strong for branch in one.weak)
                      or (one.kind == "null" and one.looks_further)), None)
         if weak:
+            other = ", or leave the network out (through_network=false, recur=1)" if hasattr(rule, "through_network") else ""
             raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
-                              f"branch of {weak} is not made there: say of=cond, or leave the network out (through_network="
-                              "false, recur=1)")
+                              f"branch of {weak} is not made there: say of=cond{other}")
 
 
 def _check_uncond_look(rules: Sequence[Rule], looks: Sequence[Look], name: str) -> None:

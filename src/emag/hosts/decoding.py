@@ -13,7 +13,7 @@ from ..engine.undo import Undo, undone
 from ..errors import BadValue, Unsupported
 from ..maths.energies import ordinary
 from ..maths.layout import OnGrid, unpack
-from .films import FILMS, check_film, film_of, frames_of
+from .films import FILMS, STILLS, check_film, film_of, frames_of, still_of
 from .small_decoder import decoder_of
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "PixelVAE", "PatchAutoencoder")
@@ -36,6 +36,8 @@ def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part |
         if part is None:
             return film_of(pipe.vae, latents)
         return torch.stack(frames_of(pipe.vae, latents, part.frames, part.before), 2)
+    if type(pipe.vae).__name__ in STILLS and latents.ndim == 4:
+        return still_of(pipe.vae, latents)
     if latents.ndim != 4:
         raise Unsupported(f"{type(pipe).__name__} makes latents with {latents.ndim - 2} dimensions beside the channels, and "
                           "scores are of single images: write a loop with emag.guided(..., decode=...)")
@@ -67,17 +69,22 @@ def check_looking(pipe: Any, rules: Sequence[Rule], networks: Sequence[Network])
         if sparing.checkpoint and getattr(rule, "through_network", False):
             for network in networks:
                 check_can(network.module)
-        elif sparing.checkpoint and not switches(decoder_of(pipe, sparing.decoder)):
+        elif sparing.checkpoint and not _has_parts(decoder_of(pipe, sparing.decoder)):
             raise BadValue(f"{rule.name} checkpoint=true has no effect: the network is not differentiated here, and "
                            f"{type(pipe.vae).__name__} cannot be checkpointed: leave it out")
+
+
+def _has_parts(vae: Any) -> bool:
+    """True where a decoder's parts can be evaluated again; those of videos keep what came before from part to part."""
+    return type(vae).__name__ not in (*FILMS, *STILLS) and bool(switches(vae))
 
 
 def check_decoder(pipe: Any) -> None:
     """Raise `Unsupported` for a pipeline whose autoencoder is not known to decode with gradients."""
     vae = getattr(pipe, "vae", None)
-    if type(vae).__name__ not in (*CLASSES, *FILMS):
+    if type(vae).__name__ not in (*CLASSES, *FILMS, *STILLS):
         found = "it has no VAE" if vae is None else f"its VAE is {type(vae).__name__}"
-        known = ", ".join((*CLASSES, *FILMS))
+        known = ", ".join((*CLASSES, *FILMS, *STILLS))
         raise Unsupported(f"a score sees decoded images, and emag does not know how {type(pipe).__name__} decodes with "
                           f"gradients ({found}; known are {known}): use emag.guided(..., decode=...) around a function")
 

@@ -76,6 +76,16 @@ def film_of(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return (vae.decode(ordinary(scaled), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
 
+STILLS: dict[str, Unscale] = {"AutoencoderKLQwenImage": _by_channel}
+"""Autoencoders of videos by which pipelines decode single images, and how latents become what they take."""
+
+
+def still_of(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The images [batch, 3, height, width] in [0, 1] of clean latents [batch, channels, height, width]: first frames."""
+    scaled = STILLS[type(vae).__name__](vae, latents[:, :, None]).to(next(vae.parameters()).dtype)
+    return (vae.decode(ordinary(scaled), return_dict=False)[0][:, :, 0].float() / 2 + 0.5).clamp(0, 1)
+
+
 def usual_context(vae: Any) -> int:
     """Latents before a frame's own that the authors of Frame Guidance decode with it."""
     return FILMS[type(vae).__name__].before

@@ -199,6 +199,10 @@ class Function:
         with torch.set_grad_enabled(x.requires_grad):
             return {name: self._call(x, alpha, sigma, self.conditions[name]) for name in names}
 
+    def seen(self, x0: torch.Tensor) -> torch.Tensor:
+        """Clean samples [batch, ...] as scores see them: decoded, where there is a decoder."""
+        return self.sights.decode(x0)
+
     def noise(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Standard normal noise shaped as `like` [batch, ...]; row i's depends on sample i, `name` and the step alone."""
         if self._streams is None:

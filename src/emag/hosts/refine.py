@@ -4,15 +4,16 @@ import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from ..core import Score
 from ..errors import BadValue, NoEffect
-from ..maths.energies import check_scores, slope
+from ..maths.energies import called, check_scores, label_of, slope
 from ..maths.streams import Streams
-from ..methods.energy.numbers import label_of
 from ..models.folder import save_tensors
 from ..samplers.loop import Progress
 from ..samplers.searches import BestOf, Memory, Search
@@ -45,6 +46,7 @@ def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | Non
     are its k best; None is each for itself. Raises `BadValue` for what is no score, and for a file of another search;
     `NoEffect` where gradients are cut.
     """
+    _check_run(draw, x)
     search = search or BestOf()
     function = named(score) if isinstance(score, str) else score
     streams, memory = Streams.of(x), {"x": x.detach()}
@@ -60,6 +62,26 @@ def refine(draw: Draw, x: torch.Tensor, score: Score | str, search: Search | Non
         if on_step is not None:
             on_step(at + 1, search.rounds + 1)
     return Refined(best["x"], best["made"], best["scores"], best["start"], search.rounds + 1)
+
+
+def _check_run(draw: Any, x: Any) -> None:
+    """Raise `BadValue` for what is no run from x, or no first noise."""
+    if isinstance(draw, DiffusionPipeline) or not callable(draw):
+        raise BadValue(f"refine is given a run, a function of the first noise, got {type(draw).__name__}: say refine(lambda "
+                       "x: pipe(prompts, latents=x, output_type='pt').images, x, score)")
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2 or not len(x):
+        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+        raise BadValue(f"first noises are a tensor of real numbers [batch, ...], got {got}")
+
+
+def _drawn(draw: Draw, x: torch.Tensor) -> torch.Tensor:
+    """What a run makes of x. Raises `BadValue` where that is not a tensor with a row for each."""
+    made = draw(x)
+    if not isinstance(made, torch.Tensor) or made.shape[:1] != x.shape[:1]:
+        got = list(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        raise BadValue(f"a run of {len(x)} first noises gave {got}: it must give a tensor [{len(x)}, ...], of a pipeline "
+                       "with output_type='pt' its .images")
+    return made
 
 
 SharedRows = list[list[int]]
@@ -108,8 +130,8 @@ def _evaluated(draw: Draw, score: Score, x: torch.Tensor,
     seen: list[torch.Tensor] = []
 
     def value(at: torch.Tensor) -> torch.Tensor:
-        seen.append(draw(at))
-        return check_scores(score(seen[-1]), len(at), label_of(score))
+        seen.append(_drawn(draw, at))
+        return check_scores(called(score, seen[-1], label_of(score)), len(at), label_of(score))
 
     if not differentiates:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """What a run on a model would cost, from its configuration alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
 
 def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None, images: int = 1,
            text: int | None = None, uncond: bool = True, origin: ModelSource = ModelSource(),  # noqa: B008
-           revision: str | None = None) -> dict[str, Any] | None:
+           revision: str | None = None, steps: int | None = None) -> dict[str, Any] | None:
     """What energies among `rules` keep beside the weights, in bytes, at the largest evaluation that they differentiate.
 
     None where none differentiates anything, or the class of the network or of the decoder is not known; a rule's score is
-    not in it. "least": the same with checkpoint=true. In float32; 16 bits take about half.
+    not in it. "least": the same with checkpoint=true. In float32; 16 bits take about half. steps: of the run, where known.
     """
     found: list[Any] = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
     if not found:
@@ -68,6 +69,7 @@ def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: 
     tokens = _tokens(network, model, height, width, text)
     pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
     decoders = [_decoder_config(model, rule.decoder, origin, revision) for rule in found]
+    found = [replace(rule, steps=min(rule.steps, steps or rule.steps)) for rule in found]
     kept = [_kept(rule, network, tokens, pixels, images, uncond, config) for rule, config in zip(found, decoders)]
     if any(one is None for one in kept):
         return None
@@ -78,10 +80,11 @@ def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: 
 def _kept(rule: Any, network: Network, tokens: tuple[int, int], pixels: int, images: int, uncond: bool,
           autoencoder: dict[str, Any]) -> Any:
     """The most bytes there are for a rule: as it is, and checkpointed. None where that is not known."""
-    decoder = of_decoder(autoencoder, pixels, images)
+    # draws and steps are evaluated one after the other, as rows are, and kept together until the backward pass
+    decoder = of_decoder(autoencoder, pixels, images, rule.draws)
     if decoder is None or not rule.through_network:
         return decoder and tuple(one.most for one in decoder)
-    rows = images * (2 if uncond and rule.of == "guided" else 1)
+    rows = images * (2 if uncond and rule.of == "guided" else 1) * rule.steps
     config: Any = network.module.config
     kept = of_network(type(network.module), config, tokens, rows)
     return kept and tuple(ours.before(theirs) for ours, theirs in zip(kept, decoder))

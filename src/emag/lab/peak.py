@@ -63,12 +63,12 @@ def of_network(cls: type, config: Mapping[str, Any], tokens: tuple[int, int], ro
 
 
 def _rows(one: Kept, rows: int) -> Kept:
-    """Of several rows: a backward pass goes through the part of one after that of the other."""
+    """Of several such: a backward pass goes through the part of one after that of the other."""
     return Kept(one.held * rows, one.held * (rows - 1) + one.most)
 
 
-def of_decoder(config: Mapping[str, Any], pixels: int, images: int) -> tuple[Kept, Kept] | None:
-    """Of an autoencoder by its configuration, for `images` of so many pixels: as it is, and checkpointed.
+def of_decoder(config: Mapping[str, Any], pixels: int, images: int, draws: int = 1) -> tuple[Kept, Kept] | None:
+    """Of an autoencoder by its configuration, for `images` of so many pixels, `draws` times: as it is, and checkpointed.
 
     None for classes that are not known.
     """
@@ -83,7 +83,7 @@ def of_decoder(config: Mapping[str, Any], pixels: int, images: int) -> tuple[Kep
         made = module.decode(latents, return_dict=False)[0]
         found = differentiated(module, lambda leaf: module.decode(leaf, return_dict=False), latents)
     share = images * pixels / (made.shape[-1] * made.shape[-2])
-    return found[0].times(share), found[1].times(share)
+    return _rows(found[0].times(share), draws), _rows(found[1].times(share), draws)
 
 
 def differentiated(module: torch.nn.Module, call: Callable[[torch.Tensor], Any], x: torch.Tensor) -> tuple[Kept, Kept]:

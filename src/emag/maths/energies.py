@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.utils._pytree import tree_map_only
 
-from ..errors import BadValue, Unsupported
+from ..errors import BadValue, EmagError, Unsupported
 from .vectors import capped, divided, norm, per_sample
 
 Normalise = Literal["none", "norm", "rms", "relative", "score", "root"]
@@ -98,6 +98,27 @@ def check_scores(values: Any, batch: int, label: str, place: str = "") -> torch.
         raise BadValue(f"the score {label} is not finite for image {bad[0]}{where}: keep its logarithms and roots away "
                        f"from 0{weaker}")
     return values
+
+
+def label_of(score: Any) -> str:
+    """A score in words."""
+    return repr(score) if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
+
+
+def called(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str) -> Any:
+    """What `score` gives of `images`. Raises `BadValue` in words where it fails on them, its own error behind it."""
+    try:
+        values = score(images)
+    except (EmagError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        if "nference tensor" in str(error):  # of a network, not of the score: said where gradients are taken
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadValue(f"the score {label} failed on {list(images.shape)} ({reason}): it is called with images [batch, 3, "
+                       "height, width] in [0, 1], or with what emag.guided(..., decode=...) makes of x0") from error
+    # whole numbers and truth values can be compared; that no gradient comes through them is said elsewhere
+    return values.float() if isinstance(values, torch.Tensor) and not values.is_floating_point() else values
 
 
 def shape_of(kind: StrengthShape, levels: tuple[tuple[float, float], ...]) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from .path import Path
 from .rectified import RectifiedCFGpp
 from .reflection import W2SD, Reflection
 from .reverse_sde import ReverseSDE
+from .rewarded import FKCReward
 from .solvers import Euler, advance
 from .style import StyleMoments
 from .unipc import UniPC
@@ -25,7 +26,7 @@ from .unipc import UniPC
 SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (
     Euler, ReverseSDE, UniPC, DCSolver, RectifiedCFGpp, CFGppEuler, CFGpp2M, CFGpp2S, Characteristic)}
 CORRECTORS: dict[str, type[Corrector]] = {kind.name: kind for kind in (
-    PCG, FKC, FKCProduct, FKCAnneal, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments, CtrlZ)}
+    PCG, FKC, FKCProduct, FKCAnneal, FKCReward, Reflection, W2SD, FSG, CFGMP, FDS, StyleMoments, CtrlZ)}
 
 __all__ = [
     "CFGMP",
@@ -46,6 +47,7 @@ __all__ = [
     "Euler",
     "FKCAnneal",
     "FKCProduct",
+    "FKCReward",
     "GuidedModel",
     "Path",
     "RectifiedCFGpp",

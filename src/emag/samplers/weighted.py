@@ -120,7 +120,7 @@ class Weighted(Corrector):
         return x
 
     def after(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor:
-        change = self._change(state["x"], i, model)
+        change = self._change(state["x"], i, model) + self._rise(x, i, model, state)
         weights = state.get("log_weights", torch.zeros_like(change)).clone()
         uniform = torch.special.ndtr(model.noise(f"{self.name}/{i}", x.flatten(1)[:, :1]).to(change))[:, 0]
         rows, sizes, least = torch.arange(len(x), device=x.device), [], self._least(i, model.path)
@@ -133,7 +133,7 @@ class Weighted(Corrector):
             rows[group] = torch.where(keep, group, chosen)
             weights[group] = torch.where(keep, weights[group], 0.0)
             sizes.append(size)
-        state["log_weights"] = weights
+        state["log_weights"], state["rows"] = weights, rows
         state["ess"] = [*state.get("ess", []), torch.stack(sizes)]
         return x[rows]
 
@@ -153,6 +153,10 @@ class Weighted(Corrector):
         noises = [to_epsilon(p, x, *model.path.at(i), model.space) for p in pick(model.latest, self.powers)]
         powers = [b for _, b in self.powers]
         return reverse_kernel(model.path, i, surplus(powers) + 1, self.spread, end=False).change(noises, powers)
+
+    def _rise(self, x: torch.Tensor, i: int, model: GuidedModel, state: dict[str, Any]) -> torch.Tensor | float:
+        """What the log-weights change by beside, [batch], over the step from level i that has reached x."""
+        return 0.0
 
     def _tamed(self, change: torch.Tensor) -> torch.Tensor:
         """The `change` of one group, centred and clamped where asked."""

@@ -35,7 +35,7 @@ def plan(
     rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
     origin = ModelSource(loading.base, loading.pipeline, loading.gguf)
     found = forecast(model, rules, steps, height, width, images, text, uncond, origin, loading.revision)
-    found["memory"] = memory(model, rules, height, width, images, text, uncond, origin, loading.revision)
+    found["memory"] = memory(model, rules, height, width, images, text, uncond, origin, loading.revision, steps)
     if as_json:
         shared.show_json(found)
         return

@@ -52,6 +52,7 @@ SKIPPED = {
     "internal-guidance": "needs a network trained with an intermediate head; none that is known has one",
     "feedback": "needs a scoring function, from Python",
     "ctrl-z": "needs a reward function, from Python",
+    "fkc-reward": "needs a reward function, from Python",
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",

@@ -10,11 +10,21 @@ from ...errors import Unsupported
 from ...maths.energies import first_order_step
 
 
-def check_times(who: str, start: RunStart) -> None:
-    """Raise `Unsupported` where the network cannot be told the time of a later step. who: the rule in words."""
+def check_ahead(who: str, start: RunStart, farthest: Callable[[Step], int]) -> None:
+    """Raise `Unsupported` where the network cannot evaluate a later step: it cannot be told its time, or another serves it.
+
+    who: the rule in words. farthest: the number of the last step that the rule looks at from a step.
+    """
     if not start.first.clock:
         raise Unsupported(f"{who} evaluates the network at the times of later steps, and this scheduler's timesteps are a "
                           "function of the noise level: choose another scheduler, DDIM or Euler in steps of training")
+    taken = next((step.index for step in start.steps if step.fresh), None)
+    if taken is None:
+        return
+    crossing = next((step for step in start.steps if step.index < taken <= farthest(step)), None)
+    if crossing is not None:
+        raise Unsupported(f"{who} looks ahead from step {crossing.index + 1} to where another network takes over, at step "
+                          f"{taken + 1}, and would ask the one before: say an interval behind that")
 
 
 def stops(step: Step, steps: int) -> list[int]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from ...core import Access, Part, Score, Step
-from ...errors import BadValue, EmagError, Unsupported
-from ...maths.energies import check_scores
+from ...errors import BadValue, Unsupported
+from ...maths.energies import called, check_scores
 
 EXAMPLE = "colour:0.9:0.1:0.1"
 """A score by name, for errors and pages."""
@@ -18,11 +18,6 @@ def check_score_field(score: Any, who: str) -> None:
     if isinstance(score, type) or not (score is None or isinstance(score, str) or callable(score)):
         made = ", which is to be made first: " + f"{score.__name__}(...)" if isinstance(score, type) else ""
         raise BadValue(f"{who} score must be a function or the name of a score, got {score!r}{made}")
-
-
-def label_of(score: Any) -> str:
-    """A score in words."""
-    return repr(score) if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
 
 
 def accessed(step: Step, score: str | Score | None, who: str) -> tuple[Access, Score]:
@@ -48,20 +43,4 @@ def sighted(access: Access, score: Score, x0: torch.Tensor) -> tuple[torch.Tenso
 
 def scored(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str, step: Step) -> torch.Tensor:
     """The score [batch] of `images` [batch, ...]. Raises `BadValue` for what is no number for each, or not finite."""
-    return check_scores(_called(score, images, label), len(images), label, f"step {step.index + 1} of {step.count}")
-
-
-def _called(score: Callable[[torch.Tensor], Any], images: torch.Tensor, label: str) -> Any:
-    """What `score` gives of `images`. Raises `BadValue` in words where it fails on them, its own error behind it."""
-    try:
-        values = score(images)
-    except (EmagError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-        if "nference tensor" in str(error):  # of a network, not of the score: said where gradients are taken
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadValue(f"the score {label} failed on {list(images.shape)} ({reason}): it is called with images [batch, 3, "
-                       "height, width] in [0, 1], or with what emag.guided(..., decode=...) makes of x0") from error
-    # whole numbers and truth values can be compared; that no gradient comes through them is said elsewhere
-    return values.float() if isinstance(values, torch.Tensor) and not values.is_floating_point() else values
+    return check_scores(called(score, images, label), len(images), label, f"step {step.index + 1} of {step.count}")

@@ -1,18 +1,18 @@
 """Energy guidance: towards images that a score prefers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import Normalise, StrengthShape, noised_back, shape_of
+from ...maths.energies import Normalise, StrengthShape, label_of, noised_back, shape_of
 from ...near import choices
-from .ahead import check_times, stops
+from .ahead import check_ahead, stops
 from .made import EnergyOf, Made, Where, placed, warn_of_size
-from .numbers import EXAMPLE, accessed, check_score_field, label_of
+from .numbers import EXAMPLE, accessed, check_score_field
 from .presets import PRESETS
 from .slopes import Slopes
 
@@ -66,7 +66,7 @@ class Energy(Rule):
             (TAESD, an AutoencoderTiny): an object, a folder or a hub id. None is the pipeline's own.
         steps: k: through the network, what is scored is the end of k first-order steps from x_t, spread evenly over those
             that are left. 1 is x0 itself, "posterior" guidance; the steps of the run and more are end-to-end guidance.
-            Each costs a forward and a backward pass.
+            Each costs a forward and a backward pass. Where another network takes over on the way (Wan 2.2), it is refused.
 
     >>> import emag
     >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
@@ -192,7 +192,11 @@ class Energy(Rule):
         if not any(map(self.share, start.steps)):
             raise BadValue(f"energy acts at no step of this run: interval {self.interval} holds none")
         if self.steps > 1:
-            check_times(self.name, start)
+            check_ahead(self.name, start, self._farthest)
+
+    def _farthest(self, step: Step) -> int:
+        """The number of the last step that is looked at from `step`."""
+        return stops(step, self.steps)[-1] if self.share(step) else step.index
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         share = self.share(step)
@@ -200,6 +204,8 @@ class Energy(Rule):
         if step.index < step.count - 1:
             return made
         warn_of_size(step)
+        if "moved" not in state:
+            raise NoEffect(f"energy acted at no step that was made: interval {self.interval} holds none of them")
         if not bool(state["moved"]):
             raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, "
                            "or the images are out of [0, 1], where they are cut off")
@@ -216,7 +222,7 @@ class Energy(Rule):
         for turn in range(1, self.recur):
             noise = step.streams.normal(f"energy/turn/{turn}", step.x).to(step.x)
             x = noised_back(made.reached(step), noise, (step.alpha, step.sigma), step.next)
-            made = self._turn(x, None, None, share, slopes)
+            made = self._turn(x, None, None, share, replace(slopes, turn=turn))
         return made
 
     def _turn(self, x: torch.Tensor, pred: torch.Tensor | None, base: torch.Tensor | None, share: float,

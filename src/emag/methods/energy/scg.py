@@ -9,10 +9,10 @@ import torch
 
 from ...core import Access, Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import posterior_spread, towards
+from ...maths.energies import label_of, posterior_spread, towards
 from ...maths.vectors import per_sample
-from .ahead import check_times
-from .numbers import EXAMPLE, accessed, check_score_field, label_of, scored, sighted
+from .ahead import check_ahead
+from .numbers import EXAMPLE, accessed, check_score_field, scored, sighted
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class SCG(Rule):
 
     def fits_run(self, start: RunStart) -> None:
         if self.n > 1:
-            check_times(self.name, start)
+            check_ahead(self.name, start, lambda step: step.index + self.searches(step))
         if self.n > 1 and not any(map(self.searches, start.steps)):
             raise BadValue(f"scg searches at no step of this run: interval {self.interval} holds none before the last")
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         here, after = (step.alpha, step.sigma), step.next
         spread = self.eta * posterior_spread(here, after)
-        if spread == 0:
+        if step.index + 1 == step.count or spread == 0:  # some schedulers end a little above sigma 0
             self._check_effect(state)
             return pred
         epsilon = (step.x - step.alpha * pred) / step.sigma

@@ -16,7 +16,8 @@ from .views import ImageView, seen
 @dataclass(frozen=True)
 class Slopes:
     """The gradients of one step, per sample. label: the score in words. state: the rule's own in this run, which keeps
-    whether any gradient was other than 0. The other fields are those of `Energy`."""
+    whether any gradient was other than 0. turn: how often the step was made before; each time has random numbers of its own.
+    The other fields are those of `Energy`."""
 
     step: Step
     access: Access
@@ -29,6 +30,7 @@ class Slopes:
     clip: float
     steps: int
     state: dict[str, Any]
+    turn: int = 0
 
     def at(self, x0: torch.Tensor) -> torch.Tensor:
         """The gradient of the score in x0 [batch, ...]."""
@@ -55,14 +57,18 @@ class Slopes:
 
     def value(self, x0: torch.Tensor) -> torch.Tensor:
         """The score [batch] of clean samples, smoothed and over the views. Raises `BadValue` where it is no score."""
-        noises = [self.step.streams.normal(f"energy/{draw}", x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
+        noises = [self.step.streams.normal(self._named(draw), x0).to(x0) for draw in range(self.draws if self.smooth else 0)]
         noisy = [x0 + self.smooth * self.step.sigma * noise for noise in noises] or [x0]
         return smoothed_score(torch.stack([self._over_views(*sighted(self.access, self.score, one)) for one in noisy]))
 
     def _over_views(self, images: torch.Tensor, score: Score) -> torch.Tensor:
-        views = [ImageView.drawn(self.step.streams, f"energy/view/{at}", len(images)) for at in range(self.augment)]
+        views = [ImageView.drawn(self.step.streams, self._named(f"view/{at}"), len(images)) for at in range(self.augment)]
         scores = [seen(score, view) for view in views] or [score]
         return torch.stack([scored(one, images, self.label, self.step) for one in scores]).mean(0)
+
+    def _named(self, what: int | str) -> str:
+        """The name of random numbers."""
+        return f"energy/{what}/{self.turn}" if self.turn else f"energy/{what}"
 
     def _kept(self, at: torch.Tensor, found: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         if found is None:
