@@ -43,7 +43,8 @@ def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
     case, asked = CASES[model.small], []
     pipe = prompted(case.pipe(), case)
     monkeypatch.setattr(emag, "load", lambda name: asked.append(name) or pipe)
-    names = {"photo": None, **{name: made[at][:SHORT] for made in [case.call((8,))] for name, at in GIVEN.items() if at in made}}
+    own = case.call((8,))
+    names = {"photo": None, **{name: own[at][:SHORT] for name, at in GIVEN.items() if at in own}}
     exec(model.lines, names)
     assert asked == [model.name] and len(model.lines.splitlines()) == 5
     assert torch.as_tensor(names[model.output]).isfinite().all() if isinstance(names[model.output], torch.Tensor) else True
