@@ -8,14 +8,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import emag
+from emag.engine.arguments import Arguments
 from emag.engine.network import read_network
 from emag.engine.taps import image_tokens
 from emag.families import BACKBONES
 from emag.hosts.lookup import denoisers, host_of
 from emag.methods import METHODS as C
+from emag.methods.combining.compose import Compose, Term
 from emag.methods.emag.compat import Compat
 from emag.testing.outside import counted
 from emag.testing.small_cascade import MORE as CASCADE
+from emag.testing.small_chunks import MORE as CHUNKS
 from emag.testing.small_cosmos3 import MORE as COSMOS3
 from emag.testing.small_films import MORE as FILMS
 from emag.testing.small_followed import MORE as FOLLOWED
@@ -28,6 +31,8 @@ from emag.testing.small_kolors import MORE as KOLORS
 from emag.testing.small_moving import MORE as MOVING
 from emag.testing.small_omnigen import MORE as OMNIGEN
 from emag.testing.small_pag import MORE as PAG
+from emag.testing.small_people import MORE as PEOPLE
+from emag.testing.small_people import film
 from emag.testing.small_qwen21 import MORE as QWEN_21
 from emag.testing.small_sounds import MORE as SOUNDS
 from emag.testing.small_told import MORE as TOLD
@@ -37,11 +42,12 @@ from emag.testing.small_unet_video import MORE as FRAMED
 from emag.testing.small_z_image import MORE as Z_IMAGE
 from spy import changes, denoiser_of, network_outputs, scheduler_steps, snapshot
 
-NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS | COSMOS3 | OMNIGEN | QWEN_21
+NETWORKS = IMAGES | FILMS | TOLD | MOVING | SOUNDS | COSMOS3 | OMNIGEN | QWEN_21 | {"consisid": PEOPLE["consisid"]}
 """Where the network has no other tests: laws about blocks are held at each of them."""
 ADDED = KANDINSKY_2 | IF
 """Blocks are attention modules that see the text beside the image."""
-CASES = PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED | KANDINSKY_3 | CASCADE | KOLORS
+CASES = (PAG | UNET | GIVEN | FOLLOWED | Z_IMAGE | NETWORKS | UNCONDITIONAL | ADDED | FRAMED | KANDINSKY_3 | CASCADE | KOLORS
+         | PEOPLE | CHUNKS)
 EACH = (*NETWORKS, "ddpm", "kandinsky", "kandinsky22", "if", "animatediff", "modelscope", "i2vgen", "svd", "latte",
         "kandinsky3", "cascade")
 """Those of which laws about blocks are held at each block."""
@@ -164,7 +170,7 @@ def test_the_image_is_where_the_entry_says(name):
     one = built(name)
     blocks = list({block.stack.name: block for block in one.network.blocks}.values())
     (args, kwargs), *calls = called(one, one.network.module, *(block.module for block in blocks))
-    image = one.network.image_tokens(one.network.signature.bind(*args, **kwargs).arguments)
+    image = one.network.image_tokens(Arguments.bind(one.network, args, kwargs).values)
     for block, call in zip(blocks, calls, strict=True):
         streams = block.streams(*call)
         where, length = image_tokens(block, streams, image)
@@ -286,3 +292,63 @@ def test_our_cfg_is_the_pipelines_own(name):
     with emag.guide(pipe, emag.CFG(3.0)):
         ours = made(case, pipe, **more)
     assert far(ours, own) < 1e-3 < far(ours, one.plain)
+
+
+# Answers in parts
+
+
+def alike(pipe, monkeypatch):
+    """Both segments of a video begin with the same noise, and with nothing before them."""
+    noise, before = pipe.prepare_latents, pipe.prepare_prev_segment_cond_latents
+    first = []
+
+    def prepare_latents(*args, **kwargs):
+        first.append(noise(*args, **kwargs))
+        return first[0].clone()
+
+    monkeypatch.setattr(pipe, "prepare_latents", prepare_latents)
+    monkeypatch.setattr(pipe, "prepare_prev_segment_cond_latents",
+                        lambda video, **kwargs: before(None, **{**kwargs, "start_frame": 0}))
+
+
+def test_each_part_of_an_answer_is_guided_as_if_it_were_the_first(monkeypatch):
+    """Two equal segments: averages, momentum and what is spared begin afresh in the second."""
+    one = built("wan-animate")
+    alike(one.pipe, monkeypatch)
+    still = {"pose_video": film(600, 32)[:1] * 9, "face_video": film(650, 8)[:1] * 9}
+    rules = emag.EMAG(1.5, layers=(1, 2), window=WINDOW), emag.APG(3.0, norm_threshold=0.0, momentum=-0.5)
+    with scheduler_steps(one.pipe) as given, emag.guide(one.pipe, *rules) as run:
+        made(one.case, one.pipe, **still)
+    assert run.stats.steps == 2 * STEPS == len(given) and run.stats.evaluations == run.stats.planned
+    for first, second in zip(given[:STEPS], given[STEPS:], strict=True):
+        assert torch.equal(first, second)
+
+
+def animated(frames, length, shared):
+    return {"pose_video": film(600, 32, frames), "face_video": film(600, 8, frames), "segment_frame_length": length,
+            "prev_segment_conditioning_frames": shared}
+
+
+def transferred(frames, length, shared):
+    return {"controls": film(600, 32, frames), "num_frames_per_chunk": length, "num_ar_conditional_frames": shared}
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    *(("wan-animate", animated(*sizes)) for sizes in [(3, 5, 1), (5, 5, 1), (6, 6, 1), (20, 13, 5)]),
+    *(("cosmos-transfer", transferred(*sizes)) for sizes in [(3, 5, 0), (6, 5, 1), (9, 3, 1)]),
+    ("cosmos-transfer", {**transferred(12, 5, None), "num_ar_latent_conditional_frames": 1, "num_frames": 7})])
+def test_parts_are_as_many_as_the_pipeline_makes(name, told):
+    one = built(name)
+    with scheduler_steps(one.pipe) as given, emag.guide(one.pipe, weak(one)) as run:
+        made(one.case, one.pipe, (8,), num_inference_steps=2, guidance_scale=1.0, **told)
+    assert run.stats.steps == len(given) and run.stats.evaluations == run.stats.planned
+
+
+def test_a_condition_beside_pictures_is_changed_alone():
+    """The network is given (text, pictures): a rule on the condition, and another condition, take the text's place."""
+    one = built("cosmos-transfer")
+    other = {"other": {"encoder_hidden_states": torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0))}}
+    for rule, more in ((emag.CADS(), {}), (Compose("uncond", (Term(3.0, "cond", "other"),)), other)):
+        with emag.guide(one.pipe, rule, conditions=more) as run:
+            assert far(made(one.case, one.pipe), one.plain) > 1e-4
+        assert run.stats.evaluations == run.stats.planned

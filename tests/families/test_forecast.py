@@ -24,6 +24,7 @@ OTHERS = {"LongCatImageTransformer2DModel": 512,  # padded to its limit
           "QwenImageTransformer2DModel": 128, "CogView4Transformer2DModel": 128, "ZImageTransformer2DModel": 128,
           "Krea2Transformer2DModel": 512, "HunyuanVideo15Transformer3DModel": 1000 + 256 + 729,  # words, glyphs, an image
           "HunyuanImageTransformer2DModel": 1000 + 128,  # words, glyphs
+          "ConsisIDTransformer3DModel": 226,  # padded to its limit; its pipeline is not here without OpenCV
           "EasyAnimateTransformer3DModel": 256,  # padded to its limit
           "PRXTransformer2DModel": 256,  # padded to the limit of its tokenizer
           "ErnieImageTransformer2DModel": 128, "NucleusMoEImageTransformer2DModel": 128,

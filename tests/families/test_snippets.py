@@ -17,6 +17,11 @@ CASES = every()
 HERE = [one for one in EXAMPLES if one.pipeline in dir(diffusers) and one.small in CASES]
 """Those whose pipeline the installed diffusers has, with the packages that it wants."""
 
+GIVEN = {"poses": "pose_video", "faces": "face_video", "face": "id_cond", "features": "id_vit_hidden", "edges": "controls"}
+"""What the lines call the things that a person has, and the argument that they are."""
+SHORT = 5
+"""Frames that pipelines of small and of ordinary settings make in one part."""
+
 
 def prompted(pipe, case):
     """The small pipeline, whose text is that of its case whatever prompt it gets: it has no text encoders."""
@@ -38,7 +43,8 @@ def test_the_five_lines_work_as_they_stand(model, monkeypatch, capsys):
     case, asked = CASES[model.small], []
     pipe = prompted(case.pipe(), case)
     monkeypatch.setattr(emag, "load", lambda name: asked.append(name) or pipe)
-    names = {"photo": None}
+    own = case.call((8,))
+    names = {"photo": None, **{name: own[at][:SHORT] for name, at in GIVEN.items() if at in own}}
     exec(model.lines, names)
     assert asked == [model.name] and len(model.lines.splitlines()) == 5
     assert torch.as_tensor(names[model.output]).isfinite().all() if isinstance(names[model.output], torch.Tensor) else True

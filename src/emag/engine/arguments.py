@@ -67,8 +67,9 @@ class Arguments:
         return self.sample.shape[0]
 
     def condition(self) -> dict[str, torch.Tensor]:
-        """The condition tensors given as arguments, all rows."""
-        found = {name: self.value(name) for name in self.network.backbone.condition}
+        """The condition tensors given as arguments, all rows; of a tuple (text, pictures) the text."""
+        given = {name: self.value(name) for name in self.network.backbone.condition}
+        found = {name: value[0] if isinstance(value, tuple) else value for name, value in given.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def value(self, name: str) -> Any:
@@ -82,7 +83,10 @@ class Arguments:
         new = dict(self.values)
         for name, value in values.items():
             outer, _, inner = name.partition(".")
-            new[outer] = {**(new.get(outer) or {}), inner: value} if inner else value
+            own = new.get(outer)
+            if isinstance(own, tuple) and isinstance(value, torch.Tensor):
+                value = value, *own[1:]  # the pictures beside a text stay
+            new[outer] = {**(own or {}), inner: value} if inner else value
         return replace(self, values=new)
 
     def later(self, by: float) -> "Arguments":

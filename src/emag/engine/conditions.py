@@ -117,7 +117,7 @@ def _expanded(value: Any, rows: int, by_row: bool) -> Any:
 
 
 def _differ(a: Any, b: Any) -> bool:
-    if isinstance(a, list) and isinstance(b, list):
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) != len(b) or any(map(_differ, a, b))
     if b is None and isinstance(a, torch.Tensor):
         return not bool((a == 1).all())  # a mask of ones says what none does

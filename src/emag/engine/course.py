@@ -33,7 +33,7 @@ class Course:
     @property
     def count(self) -> int:
         """Steps of the run; 0 before it began."""
-        return len(self.trajectory.timesteps) if self.trajectory else 0
+        return len(self.trajectory.timesteps) * self.trajectory.parts if self.trajectory else 0
 
     def next(self, call: Arguments, rows: slice, waiting: bool, alone: bool = False) -> Step:
         """The step that a call begins; `rows` are its conditional ones. waiting: the step before is not finished; alone: the
@@ -48,9 +48,12 @@ class Course:
                             "pipeline has. Do not call it (or a pipeline that shares it) from inside a guided run; and "
                             "where a callback changes guidance_scale or the prompts on the way, leave it out and give a "
                             "rule a schedule, e.g. CFG(Interval(4.0, 0.0, 0.5, 'progress'))")
-        _check_time(call, self.trajectory.timesteps[self.seen])
+        at = self.seen % len(self.trajectory.timesteps)  # in the part of the answer that is being made
+        if at == 0 < self.seen:
+            self._begin_part()
+        _check_time(call, self.trajectory.timesteps[at])
         # a solver of a higher order evaluates one timestep several times: `seen` counts evaluations, `index` timesteps
-        index = self.trajectory.index[self.seen]
+        index = self.trajectory.index[at]
         self.seen += 1
         self.streams.next_step()
         step = self.trajectory.step(index, x.float(), self.streams, self.grid, self.masks)
@@ -114,12 +117,20 @@ class Course:
     def change(self, network: Network) -> None:
         """Another network serves from the next step on: what branches saw inside the one before is forgotten."""
         self.network = network
-        for branch, old in self.states.items():
-            # picks and proof of effect are the run's, and go on
-            if branch.blocks or branch.around:
-                assert self.trajectory is not None
-                self.states[branch] = branch.start(self.trajectory.sigmas, self.streams)
-                self.states[branch].picks, self.states[branch].differed = old.picks, old.differed
+        self._restart([branch for branch in self.states if branch.blocks or branch.around])
+
+    def _begin_part(self) -> None:
+        """Another part of the answer begins: what rules and branches remember is not about it. Random streams go on."""
+        self.memory = [{} for _ in self.rules]
+        self._restart(list(self.states))
+
+    def _restart(self, branches: Sequence[Perturbation]) -> None:
+        """New states in the place of some; picks and proof of effect are the run's, and go on."""
+        for branch in branches:
+            assert self.trajectory is not None
+            old, new = self.states[branch], branch.start(self.trajectory.sigmas, self.streams)
+            new.picks, new.differed = old.picks, old.differed
+            self.states[branch] = new
         if self.states:
             self.introduce(self.tokens)
 

@@ -90,14 +90,15 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     """
     for branch in weak_branches(rules):
         branch.check(trajectory.sigmas)
-    # rules that keep count of the steps are asked with a memory of their own, step by step, as a run asks them
+    # rules that keep count of the steps are asked with a memory of their own, step by step, as a part of a run asks them
     fresh: list[dict] = [{} for _ in rules]
     places = trajectory.places()
     both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]
     further = tuple(needed_branches(rules, step, fresh) for step in places)
     looks = tuple(_looks(rules, step, 2 if null else 1) for step, null in zip(places, both, strict=True))
-    return Plan(depth, tuple(host_rows if b else 1 for b in both), host_rows if uncond else 1, further,
-                any(reads_null(rules, step) for step in places), looks, _again(rules, places, both))
+    rows, parts = tuple(host_rows if b else 1 for b in both), trajectory.parts
+    return Plan(depth, rows * parts, host_rows if uncond else 1, further * parts,
+                any(reads_null(rules, step) for step in places), looks * parts, _again(rules, places, both) * parts)
 
 
 def _looks(rules: Sequence[Rule], step: Step, rows: int) -> tuple[int, int]:

@@ -19,13 +19,14 @@ ROUNDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "us
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The conditional evaluations of one run, in order.
+    """The conditional evaluations of one run, or of each of its parts, in order.
 
     timesteps: the scheduler's, one per evaluation. index: for each, its number among the distinct ones.
     times, alphas, sigmas: per distinct timestep; x = alpha x0 + sigma epsilon. space: the network's prediction.
     end: (alpha, sigma) that the sampler ends at. takeover: number of the distinct timestep at which a second network takes
     over, None where none does. whole: distinct timesteps of the schedule of which a late start leaves out the first; None
-    where the run has them all. clock: see `Step`.
+    where the run has them all. clock: see `Step`. parts: how often the run goes along it, each time for another part of
+    its answer.
     """
 
     timesteps: tuple[float, ...]
@@ -38,6 +39,7 @@ class Trajectory:
     takeover: int | None = None
     whole: int | None = None
     clock: float = 1.0
+    parts: int = 1
 
     @classmethod
     def even(cls, count: int) -> "Trajectory":

@@ -1,10 +1,23 @@
-"""Cosmos Predict 2 and 2.5."""
+"""Cosmos Predict 2 and 2.5, Cosmos Transfer 2.5."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from .encode import text_states
 from .records import CROSS, MIDDLE, SD3_WINDOW, SINGLE, Backbone, Default, Example, Family, Host, Stack
 
+
+def chunks(pipe: Any, arguments: Mapping[str, Any]) -> int:
+    """Loops of Cosmos Transfer: each makes a chunk, whose first frames may be the last ones of the chunk before."""
+    every, latents = pipe.vae_scale_factor_temporal, arguments["num_ar_latent_conditional_frames"]
+    shared = arguments["num_ar_conditional_frames"] if latents is None else max(0, (latents - 1) * every + 1)
+    frames = pipe.video_processor.preprocess_video(arguments["controls"], 16, 16).shape[2]
+    frames = min(frames, arguments["num_frames"] or frames)
+    return len(range(0, frames - shared, max(arguments["num_frames_per_chunk"], every + 1) - shared))
+
+
 FAMILY = Family(
-    "Cosmos Predict 2 and 2.5",
+    "Cosmos Predict 2 and 2.5, Cosmos Transfer 2.5",
     networks=(
         Backbone(
             "CosmosTransformer3DModel",
@@ -16,10 +29,11 @@ FAMILY = Family(
         ),
     ),
     pipelines=(
-        # all three combine cond + scale (cond - uncond), where their scale is above 1
+        # all combine cond + scale (cond - uncond), where their scale is above 1
         Host("Cosmos2TextToImagePipeline", "calls-untagged", adds=1.0, path="edm"),
         Host("Cosmos2VideoToWorldPipeline", "calls-in-turn", adds=1.0, path="edm"),
         Host("Cosmos2_5_PredictBasePipeline", "calls-untagged", adds=1.0),
+        Host("Cosmos2_5_TransferPipeline", "calls-untagged", adds=1.0, parts=chunks),
     ),
     defaults={
         "CosmosTransformer3DModel": {
@@ -35,5 +49,9 @@ FAMILY = Family(
                 "guidance_scale=7.0", note="its pipeline needs the package cosmos_guardrail"),
         Example("Cosmos Predict 2.5", "nvidia/Cosmos-Predict2.5-2B", "Cosmos2_5_PredictBasePipeline", "cosmos-2.5",
                 "guidance_scale=7.0", output="frames", note="its pipeline needs the package cosmos_guardrail"),
+        Example("Cosmos Transfer 2.5", "nvidia/Cosmos-Transfer2.5-2B", "Cosmos2_5_TransferPipeline", "cosmos-transfer",
+                "guidance_scale=3.0", 'controls=edges, prompt="a robot in a kitchen"', output="frames",
+                note="its pipeline needs the package cosmos_guardrail; a long video is made in chunks, and rules begin "
+                     "afresh in each"),
     ),
 )

@@ -7,12 +7,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "needs noise levels of EDM, or of a trigonometric flow: known are variance preserving schedules and straight flows": (
         "UNet1DModel", "DanceDiffusionPipeline", "StableDiffusionLatentUpscalePipeline", "ConsistencyModelPipeline",
         "ScoreSdeVePipeline", "KarrasVePipeline"),
-    "needs a run of several loops: it makes its answer in parts, each with a path of noise levels or frames of its own": (
-        "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "WanAnimateTransformer3DModel",
-        "WanAnimatePipeline", "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
+    "needs tokens of the frames before apart: they stand in front of those in the making, or in a cache": (
+        "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoFramepackPipeline", "HeliosTransformer3DModel",
+        "HeliosPipeline", "HeliosPyramidPipeline", "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline"),
+    "needs a path of noise levels for each frame, or several calls of the network for one step (windows, tiles)": (
+        "LTXI2VLongMultiPromptPipeline", "SkyReelsV2DiffusionForcingPipeline",
         "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
-        "Cosmos2_5_TransferPipeline", "HeliosTransformer3DModel", "HeliosPipeline", "HeliosPyramidPipeline",
-        "AnyFlowFARTransformer3DModel", "AnyFlowFARPipeline", "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
+        "LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
     "needs images of different sizes in one sequence": (
         "VisualClozeGenerationPipeline", "VisualClozePipeline", "ZImageOmniPipeline", "JoyImageEditPlusTransformer3DModel",
         "JoyImageEditPlusPipeline"),
@@ -35,10 +36,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionInpaintPipelineLegacy", "StableDiffusionLDM3DPipeline",
         "VersatileDiffusionPipeline", "VersatileDiffusionDualGuidedPipeline", "VersatileDiffusionImageVariationPipeline",
         "VersatileDiffusionTextToImagePipeline", "WuerstchenCombinedPipeline", "WuerstchenDecoderPipeline"),
-    "needs a package that we do not test with (OpenCV, note_seq, librosa)": (
-        "AudioDiffusionPipeline",
-        "ConsisIDTransformer3DModel", "ConsisIDPipeline",
-        "T5FilmDecoder", "SpectrogramDiffusionPipeline"),
+    "needs a package that we do not test with (note_seq, librosa)": (
+        "AudioDiffusionPipeline", "T5FilmDecoder", "SpectrogramDiffusionPipeline"),
     "needs a network of torch: it runs in ONNX": (
         "OnnxStableDiffusionImg2ImgPipeline", "OnnxStableDiffusionInpaintPipeline",
         "OnnxStableDiffusionInpaintPipelineLegacy", "OnnxStableDiffusionPipeline", "OnnxStableDiffusionUpscalePipeline",

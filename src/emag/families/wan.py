@@ -1,5 +1,6 @@
-"""Wan 2.1 and 2.2, Wan VACE."""
+"""Wan 2.1 and 2.2, Wan VACE, Wan Animate."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .encode import Tensors
@@ -21,8 +22,16 @@ def encode(pipe: Any, texts: list[str]) -> Tensors:
     return {"encoder_hidden_states": states}
 
 
+def segments(pipe: Any, arguments: Mapping[str, Any]) -> int:
+    """Loops of Wan Animate: each makes a segment, whose first frames are the last ones of the segment before."""
+    every, shared = pipe.vae_scale_factor_temporal, arguments["prev_segment_conditioning_frames"]
+    new = arguments["segment_frame_length"] // every * every + 1 - shared
+    frames = len(arguments["pose_video"])
+    return (frames + (shared - frames) % new) // new  # the last segment is filled up
+
+
 FAMILY = Family(
-    "Wan 2.1 and 2.2, Wan VACE",
+    "Wan 2.1 and 2.2, Wan VACE, Wan Animate",
     networks=(
         Backbone(
             "WanTransformer3DModel",
@@ -41,12 +50,23 @@ FAMILY = Family(
             kwargs="attention_kwargs", time_modules=("condition_embedder.time_embedder",),
             encode=encode, usual_video=(81, 480, 832), token_extent=(4, 16),
         ),
+        Backbone(  # what it sees of the face goes in between the blocks, in every pass
+            "WanAnimateTransformer3DModel",
+            stacks=(WAN,),
+            per_row=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image",
+                     "pose_hidden_states", "face_pixel_values"),
+            condition=("encoder_hidden_states",),
+            kwargs="attention_kwargs", time_modules=("condition_embedder.time_embedder",),
+            # 77 frames, and the latent of the picture before them
+            encode=encode, usual_video=(81, 720, 1280), token_extent=(4, 16),
+        ),
     ),
     pipelines=(
         Host("WanPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("WanImageToVideoPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("WanVACEPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
         Host("LucyEditPipeline", "calls", second="transformer_2", boundary="boundary_ratio"),
+        Host("WanAnimatePipeline", "calls", parts=segments),
         Host("WanVideoToVideoPipeline", "calls-untagged", strength="strength", floored=True),
     ),
     defaults={
@@ -60,6 +80,8 @@ FAMILY = Family(
             "cfg": Default({"scale": 5.0}, "diffusers WanPipeline"),
         },
         "WanVACETransformer3DModel": {**LIKE_WAN, "cfg": Default({"scale": 5.0}, "diffusers WanVACEPipeline")},
+        "WanAnimateTransformer3DModel": {
+            **LIKE_WAN, "cfg": Default({"scale": 5.0}, "untested default: Wan's; its own pipeline goes without")},
     },
     examples=(
         Example("Wan 2.1", "Wan-AI/Wan2.1-T2V-14B-Diffusers", "WanPipeline", "wan", "guidance_scale=5.0", output="frames"),
@@ -67,5 +89,9 @@ FAMILY = Family(
                 output="frames", note="two experts: EMAG's average starts afresh where the second takes over"),
         Example("Wan VACE", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", "WanVACEPipeline", "wan-vace", "guidance_scale=5.0",
                 output="frames"),
+        Example("Wan Animate", "Wan-AI/Wan2.2-Animate-14B-Diffusers", "WanAnimatePipeline", "wan-animate",
+                "pose_video=poses, face_video=faces", 'photo, prompt="a dancer"', output="frames",
+                note="`photo` is a PIL image, `poses` and `faces` are lists of them; a long video is made in segments, and "
+                     "rules begin afresh in each"),
     ),
 )

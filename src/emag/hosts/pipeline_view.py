@@ -62,6 +62,11 @@ class PipelineView:
         return Rows(at["pos"], at["neg"], total, at.get("between"))
 
     def trajectory(self) -> Trajectory:
+        parts = self.host.parts(self.pipe, self.arguments) if self.host.parts else 1
+        return replace(self._path(), parts=parts)
+
+    def _path(self) -> Trajectory:
+        """The path of the scheduler, along which each part of an answer is made."""
         scheduler = getattr(self.pipe, self.host.scheduler)
         if self.host.path == "trigonometric":
             return trigonometric(scheduler, getattr(self.pipe, "_num_timesteps", None))

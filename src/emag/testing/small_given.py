@@ -24,11 +24,11 @@ from .small_video import Video, cogvideox, hunyuan_call, hunyuan_true_call, huny
 from .small_video import wan_network as wan_net
 from .small_video_more import (
     PICTURE,
-    _cogvideox,
     hunyuan_15_call,
     hunyuan_video_15,
     ltx2,
     ltx2_call,
+    with_cogvideox_vae,
 )
 from .small_wan import _with_vae
 
@@ -96,7 +96,7 @@ def still(vae: Any) -> Any:
 
 
 def cogvideox_control(layers: int = 4, seed: int = 0) -> CogVideoXFunControlPipeline:
-    return _cogvideox(CogVideoXFunControlPipeline, cogvideox(layers, seed, in_channels=8).transformer)
+    return with_cogvideox_vae(CogVideoXFunControlPipeline, cogvideox(layers, seed, in_channels=8).transformer)
 
 
 def lucy(layers: int = 4, seed: int = 0) -> LucyEditPipeline:

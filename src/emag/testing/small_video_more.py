@@ -83,14 +83,14 @@ def _sound_vaes() -> tuple[AutoencoderKLLTX2Video, AutoencoderKLLTX2Audio]:
 
 
 def cogvideox_image(layers: int = 4, seed: int = 0) -> CogVideoXImageToVideoPipeline:
-    return _cogvideox(CogVideoXImageToVideoPipeline, cogvideox(layers, seed, in_channels=8).transformer)
+    return with_cogvideox_vae(CogVideoXImageToVideoPipeline, cogvideox(layers, seed, in_channels=8).transformer)
 
 
 def cogvideox_video(layers: int = 4, seed: int = 0) -> CogVideoXVideoToVideoPipeline:
-    return _cogvideox(CogVideoXVideoToVideoPipeline, cogvideox(layers, seed).transformer)
+    return with_cogvideox_vae(CogVideoXVideoToVideoPipeline, cogvideox(layers, seed).transformer)
 
 
-def _cogvideox(cls: type, net: torch.nn.Module) -> Any:
+def with_cogvideox_vae(cls: type, net: torch.nn.Module) -> Any:
     scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     return quiet(cls(tokenizer=None, text_encoder=None, vae=_cogvideox_vae(), transformer=net, scheduler=scheduler))
 

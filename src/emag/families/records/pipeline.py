@@ -1,10 +1,14 @@
 """One pipeline class: how it calls its network, and how it combines the answers."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Layout = Literal["neg-pos", "pos-neg", "pos-between-neg", "pos-neg-between", "calls", "calls-untagged", "calls-in-turn"]
 NoisePath = Literal["scheduler", "edm", "preconditioned", "trigonometric"]
+
+Parts = Callable[[Any, Mapping[str, Any]], int]
+"""(pipeline, arguments of a call) -> loops of the call, each of which makes a part of the answer."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Host:
     """The same where we combine."""
     kept: tuple[tuple[str, Any], ...] = ()
     """Arguments by which a pass takes what an earlier one kept, and where each is off; off they are in a guided call."""
+    parts: Parts | None = None
+    """How many loops a call has, all along one path and of the same shapes, in each of which rules begin afresh; None is
+    one."""
     rescales: tuple[tuple[str, Any], ...] = ()
     """Arguments by which it rescales what it combined, and where each is off; off they are where we combine."""
 

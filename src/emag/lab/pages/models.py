@@ -36,6 +36,7 @@ def _host(host: Host) -> str:
     notes = [f"`{name}` refused: {reason}" for name, reason in host.refused]
     notes += [f"`{host.second}` takes over at its `{host.boundary}`"] if host.second else []
     notes += [f"`{host.strength}` leaves out the first steps"] if host.strength else []
+    notes += ["made in parts, in each of which rules begin afresh"] if host.parts else []
     scale = f"`{host.scale}`" if host.scale else "none"
     return f"| {host.name} | {LAYOUTS[host.layout] if host.scale else 'none'} | {scale} | {'; '.join(notes)} |"
 
