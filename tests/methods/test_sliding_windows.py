@@ -6,6 +6,7 @@ import torch
 import emag
 from emag.errors import BadValue, Unsupported
 from emag.methods.weak.swg import Windows, WindowsState
+from emag.testing.cases import every
 from reference import at_step, tensors
 from tiny import CASES
 from whole_blocks import answer, close, evaluated
@@ -82,11 +83,12 @@ def test_values_are_checked(values):
 
 @pytest.mark.parametrize(("rule", "case", "said"), [
     (emag.SWG(2.0), "sd3", "do not cover a side of 8"), (emag.SWG(2.0, 0.3, unit=2), "sd3", "do not cover a side of 8"),
-    (emag.SWG(2.0, unit=2), "flux", "cuts spatial latents")])
+    (emag.SWG(2.0, unit=2), "flux", "cuts spatial latents"),
+    (emag.SWG(2.0, 0.7, unit=2), "omnigen", "here are position_ids")])
 def test_what_cannot_be_cut_is_refused(rule, case, said):
-    pipe = CASES[case].pipe()
+    pipe = every()[case].pipe()
     with pytest.raises((BadValue, Unsupported), match=said), emag.guide(pipe, rule):
-        CASES[case].run(pipe, num_inference_steps=2)
+        every()[case].run(pipe, num_inference_steps=2)
 
 
 def test_windows_that_nowhere_overlap_are_refused_where_overlaps_are_guided():

@@ -14,8 +14,8 @@ from ...maths.streams import Streams
 from ...maths.vectors import widened
 from ..common.push import Push
 
-GIVEN = ("control", "residual", "rotary", "prior_token")
-"""Parts of names of arguments that are as large as the image, and would not fit a window."""
+GIVEN = ("control", "residual", "rotary", "prior_token", "position_ids")
+"""Parts of names of arguments that are as large as the image, or count its tokens, and would not fit a window."""
 
 
 @dataclass(frozen=True)
