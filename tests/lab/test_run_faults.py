@@ -92,6 +92,7 @@ def test_killed_at_random_moments(fake, tmp_path):
     whole(made(tmp_path / "run"), undisturbed)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("at", range(20))
 def test_killed_in_the_middle_of_any_write(fake, tmp_path, at):
     """The run dies with half of a file written: the prompts, run.json, an image or a part of the index."""
