@@ -25,7 +25,8 @@ ELSEWHERE = {
 """Pages whose blocks another test runs, because it looks at what comes of them."""
 
 GIVEN = dict.fromkeys(("docs/models", "docs/modular", "docs/worlds"),
-                       "from typing import Any\nphoto: Any\npipe: Any\nimages: Any\nprompts: list[str]\n")
+                       "from typing import Any\nphoto: Any\npipe: Any\nimages: Any\nprompts: list[str]\n"
+                      "face: Any\nfeatures: Any\nedges: Any\nposes: Any\nfaces: Any\n")
 GIVEN["docs/tokens"] = "from typing import Any\ninput_ids: Any\nlogits: Any\ntokens: Any\nprompt: Any\n" \
                        "probabilities: Any\nnetwork: Any\nx: Any\n"
 """Names that a page says one has already."""
