@@ -4,7 +4,7 @@ STAMP := $(VENV)/.installed
 OLDEST := 0.41.0
 TRITON := 3.9.0
 # what the oldest diffusers is tried on: what networks and pipelines are called with, give back and are left as
-ON_OLDEST := $(addprefix tests/families/,test_contract.py test_joint.py test_separate.py test_unet.py test_video.py \
+ON_OLDEST := $(addprefix tests/families/,test_contract.py test_unet.py test_video.py \
 	test_video_scheduler.py test_declared.py test_snippets.py test_unserved_calls.py) tests/engine/test_calls.py \
 	$(addprefix tests/hosts/,test_coexistence.py test_coexistence_hooks.py test_hosts.py test_guider.py test_load.py \
 	test_opening.py test_scheduler.py) tests/methods/test_diffusers_parity.py
