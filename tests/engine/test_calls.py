@@ -16,6 +16,8 @@ from present import ABSENT
 from spy import attribute, denoiser_of
 from tiny import sd3
 
+pytestmark = pytest.mark.sampled(2)
+
 
 def forms(case, *rules):
     """How each call of a run's network was made: arguments by place, names, and rows."""

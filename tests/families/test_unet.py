@@ -15,6 +15,8 @@ from separate import rows_evaluated, size_of
 from spy import attribute, changes, network_outputs, scheduler_steps, snapshot
 from unet import BOTH, EMAG, run_under
 
+pytestmark = pytest.mark.sampled(2)
+
 ALL = pytest.mark.parametrize("case", MORE.values(), ids=MORE.keys())
 WITH_UNCOND = pytest.mark.parametrize("case", [c for c in MORE.values() if c.uncond], ids=[n for n in MORE if n != "lcm"])
 

@@ -28,6 +28,8 @@ from emag.schedules import CFGpp, Interval
 from modular import EXPERTS, MODULAR, rewound
 from spy import attribute, changes, snapshot
 
+pytestmark = pytest.mark.sampled(2)
+
 ALL = pytest.mark.parametrize("modular", MODULAR.values(), ids=MODULAR.keys())
 SD3 = MODULAR["sd3"]
 CFG = emag.CFG(4.0)
