@@ -14,7 +14,7 @@ from emag.core import Sparing
 from emag.engine.checkpointing import switches
 from emag.errors import BadValue, Unsupported
 from emag.hosts.decoding import decode
-from emag.lab.forecast import memory
+from emag.lab.forecast import memory, skeleton
 from emag.lab.live import LiveBytes
 from emag.scores import Colour
 from emag.testing.cases import every
@@ -253,5 +253,5 @@ def test_what_a_plan_says_of_memory_is_what_the_allocator_hands_out():
                         (replace(energy, steps=9, smooth=0.1, draws=2, of="cond"), 2)):
         with LiveBytes() as live, emag.guide(pipe, emag.CFG(2.0), rule):
             told = allocated(partial(draw, steps))
-        foreseen = memory("shapes", (emag.CFG(2.0), rule), images=2, steps=2)["bytes"]
+        foreseen = memory(skeleton("shapes"), "shapes", (emag.CFG(2.0), rule), images=2, steps=2)["bytes"]
         assert 0.8 < foreseen / told < 1.25 and 0.8 < live.peak / told < 1.25

@@ -35,7 +35,9 @@ def forecast(model: str, rules: Sequence[Rule], steps: int, height: int | None =
 
     origin, revision: as `emag.load` takes them.
     """
-    return foretold(skeleton(model, origin, revision), model, rules, steps, height, width, images, text, uncond)
+    network = skeleton(model, origin, revision)
+    found = foretold(network, model, rules, steps, height, width, images, text, uncond)
+    return {**found, "memory": memory(network, model, rules, height, width, images, text, uncond, origin, revision, steps)}
 
 
 def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, height: int | None = None,
@@ -54,8 +56,8 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
             "backward": planned.backward, "again": planned.again * network.depth, "weak": branches}
 
 
-def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None, images: int = 1,
-           text: int | None = None, uncond: bool = True, origin: ModelSource = ModelSource(),  # noqa: B008
+def memory(network: Network, model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None,
+           images: int = 1, text: int | None = None, uncond: bool = True, origin: ModelSource = ModelSource(),  # noqa: B008
            revision: str | None = None, steps: int | None = None) -> dict[str, Any] | None:
     """What energies among `rules` keep beside the weights, in bytes, at the largest evaluation that they differentiate.
 
@@ -65,7 +67,6 @@ def memory(model: str, rules: Sequence[Rule], height: int | None = None, width: 
     found: list[Any] = [rule for rule in rules if rule.kind == "energy" and not rule.neutral and hasattr(rule, "checkpoint")]
     if not found:
         return None
-    network = skeleton(model, origin, revision)
     tokens = _tokens(network, model, height, width, text)
     pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
     decoders = [_decoder_config(model, rule.decoder, origin, revision) for rule in found]

@@ -30,12 +30,11 @@ def plan(
 ) -> None:
     """Print block evaluations, extra memory, the window and the weight the first map keeps, before a run."""
     from ...hosts.opening import ModelSource
-    from ..forecast import forecast, memory
+    from ..forecast import forecast
 
     rules = shared.rules_of(guidance or ([] if recipe else ["emag"]), recipe)
     origin = ModelSource(loading.base, loading.pipeline, loading.gguf)
     found = forecast(model, rules, steps, height, width, images, text, uncond, origin, loading.revision)
-    found["memory"] = memory(model, rules, height, width, images, text, uncond, origin, loading.revision, steps)
     if as_json:
         shared.show_json(found)
         return
