@@ -19,6 +19,7 @@ SHAPES := out/results-shapes
 IMAGES := 300
 MAIN := 5000
 WORKERS := 2
+WORTH := $(addprefix docs/results/,shapes.json shapes-rest.json tiny.json tiny-rest.json)
 VERSION := 0.30.0
 
 .PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-energy results-rest discriminator clean
@@ -108,7 +109,7 @@ results: $(STAMP) $(RESULTS)/test.npz
 	$(MEASURE) --recipe none --recipe emag-alone --recipe pag-alone --recipe seg-alone --against none
 	$(BIN)/emag results $(RESULTS)/run $(RESULTS)/sweep --out docs/results/tiny.md --index docs/results.md \
 		--again "make results"
-	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
+	$(BIN)/emag worth $(WORTH) --out docs/worth.md
 
 # docs/results/tiny-single.md: the first 150 images of the same run by measures of single pictures: half an hour of one core
 SINGLE := $(BIN)/emag metrics $(RESULTS)/single --reference $(RESULTS)/half.npz --metrics discriminator,realism,prdc,accuracy
@@ -130,25 +131,25 @@ results-shapes: $(STAMP)
 		--against apg --against cads --against momentum
 	$(BIN)/emag results $(SHAPES)/run $(SHAPES)/sweep --out docs/results/shapes.md --index docs/results.md \
 		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
-	$(BIN)/emag worth docs/results/shapes.json docs/results/tiny.json --out docs/worth.md
+	$(BIN)/emag worth $(WORTH) --out docs/worth.md
 
-# docs/results/tiny-rest.md and shapes-rest.md: the methods that the two sweeps above do not have, 1000 and IMAGES images each.
-# On two idle cores about 3 hours for tiny (68 methods), and as much for shapes (47), by the seconds of their pages. Ended at any moment, it goes on where it was.
+# docs/results/tiny-rest.md and shapes-rest.md: the methods that the two sweeps above do not have, 400 and 150 images each after
+# sweeps of 100 and 50: two hours of two cores. Ended at any moment, it goes on where it was.
 results-rest: $(STAMP) $(RESULTS)/test.npz
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 $(BIN)/emag sweep bench/tiny_rest.yaml --workers $(WORKERS) --best $(RESULTS)/rest-best.yaml
-	sed 's/^seed: .*/seed: 9/; s/^images: .*/images: 1000/' $(RESULTS)/rest-best.yaml > $(RESULTS)/rest.yaml
+	sed 's/^seed: .*/seed: 9/; s/^images: .*/images: 400/' $(RESULTS)/rest-best.yaml > $(RESULTS)/rest.yaml
 	OMP_NUM_THREADS=1 $(BIN)/emag run $(RESULTS)/rest.yaml --out $(RESULTS)/rest --workers $(WORKERS)
 	$(BIN)/emag metrics $(RESULTS)/rest --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels --against cfg
 	$(BIN)/emag results $(RESULTS)/rest $(RESULTS)/rest-sweep --out docs/results/tiny-rest.md --index docs/results.md \
 		--again "make results-rest"
 	OMP_NUM_THREADS=1 $(BIN)/emag sweep bench/shapes_rest.yaml --workers $(WORKERS) --best $(SHAPES)/rest-best.yaml
-	sed 's/^seed: .*/seed: 8/; s/^images: .*/images: $(IMAGES)/' $(SHAPES)/rest-best.yaml > $(SHAPES)/rest.yaml
+	sed 's/^seed: .*/seed: 8/; s/^images: .*/images: 150/' $(SHAPES)/rest-best.yaml > $(SHAPES)/rest.yaml
 	OMP_NUM_THREADS=1 $(BIN)/emag run $(SHAPES)/rest.yaml --out $(SHAPES)/rest --workers $(WORKERS)
 	$(BIN)/emag metrics $(SHAPES)/rest --against cfg
 	$(BIN)/emag results $(SHAPES)/rest $(SHAPES)/rest-sweep --out docs/results/shapes-rest.md --index docs/results.md \
-		--again "make results-rest IMAGES=$(IMAGES)"
-	$(BIN)/emag worth docs/results/shapes-rest.json docs/results/tiny-rest.json --out docs/worth-rest.md
+		--again "make results-rest"
+	$(BIN)/emag worth $(WORTH) --out docs/worth.md
 
 # docs/results/shapes-main.md: the rows that matter most, over MAIN images each, at the settings of results-shapes
 ROWS := none cfg cfg-34 emag emag-map emag-alone

@@ -11,7 +11,7 @@ from emag.errors import BadValue
 from emag.lab.evaluate.metrics.bootstrap import Estimate
 from emag.lab.evaluate.results.as_json import read, to_json
 from emag.lab.evaluate.results.numbers import Metric, Results, Row
-from emag.lab.evaluate.results.worth import Gain, asked, gains_of, on_front
+from emag.lab.evaluate.results.worth import Gain, asked, check_once, gains_of, on_front
 from emag.lab.evaluate.results.worth_page import markdown, short
 from emag.lab.evaluate.results.write import write_worth
 
@@ -55,7 +55,7 @@ def test_the_front_is_what_nothing_beats_for_as_little():
 
 
 def test_what_it_says_in_short_follows():
-    free, paid, fewer, emag = short(RESULTS)[1:5]
+    free, paid, fewer, emag = short(RESULTS, "results/shapes.md")[1:5]
     assert "`free` (residual +1.00)" in free and "emag" not in free
     assert "`emag` (correct +0.20, residual +1.50; +24%)" in paid and "`dear`" in paid and "bad" not in paid
     assert fewer.endswith(": `short` (-40%).") and emag.endswith("clearly better: `emag +24%`.")
@@ -70,7 +70,19 @@ def test_models_are_compared_by_the_recipes_that_all_have():
     assert "## On all models" not in markdown({"a.md": RESULTS}, {})
 
 
-def test_a_page_for_each_set_of_numbers_and_one_file_a_model(run, tmp_path):
+def test_a_model_may_have_two_pages_of_different_recipes():
+    first, second = replace(RESULTS, rows=RESULTS.rows[:3]), replace(RESULTS, rows=(RESULTS.rows[0], *RESULTS.rows[3:]))
+    other = replace(RESULTS, run={**RESULTS.run, "model": {"id": "other"}})
+    page = markdown({"a.md": first, "b.md": second, "c.md": other}, {})
+    assert page.count("\n## ") == 5 and "\n## a\n" in page and "\n## b\n" in page
+    table = page.split("## On all models")[1]
+    assert "`free`" in table and "`bad`" in table and "| recipe | shapes: correct | shapes: residual | other" in table
+    check_once([first, second, other])
+    with pytest.raises(BadValue, match="recipe free of a model is in two"):
+        check_once([first, RESULTS])
+
+
+def test_a_page_for_each_set_of_numbers_and_each_recipe_once(run, tmp_path):
     (tmp_path / "shapes.json").write_text(to_json(RESULTS))
     code, text, error = run("worth", tmp_path / "shapes.json", "--out", tmp_path / "worth.md")
     assert code == 0 and "worth-shapes.png" in text, error
@@ -78,7 +90,7 @@ def test_a_page_for_each_set_of_numbers_and_one_file_a_model(run, tmp_path):
     page = (tmp_path / "worth.md").read_text()
     assert "![Gain over cfg against further evaluations](worth-shapes.png)" in page and "[shapes](shapes.md)" in page
     (tmp_path / "again.json").write_text(to_json(RESULTS))
-    with pytest.raises(BadValue, match="one file a model"):
+    with pytest.raises(BadValue, match="in two of the files"):
         write_worth([tmp_path / "shapes.json", tmp_path / "again.json"], tmp_path / "worth.md")
     assert run("worth", tmp_path / "nothing.json", "--out", tmp_path / "worth.md")[0] == 2
 

@@ -12,9 +12,9 @@ from .common import command, file_in
 @command("emag worth docs/results/shapes.json docs/results/tiny.json -o docs/worth.md",
          kept="nothing was written, or the page is whole; the same command starts again", needs=("eval",))
 def worth(
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON files of `emag results`, one a model.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON files of `emag results`.")],
     out_path: Annotated[Path, typer.Option("--out", "-o", help="Folder for worth.md, or a name that ends in .md; a "
-                                           "picture for each model goes beside.")],
+                                           "picture for each file goes beside.")],
     as_json: shared.Json = False,
 ) -> None:
     """Write a page that says what each method gives for the evaluations it takes, on each model, and what to use."""

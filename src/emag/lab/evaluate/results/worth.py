@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ....errors import BadValue
 from ..metrics.bootstrap import Estimate
 from ..pareto import front
 from .numbers import Results, Row
@@ -63,6 +64,26 @@ def _turned(one: Estimate) -> Estimate:
 def _clear(results: Results, row: Row) -> frozenset[str]:
     held = results.differences(row, results.against)
     return frozenset(name for name in asked(results) if name in held and results.clear(row, results.against, name))
+
+
+def check_once(found: Sequence[Results]) -> None:
+    """Raises `BadValue` for a recipe that stands in two pages of one model: which of them would count?"""
+    seen = [(model_of(results), one.row.name) for results in found for one in gains_of(results)]
+    if doubled := [name for (model, name) in seen if seen.count((model, name)) > 1]:
+        raise BadValue(f"recipe {doubled[0]} of a model is in two of the files; give one file of each")
+
+
+def by_model(found: Sequence[Results]) -> dict[str, dict[str, Gain]]:
+    """The gains of each model by recipe, from all of its pages."""
+    models: dict[str, dict[str, Gain]] = {}
+    for results in found:
+        models.setdefault(model_of(results), {}).update({one.row.name: one for one in gains_of(results)})
+    return models
+
+
+def model_of(results: Results) -> str:
+    """The model that a page is about."""
+    return str(results.run["model"]["id"])
 
 
 def on_front(gains: Sequence[Gain], metric: str) -> list[Gain]:

@@ -1,11 +1,12 @@
 """docs/worth.md from stored results: which guidance to use, by what it gives for what it takes."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 from ..metrics.bootstrap import Estimate
 from .numbers import Results
 from .verdict import code, digits
-from .worth import Gain, asked, free, gains_of, on_front, saves
+from .worth import Gain, asked, by_model, free, gains_of, model_of, on_front, saves
 
 INTRO = """# Worth it?
 
@@ -25,16 +26,16 @@ that evaluations buy. What loses far more than the others is in the table alone.
 
 def markdown(found: Mapping[str, Results], pictures: Mapping[str, str]) -> str:
     """The page. found: results by the address of their page; pictures: file names by the same."""
-    parts = [INTRO, "## In short\n", *(line for one in found.values() for line in short(one)), "",
+    parts = [INTRO, "## In short\n", *(line for page, one in found.items() for line in short(one, page)), "",
              *(line for page, one in found.items() for line in _model(one, page, pictures.get(page))),
              *across(list(found.values()))]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def short(results: Results) -> list[str]:
+def short(results: Results, page: str) -> list[str]:
     """What to use, a line for each question: free, for more evaluations, for fewer, and EMAG."""
     gains, names = gains_of(results), asked(results)
-    model, base = results.run["model"]["id"], code(results.against)
+    base = code(results.against)
     lines = {
         "Clearly better than {base} for no more evaluations": _winners([one for one in gains if free(one)], names),
         "Clearly better for more evaluations": _winners([one for one in gains if not free(one)], names),
@@ -42,8 +43,14 @@ def short(results: Results) -> list[str]:
                                                      for one in gains if saves(one, names)],
         "Of those with EMAG": _grouped([one for one in gains if one.row.emag], names),
     }
-    return [f"On `{model}` ({results.images} images a recipe, by {', '.join(names)}):\n",
+    return [f"On `{model_of(results)}` ([{_title(page)}](#{_title(page)}), {results.images} images a recipe, by "
+            f"{', '.join(names)}):\n",
             *(f"- **{head.format(base=base)}**: {'; '.join(said) or 'none'}." for head, said in lines.items()), ""]
+
+
+def _title(page: str) -> str:
+    """What a section is called: the page that it is made from."""
+    return PurePosixPath(page).stem
 
 
 def _winners(gains: Sequence[Gain], names: Sequence[str]) -> list[str]:
@@ -65,14 +72,14 @@ def _grouped(gains: Sequence[Gain], names: Sequence[str]) -> list[str]:
 
 def _model(results: Results, page: str, picture: str | None) -> list[str]:
     gains, names = gains_of(results), asked(results)
-    model, steps = results.run["model"]["id"], results.run.get("steps") or "the default"
+    steps = results.run.get("steps") or "the default"
     fronts = [f"- {name}: {', '.join(_point(one, name) for one in on_front(gains, name)) or 'none gains'}" for name in names]
     places = {name: digits([one.by[name] for one in gains if name in one.by]) for name in names}
     rows = [_row([code(one.row.name), f"{one.more:+.0%}", *(_cell(one, name, places[name]) for name in names),
                   code(one.row.setting)]) for one in gains]
     shown = [f"![Gain over {results.against} against further evaluations]({picture})\n", LEGEND] if picture else []
-    said = f"{results.images} images of each recipe, {steps} steps; all numbers: [{model}]({page}).\n"
-    return [f"## {model}\n", said, *shown,
+    said = f"{results.images} images of each recipe, {steps} steps; all numbers: [{_title(page)}]({page}).\n"
+    return [f"## {_title(page)}\n", said, *shown,
             "No other recipe gains more for as few evaluations (by the values; intervals may overlap):\n", *fronts, "",
             _row(["recipe", "evaluations", *(f"{name} gained" for name in names), "setting"]),
             "|---" * (3 + len(names)) + "|", *rows, ""]
@@ -80,14 +87,16 @@ def _model(results: Results, page: str, picture: str | None) -> list[str]:
 
 def across(found: Sequence[Results]) -> list[str]:
     """Recipes that every model has: + clearly better, - clearly worse, ~ where neither is told."""
-    tables = [{one.row.name: one for one in gains_of(results)} for results in found]
-    shared = [name for name in tables[0] if all(name in table for table in tables)] if len(tables) > 1 else []
+    models = by_model(found)
+    first, *others = models.values()
+    shared = [name for name in first if all(name in other for other in others)] if others else []
     if not shared:
         return []
-    columns = [(at, metric) for at, results in enumerate(found) for metric in asked(results)]
-    head = [f"{found[at].run['model']['id']}: {metric}" for at, metric in columns]
-    rows = [_row([code(name), *(_mark(tables[at][name], metric) for at, metric in columns)]) for name in shared]
+    named = {model_of(results): asked(results) for results in found}
+    columns = [(model, metric) for model, metrics in named.items() for metric in metrics]
+    rows = [_row([code(name), *(_mark(models[model][name], metric) for model, metric in columns)]) for name in shared]
     said = "Recipes that all of these models have: **+** clearly better than the base, **-** clearly worse, ~ not told.\n"
+    head = [f"{model}: {metric}" for model, metric in columns]
     return ["## On all models\n", said, _row(["recipe", *head]), "|---" * (1 + len(columns)) + "|", *rows, ""]
 
 

@@ -16,7 +16,7 @@ from .collect import collect
 from .numbers import Question, Results
 from .page import markdown
 from .picture import pairs, png
-from .worth import gains_of
+from .worth import check_once, gains_of
 from .worth_page import markdown as worth_page
 from .worth_picture import png as draw_worth
 
@@ -66,12 +66,11 @@ def write(results: Results, page: Path, sources: Sequence[str] = ()) -> list[Pat
 def write_worth(sources: Sequence[str | Path], page: Path) -> list[Path]:
     """Write the page of what is worth its evaluations, and a picture for each model, beside it. Raises `BadValue`.
 
-    sources: JSON files of results pages, one a model; the pages are taken to lie beside them.
+    sources: JSON files of results pages; the pages are taken to lie beside them. A model may have several, each with
+    recipes of its own and the base.
     """
     found = {f"{os.path.relpath(path, page.parent)[:-len('.json')]}.md": read(path) for path in map(Path, sources)}
-    models = [one.run["model"]["id"] for one in found.values()]
-    if doubled := sorted({model for model in models if models.count(model) > 1}):
-        raise BadValue(f"{', '.join(doubled)} is in two of the files; give one file a model")
+    check_once(list(found.values()))
     storage = Storage(*url_to_fs(str(page.parent)))
     drawn = {at: page.with_name(f"{page.stem}-{Path(at).stem}.png") for at, one in found.items() if gains_of(one)}
     made = {drawn[at]: draw_worth(found[at]) for at in drawn}
