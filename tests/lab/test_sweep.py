@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import emag
 from emag.errors import BadValue
+from emag.lab.evaluate.check import prepared
 from emag.lab.evaluate.folder import RunFolder
 from emag.lab.evaluate.metrics import reference as stored
 from emag.lab.evaluate.metrics.extractors import EXTRACTORS
@@ -18,8 +21,11 @@ from emag.lab.evaluate.spec import parse, read_spec
 from emag.lab.evaluate.sweep import outcome, search
 from emag.lab.evaluate.sweep.search import beaten, sweep
 from emag.lab.evaluate.sweep.space import filled, grid, label, opens
-from emag.lab.evaluate.sweep.spec import parse_sweep
-from emag.lab.evaluate.sweep.study import Optuna, Random
+from emag.lab.evaluate.sweep.spec import parse_sweep, read_sweep
+from emag.lab.evaluate.sweep.study import Optuna, Random, study
+
+ROOT = Path(__file__).parents[2]
+SPECS = [one for one in sorted((ROOT / "bench").glob("*.yaml")) if "recipes" in yaml.safe_load(one.read_text())]
 
 OPEN = {"guidance_scale": {"grid": [2.0, 2.5]}, "rules": [{"emag": {"scale": {"low": 1.1, "high": 2.0}, "layers": [2, 3]}}]}
 SWEEP = {"model": "tiny", "classes": ["frog", "ship"], "images": 8, "batch_size": 2, "steps": 2, "seed": 3,
@@ -199,3 +205,14 @@ def test_the_command_draws_the_front_and_writes_the_best(run, tmp_path):
 
 
 
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_measuring_run_of_the_makefile_is_accepted_to_its_last_recipe(path, monkeypatch):
+    """What is refused before an image is made: here before somebody waits for hours that never begin."""
+    monkeypatch.chdir(ROOT)
+    spec = read_sweep(path) if "sweep" in yaml.safe_load(path.read_text()) else None
+    made = read_spec(path) if spec is None else spec.run({
+        name: spec.trial(name, study("random", name, opens(data), 0, [True]).ask()) for name, data in spec.recipes.items()})
+    assert len(prepared(made, emag.load(made.model.id)).recipes) == len(made.recipes)
