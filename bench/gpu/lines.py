@@ -14,7 +14,7 @@ from emag.core import Rule
 from emag.engine.network import read_network
 from emag.hosts.defaults import resolved
 from emag.methods import METHODS
-from emag.methods.emag import average
+from emag.methods.emag import map_average
 from timed.shapes import Shape
 
 QUERY, MAP, EVERY = "EMAG query", "EMAG map", "EMAG query, every=3"
@@ -101,7 +101,7 @@ def _made(answer: Any) -> Any:
 @contextmanager
 def kernel(fused: bool) -> Iterator[None]:
     """The fused kernel of averaged maps on, or off, while the block lasts."""
-    with patch.object(average, "FUSED", fused):
+    with patch.object(map_average, "FUSED", fused):
         yield
 
 

@@ -13,7 +13,8 @@ import emag
 from emag.engine.lock import _owners
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts.comfy.patch import carried, patched
-from emag.methods.emag.average import MapAverage, QueryAverage
+from emag.methods.emag.map_average import MapAverage
+from emag.methods.emag.query_average import QueryAverage
 from emag.records.graph import guidance_rules
 from smallcomfy import SMALL, build, conditioning, sample
 

@@ -10,7 +10,8 @@ from emag.engine.seam import Seam
 from emag.maths import attention
 from emag.maths.attention import Attention
 from emag.maths.streams import Streams
-from emag.methods.emag.average import MapAverage, QueryAverage
+from emag.methods.emag.map_average import MapAverage
+from emag.methods.emag.query_average import QueryAverage
 from reference import VARIANTS, live_of, replaced, softmax_map, statistic_of, tensors
 
 B, H, IMAGE, TEXT, D = 3, 4, 6, 5, 8

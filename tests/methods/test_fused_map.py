@@ -12,7 +12,7 @@ import torch
 
 from emag.maths.attention import Attention
 from emag.maths.streams import Streams
-from emag.methods.emag.average import MapAverage
+from emag.methods.emag.map_average import MapAverage
 from reference import softmax_map, tensors
 
 pytest.importorskip("triton")

@@ -12,8 +12,8 @@ from emag.maths import attention
 from emag.maths.attention import Attention
 from emag.maths.streams import Streams
 from emag.methods.emag import stored_map
-from emag.methods.emag.average import MapAverage
 from emag.methods.emag.compat import Compat
+from emag.methods.emag.map_average import MapAverage
 from emag.methods.emag.stored_map import FINE, dither, empty, format_of, size
 from emag.records import recipe
 from reference import EVERY, freeze, rule, tensors

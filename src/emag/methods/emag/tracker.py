@@ -9,8 +9,10 @@ from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import APPLIED, OBSERVED, Phase
 from . import statistics
-from .average import Average, MapAverage, QueryAverage
+from .average import Average
 from .averaging import Averaging
+from .map_average import MapAverage
+from .query_average import QueryAverage
 
 
 @dataclass
