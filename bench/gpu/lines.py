@@ -11,7 +11,7 @@ import diffusers
 
 import emag
 from emag.core import Rule
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.defaults import resolved
 from emag.methods import METHODS
 from emag.methods.emag import map_average

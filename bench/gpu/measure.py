@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.engine.trajectory import Trajectory
 from emag.hosts.defaults import resolved
 from emag.methods.emag import stored_map

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import parity
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 
 pytest.importorskip("peft")
 

@@ -46,7 +46,7 @@ def test_named_files_exist(page):
     assert all((PACKAGE / name).is_file() or (ROOT / name).is_file() or list(PACKAGE.rglob(name)) for name in named)
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
         name, _, heading = link.partition("#")
-        target = (ROOT / page).parent / name
+        target = (ROOT / page).parent / name if name else ROOT / page
         assert target.exists(), link
         assert not heading or heading in anchors(target.read_text()), link
 

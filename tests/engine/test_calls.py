@@ -8,7 +8,7 @@ import torch
 
 import emag
 from emag.engine.arguments import Arguments
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.families import BACKBONES
 from emag.lab.doctor.coverage import networks
 from emag.methods import METHODS

@@ -54,7 +54,7 @@ def test_a_class_of_the_list_is_refused_with_its_reason():
     class Ideogram4Transformer2DModel(torch.nn.Module):
         pass
 
-    for thing, read in ((Ideogram4Pipeline(), host_of), (Ideogram4Transformer2DModel(), emag.engine.network.read_network)):
+    for thing, read in ((Ideogram4Pipeline(), host_of), (Ideogram4Transformer2DModel(), emag.engine.reading.read_network)):
         with pytest.raises(Unsupported, match="needs a sequence that begins with padding"):
             read(thing)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import emag
 from emag.engine import lock
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.engine.undo import _get_current_function_mode_stack
 from emag.errors import EmagError
 from emag.hosts.lookup import denoisers, host_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.testing.small_ragged import MORE
 
 close = torch.testing.assert_close

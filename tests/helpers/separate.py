@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.testing.small_separate import MORE
 
 # where the network, the layout of its calls or its x_t differs; the others differ in what the pipeline does around it

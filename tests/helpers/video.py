@@ -9,7 +9,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.testing.small_video import MORE as SMALL
 from emag.testing.small_video import texts
 from spy import network_outputs, scheduler_steps, snapshot

@@ -8,7 +8,7 @@ import torch
 
 import emag
 from emag.core import COND, UNCOND
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.errors import BadValue, Unsupported
 from emag.families import BACKBONES, HOSTS
 from emag.hosts.given import Given, encode_condition, images

@@ -6,7 +6,7 @@ from PIL import Image
 
 import emag
 from adapters import with_flux_adapter, with_sd3_adapter, with_unet_adapter
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts.given import encode_condition
 from emag.hosts.lookup import host_of

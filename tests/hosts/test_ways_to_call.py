@@ -220,7 +220,7 @@ def test_masks_follow_their_rows():
 @ALL
 def test_the_declared_streams_are_those_of_the_blocks(case):
     """A block that hands its streams on returns what the real block returns: as many, of the same shapes, in order."""
-    from emag.engine.network import read_network
+    from emag.engine.reading import read_network
 
     pipe, seen = case.pipe(), set()
 
@@ -242,7 +242,7 @@ def test_the_declared_streams_are_those_of_the_blocks(case):
 def test_control_residuals_are_cut_to_the_rows_of_a_weak_pass():
     """Called by a host that adds residuals per block, rows declared by name follow the conditional rows."""
     from emag.engine.arguments import Arguments
-    from emag.engine.network import read_network
+    from emag.engine.reading import read_network
 
     pipe = sd3()
     call = Arguments.bind(read_network(pipe.transformer), (noise(0, 4, 4, 8, 8),), {

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.engine.swaps import lora_layers, scale_lora
 from emag.engine.undo import Undo
 from emag.errors import BadValue, Unsupported

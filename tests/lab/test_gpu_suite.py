@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.methods.emag import stored_map
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))

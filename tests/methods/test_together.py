@@ -9,7 +9,7 @@ import torch
 import emag
 from adapters import with_flux_adapter
 from emag.engine import blocks
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.lookup import denoisers, host_of
 from emag.methods import METHODS as C
 from emag.methods.combining.compose import Compose, Term

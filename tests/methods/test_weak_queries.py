@@ -9,7 +9,7 @@ from diffusers import guiders
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.methods import METHODS as C
 from emag.methods.common.rectified import RectifiedAttention

@@ -6,7 +6,7 @@ import pytest
 
 import emag
 from emag.core import Rule
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.defaults import models_of, resolved
 from emag.methods import METHODS
 from emag.objectives import memory_of

@@ -12,7 +12,8 @@ import torch
 
 from ..errors import Unsupported
 from .foreign import stand_ins
-from .network import Network, compiled
+from .network import Network
+from .reading import compiled
 from .undo import Undo, patch
 
 SIZES = re.compile(r"\b(sizes?|shapes?)\b", re.IGNORECASE)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from ..errors import Unsupported
 from .lookup import denoisers, host_of
 

@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..engine.network import backbone_of, entry_of, unwrapped
+from ..engine.reading import backbone_of, entry_of, unwrapped
 from ..errors import BadValue, Unsupported
 from ..families import Backbone
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Score, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
-from ..engine.network import read_network
 from ..engine.plan import Plan, check_spaces
+from ..engine.reading import read_network
 from ..engine.step_rules import StepRules
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue

@@ -13,8 +13,8 @@ from ..core import Rule, weak_branches
 from ..engine.arguments import Arguments
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
-from ..engine.network import read_network, unwrapped
 from ..engine.plan import unfed
+from ..engine.reading import read_network, unwrapped
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.trajectory import Trajectory

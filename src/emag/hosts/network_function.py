@@ -18,9 +18,9 @@ from ..engine.calls import Forward, NetworkCall, StepCalls
 from ..engine.conditions import Conditions
 from ..engine.course import SAME, Course
 from ..engine.lock import hold
-from ..engine.network import read_network, unwrapped
 from ..engine.passes import Passes
 from ..engine.plan import departs, plan
+from ..engine.reading import read_network, unwrapped
 from ..engine.trajectory import Trajectory
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..core import COND, UNCOND, Rule, condition_names
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from ..errors import BadValue, NotFinite, Unsupported
 from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample

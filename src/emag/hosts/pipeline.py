@@ -10,7 +10,8 @@ import torch
 from ..core import Rule, Score, weak_branches
 from ..engine.blocks import Blocks, blocks_of
 from ..engine.lock import hold
-from ..engine.network import Network, read_network
+from ..engine.network import Network
+from ..engine.reading import read_network
 from ..engine.run import Run
 from ..engine.stats import Stats, stats
 from ..engine.undo import Undo, patch, undone

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..core import Rule, weak_branches
-from ..engine.network import Network, unwrapped
+from ..engine.network import Network
+from ..engine.reading import unwrapped
 from ..errors import BadValue
 from ..families import Host
 from ..methods.common.other_model import LOAD

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from ..engine.undo import Undo, patch, undone
 from ..errors import BadValue, Unsupported
 from .given import encode_condition

@@ -9,8 +9,9 @@ import diffusers
 import torch
 
 from ..core import Rule, weak_branches
-from ..engine.network import Network, read_network
+from ..engine.network import Network
 from ..engine.plan import Plan, plan
+from ..engine.reading import read_network
 from ..engine.trajectory import Trajectory
 from ..errors import BadValue
 from ..families import BACKBONES

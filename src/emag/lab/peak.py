@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..engine.checkpointing import checkpointed, switches
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from ..engine.undo import Undo, undone
 from ..models.patches import PatchAutoencoder
 from .doctor.unknown.made_up import ROWS, TEXT, made_up

@@ -8,7 +8,7 @@ import torch
 
 from ..engine.arguments import Arguments
 from ..engine.block import Block
-from ..engine.network import read_network
+from ..engine.reading import read_network
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
          "_parameters", "_buffers", "_modules", "_backward_hooks")

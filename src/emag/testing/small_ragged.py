@@ -18,7 +18,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from .small import TEXT, Case, awaken, generators, noise, quiet, vae
 
 _PARTS: dict[str, Any] = {"text_encoder": None, "tokenizer": None}

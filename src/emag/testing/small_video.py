@@ -19,7 +19,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from ..engine.network import read_network
+from ..engine.reading import read_network
 from .small import TEXT, Case, awaken, generators, noise, quiet
 
 

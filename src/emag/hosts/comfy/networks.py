@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ...engine.network import Network, read_network, unwrapped
+from ...engine.network import Network
+from ...engine.reading import read_network, unwrapped
 from ...engine.slot import Slot
 from ...errors import Unsupported
 from ...families.comfy import COMFY, ComfyNetwork

@@ -12,7 +12,8 @@ import torch
 from ...core import Rule
 from ...engine.answer import sample_in
 from ...engine.arguments import Arguments
-from ...engine.network import Network, read_network
+from ...engine.network import Network
+from ...engine.reading import read_network
 from ...engine.undo import Undo
 from ...engine.view import CallKind
 from ...errors import BadValue, Unsupported

@@ -75,7 +75,7 @@ def bake(
 
 def baked(teacher: Any, settings: Any, folder: Path) -> tuple[Path, Any]:
     """Lessons, then the training, saved now and then; the adapter and its held-out error."""
-    from ...engine.network import read_network
+    from ...engine.reading import read_network
     from ...hosts.lookup import denoisers, host_of
     from ..bake import work
     from ..bake.baker import Baker

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...core import COND, Branches, Perturbation, Rule, Step
-from ...engine.network import read_network
+from ...engine.reading import read_network
 from ...errors import BadValue
 from ...hosts.defaults import models_of, resolved
 from ...hosts.lookup import denoisers, host_of

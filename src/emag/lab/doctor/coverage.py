@@ -12,7 +12,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from ...core import Rule
-from ...engine.network import Network, read_network
+from ...engine.network import Network
+from ...engine.reading import read_network
 from ...families import HOSTS
 from ...hosts.lookup import host_of
 from ...testing.cases import every

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...core import Rule
-from ...engine.network import read_network
+from ...engine.reading import read_network
 from ...errors import BadValue
 from ...hosts.lookup import denoisers, host_of
 from ..draw.columns import Column, run

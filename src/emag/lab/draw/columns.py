@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ...core import Rule, check_finite
-from ...engine.network import read_network
+from ...engine.reading import read_network
 from ...engine.stats import Stats
 from ...engine.trajectory import trajectory
 from ...engine.undo import Undo, patch, undone

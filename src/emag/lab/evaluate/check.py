@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...engine.network import unwrapped
+from ...engine.reading import unwrapped
 from ...errors import BadValue, Unsupported
 from ...families.encode import label_of
 from ...hosts.lookup import denoisers, host_of

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from ...core import Rule
-from ...engine.network import Network, read_network
+from ...engine.network import Network
+from ...engine.reading import read_network
 from ...errors import EmagError
 from ...families import Host
 from ...hosts.checks import check_pipeline_call, check_rules

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ....core import Rule
-from ....engine.network import Network, read_network
+from ....engine.network import Network
+from ....engine.reading import read_network
 from ....engine.taps import image_tokens
 from ....errors import EmagError
 from ....families import Backbone
