@@ -10,8 +10,9 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler
 import emag
 from emag.engine.access import NetworkEvaluations
 from emag.errors import BadValue, NoEffect, Unsupported
+from emag.hosts import own_loop
 from emag.hosts.decoding import decode, unscaled
-from emag.hosts.own_loop import Loop, run_loop
+from emag.hosts.own_loop import Loop
 from emag.maths.layout import unpack
 from emag.maths.predictions import to_x0
 from emag.scores import Colour
@@ -249,7 +250,7 @@ def test_our_own_loop_makes_what_the_pipeline_makes():
     pipe = emag.load("tiny")
     pipe.set_progress_bar_config(disable=True)
     guidance = emag.CFG(2.0), emag.Energy("classifier:frog", 0.3, "next", True)
-    images, model = run_loop(pipe, Loop(guidance, steps=4), ["a photo of a ship"], [None], [8])
+    images, model = own_loop.run(pipe, Loop(guidance, steps=4), ["a photo of a ship"], [None], [8])
     with emag.guide(pipe, *guidance) as run:
         theirs = pipe("a photo of a ship", num_inference_steps=4, generator=torch.Generator().manual_seed(8)).images
     assert max(abs(a - b) for a, b in zip(images[0].tobytes(), theirs[0].tobytes(), strict=True)) <= 1

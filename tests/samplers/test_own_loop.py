@@ -9,7 +9,8 @@ from PIL import Image
 
 import emag
 from emag.errors import BadValue, Unsupported
-from emag.hosts.own_loop import Loop, loop_model, run_loop
+from emag.hosts import own_loop
+from emag.hosts.own_loop import Loop, loop_model
 from emag.lab.draw.columns import Column
 from emag.lab.draw.columns import run as draw_column
 from emag.lab.draw.sampling import DrawSettings, jobs
@@ -33,22 +34,22 @@ def pixels(images):
 
 def draw(pipe, *rules, parts=(), solver=None, prompts=(FROG, FROG), steps=3, **more):
     loop = Loop(rules, tuple(parts), solver, steps, **more)
-    return pixels(run_loop(pipe, loop, prompts, [None] * len(prompts), range(len(prompts)))[0])
+    return pixels(own_loop.run(pipe, loop, prompts, [None] * len(prompts), range(len(prompts)))[0])
 
 
 def test_prompts_drawn_together_do_not_mix(pipe):
     """A prompt's images are those of a run of their own, in whatever order prompts come; more of its own change them."""
     fkc = FKC(5.0)
     both = draw(pipe, parts=[fkc], solver=fkc.solver, prompts=[FROG, TRUCK, FROG, FROG])
-    alone = pixels(run_loop(pipe, Loop((), (fkc,), fkc.solver, 3), [FROG] * 3, [None] * 3, [0, 2, 3])[0])
+    alone = pixels(own_loop.run(pipe, Loop((), (fkc,), fkc.solver, 3), [FROG] * 3, [None] * 3, [0, 2, 3])[0])
     assert np.abs(both[[0, 2, 3]] - alone).max() < 8 and np.ptp(alone) > 50
 
 
 def test_negative_prompts_tell_groups_apart(pipe):
     fkc = FKC(5.0)
     loop = Loop((), (fkc,), fkc.solver, 3)
-    mixed = pixels(run_loop(pipe, loop, [FROG] * 4, [None, TRUCK, TRUCK, None], range(4))[0])
-    alone = pixels(run_loop(pipe, loop, [FROG] * 2, [TRUCK] * 2, [1, 2])[0])
+    mixed = pixels(own_loop.run(pipe, loop, [FROG] * 4, [None, TRUCK, TRUCK, None], range(4))[0])
+    alone = pixels(own_loop.run(pipe, loop, [FROG] * 2, [TRUCK] * 2, [1, 2])[0])
     assert np.abs(mixed[1:3] - alone).max() < 8
 
 

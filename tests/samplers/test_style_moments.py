@@ -6,7 +6,8 @@ import torch
 
 import emag
 from emag.errors import BadValue, Unsupported
-from emag.hosts.own_loop import Loop, run_loop
+from emag.hosts import own_loop
+from emag.hosts.own_loop import Loop
 from emag.samplers import Path, StyleMoments, sample
 from emag.samplers.style import with_moments
 from paths import EXACT, Steady, Toy, close, points
@@ -60,5 +61,5 @@ def test_in_the_loop_of_the_embedded_model():
     pipe = emag.load("tiny")
     red = torch.tensor([0.8, -0.6, -0.6]).view(1, 3, 1, 1) + 0.2 * latents(shape=(1, 3, 32, 32))
     loop = Loop((emag.CFG(2.5),), (StyleMoments(style(2 * red), "reached"),), None, 4)
-    picture = np.asarray(run_loop(pipe, loop, ["a photo of a frog"], [None], [0])[0][0], float) / 127.5 - 1
+    picture = np.asarray(own_loop.run(pipe, loop, ["a photo of a frog"], [None], [0])[0][0], float) / 127.5 - 1
     assert np.abs(picture.mean((0, 1)) - [0.8, -0.6, -0.6]).max() < 0.1

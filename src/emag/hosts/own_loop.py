@@ -49,7 +49,7 @@ class Loop:
 
 
 @torch.no_grad()
-def run_loop(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
+def run(pipe: Any, loop: Loop, prompts: Sequence[str], negatives: Sequence[str | None], seeds: Sequence[int],
         progress: Progress | None = None) -> tuple[list[Image.Image], Function]:
     """One image per prompt and seed, and the finished model. For `StableDiffusion3Pipeline` and the embedded one."""
     model = loop_model(pipe, loop, prompts, negatives)

@@ -176,7 +176,7 @@ def _looped(pipe: Any, column: Column, group: Sequence[Job], settings: DrawSetti
                          rows=batch_size if column.joint else None)
     texts = [job.prompt for job in group], [job.negative for job in group], [job.seed for job in group]
     warn_of_scales(column.correctors)
-    made, model = own_loop.run_loop(pipe, loop, *texts, progress)
+    made, model = own_loop.run(pipe, loop, *texts, progress)
     warn_of_clipped(made)
     record = {"model": getattr(pipe, "emag_source", None), "rules": [], "call": {"prompt": texts[0]}, "seeds": texts[2],
               "unrecorded": [f"the sampler of {column.label}"]}
