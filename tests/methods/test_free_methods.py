@@ -122,7 +122,8 @@ def test_momentum_goes_on_averaging_outside_its_window():
 OF_GUIDANCE = [(emag.SMCCFG(3.0),), (emag.APG(3.0, 0.3, 0.0, -0.5),), (emag.CovHiS(3.0),), (emag.OEC(), emag.CFG(3.0))]
 """Rules that remember how far the two predictions were apart."""
 REMEMBERING = [(emag.Momentum(0.5, start=1.0, stop=0.0),), (emag.SGPrev(2.0, 1.0),), (emag.HiGS(start=1.0, stop=0.0),),
-               *OF_GUIDANCE]
+               (emag.LinearAG(pairs=1, until=1.0), emag.CFG(3.0)),
+               (emag.CFGCache(every=4, below=1.0, low_range=(0.0, 1.0)), emag.CFG(3.0)), *OF_GUIDANCE]
 
 
 def first_name(rules):
