@@ -105,6 +105,7 @@ ERRORS: dict[str, Callable[[], None]] = {
     "before cfg": lambda: run("apg=4", node=lambda m: first(nodes_apg.APG.execute(m, 1.0, 5.0, 0.0))),
     "one prompt": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="apg=4"),
     "nobody reads it": lambda: run("tcfg", cfg=1.0),
+    "cfg++ elsewhere": lambda: run("cfg=cfg++:0.6", sampler="euler_ancestral"),
     "cfg 0": lambda: run(EMAG, cfg=0.0),
     "no negative": lambda: under(nodes_custom_sampler.Guider_Basic, CONDS[0], rules="tcfg"),
     "three prompts": lambda: under(nodes_custom_sampler.Guider_DualCFG, *CONDS, cfg=(3.0, 2.0)),

@@ -297,3 +297,23 @@ def test_two_clones_share_no_state(model: Any) -> None:
     assert torch.equal(sample(first, SMALLEST), a)
     assert torch.equal(sample(second, SMALLEST), b)
     assert far(a, b) > 1e-3
+
+
+CFGPP = (emag.CFG(emag.CFGpp(0.6)),)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+@pytest.mark.parametrize("name", ["sd1.5", "sd3"])
+def test_cfg_plus_plus_as_a_scale_of_euler_is_comfyuis_own(name: str, sampler: str) -> None:
+    small = SMALL[name]
+    plain = build(small)
+    own = sample(plain, small, cfg=0.6, sampler="euler_cfg_pp")
+    made = sample(patched(plain, CFGPP), small, sampler=sampler)
+    assert far(made, own) < 1e-4 < far(made, sample(plain, small, cfg=0.6))
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpmpp_2m", "euler_cfg_pp", "dpm_adaptive", "uni_pc"])
+def test_under_another_sampler_it_is_refused_before_anything_runs(model: Any, sampler: str) -> None:
+    guided = patched(model, CFGPP)
+    with pytest.raises(Unsupported, match="exact for first-order deterministic samplers only"):
+        assert not blocks_run(model, lambda: sample(guided, SMALLEST, sampler=sampler))

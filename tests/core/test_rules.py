@@ -112,7 +112,8 @@ def test_apg_momentum_is_a_running_sum_taken_before_the_cap(momentum):
         capped_sum = total * (2.0 / norms(total)).clamp(max=1).view(-1, 1, 1, 1)
         parallel = (dots(capped_sum, p[COND]) / norms(p[COND]) ** 2).view(-1, 1, 1, 1) * p[COND].double()
         expected = p[COND] + 3.0 * (capped_sum - parallel + 0.25 * parallel)
-        close(apg(p, eta=0.25, norm_threshold=2.0, momentum=momentum, state=state), expected.float())
+        step = at_step(space="x0", index=seed, sigmas=(0.5,) * 6, alphas=(0.5,) * 6)
+        close(apg(p, eta=0.25, norm_threshold=2.0, momentum=momentum, step=step, state=state), expected.float())
 
 
 def test_apg_norms_are_per_sample():

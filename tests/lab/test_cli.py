@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import emag
 from emag.lab.cli import weakness
 from emag.lab.draw import columns
 from emag.lab.pages import catalogue
+from emag.lab.pages.functions import numbers_in
 from emag.methods.tokens import TOKEN_METHODS
 from emag.records import png as images
 from tiny import dit, sd3
@@ -210,12 +213,15 @@ def test_methods_in_full(run):
     assert code == 2 and "no method 'apgg'" in error
 
 
-def test_rules_for_tokens_are_listed_where_they_work(run):
+def test_every_paper_of_the_code_and_the_rules_for_tokens_are_listed(run):
+    """A reader finds what was built after a paper by its number, in the overview or in a method's own text."""
     code, text, _ = run("methods", "mti")
     assert code == 0 and "2510.13940" in text and "threshold" in text
-    overview = run("methods")[1]
+    overview, data = run("methods")[1], run("methods", "--json")[1]
+    papers = {number for path in Path(emag.__file__).parent.rglob("*.py") for number in numbers_in(path.read_text())}
+    assert papers == {*numbers_in(overview), *numbers_in(data)}
     assert "Rules for tokens alone" in overview and all(f"\n{name} " in overview for name in ("mti", "gedi", "caif"))
-    listed = {method["name"]: method["class"] for method in json.loads(run("methods", "--json")[1])}
+    listed = {method["name"]: method["class"] for method in json.loads(data)}
     assert set(TOKEN_METHODS) <= set(listed) and listed["soft-cfg"] == "tokens.SoftCFG" and listed["cfg"] == "CFG"
 
 

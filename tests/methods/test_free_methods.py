@@ -119,14 +119,60 @@ def test_momentum_goes_on_averaging_outside_its_window():
     assert late[:2] == [1.0, 0.7] and late[2] == inside[2]
 
 
-def test_a_level_that_is_evaluated_twice_is_remembered_once():
-    for rule in (emag.Momentum(0.5, start=1.0, stop=0.0), emag.SGPrev(2.0, 1.0), emag.HiGS(start=1.0, stop=0.0),
-                 emag.SMCCFG(3.0)):
-        once, twice = [[{}] for _ in range(2)]
-        for index, seen in enumerate(tensors(6, 3, 1, 2, 4, 4)):
-            wanted = guided(rule, seen, 0 * seen, index=index, states=once)
-            for _ in range(2):
-                close(guided(rule, seen, 0 * seen, index=index, states=twice), wanted)
+OF_GUIDANCE = [(emag.SMCCFG(3.0),), (emag.APG(3.0, 0.3, 0.0, -0.5),), (emag.CovHiS(3.0),), (emag.OEC(), emag.CFG(3.0))]
+"""Rules that remember how far the two predictions were apart."""
+REMEMBERING = [(emag.Momentum(0.5, start=1.0, stop=0.0),), (emag.SGPrev(2.0, 1.0),), (emag.HiGS(start=1.0, stop=0.0),),
+               (emag.LinearAG(pairs=1, until=1.0), emag.CFG(3.0)),
+               (emag.CFGCache(every=4, below=1.0, low_range=(0.0, 1.0)), emag.CFG(3.0)), *OF_GUIDANCE]
+
+
+def first_name(rules):
+    return rules[0].name
+
+
+@pytest.mark.parametrize("rules", REMEMBERING, ids=first_name)
+def test_a_level_that_is_evaluated_twice_is_remembered_once(rules):
+    """The second evaluation acts with what is there, at another x, and leaves no trace."""
+    once, twice = [[{} for _ in rules] for _ in range(2)]
+    for index, (seen, null, other) in enumerate(zip(*(tensors(seed, 3, 1, 2, 4, 4) for seed in (6, 7, 8)), strict=True)):
+        wanted = guided(rules, seen, null, index=index, states=once)
+        for _ in range(2):
+            close(guided(rules, seen, null, index=index, states=twice), wanted)
+        guided(rules, other, null, index=index, states=twice)
+
+
+@pytest.mark.parametrize("rules", OF_GUIDANCE, ids=first_name)
+def test_a_step_whose_unconditional_evaluation_was_spared_is_not_guided_by_the_past(rules):
+    """As under AG, u is c there, for one sample of two; the other goes on, and behind it the past is forgotten."""
+    def run(*indices):
+        made, states = [], [{} for _ in rules]
+        for index in indices:
+            cond, null = (tensors(seed, 3, 2, 2, 4, 4)[index] for seed in (6, 7))
+            null = torch.cat([cond[:1] if index == 1 else null[:1], null[1:]])
+            made.append(guided(rules, cond, null, index=index, states=states))
+            if index == 1:
+                assert torch.equal(made[-1][0], cond[0]) and not torch.equal(made[-1][1], cond[1])
+        return made[-1]
+
+    behind, anew = run(0, 1, 2), run(2)
+    if rules[0].kind != "null":  # it is changes that OEC looks at, and the step that was spared is a step before
+        close(behind[0], anew[0])
+        assert not torch.allclose(behind[1], anew[1])
+
+
+def test_behind_steps_at_scale_1_apg_starts_anew():
+    """Two intervals of guidance, with steps between that evaluate nothing."""
+    class Twice(emag.Schedule):
+        name = "twice"
+
+        def known(self, step):
+            return 1.0 if step.index == 1 else 3.0
+
+    cond, null = (tensors(seed, 3, 2, 2, 4, 4) for seed in (6, 7))
+    rule, states = emag.APG(Twice(3.0), 0.3, 0.0, -0.5), [{}]
+    made = [guided(rule, c, u, index=i, states=states) for i, (c, u) in enumerate(zip(cond, null, strict=True))]
+    assert torch.equal(made[1], cond[1])
+    close(made[2], guided(rule, cond[2], null[2], index=2))
 
 
 def test_sg_prev_acts_late_and_never_first():

@@ -12,6 +12,7 @@ from ...families.comfy import ComfyNetwork
 from ...methods.null.icg import ICG
 from ...records.graph import OTHER
 from ...samplers.base import Corrector
+from ...samplers.first_order import needy
 from ..checks import check_rules
 from ..defaults import resolved
 from ..function_checks import check_types
@@ -141,6 +142,15 @@ def check_cfg(rules: Sequence[Rule], options: dict[str, Any], cfg: float) -> Non
     if about and not combiner and cfg == 0 and not any(options.get(reader) for reader in READERS):
         raise BadValue(f"{about} would change nothing: at cfg 0 the sampler's result is the negative prediction alone. "
                        "Without CFG is cfg 1")
+
+
+def check_steps(rules: Sequence[Rule], sampler: Any) -> None:
+    """Refuse a scale that is exact for Euler's steps (CFG++) under another sampler of ComfyUI's. Its ddim is its euler."""
+    found, steps = needy(rules), getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+    if found and (steps != "sample_euler" or getattr(sampler, "extra_options", {}).get("s_churn")):
+        raise Unsupported(f"{found} is exact for first-order deterministic samplers only, and this run's is "
+                          f"{steps.removeprefix('sample_')}{' with churn' if steps == 'sample_euler' else ''}: choose euler "
+                          "or ddim, or take another scale")
 
 
 def check_read(rules: Sequence[Rule], uncond: bool) -> None:

@@ -17,7 +17,7 @@ from ...engine.lock import hold
 from ...engine.undo import Undo, undone
 from ...families.comfy import ComfyNetwork
 from .attention import override
-from .checks import check_call, check_cfg, check_host, concrete
+from .checks import check_call, check_cfg, check_host, check_steps, concrete
 from .levels import Levels
 from .networks import Layout, entry_of, like_of, network_of
 from .passes import NetworkCall
@@ -80,6 +80,7 @@ def sampled(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     check_host(rules, guider.model_options, bool(guider.conds.get("negative")), mine.conditions)
     check_cfg(rules, guider.model_options, getattr(guider, "cfg", 1.0))
+    check_steps(rules, kwargs["sampler"] if "sampler" in kwargs else args[2])
     levels = Levels.of(guider.model_patcher.get_model_object("model_sampling"), sigmas)
 
     def guided(undo: Undo) -> Any:

@@ -40,7 +40,8 @@ def methods(
                                                       help="Show these in full; none lists all.")] = None,
     as_json: shared.Json = False,
 ) -> None:
-    """List the methods by kind, or show some in full: parameters, defaults by model and their source, paper and equation."""
+    """List the methods by kind, and what papers gave beside them in Python; or show some methods in full: parameters, defaults
+    by model and their source, paper and equation."""
     from ...methods import LISTED
     from ..pages.catalogue import catalogue
 
@@ -60,21 +61,25 @@ def methods(
 
 def _overview(found: list[dict[str, Any]]) -> None:
     from ..pages.catalogue import KINDS, recipe_rows, values
+    from ..pages.functions import listed
 
     for kind, title in KINDS.items():
-        table = folded("name", "formula (paper); parameters")
-        for method in found:
-            if method["kind"] == kind:
-                table.add_row(method["name"], "\n".join(filter(None, [f"{method['equation']} ({method['paper']})",
-                                                                      values(method["parameters"])])))
-        out.print()
-        out.print(styled(title))
-        out.print(table)
-    table = folded("name", "rules (source)")
-    for row in recipe_rows():
-        table.add_row(row["name"], f"{row['rules']} ({row['source']})")
+        _table(title, "formula (paper); parameters", [(method["name"], "\n".join(filter(None, [
+            f"{method['equation']} ({method['paper']})", values(method["parameters"])])))
+            for method in found if method["kind"] == kind])
+    _table("Recipes, by --recipe NAME", "rules (source)",
+           [(row["name"], f"{row['rules']} ({row['source']})") for row in recipe_rows()])
+    for title, rows in listed().items():
+        _table(title, "what it is (paper)", rows)
+
+
+def _table(title: str, what: str, rows: list[tuple[str, str]]) -> None:
+    """Names and what they are, under a title."""
+    table = folded("name", what)
+    for row in rows:
+        table.add_row(*row)
     out.print()
-    out.print(styled("Recipes, by --recipe NAME"))
+    out.print(styled(title))
     out.print(table)
 
 

@@ -5,6 +5,7 @@ import re
 from importlib import import_module
 from typing import Any
 
+from ...methods.energy.presets import PRESETS
 from ...objectives import OBJECTIVES, RESIDUALS
 from .methods import MADE, cell
 
@@ -33,6 +34,19 @@ def _public(name: str) -> list[tuple[str, Any]]:
     module = import_module(f"emag.{name}")
     return [(key, value) for key, value in vars(module).items() if key[0] != "_" and callable(value)
             and getattr(value, "__module__", "") == module.__name__]
+
+
+def listed() -> dict[str, list[tuple[str, str]]]:
+    """What stands beside the methods by name, as `emag methods` lists it: {title: [(name, what it is, with its papers)]}."""
+    return {
+        "Presets of energy, by energy=SCORE,preset=NAME": [
+            (name, f"{one.equation} ({one.paper})") for name, one in PRESETS.items()],
+        "Functions and classes, in Python": [
+            (name, f"{text} (arXiv {', '.join(numbers)})") for name, text, numbers in rows()],
+        "Objectives of training: emag.objectives.OBJECTIVES": [
+            (row.name, f"{row.equation} ({row.paper})") for row in OBJECTIVES.values()],
+        "Residuals of score distillation: emag.objectives.RESIDUALS": [(row.name, row.paper) for row in RESIDUALS.values()],
+    }
 
 
 def page() -> str:

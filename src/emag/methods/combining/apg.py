@@ -9,6 +9,7 @@ from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import capped, on_channels, project
 from ...schedules import Scale, check_scale, known, weight
+from ..common.history import moves_on, spared, summed
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,15 @@ class APG(Rule):
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
+            state.pop("sum", None)  # behind a step without guidance it starts anew
             return pred
         assert self.norm_threshold is not None and self.momentum is not None
         # fp64: the parallel part is a small share of two large dot products
         part, null = (p[:, :self.channels].double() for p in (pred, branches[UNCOND]))
         # D <- (c - u) + beta D; beta is below 0, so that a direction pushed along before counts less now
-        total = part - null + self.momentum * state.get("momentum", 0.0)
+        total = part - null
         if self.momentum:  # else nothing is remembered, and a step's answer is its own
-            state["momentum"] = total
+            total = summed(total, self.momentum, spared(branches), moves_on(step, state), state)
         parallel, orthogonal = project(capped(total, self.norm_threshold), part)
         scale = weight(self.scale, branches, step, state, parallel)
         # p is u + D already, so w - 1 times the push is left to add

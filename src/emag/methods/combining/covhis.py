@@ -9,7 +9,7 @@ from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import norm
 from ...schedules import Scale, check_scale, weight
-from ..common.history import moves_on
+from ..common.history import moves_on, spared, summed
 
 TINY = 1e-8
 
@@ -63,11 +63,12 @@ class CovHiS(Rule):
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         gap = (pred - branches[UNCOND]).double()
-        if moves_on(step, state):
-            state["past"] = [*state.get("past", []), *state.pop("last", [])][-self.window:]
-            state["before"] = state.get("total", torch.zeros_like(gap))
-        total = state["total"] = gap + self.momentum * state["before"]
-        state["last"] = [gap]
+        alone, new = spared(branches), moves_on(step, state)
+        total = summed(gap, self.momentum, alone, new, state)
+        if new:
+            state["past"] = [torch.where(alone, 0.0, one) for one in [*state.get("past", []), *state.pop("last", [])]]
+            del state["past"][:-self.window]
+            state["last"] = [gap]
         push = total - (1 - self.eta) * _within(total, state["past"], self.rank)
         push = weight(self.scale, branches, step, state, push) * push
         share = norm(push) / (norm(branches[COND].double()) + TINY)

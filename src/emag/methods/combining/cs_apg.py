@@ -10,6 +10,7 @@ from ...core import UNCOND, Branches, Conditioned, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import capped, project
 from ...schedules import Scale, check_scale, known, weight
+from ..common.history import moves_on, summed
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,20 @@ class CSAPG(Rule):
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.branches(step):
             return pred
+        new_level = moves_on(step, state)
         # p is e + (p - e) already, so w - 1 times each projected difference is left to add
         new = pred.double()
         if known(self.scale, step) != 1:
             scale = weight(self.scale, branches, step, state, new)
-            new = new + (scale - 1) * self._step("text", pred, branches[Conditioned(self.context)], pred, state)
+            new = new + (scale - 1) * self._step("text", pred, branches[Conditioned(self.context)], pred, new_level, state)
         if self.context_scale != 1:
             context = branches[Conditioned(self.context)], branches[UNCOND]
-            new = new + (self.context_scale - 1) * self._step("context", *context, pred, state)
+            new = new + (self.context_scale - 1) * self._step("context", *context, pred, new_level, state)
         return new.to(pred.dtype)
 
     def _step(self, name: str, strong: torch.Tensor, weak: torch.Tensor, onto: torch.Tensor,
-              state: dict[str, Any]) -> torch.Tensor:
+              new: bool, state: dict[str, Any]) -> torch.Tensor:
         """A(strong - weak), with the momentum kept under `name`."""
-        total = state[name] = strong.double() - weak.double() + self.momentum * state.get(name, 0.0)
+        total = summed(strong.double() - weak.double(), self.momentum, False, new, state, name)
         parallel, orthogonal = project(capped(total, self.norm_threshold), onto.double())
         return orthogonal + self.eta * parallel

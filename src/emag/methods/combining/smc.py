@@ -9,7 +9,7 @@ from ...core import UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import per_sample
 from ...schedules import Scale, check_scale, known, weight
-from ..common.history import moves_on
+from ..common.history import moves_on, spared
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,14 @@ class SMCCFG(Rule):
         if not self.reads_null(step):
             return pred
         gap = pred - branches[UNCOND]
-        if moves_on(step, state):
-            state["before"] = state.get("last", gap)
-        corrected = state["last"] = self._corrected(gap, state["before"])
+        alone = spared(branches)
+        new = moves_on(step, state)
+        if new:
+            state["before"] = torch.where(state["held"], state["last"], gap) if "last" in state else gap
+        # where no guidance is, there is nothing to steer: K sign(...) of nothing but the past would be noise
+        corrected = torch.where(alone, gap, self._corrected(gap, state["before"]))
+        if new:
+            state["last"], state["held"] = corrected, ~alone
         scale = weight(self.scale, branches, step, state, pred)
         # u + w e' as p plus what is new, so that scale 1 and gain 0 give p to the bit
         return pred + (scale - 1) * gap + scale * (corrected - gap)

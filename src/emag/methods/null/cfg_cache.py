@@ -9,6 +9,7 @@ import torch
 from ...core import COND, UNCOND, Branches, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
+from ..common.history import moves_on
 from ..common.saver import Saver
 
 Range = tuple[float, ...]
@@ -74,13 +75,16 @@ class CFGCache(Saver):
     def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
         cond = branches[COND]
         wide = unpack(cond if cond.dtype == torch.float64 else cond.float(), step)
-        if self.due(step) and "parts" in state:
+        new = moves_on(step, state)
+        if new:
+            state["before"] = state.get("parts")
+        if self.due(step) and state["before"] is not None:
             # the kept difference, its bands raised by the published factors while the step is in their range
-            grown = [factor * part for factor, part in zip(self._factors(step), state["parts"])]
+            grown = [factor * part for factor, part in zip(self._factors(step), state["before"])]
             if self.compounding:
                 state["parts"] = grown
             return pack(wide + grown[0] + grown[1], step).to(cond.dtype)
-        if UNCOND in branches:
+        if UNCOND in branches and new:
             apart = unpack(branches[UNCOND].to(wide.dtype), step) - wide
             low = low_pass(apart, self.radius)
             state["parts"] = [low, apart - low]

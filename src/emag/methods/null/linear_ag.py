@@ -9,6 +9,7 @@ import torch
 
 from ...core import COND, UNCOND, Branches, RunStart, Step
 from ...errors import BadValue
+from ..common.history import moves_on
 from ..common.saver import Saver
 
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -90,15 +91,17 @@ class LinearAG(Saver):
         return step.index % self.every != 0 and step.index < self.until * step.count
 
     def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
-        past: list[Pair] = state.setdefault("past", [])
+        new = moves_on(step, state)
+        if new:
+            state["before"] = state.get("past", [])
+        before: list[Pair] = state["before"]
         cond, given = branches[COND], None
-        if self.due(step) and len(past) == self.pairs:
-            given = self._estimate(cond, past, step)
+        if self.due(step) and len(before) == self.pairs:
+            given = self._estimate(cond, before, step)
         # what was estimated is past too, for the next estimates
         null = branches.get(UNCOND) if given is None else given
-        if null is not None:
-            past.append((cond, null))
-            del past[:-self.pairs]
+        if new and null is not None:
+            state["past"] = [*before, (cond, null)][-self.pairs:]
         return given
 
     def _estimate(self, cond: torch.Tensor, past: Sequence[Pair], step: Step) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from ...core import COND, UNCOND, Branches, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import cosine_between, divided, dot
-from ..common.history import previous
+from ..common.history import previous, spared
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class OEC(Rule):
         ours, theirs = ((now - then).double() for now, then in zip(pair, before, strict=True))
         q = cosine_between(ours, theirs)
         moved = (1 - q) * divided(dot(ours, theirs), dot(ours, ours)) * ours
-        return (pair[1] + torch.where(q < self.threshold, moved, 0.0)).to(pair[1].dtype)
+        return (pair[1] + torch.where((q < self.threshold) & ~spared(branches), moved, 0.0)).to(pair[1].dtype)
