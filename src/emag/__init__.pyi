@@ -91,6 +91,7 @@ from .methods.combining.perp_neg import PerpNeg as PerpNeg
 from .methods.combining.s_cfg import SCFG as SCFG
 from .methods.combining.samg import SAMG as SAMG
 from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
+from .methods.combining.sld import SLD as SLD
 from .methods.combining.smc import SMCCFG as SMCCFG
 from .methods.combining.tonemap import Tonemap as Tonemap
 

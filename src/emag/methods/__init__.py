@@ -42,6 +42,7 @@ from .combining.perp_neg import PerpNeg
 from .combining.s_cfg import SCFG
 from .combining.samg import SAMG
 from .combining.skimmed import SkimmedCFG
+from .combining.sld import SLD
 from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
 from .condition.cads import CADS
@@ -102,7 +103,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
-    SAMG, CoRe2,
+    SAMG, CoRe2, SLD,
     OEC, ReCFG,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,

@@ -7,6 +7,7 @@ from ...core import COND, Rule
 from ...methods.combining.compositional import compositional
 from ...methods.combining.cs_apg import CSAPG
 from ...methods.combining.perp_neg import PerpNeg
+from ...methods.combining.sld import SLD
 from ...methods.condition.modulation import ModulationGuidance
 from ...methods.weak.negative import Negative
 from ...samplers import SOLVERS
@@ -33,6 +34,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "characteristic": "characteristic=3,iterations=12,tolerance=0.01",
     "negative": (Negative(2.0, OTHER),),
     "perp-neg": (PerpNeg(negative=OTHER),),
+    "sld": (SLD(negative=OTHER, warm_up=0),),
     "modulation": (ModulationGuidance(OTHER),),
     "nag": "nag cfg=1",
     "o-nag": "o-nag cfg=1",
