@@ -128,6 +128,7 @@ from .methods.null.unguide import UnGuide as UnGuide
 from .methods.null.zero_star import ZeroStar as ZeroStar
 from .methods.weak.asag import ASAG as ASAG
 from .methods.weak.autoguidance import Autoguidance as Autoguidance
+from .methods.weak.dng import DNG as DNG
 from .methods.weak.erg_push import ERGPush as ERGPush
 from .methods.weak.internal import InternalGuidance as InternalGuidance
 from .methods.weak.negative import Negative as Negative

@@ -85,6 +85,7 @@ ROWS = (
     one(C["internal-guidance"](1.4), C["internal-guidance"](1.0), sees=True, only=("headed",)),
     one(C["swg"](2.0, 0.7, unit=2), C["swg"](1.0, 0.7, unit=2), sees=True, only=("sd3", "dit", "pixart")),
     one(C["negative"](2.0, "prompt:281"), C["negative"](1.0), sees=True, only=("dit",)),
+    one(C["dng"](3.0, "prompt:281", 0.3), C["dng"](1.0, "prompt:281"), sees=True, only=("dit",)),
     one(C["autoguidance"](2.0), C["autoguidance"](1.0), **OTHER),
     Trial("sine", (C["sine"](0.7, source="cond"),), (C["sine"](1.0),), **OTHER),
     one(C["icg"](), sees=True, only=("sd3", "pixart", "true-cfg")),

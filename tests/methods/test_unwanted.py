@@ -1,4 +1,4 @@
-"""Prompts of what is not wanted, with a weight that the run finds: SLD."""
+"""Prompts of what is not wanted, with a weight that the run finds: SLD, DNG."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,9 @@ import torch
 
 import emag
 from emag.core import COND, UNCOND, combine
-from emag.errors import BadValue
+from emag.errors import BadValue, Unsupported
+from emag.maths.predictions import convert
+from reference import at_step
 from test_free_methods import close, guided, row, step_at, tensors
 
 COUNT = 6
@@ -37,8 +39,8 @@ def test_sld_is_the_pipeline_of_diffusers(warm_up, strength, threshold, momentum
     published = pytest.importorskip(place).StableDiffusionPipelineSafe.perform_safety_guidance
     rule, mean = emag.SLD(3.0, "prompt:x", strength, threshold, warm_up, momentum, decay), None
     for index, (made, (p, u, n)) in enumerate(zip(course(rule, triples()), triples(), strict=True)):
-        push, mean = published(SimpleNamespace(), True, mean, p - u, (p, u, n), index, strength, warm_up, threshold, momentum,
-                               decay)
+        push, mean = published(SimpleNamespace(), True, mean, p - u, (p, u, n), index, strength, warm_up, threshold,
+                               momentum, decay)
         close(made, u + 3.0 * push)
 
 
@@ -68,9 +70,81 @@ def test_sld_updates_its_mean_once_a_level():
     assert torch.equal(first, again)
 
 
+# dynamic negative guidance
+
+ALPHAS = (0.2, 0.45, 0.7, 0.9, 0.99)  # of a path that preserves variance
+
+
+def published(xs, conds, negatives, w, prior, temperature, offset, least, most):
+    """The authors' posterior and prediction of each step, by their names, for epsilon predictions."""
+    p, found = torch.full((len(xs[0]),), prior, dtype=torch.float64), []
+    for i, (x, cond, negative) in enumerate(zip(xs, conds, negatives, strict=True)):
+        if i:
+            a_bar, a_bar_next = ALPHAS[i - 1] ** 2, ALPHAS[i] ** 2
+            a = a_bar / a_bar_next
+            variance = (1 - a_bar_next) / (1 - a_bar) * (1 - a)
+            mean, bad = ((xs[i - 1] - (1 - a) / (1 - a_bar) ** 0.5 * noise) / a**0.5
+                         for noise in (conds[i - 1], negatives[i - 1]))
+            diff = (x - bad).flatten(1).square().sum(1) - (x - mean).flatten(1).square().sum(1)
+            p = (p * torch.exp((offset - temperature * diff) / (2 * variance))).clamp(least, most)
+        found.append(cond - ((w - 1) * p / (1 - p)).view(-1, 1, 1, 1) * (negative - cond))
+    return found
+
+
+def followed(rule, xs, conds, negatives, space="epsilon", alphas=ALPHAS):
+    """What `rule` makes of a run through xs, whose predictions are given as epsilon and told in `space`."""
+    state, found = {}, []
+    sigmas = tuple((1 - a**2) ** 0.5 for a in alphas)
+    for i, x in enumerate(xs):
+        step = at_step("vp", space, x, index=i, sigmas=sigmas, alphas=alphas)
+        there = {name: convert(pred, x, step.alpha, step.sigma, "epsilon", space)
+                 for name, pred in ((COND, conds[i]), (rule.perturbation, negatives[i]))}
+        made = rule.apply(there[COND], there, step, state)
+        assert torch.equal(rule.apply(there[COND], there, step, state), made)  # a level that comes twice changes nothing
+        found.append(convert(made, x, step.alpha, step.sigma, space, "epsilon"))
+    return found
+
+
+@pytest.mark.parametrize("space", ["epsilon", "v", "x0"])
+def test_dng_is_the_authors_loop(space):
+    xs, conds, negatives = ([0.3 * x for x in tensors(seed, 5, 3, 2, 4, 4)] for seed in (1, 2, 3))
+    for settings in ((0.4, 1.0, 0.0, 0.05, 0.6), (0.1, 0.02, 0.02, 1e-6, 0.8)):
+        made = followed(emag.DNG(3.0, "prompt:x", *settings), xs, conds, negatives, space)
+        wanted = published(xs, conds, negatives, 3.0, *settings)
+        for one, other in zip(made, wanted, strict=True):
+            close(one, other, atol=1e-9, rtol=1e-9)
+    assert len({round(float((one - c)[0].norm() / (c - n)[0].norm()), 6)
+                for one, c, n in zip(made, conds, negatives, strict=True)}) > 2
+
+
+def test_dng_pushes_where_the_run_looks_like_the_negative_prompt():
+    """Samples that go where n leads reach the highest P, those that go where p leads the lowest, each by itself."""
+    (x,), (cond, negative) = tensors(4, 1, 2, 2, 4, 4), tensors(5, 2, 2, 2, 4, 4)
+    xs = [x]
+    for i in range(len(ALPHAS) - 1):
+        lead = torch.stack([negative[0], cond[1]])
+        clean = (xs[-1] - (1 - ALPHAS[i] ** 2) ** 0.5 * lead) / ALPHAS[i]
+        xs.append(ALPHAS[i + 1] * clean + (1 - ALPHAS[i + 1] ** 2) ** 0.5 * lead)
+    rule = emag.DNG(2.0, "prompt:x", 0.1, 1.0, 0.0, 1e-3, 0.75)
+    shares = (followed(rule, xs, [cond] * 5, [negative] * 5)[-1] - cond) / (cond - negative)
+    close(shares[0], torch.full_like(shares[0], 3.0))  # 0.75 / 0.25
+    close(shares[1], torch.full_like(shares[1], 1e-3 / (1 - 1e-3)))
+
+
+def test_dng_that_is_told_nothing_is_a_negative_prompt_of_constant_weight():
+    xs, conds, negatives = (tensors(seed, 5, 2, 2, 4, 4) for seed in (1, 2, 3))
+    made = followed(emag.DNG(5.0, "prompt:x", 0.2, 0.0, 0.0), xs, conds, negatives)
+    for one, cond, negative in zip(made, conds, negatives, strict=True):
+        close(one, cond + 4 * 0.25 * (cond - negative))
+    with pytest.raises(Unsupported):
+        emag.DNG(2.0).fits_tokens(True)
+
+
 @pytest.mark.parametrize("make", [
+    lambda: emag.DNG(2.0, prior=0.0), lambda: emag.DNG(2.0, most=1.0), lambda: emag.DNG(2.0, prior=0.9),
+    lambda: emag.DNG(2.0, temperature=-1.0), lambda: emag.DNG(2.0, every=2), lambda: emag.DNG(2.0, "cond"),
     lambda: emag.SLD(-1.0), lambda: emag.SLD(2.0, "uncond"), lambda: emag.SLD(2.0, strength=-1.0),
     lambda: emag.SLD(2.0, warm_up=-1), lambda: emag.SLD(2.0, decay=1.0)])
 def test_odd_settings_are_refused(make):
-    with pytest.raises(BadValue, match="sld"):
+    with pytest.raises(BadValue, match=r"sld|dng"):
         make()

@@ -31,6 +31,7 @@ FAMILY = Family(
             "swg": Default({"scale": 1.2}, "the authors' s 0.2 on EDM2-S, for FID; 2.1 for FDD"),
             "soft-pag": Default({"scale": 4.0}, "the authors' s 3; 8 on FLUX"),
             "asag": Default({"scale": 2.5}, "a community port: s 1.5, the middle block"),
+            "dng": Default({"scale": 6.0}, "the authors' lambda 5 on CIFAR-10"),
             "apg": Default({"scale": 4.0, "norm_threshold": 15.0, "momentum": -0.5},
                            "untested default: DiT's scale and momentum, diffusers' threshold"),
             "perp-neg": Default({"scale": 8.0}, "ComfyUI's node"),

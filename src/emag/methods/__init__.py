@@ -71,6 +71,7 @@ from .null.unguide import UnGuide
 from .null.zero_star import ZeroStar
 from .weak.asag import ASAG
 from .weak.autoguidance import Autoguidance
+from .weak.dng import DNG
 from .weak.erg_push import ERGPush
 from .weak.internal import InternalGuidance
 from .weak.negative import Negative
@@ -96,7 +97,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     SLG, STG, S2, TPG, SSG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,
+    TSG, SG, SWG, InternalGuidance, Negative, DNG, Autoguidance, SINE,
     ICG, GFCG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,

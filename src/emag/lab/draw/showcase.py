@@ -9,6 +9,7 @@ from ...methods.combining.cs_apg import CSAPG
 from ...methods.combining.perp_neg import PerpNeg
 from ...methods.combining.sld import SLD
 from ...methods.condition.modulation import ModulationGuidance
+from ...methods.weak.dng import DNG
 from ...methods.weak.negative import Negative
 from ...samplers import SOLVERS
 from ..pages.catalogue import catalogue
@@ -33,6 +34,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fds": "cfg fds=0.3",
     "characteristic": "characteristic=3,iterations=12,tolerance=0.01",
     "negative": (Negative(2.0, OTHER),),
+    "dng": (DNG(negative=OTHER, prior=0.1),),
     "perp-neg": (PerpNeg(negative=OTHER),),
     "sld": (SLD(negative=OTHER, warm_up=0),),
     "modulation": (ModulationGuidance(OTHER),),

@@ -62,7 +62,7 @@ def check_condition(rule: str, field: str, condition: str) -> None:
 
 
 def check_negative(rule: str, negative: str) -> None:
-    """Raise `BadValue` where a rule's negative is no name, or that of a clean branch: away from "uncond" is what CFG does."""
+    """Raise `BadValue` where a rule's negative is no name, or a clean branch's: away from "uncond" is what CFG does."""
     check_condition(rule, "negative", negative)
     if negative in (COND, UNCOND):
         raise BadValue(f"{rule} negative is another prompt, 'prompt:a text' or a name, not 'cond' or 'uncond'")
