@@ -79,6 +79,7 @@ from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
+from .methods.combining.contrastive import ContrastiveCFG as ContrastiveCFG
 from .methods.combining.core2 import CoRe2 as CoRe2
 from .methods.combining.covhis import CovHiS as CovHiS
 from .methods.combining.cs_apg import CSAPG as CSAPG

@@ -124,6 +124,8 @@ ROWS = (
     Trial("s-cfg-across", (C["s-cfg"](2.0, layers=(1, 2), cross=True),), (C["s-cfg"](1.0, layers=(1, 2), cross=True),),
           sees=True, only=("pixart",)),
     one(C["perp-neg"](3.0, "prompt:281"), C["perp-neg"](1.0, "prompt:281", 0.0), sees=True, only=("dit",)),
+    one(C["contrastive"](2.0, "prompt:281", 0.02), C["contrastive"](1.0, "prompt:281", 0.02, 0.0, True), sees=True,
+        only=("dit",)),
     one(C["sld"](3.0, "prompt:281", 2.0, 0.1, 1), C["sld"](1.0, "prompt:281", 0.0), sees=True, only=("dit",)),
     Trial("pag-uniform", (C["pag"](2.0, (1, 2), "uniform"),), sees=True),
     one(C["c-tag"](3.0, 0.7), C["c-tag"](1.0, 0.0)),

@@ -1,4 +1,4 @@
-"""Prompts of what is not wanted, with a weight that the run finds: SLD, DNG."""
+"""Prompts of what is not wanted, with a weight that the run finds: SLD, DNG, contrastive CFG."""
 
 from types import SimpleNamespace
 
@@ -140,11 +140,42 @@ def test_dng_that_is_told_nothing_is_a_negative_prompt_of_constant_weight():
         emag.DNG(2.0).fits_tokens(True)
 
 
+# contrastive CFG
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_contrastive_cfg_is_the_authors_step(plain):
+    for p, u, n in triples():
+        square = lambda d: 0.02 * d.square().sum((1, 2, 3), keepdim=True)  # noqa: E731
+        wanted = u + 3 * (p - u) * (1 if plain else 2 / (1 + torch.exp(-square(p - u))))
+        far = torch.exp(-square(n - u))
+        wanted = wanted - 3 * (n - u) * 2 * far / (1 + far)
+        close(course(emag.ContrastiveCFG(3.0, "prompt:x", 0.02, plain=plain), [(p, u, n)])[0], wanted)
+
+
+def test_contrastive_cfg_runs_from_plain_negation_to_none():
+    """tau 0 weighs both with 1; a large one the prompt with 2 and the negative with 0, however far it is."""
+    for p, u, n in triples():
+        close(course(emag.ContrastiveCFG(3.0, "prompt:x", 0.0, 0.7), [(p, u, n)])[0], u + 3 * (p - u - 0.7 * (n - u)))
+        close(course(emag.ContrastiveCFG(3.0, "prompt:x", 1e9), [(p, u, n)])[0], guided(emag.CFG(6.0), p, u))
+        plain = emag.ContrastiveCFG(3.0, "prompt:x", 1e9, plain=True)
+        close(course(plain, [(p, u, n)])[0], guided(emag.CFG(3.0), p, u))
+
+
+def test_contrastive_cfg_pushes_less_the_farther_the_negative_is():
+    rule = emag.ContrastiveCFG(1.0, "prompt:x", 0.5, plain=True)
+    pushes = [-float(course(rule, [(row(0, 0), row(0, 0), row(d, 0))])[0][0, 0]) / d for d in (0.01, 1.0, 2.0, 4.0)]
+    assert pushes == sorted(pushes, reverse=True) and pushes[0] == pytest.approx(1, abs=1e-4) and 0 < pushes[3] < 1e-3
+    assert emag.ContrastiveCFG(0.0, "prompt:x").branches(step_at(row(0))) == ()
+
+
 @pytest.mark.parametrize("make", [
-    lambda: emag.DNG(2.0, prior=0.0), lambda: emag.DNG(2.0, most=1.0), lambda: emag.DNG(2.0, prior=0.9),
+    lambda: emag.ContrastiveCFG(2.0, tau=-1.0), lambda: emag.ContrastiveCFG(2.0, "cond"),
+    lambda: emag.ContrastiveCFG(2.0, against=-1.0), lambda: emag.DNG(2.0, prior=0.0),
+    lambda: emag.DNG(2.0, most=1.0), lambda: emag.DNG(2.0, prior=0.9),
     lambda: emag.DNG(2.0, temperature=-1.0), lambda: emag.DNG(2.0, every=2), lambda: emag.DNG(2.0, "cond"),
     lambda: emag.SLD(-1.0), lambda: emag.SLD(2.0, "uncond"), lambda: emag.SLD(2.0, strength=-1.0),
     lambda: emag.SLD(2.0, warm_up=-1), lambda: emag.SLD(2.0, decay=1.0)])
 def test_odd_settings_are_refused(make):
-    with pytest.raises(BadValue, match=r"sld|dng"):
+    with pytest.raises(BadValue, match=r"sld|dng|contrastive"):
         make()

@@ -30,6 +30,7 @@ from .combining.bounded import ADG, PMCCFG, AdaMaG
 from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
+from .combining.contrastive import ContrastiveCFG
 from .combining.core2 import CoRe2
 from .combining.covhis import CovHiS
 from .combining.cs_apg import CSAPG
@@ -104,7 +105,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     Compose, CSAPG, HMCFG,
     ZeroStar, FDG, FACFG, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
-    SAMG, CoRe2, SLD,
+    SAMG, CoRe2, SLD, ContrastiveCFG,
     OEC, ReCFG,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,

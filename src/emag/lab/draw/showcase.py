@@ -5,6 +5,7 @@ from typing import Any
 
 from ...core import COND, Rule
 from ...methods.combining.compositional import compositional
+from ...methods.combining.contrastive import ContrastiveCFG
 from ...methods.combining.cs_apg import CSAPG
 from ...methods.combining.perp_neg import PerpNeg
 from ...methods.combining.sld import SLD
@@ -34,6 +35,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fds": "cfg fds=0.3",
     "characteristic": "characteristic=3,iterations=12,tolerance=0.01",
     "negative": (Negative(2.0, OTHER),),
+    "contrastive": (ContrastiveCFG(negative=OTHER, tau=0.01),),
     "dng": (DNG(negative=OTHER, prior=0.1),),
     "perp-neg": (PerpNeg(negative=OTHER),),
     "sld": (SLD(negative=OTHER, warm_up=0),),
