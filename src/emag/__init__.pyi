@@ -63,6 +63,7 @@ from .methods.after.zero_init import ZeroInit as ZeroInit
 from .methods.attention.feature_reuse import FeatureReuse as FeatureReuse
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
+from .methods.attention.nasa import NASA as NASA
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA

@@ -11,6 +11,7 @@ FAMILY = Family(
         "*": {
             "nag": Default({"scale": 5.0, "alpha": 0.25, "sigma_end": 0.75},
                            "the authors' ComfyUI workflows for Flux and SD3.5"),
+            "nasa": Default({"strength": 0.5}, "the authors' PixArt-alpha; untested elsewhere"),
             "vsf": Default({"flip": 3.5, "offset": 0.1}, "the authors' SD3.5-large-turbo script"),
             "textailor": Default({"layers": tuple(at / 57 for at in (2, 7, 12, 17, 22))},
                                  "the authors' blocks of FLUX.1 dev, untested elsewhere"),

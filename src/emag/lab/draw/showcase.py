@@ -42,6 +42,7 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "modulation": (ModulationGuidance(OTHER),),
     "nag": "nag cfg=1",
     "o-nag": "o-nag cfg=1",
+    "nasa": "nasa cfg=1",
     "vsf": "vsf cfg=1",
     "energy": "cfg energy=colour:0.9:0.1:0.1,strength=0.05,normalise=rms",
     "gfcg": "gfcg=ship,rivals=deer,power=0",
