@@ -64,6 +64,7 @@ from .methods.attention.feature_reuse import FeatureReuse as FeatureReuse
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
 from .methods.attention.nasa import NASA as NASA
+from .methods.attention.neg_to_me import NegToMe as NegToMe
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA

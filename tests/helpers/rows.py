@@ -52,6 +52,8 @@ ROWS = (
         only=("sd3", "pixart")),
     one(C["o-nag"](2.0, layers=(1, 2)), C["o-nag"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart")),
     one(C["nasa"](0.6, layers=(1, 2)), C["nasa"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart")),
+    one(C["neg-to-me"](style(), 0.6, -0.2, 0.3, (1, 2)), C["neg-to-me"](style(), 0.0, layers=(1, 2)), sees=True,
+        only=("sd3", "dit", "pixart")),
     one(C["vsf"](2.0, 0.1, layers=(1, 2)), sees=True, only=("sd3", "pixart")),
     one(C["pladis"](2.0, layers=(1, 2)), C["pladis"](0.0, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),
     one(C["gag"](0.8, layers=(1, 2)), sees=True, only=("sd3", "pixart", "true-cfg")),

@@ -20,6 +20,7 @@ from .attention.feature_reuse import FeatureReuse
 from .attention.gag import GAG
 from .attention.nag import NAG
 from .attention.nasa import NASA
+from .attention.neg_to_me import NegToMe
 from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
@@ -94,7 +95,7 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative, ModulationGuidance,
-    NAG, ONAG, NASA, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
+    NAG, ONAG, NASA, NegToMe, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SSG, SAG,
     SEG, ERG, ERGPush, ASAG,

@@ -60,6 +60,7 @@ SKIPPED = {
     "feedback": "needs a scoring function, from Python",
     "ctrl-z": "needs a reward function, from Python",
     "fkc-reward": "needs a reward function, from Python",
+    "neg-to-me": "needs a file of the reference image's latents",
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",
