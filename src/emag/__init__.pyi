@@ -88,6 +88,7 @@ from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
 from .methods.combining.fdg import FDG as FDG
 from .methods.combining.fresca import FreSca as FreSca
+from .methods.combining.hiwave import HiWave as HiWave
 from .methods.combining.hm_cfg import HMCFG as HMCFG
 from .methods.combining.mahiro import MaHiRo as MaHiRo
 from .methods.combining.perp_neg import PerpNeg as PerpNeg

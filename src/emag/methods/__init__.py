@@ -39,6 +39,7 @@ from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
 from .combining.fdg import FDG
 from .combining.fresca import FreSca
+from .combining.hiwave import HiWave
 from .combining.hm_cfg import HMCFG
 from .combining.mahiro import MaHiRo
 from .combining.perp_neg import PerpNeg
@@ -105,7 +106,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,
-    ZeroStar, FDG, FACFG, SCFG,
+    ZeroStar, FDG, FACFG, HiWave, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
     SAMG, CoRe2, SLD, ContrastiveCFG,
     OEC, ReCFG,

@@ -21,6 +21,7 @@ OTHER = "prompt:a photo of a deer"
 EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fdg": "fdg=4+2.5",
     "fa-cfg": "fa-cfg=4,low=2.5",
+    "hiwave": "hiwave=4",
     "rcfg": "scale=1.2 rcfg=onetime",
     "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
     "fkc-anneal": "fkc-anneal reverse-sde",
