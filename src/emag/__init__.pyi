@@ -63,6 +63,8 @@ from .methods.after.zero_init import ZeroInit as ZeroInit
 from .methods.attention.feature_reuse import FeatureReuse as FeatureReuse
 from .methods.attention.gag import GAG as GAG
 from .methods.attention.nag import NAG as NAG
+from .methods.attention.nasa import NASA as NASA
+from .methods.attention.neg_to_me import NegToMe as NegToMe
 from .methods.attention.onag import ONAG as ONAG
 from .methods.attention.pladis import PLADIS as PLADIS
 from .methods.attention.taca import TACA as TACA
@@ -79,18 +81,21 @@ from .methods.combining.c_tag import CTAG as CTAG
 from .methods.combining.cfg import CFG as CFG
 from .methods.combining.compose import Compose as Compose
 from .methods.combining.compose import Term as Term
+from .methods.combining.contrastive import ContrastiveCFG as ContrastiveCFG
 from .methods.combining.core2 import CoRe2 as CoRe2
 from .methods.combining.covhis import CovHiS as CovHiS
 from .methods.combining.cs_apg import CSAPG as CSAPG
 from .methods.combining.fa_cfg import FACFG as FACFG
 from .methods.combining.fdg import FDG as FDG
 from .methods.combining.fresca import FreSca as FreSca
+from .methods.combining.hiwave import HiWave as HiWave
 from .methods.combining.hm_cfg import HMCFG as HMCFG
 from .methods.combining.mahiro import MaHiRo as MaHiRo
 from .methods.combining.perp_neg import PerpNeg as PerpNeg
 from .methods.combining.s_cfg import SCFG as SCFG
 from .methods.combining.samg import SAMG as SAMG
 from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
+from .methods.combining.sld import SLD as SLD
 from .methods.combining.smc import SMCCFG as SMCCFG
 from .methods.combining.tonemap import Tonemap as Tonemap
 
@@ -127,6 +132,7 @@ from .methods.null.unguide import UnGuide as UnGuide
 from .methods.null.zero_star import ZeroStar as ZeroStar
 from .methods.weak.asag import ASAG as ASAG
 from .methods.weak.autoguidance import Autoguidance as Autoguidance
+from .methods.weak.dng import DNG as DNG
 from .methods.weak.erg_push import ERGPush as ERGPush
 from .methods.weak.internal import InternalGuidance as InternalGuidance
 from .methods.weak.negative import Negative as Negative

@@ -85,6 +85,8 @@ def own(rng, method, style):
         "cads": lambda: {"tau1": 0.2, "tau2": 0.9, "psi": 0.5},
         "spg": lambda: {"style": style},
         "negative": lambda: {"negative": OTHER},
+        "nasa": lambda: {"negative": rng.choice((None, OTHER)), "strength": rng.choice((0.2, 1.0))},
+        "neg-to-me": lambda: {"reference": style, "threshold": rng.choice((-1.0, 0.2)), "sigma_end": rng.choice((0.0, 0.5))},
         "o-nag": lambda: {"negative": rng.choice((None, OTHER)), "sigma_end": rng.choice((0.0, 0.5))},
         "soft-pag": lambda: {"heads": rng.choice((("1.0",), ("0.1", "2.0"), ("1.9",))), "strength": rng.choice((0.3, 1.0))},
         "swg": lambda: {"share": 0.7, "unit": 2},

@@ -16,7 +16,7 @@ from tiny import CASES, noise, sd3, sd3_call
 
 COLUMNS = {column.label: _sure(column) for column in tried()}
 ALONE = {"nag", "vsf", "autoguidance", "sine", "domain", "priors", "personalization", "rlg", "unguide", "hm-cfg", "core2",
-         "o-nag", "sg", "swg", "internal-guidance"}
+         "o-nag", "nasa", "sg", "swg", "internal-guidance"}
 
 
 def rules_of(label):

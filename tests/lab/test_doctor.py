@@ -25,7 +25,7 @@ NEEDS_NULL = ("null", "combining", "after", "energy")  # an energy is tried afte
 
 def expected(method, kind, case):
     """What the docs say of a method on a network: "works" or "unsupported"."""
-    if method in ("nag", "o-nag", "vsf"):
+    if method in ("nag", "o-nag", "nasa", "vsf"):
         return "works" if case in ONE_CALL and case not in NO_TEXT else "unsupported"
     if method == "tpg":
         return "unsupported" if case in ONE_CALL else "works"  # blocks do not see where tokens are

@@ -109,6 +109,7 @@ FAMILY = Family(
             "pladis": Default({"cross": True}, "published for cross-attention, on Stable Diffusion and SDXL"),
             "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
             "o-nag": Default({"cross": True}, "untested default: as NAG"),
+            "nasa": Default({"strength": 0.1, "cross": True}, "the authors' Stable Diffusion 1.5; 0.2 on 2.1"),
             "emag": Default({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
             "apg": Default({"scale": 10.0, "norm_threshold": 7.5, "momentum": -0.75},
                            "the paper's for Stable Diffusion 2.1, as quoted; for SDXL 15, 15 and -0.5"),

@@ -31,6 +31,7 @@ DEFAULTS = {
     "pladis": Default({"cross": True}, "published for cross-attention, on Stable Diffusion and SDXL"),
     "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
     "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    "nasa": Default({"strength": 0.1, "cross": True}, "untested default: Stable Diffusion's"),
     "emag": Default({"scale": 1.5, "window": SD3_WINDOW}, "untested default: the middle of the U-Net, SD3's window"),
 }
 

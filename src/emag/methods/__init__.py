@@ -19,6 +19,8 @@ from .after.zero_init import ZeroInit
 from .attention.feature_reuse import FeatureReuse
 from .attention.gag import GAG
 from .attention.nag import NAG
+from .attention.nasa import NASA
+from .attention.neg_to_me import NegToMe
 from .attention.onag import ONAG
 from .attention.pladis import PLADIS
 from .attention.taca import TACA
@@ -30,18 +32,21 @@ from .combining.bounded import ADG, PMCCFG, AdaMaG
 from .combining.c_tag import CTAG
 from .combining.cfg import CFG
 from .combining.compose import Compose
+from .combining.contrastive import ContrastiveCFG
 from .combining.core2 import CoRe2
 from .combining.covhis import CovHiS
 from .combining.cs_apg import CSAPG
 from .combining.fa_cfg import FACFG
 from .combining.fdg import FDG
 from .combining.fresca import FreSca
+from .combining.hiwave import HiWave
 from .combining.hm_cfg import HMCFG
 from .combining.mahiro import MaHiRo
 from .combining.perp_neg import PerpNeg
 from .combining.s_cfg import SCFG
 from .combining.samg import SAMG
 from .combining.skimmed import SkimmedCFG
+from .combining.sld import SLD
 from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
 from .condition.cads import CADS
@@ -70,6 +75,7 @@ from .null.unguide import UnGuide
 from .null.zero_star import ZeroStar
 from .weak.asag import ASAG
 from .weak.autoguidance import Autoguidance
+from .weak.dng import DNG
 from .weak.erg_push import ERGPush
 from .weak.internal import InternalGuidance
 from .weak.negative import Negative
@@ -90,19 +96,19 @@ from .weak.tsg import TSG
 
 METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     CADS, PhaseNegative, ModulationGuidance,
-    NAG, ONAG, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
+    NAG, ONAG, NASA, NegToMe, VSF, PLADIS, GAG, TACA, TexTailor, EMAGNull, TokenMerge, FeatureReuse,
     EMAG, PAG, SoftPAG,
     SLG, STG, S2, TPG, SSG, SAG,
     SEG, ERG, ERGPush, ASAG,
     SPG,
-    TSG, SG, SWG, InternalGuidance, Negative, Autoguidance, SINE,
+    TSG, SG, SWG, InternalGuidance, Negative, DNG, Autoguidance, SINE,
     ICG, GFCG, CDG, Domain, Priors, Personalization, RLG, UnGuide,
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,
-    ZeroStar, FDG, FACFG, SCFG,
+    ZeroStar, FDG, FACFG, HiWave, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
-    SAMG, CoRe2,
+    SAMG, CoRe2, SLD, ContrastiveCFG,
     OEC, ReCFG,
     Rescale, DynamicThreshold, ZeroInit,
     CFGRenorm, CFGNorm, EPCFG,

@@ -64,19 +64,22 @@ def with_moments(x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     return (x - mean) / (deviation + TINY) * target + middle
 
 
-def read_latents(path: str) -> torch.Tensor:
-    """The tensor "latents" of a safetensors file. Raises `BadValue` where it cannot be read, or is not there."""
+def read_latents(path: str, of: str = "style") -> torch.Tensor:
+    """The tensor "latents" of a safetensors file. Raises `BadValue` where it cannot be read, or is not there.
+
+    of: what image it is, for messages.
+    """
     try:
         tensors = load_file(Path(path))
     except (OSError, SafetensorError) as error:
-        raise BadValue(f"cannot read the style latents {path}: {str(error).splitlines()[0]}") from None
+        raise BadValue(f"cannot read the {of} latents {path}: {str(error).splitlines()[0]}") from None
     if KEY not in tensors:
-        raise BadValue(f"{path} holds no tensor {KEY!r}: save the style image's latents under that name")
+        raise BadValue(f"{path} holds no tensor {KEY!r}: save the {of} image's latents under that name")
     return tensors[KEY]
 
 
-def check_style(style: torch.Tensor, x: torch.Tensor) -> None:
-    """Raise `BadValue` where style latents are not of the shape of x, one for all or one for each."""
+def check_style(style: torch.Tensor, x: torch.Tensor, of: str = "style") -> None:
+    """Raise `BadValue` where latents of an image are not of the shape of x, one for all or one for each."""
     if style.shape[1:] != x.shape[1:] or len(style) not in (1, len(x)):
-        raise BadValue(f"the style latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
+        raise BadValue(f"the {of} latents have shape {tuple(style.shape)}; these images need {tuple(x.shape)}, or that "
                        "with a first dimension of 1")

@@ -84,13 +84,9 @@ class FBG(Schedule):
         if "last" not in state or state["level"] != step.index - 1:
             return torch.zeros(rows, dtype=torch.float64)
         delta, tau = self.rates(step)
-        before, *preds = state["last"]
+        before, cond, uncond = state["last"]
         log: torch.Tensor = state["log"]
-        told = torch.zeros_like(log)
-        if before.alpha or before.space != "epsilon":  # epsilon tells nothing where x holds nothing of the clean sample
-            clean = [to_x0(p.double(), before.x.double(), before.alpha, before.sigma, before.space) for p in preds]
-            missed, other = (norms(x).square() for x in off_mean(before, step, clean))
-            told = (tau / (2 * variances(step)[before.index]) * (missed - other)).to(told)
+        told = tau * likelier(before, step, uncond, cond).to(log)
         # below the least the scale would pass its largest value, and then turn negative
         extra = self.strength - self.base + 1
         least = math.log((1 - self.pi) * extra / (extra - 1))
@@ -103,6 +99,16 @@ class FBG(Schedule):
         at, share = int(self.answer * step.count), self.answer * step.count % 1
         found = (1 - share) * spread[at] + share * spread[min(at + 1, len(spread) - 1)]
         return delta, abs(2 * found / SPEED * delta)
+
+
+def likelier(before: Step, step: Step, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """log p(x' | one) - log p(x' | other) of each sample, [batch]: how well two predictions of the step `before` explain
+    where it led, (|x' - m_other|^2 - |x' - m_one|^2) / (2 s^2). Predictions in its space, [batch, ...]."""
+    if not before.alpha and before.space == "epsilon":  # epsilon tells nothing where x holds nothing of the clean sample
+        return torch.zeros(len(one), dtype=torch.float64, device=one.device)
+    clean = [to_x0(p.double(), before.x.double(), before.alpha, before.sigma, before.space) for p in (one, other)]
+    near, far = (norms(x).square() for x in off_mean(before, step, clean))
+    return (far - near) / (2 * variances(step)[before.index])
 
 
 def variances(step: Step) -> Sequence[float]:

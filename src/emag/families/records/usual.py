@@ -22,6 +22,7 @@ CROSS = {
     "pladis": Default({"cross": True}, "published for cross-attention"),
     "gag": Default({"cross": True}, "published for cross-attention, as PLADIS"),
     "o-nag": Default({"cross": True}, "untested default: as NAG"),
+    "nasa": Default({"strength": 0.5, "cross": True}, "the authors' PixArt-alpha"),
 }
 
 # candidate blocks as fractions of the depth; SD3's 6-8 of 24 and DiT's 12-15 of 28 are the published ones

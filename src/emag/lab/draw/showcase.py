@@ -5,9 +5,12 @@ from typing import Any
 
 from ...core import COND, Rule
 from ...methods.combining.compositional import compositional
+from ...methods.combining.contrastive import ContrastiveCFG
 from ...methods.combining.cs_apg import CSAPG
 from ...methods.combining.perp_neg import PerpNeg
+from ...methods.combining.sld import SLD
 from ...methods.condition.modulation import ModulationGuidance
+from ...methods.weak.dng import DNG
 from ...methods.weak.negative import Negative
 from ...samplers import SOLVERS
 from ..pages.catalogue import catalogue
@@ -18,6 +21,7 @@ OTHER = "prompt:a photo of a deer"
 EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fdg": "fdg=4+2.5",
     "fa-cfg": "fa-cfg=4,low=2.5",
+    "hiwave": "hiwave=4",
     "rcfg": "scale=1.2 rcfg=onetime",
     "fkc": "cfg=1.5 fkc,scale=1.5 reverse-sde",
     "fkc-anneal": "fkc-anneal reverse-sde",
@@ -32,10 +36,14 @@ EXAMPLES: dict[str, str | tuple[Rule, ...] | None] = {
     "fds": "cfg fds=0.3",
     "characteristic": "characteristic=3,iterations=12,tolerance=0.01",
     "negative": (Negative(2.0, OTHER),),
+    "contrastive": (ContrastiveCFG(negative=OTHER, tau=0.01),),
+    "dng": (DNG(negative=OTHER, prior=0.1),),
     "perp-neg": (PerpNeg(negative=OTHER),),
+    "sld": (SLD(negative=OTHER, warm_up=0),),
     "modulation": (ModulationGuidance(OTHER),),
     "nag": "nag cfg=1",
     "o-nag": "o-nag cfg=1",
+    "nasa": "nasa cfg=1",
     "vsf": "vsf cfg=1",
     "energy": "cfg energy=colour:0.9:0.1:0.1,strength=0.05,normalise=rms",
     "gfcg": "gfcg=ship,rivals=deer,power=0",
@@ -53,6 +61,7 @@ SKIPPED = {
     "feedback": "needs a scoring function, from Python",
     "ctrl-z": "needs a reward function, from Python",
     "fkc-reward": "needs a reward function, from Python",
+    "neg-to-me": "needs a file of the reference image's latents",
     "spg": "needs a file of the style image's latents",
     "style-moments": "needs a file of the style image's latents",
     "w2sd": "needs a second model, from Python",

@@ -1,21 +1,17 @@
 """FA-CFG: stronger guidance on the band that a higher resolution adds."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ...core import UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
-from ...maths.layout import from_planes, planes
-from ...maths.vectors import widened
-from ...schedules import Scale, known, weight
-from .fdg import check_band
+from ...schedules import Scale
+from ..common.two_bands import TwoBands
 
 
 @dataclass(frozen=True)
-class FACFG(Rule):
+class FACFG(TwoBands):
     """Frequency-aware guidance of FreCaS: push harder on the detail that a higher resolution adds.
 
     For the later stages of a run in rising resolutions (`emag.hosts.cascade`); the first stage takes plain CFG. The
@@ -44,33 +40,13 @@ class FACFG(Rule):
 
     name = "fa-cfg"
     paper = "arXiv 2410.18410"
-    equation = "p + (low - 1) L(D) + (high - 1) (D - L(D))"
-    kind = "combining"
 
     def __post_init__(self) -> None:
-        check_band(self.name, "high", self.high)
-        check_band(self.name, "low", self.low)
+        super().__post_init__()
         if not 0 < self.previous <= 1:
             raise BadValue(f"fa-cfg previous is a fraction in (0, 1], got {self.previous}")
         if self.size is not None and (len(self.size) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.size)):
             raise BadValue(f"fa-cfg size is (height, width) of the previous stage's latents, got {self.size}")
-
-    def fits_run(self, start: RunStart) -> None:
-        planes(start.first.x, start.first)
-
-    def reads_null(self, step: Step) -> bool:
-        return known(self.high, step) != 1 or known(self.low, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide = widened(pred)
-        # D = p - u in two bands: what the smaller stage could have shown, and what this size adds
-        shift = wide - branches[UNCOND].to(wide.dtype)
-        coarse = from_planes(self.coarse(planes(shift, step)), step, shift)
-        low, high = (weight(scale, branches, step, state.setdefault(band, {}), wide)
-                     for band, scale in (("low", self.low), ("high", self.high)))
-        return (wide + (low - 1) * coarse + (high - 1) * (shift - coarse)).to(pred.dtype)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """What of `x` [batch, planes, height, width] survives the size of the previous stage."""

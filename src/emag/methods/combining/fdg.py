@@ -10,7 +10,8 @@ from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...maths.pyramid import collapse, laplacian
 from ...maths.vectors import project, widened
-from ...schedules import Scale, Schedule, check_scale, known, weight
+from ...schedules import Scale, known, weight
+from ..common.two_bands import check_band
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,3 @@ class FDG(Rule):
             return shift
         parallel, orthogonal = project(shift.double(), onto.double())
         return (orthogonal + share * parallel).to(shift.dtype)
-
-
-def check_band(name: str, field: str, scale: Scale) -> None:
-    """Raise `BadValue` where a band's scale is neither a number of at least 0 nor a schedule that says its own."""
-    check_scale(name, scale, field=field)
-    if scale is None or (isinstance(scale, Schedule) and scale.scale is None):
-        raise BadValue(f"{name} {field}: a schedule here needs a scale of its own, e.g. interval:10")

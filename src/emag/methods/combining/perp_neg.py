@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ...core import COND, UNCOND, Branches, Conditioned, Perturbation, Rule, Step
+from ...core import UNCOND, Branches, Conditioned, Perturbation, Rule, Step
 from ...errors import BadValue
 from ...maths.vectors import project
 from ...schedules import Scale, check_scale, known, weight
-from ..common.other_model import check_condition
+from ..common.other_model import check_negative
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class PerpNeg(Rule):
 
     def __post_init__(self) -> None:
         check_scale(self.name, self.scale)
-        check_condition(self.name, "negative", self.negative)
-        if self.negative in (COND, UNCOND):
-            raise BadValue("perp-neg negative is another prompt, 'prompt:a text' or a name, not 'cond' or 'uncond'")
+        check_negative(self.name, self.negative)
         if self.kappa < 0:
             raise BadValue(f"perp-neg kappa must be at least 0 (0 is CFG), got {self.kappa}")
 

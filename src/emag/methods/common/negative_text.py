@@ -1,4 +1,4 @@
-"""Where NAG and VSF have their negative text from: the unconditional rows of the call, or a pass of its own."""
+"""Where NAG and those like it have their negative text from: the unconditional rows of the call, or a pass of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -113,13 +113,17 @@ class NegativeText(State):
         held = self.held[block]
         return held.repeated((rows.cond.stop - rows.cond.start) // len(held.k))
 
-    def pushed(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows, push: FeaturePush) -> torch.Tensor:
-        """The live output, its conditional image features Z+ moved by `push`(Z+, Z-), Z- those of the negative text."""
+    def pushed(self, block: int, call: Attention, sdpa: Sdpa, rows: Rows, push: FeaturePush,
+               pictures: bool = True) -> torch.Tensor:
+        """The live output, its conditional image features Z+ moved by `push`(Z+, Z-), Z- those of the negative text.
+
+        pictures: on joint attention, Z- is over the image's keys too.
+        """
         live = sdpa(call.q)
         if rows.cond.start == rows.cond.stop:
             return live
         part, negative = call.rows(rows.cond), self.negative(block, call, rows)
-        keys = negative if call.cross else Keys.of(part, call.pictures).beside(negative)
+        keys = negative if call.cross or not pictures else Keys.of(part, call.pictures).beside(negative)
         plus = live[rows.cond][:, :, call.image]
         new = push(plus, attend(part, keys))
         self.note(has_moved(new, plus))

@@ -61,6 +61,13 @@ def check_condition(rule: str, field: str, condition: str) -> None:
                        f"{{name: ...}}), got {condition!r}")
 
 
+def check_negative(rule: str, negative: str) -> None:
+    """Raise `BadValue` where a rule's negative is no name, or a clean branch's: away from "uncond" is what CFG does."""
+    check_condition(rule, "negative", negative)
+    if negative in (COND, UNCOND):
+        raise BadValue(f"{rule} negative is another prompt, 'prompt:a text' or a name, not 'cond' or 'uncond'")
+
+
 @torch.no_grad()
 def interpolated(pretrained: torch.nn.Module, tuned: torch.nn.Module, omega: float) -> torch.nn.Module:
     """A new network with weights (1 - omega) pretrained + omega tuned; 0 and 1 are exact. Costs one copy of `tuned`.

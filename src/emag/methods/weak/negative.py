@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ...core import COND, UNCOND, Conditioned, Perturbation, check_tokens
+from ...core import Conditioned, Perturbation, check_tokens
 from ...errors import BadValue
-from ..common.other_model import check_condition
+from ..common.other_model import check_negative
 from ..common.push import Push
 
 
@@ -35,9 +35,7 @@ class Negative(Push):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_condition(self.name, "negative", self.negative)
-        if self.negative in (COND, UNCOND):
-            raise BadValue("negative is another prompt, 'prompt:a text' or a name; away from 'uncond' is what cfg does")
+        check_negative(self.name, self.negative)
 
     @property
     def perturbation(self) -> Perturbation:

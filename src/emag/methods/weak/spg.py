@@ -13,6 +13,7 @@ from ...samplers.style import check_style, read_latents
 from ...schedules import Scale, known
 from ..common.inside import Keys, attend, has_moved, put_rows, text_keys
 from ..common.push import Push
+from ..common.reference_image import noised
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ class StyledState(State):
 
     def noised(self, x: torch.Tensor) -> torch.Tensor:
         """The style at this step's noise level, shaped as x [batch, ...]; noise of its own for every step and sample."""
-        style = self.latents.to(x.device, torch.float32)
-        check_style(style, x)
-        return (self.step.alpha * style + self.step.sigma * self.streams.normal("spg", x)).to(x.dtype)
+        return noised(self.latents, x, self.step, self.streams, "spg")
 
     def perturb(self, block: int, call: Attention, sdpa: Sdpa) -> torch.Tensor:
         live, cond, uncond = sdpa(call.q), self.rows.cond, self.rows.uncond
