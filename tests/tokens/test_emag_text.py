@@ -50,6 +50,21 @@ def test_a_text_is_that_of_the_library_and_is_recorded(run, folder):
     assert made["run"]["passes"] == {"uncond": 6}
 
 
+def test_a_suffix_is_read_recorded_and_read_again(run, folder):
+    code, text, error = run("text", "w5 w6 w7", "-m", folder, "-g", "mti=1.7,threshold=-1", "--suffix", "w4 w9", "--tokens", 6,
+                            "--out", "made.json", "--json")
+    assert code == 0, error
+    made, model = json.loads(text), AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([[5, 6, 7]])
+    with emag.tokens.guide(model, emag.CFG(1.7), null=emag.tokens.suffix(torch.tensor([4, 9]))):
+        ours = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6)
+    assert made["texts"] == [" ".join(f"w{token}" for token in ours[0, 3:].tolist())]
+    assert made["record"]["suffix"] == "w4 w9" and made["run"]["fed"] == {"uncond": 12}
+    assert made["record"]["unrecorded"] == [] and run("again", "made.json")[0] == 0
+    code, _, error = run("text", "w5", "-m", folder, "-g", "cfg=2", "--suffix", "w4", "--negative", "w9")
+    assert code == 2 and "give one" in error
+
+
 def test_plain_and_guided_texts_differ_and_sampling_has_a_seed(run, folder):
     plain = run("text", "w5 w6 w7", "-m", folder, "--tokens", 12)
     guided = run("text", "w5 w6 w7", "-m", folder, "--tokens", 12, "-g", "cfg=3")

@@ -14,7 +14,14 @@ from diffusers import (
     UVit2DModel,
     VQModel,
 )
-from transformers import BertConfig, BertForMaskedLM, CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 import emag
 from emag.maths.logits import remask
@@ -157,6 +164,27 @@ def bert():
     return made
 
 
+class Moe(Qwen3MoeForCausalLM):
+    """As LLaDA2's model is called and answers: tokens, a mask of places [batch, length] and their positions; experts, and
+    attention to all places. Its own code comes with its weights, and is not run here."""
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        seen = attention_mask.bool()[:, None, None].expand(-1, 1, input_ids.shape[1], -1)
+        return super().forward(input_ids=input_ids, attention_mask=seen, position_ids=position_ids, use_cache=False)
+
+
+@functools.cache
+def moe():
+    torch.manual_seed(0)
+    made = Moe(Qwen3MoeConfig(
+        vocab_size=MASK + 1, hidden_size=16, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=2, num_key_value_heads=1, num_experts=4, num_experts_per_tok=2, max_position_embeddings=32)).eval()
+    for weight in made.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.5)
+    return made
+
+
 PROMPT = torch.tensor([[4, 5, 6], [7, 8, 9]])
 
 
@@ -172,16 +200,16 @@ def write(pipe, seen, **more):
         del pipe.scheduler.step
 
 
-def llada():
-    pipe = LLaDA2Pipeline(model=bert(), scheduler=BlockRefinementScheduler(), tokenizer=None)
+def llada(model=bert):
+    pipe = LLaDA2Pipeline(model=model(), scheduler=BlockRefinementScheduler(), tokenizer=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-@pytest.mark.parametrize("share", [None, 0.5], ids=["prompt", "half"])
-def test_llada_is_guided_by_the_definition(share):
-    pipe, seen, calls = llada(), [], []
-    hook = bert().register_forward_pre_hook(lambda _, args, more: calls.append((args[0].clone(), more)), with_kwargs=True)
+@pytest.mark.parametrize(("model", "share"), [(bert, None), (bert, 0.5), (moe, None)], ids=["prompt", "half", "experts"])
+def test_llada_is_guided_by_the_definition(model, share):
+    pipe, seen, calls = llada(model), [], []
+    hook = model().register_forward_pre_hook(lambda _, args, more: calls.append((args[0].clone(), more)), with_kwargs=True)
     plain = write(pipe, [])
     calls.clear()
     with emag.tokens.filled(pipe, emag.CFG(2.5), share=share) as run:
@@ -190,13 +218,14 @@ def test_llada_is_guided_by_the_definition(share):
     assert run.passes > run.steps == len(seen) and not torch.equal(made, plain)
     for (tokens, kwargs), (block, logits) in zip(calls, seen):  # the module is entered once a step: its forward is ours
         with torch.no_grad():
-            c = bert()(tokens, **kwargs).logits
+            c = model()(tokens, **kwargs).logits
             prompt = torch.arange(tokens.shape[1]) < 3
             null = tokens.masked_fill(prompt, MASK) if share is None else remask(tokens, c.softmax(-1), MASK, share, prompt)
-            u = bert()(null, **kwargs).logits
+            u = model()(null, **kwargs).logits
         assert torch.equal(tokens[:, -4:], block)
         close(logits, (u + 2.5 * (c - u))[:, -4:], atol=1e-4, rtol=1e-4)
-    assert type(pipe) is LLaDA2Pipeline and "_prepare_input_ids" not in pipe.__dict__ and torch.equal(write(pipe, []), plain)
+        assert kwargs["attention_mask"].shape == kwargs["position_ids"].shape == tokens.shape  # places behind the text are 0
+    assert not calls[-1][1]["attention_mask"][:, 11:].any() and type(pipe) is LLaDA2Pipeline and "_prepare_input_ids" not in pipe.__dict__ and torch.equal(write(pipe, []), plain)
 
 
 def test_llada_is_guided_where_it_is_unsure_and_until_its_null_agrees():

@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface
 
 import emag
-from emag.maths.logits import soft_value_weights, token_entropy
+from emag.maths.logits import biased, soft_value_weights, token_entropy
 from small_words import DECODERS, VOCABULARY, by_hand, decoded, generate, logp, model_of, prompts
 
 NULL = torch.tensor([4, 9, 2])
@@ -164,6 +164,27 @@ def test_a_classifier_weighs_the_likeliest_tokens(name):
     assert run.stats.scored == COUNT and run.stats.passes == {}
 
 
+def test_a_classifier_is_asked_once_in_a_period_and_where_the_model_is_unsure():
+    model, inputs = model_of("llama"), prompts("llama", 6, 3)
+    rule, asked = emag.tokens.CAIF(2.0, top=5, period=3, entropy=1.5), []
+    made, run = guided(model, inputs, rule, null=None, given={"scorers": {"scorer": class_scorer}}, do_sample=True)
+    for row in range(2):
+        prompt, tokens = decoded(model, inputs, made, row)
+        for i, scores in enumerate(made.scores):
+            p = logp(model, prompt, tokens[:i])
+            weighed = i % 3 == 0 and float(token_entropy(p)) >= 1.5
+            expected = p
+            if weighed:
+                top = p.topk(5).indices
+                expected = torch.full_like(p, -torch.inf)
+                expected[top] = p[top] + 2.0 * class_scorer(torch.cat([prompt, tokens[:i]])[None], top[None])[0]
+            close(scores[row], expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+            asked += [i] * weighed
+    assert run.stats.scored == len(set(asked)) and 0 < len(asked) < 8  # of 4 tokens of two rows
+    with pytest.raises(emag.BadValue, match="period"):
+        emag.tokens.CAIF(2.0, period=0)
+
+
 @decoders
 def test_a_classifier_that_knows_nothing_leaves_the_likeliest_tokens(name):
     model, inputs = model_of(name), prompts(name, 6)
@@ -187,6 +208,36 @@ def test_class_conditional_models_weigh_all_tokens(name):
             both = torch.stack([_text(guide, code, tokens[:i]) for code in (wanted, other)]) / (i + 1)
             close(scores[row], (p + 3.0 * both.log_softmax(0)[0]).log_softmax(-1), atol=1e-4, rtol=1e-4)
     assert run.stats.scored == COUNT
+
+
+@pytest.mark.parametrize("bias", [0.7, (0.9, 0.2)], ids=["of both", "of each"])
+def test_a_guide_has_its_own_scale_and_bias(bias):
+    """P = softmax(scale l + bias) over both codes: given, or learned by the model, or moved by the rule's class bias."""
+    guide, codes, ids = model_of("llama", 4), (torch.tensor([5, 6]), torch.tensor([7])), torch.tensor([[8, 9, 3]])
+    every = torch.arange(VOCABULARY)[None]
+    each = torch.stack([_text(guide, code, ids[0]) for code in codes]) / 4
+    right = (1.6 * each + torch.tensor([0.7, 0.0])[:, None]).log_softmax(0)[0]
+    close(emag.tokens.ClassModel(guide, *codes, scale=1.6, bias=bias)(ids, every)[0], right, atol=1e-5, rtol=1e-5)
+    learned = copy.deepcopy(guide)
+    learned.logit_scale = torch.nn.Parameter(torch.tensor([1.6]))
+    plain = emag.tokens.ClassModel(learned, *codes)(ids, every)[0]
+    close(biased(plain, 0.7), right, atol=1e-5, rtol=1e-5)
+    learned.bias = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(emag.BadValue, match="of wanted, of other"):
+        emag.tokens.ClassModel(learned, *codes)
+
+
+def test_a_class_bias_moves_the_target_along():
+    """Judged for the filter as without it, weighed by the biased odds; the least token of the class stays out."""
+    p, score = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), torch.tensor([[0.95, 0.85, 0.5, 0.05]]).log()
+    rule = emag.tokens.GeDi(2.0, mass=0.8, target=0.8, bias=2.0)
+    step = None  # neither the step nor a state has a say
+    made = rule.apply(p, {rule.weak[0]: score}, step, {})
+    odds = (score.exp() / (1 - score.exp())).log() + 2.0
+    shifted = torch.sigmoid(torch.tensor(0.8).logit() + 2.0)
+    assert made[0].isfinite().tolist() == (torch.sigmoid(odds)[0] >= shifted).tolist() == [True, True, False, False]
+    close(made[0, :2], (p + 2.0 * torch.nn.functional.logsigmoid(odds))[0, :2])
+    assert biased(torch.tensor([0.0, -math.inf]), 2.0).tolist() == [0.0, -math.inf]
 
 
 def _text(model, code, tokens):

@@ -21,7 +21,8 @@ USUAL = 64
 
 @dataclass(frozen=True)
 class TextJob:
-    """What is asked for. null: a text for all prompts, one each, or None; tokens: None is the usual number, or what fits."""
+    """What is asked for. null: a text for all prompts, one each, or None; tokens: None is the usual number, or what fits;
+    suffix: what the null reads behind the text so far, in the place of a text of its own."""
 
     model: str
     prompts: tuple[str, ...]
@@ -31,13 +32,18 @@ class TextJob:
     tokens: int | None = None
     seed: int = 8
     chat: bool = False
+    suffix: str | None = None
 
     def check(self) -> None:
         """Raise `BadValue` or `Unsupported`, before a model is loaded."""
+        from .. import tokens
         from ..tokens.checks import check_token_rules
         from ..tokens.host import asked
 
-        check_token_rules(asked(self.rules, self.null), timed=True)
+        if self.suffix is not None and self.null is not None:
+            raise BadValue("--negative and --suffix are two things to go away from: give one")
+        null = self.null if self.suffix is None else tokens.suffix(self.suffix)
+        check_token_rules(asked(self.rules, null), timed=True)
         check_settings(self.call or {})
 
 
@@ -60,8 +66,9 @@ def read_record(path: Path) -> tuple[TextJob, dict[str, Any], list[str]]:
         record, texts = data["record"], data["texts"]
         call, null = dict(record["call"]), record.get("null")
         job = TextJob(record["model"]["model"], tuple(record["prompts"]), recipe.from_data(record["rules"], tokens_too=True),
-                      null, call, call.pop("max_new_tokens"), record["seed"], bool(record.get("chat", False)))
-        strange = [one for one in (job.model, *job.prompts, *texts, *_listed(null)) if not isinstance(one, str)]
+                      null, call, call.pop("max_new_tokens"), record["seed"], bool(record.get("chat", False)),
+                      record.get("suffix"))
+        strange = [one for one in (job.model, *job.prompts, *texts, *_listed(null), *_listed(job.suffix)) if not isinstance(one, str)]
         if strange or not isinstance(job.tokens, int) or not isinstance(job.seed, int) or not job.prompts:
             raise ValueError("a part of it has another form")
     except OSError as error:
@@ -89,13 +96,15 @@ def make_texts(job: TextJob, device: str | None = None, dtype: Any = None, netwo
         raise BadValue(f"{job.model!r} is not what it was when the text was made: its weights or settings have changed")
     inputs = _tokens(job.prompts, model, tokenizer, job.chat)
     null = _tokens(_listed(job.null), model, tokenizer, True) if job.chat and job.null is not None else job.null
+    null = null if job.suffix is None else tokens.suffix(job.suffix)
     _check_null(job, model, inputs)
     call = {"max_new_tokens": _room(job, model, tokenizer, inputs), **(job.call or {})}
     torch.manual_seed(job.seed)
     with tokens.guide(model, *job.rules, null=null, tokenizer=tokenizer) as run:
         ids = _generate(model, {**inputs, "pad_token_id": tokenizer.pad_token_id, **call})
     start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    record = {**text_record(run, model, job.prompts, call), "null": job.null, "chat": job.chat, "seed": job.seed}
+    record = {**text_record(run, model, job.prompts, call), "null": job.null, "chat": job.chat, "seed": job.seed,
+              **({} if job.suffix is None else {"suffix": job.suffix})}
     record["unrecorded"] = [name for name in record["unrecorded"] if name != "null"]  # it is a text, which stands here
     return {"texts": tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True), "record": record,
             "run": run.latest.as_dict() if run.latest else None, "told": str(run)}
@@ -140,7 +149,7 @@ def _tokens(texts: tuple[str, ...], model: Any, tokenizer: Any, chat: bool) -> d
 
 def _check_null(job: TextJob, model: Any, inputs: Mapping[str, Any]) -> None:
     combines = any(rule.kind == "combining" and not rule.neutral for rule in job.rules)
-    if job.null is not None or not combines:
+    if job.null is not None or job.suffix is not None or not combines:
         return
     if model.config.is_encoder_decoder:
         raise BadValue(f"{job.model} reads its prompt by an encoder, which needs a text to go away from: give --negative")
@@ -157,6 +166,7 @@ def _room(job: TextJob, model: Any, tokenizer: Any, inputs: Mapping[str, Any]) -
     if not isinstance(limit, int) or limit <= 0:
         return wanted
     read = max(inputs["input_ids"].shape[1], *(len(tokenizer(text)["input_ids"]) for text in _listed(job.null)), 1)
+    read += sum(len(tokenizer(text)["input_ids"]) for text in _listed(job.suffix))
     room = limit - (1 if model.config.is_encoder_decoder else read)
     if read > limit or room < 1:
         raise BadValue(f"a prompt, or a negative one, has {read} tokens, and {job.model} has places for {limit}: shorten it")

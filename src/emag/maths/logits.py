@@ -102,6 +102,14 @@ def reweighted(logp: torch.Tensor, score: torch.Tensor, strength: float) -> torc
     return pushed.masked_fill(score.isneginf() | logp.isneginf(), -torch.inf)
 
 
+def biased(score: torch.Tensor, bias: float) -> torch.Tensor:
+    """log P of a class once `bias` is added to its log-odds, for score = log P, [...], at most 0; -inf stays so."""
+    if bias == 0:
+        return score
+    # log-odds are log P - log(1 - P); at P = 1 they are infinite, and the answer is 0
+    return torch.nn.functional.logsigmoid(score - torch.log(-torch.expm1(score)) + bias)
+
+
 def filtered(logp: torch.Tensor, score: torch.Tensor, mass: float, target: float) -> torch.Tensor:
     """GeDi's filter, arXiv 2009.06367: the tokens that fit the class least are excluded.
 

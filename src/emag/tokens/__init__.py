@@ -11,7 +11,9 @@ from .masked import GuidedMasks, masked
 from .phrases import Phrases
 from .predictions import Predictions, predictions
 from .stats import TokenStats
+from .suffix import Suffix, suffix
 
 __all__ = ["CAIF", "MTI", "TOKEN_METHODS", "ClassModel", "CognacGen", "GeDi", "GuidedFilling", "GuidedMasks",
            "GuidedTokens", "LMGuidance", "LanguageModel", "Null", "Phrases", "Predictions", "Processor", "SoftCFG",
-           "TokenStats", "filled", "guide", "masked", "on_simplex", "on_sphere", "predictions", "processor", "zero"]
+           "Suffix", "TokenStats", "filled", "guide", "masked", "on_simplex", "on_sphere", "predictions", "processor",
+           "suffix", "zero"]

@@ -7,9 +7,11 @@ from ..core import COND, UNCOND, Rule, check_finite, weak_branches
 from ..errors import BadValue, Unsupported
 from ..maths.predictions import TokenSpace
 from ..methods.tokens.base import Scored
+from ..methods.tokens.soft_cfg import SoftCFG
 from .codecs import PROVEN, WHY
 from .masks import check_masks
 from .run import TokenGuidance
+from .suffix import Suffix
 
 
 def check_asked(model: Any, asked: TokenGuidance, timed: bool) -> None:
@@ -50,6 +52,10 @@ def _check_order(asked: TokenGuidance) -> None:
     kinds = [rule.kind for rule in asked.rules]
     if "after" in kinds and any(kind != "after" for kind in kinds[kinds.index("after"):]):
         raise BadValue(f"{asked.rules[kinds.index('after')].name} works on the guided logits: name it last")
+    softened = next((rule.name for rule in asked.rules if isinstance(rule, SoftCFG)), None)
+    if softened and isinstance(asked.null, Suffix):
+        raise BadValue(f"{softened} softens what its null has kept of the tokens, and a suffix keeps nothing: give "
+                       "another null")
     null = next((rule.name for rule in asked.rules if rule.kind == "null"), None)
     if null and not combining:
         raise BadValue(f"{null} is about the unconditional branch, which nothing reads here: add a combining rule, e.g. "

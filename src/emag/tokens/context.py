@@ -10,14 +10,16 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import BadValue, Unsupported
 from .codecs import codebooks, prefixed
+from .suffix import Suffix
 
 Inputs: TypeAlias = Mapping[str, Any]
 """Arguments of `generate` that say what a text is conditioned on: input_ids, attention_mask, pixel_values, ..."""
 
-Null: TypeAlias = str | Sequence[str] | torch.Tensor | Inputs | Callable[[Inputs], Any] | None
+Null: TypeAlias = str | Sequence[str] | torch.Tensor | Inputs | Suffix | Callable[[Inputs], Any] | None
 """What a branch sees in the place of the prompt. None: its last token alone (decoder-only models), as in transformers.
 Texts, one for all samples or one each, with a tokenizer. Token ids, [samples or 1, length]. Arguments of `generate` by name,
-which replace those of the call; others of the call stay. A function of the call's arguments that returns any of these."""
+which replace those of the call; others of the call stay. `emag.tokens.suffix`: the text so far, and then that. A function of
+the call's arguments that returns any of these but a suffix."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from .hidden import HiddenStates
 from .plan import planned
 from .run import Scorer, TokenGuidance, TokenRun
 from .stats import TokenStats
+from .suffix import Watched, check_suffix
 
 PROMPT = ("input_ids", "attention_mask", "pixel_values", "encoder_outputs", "input_features", "token_type_ids")
 """Arguments of `generate` that a text is conditioned on. Those a null leaves out are not given to its branch."""
@@ -36,6 +37,8 @@ class GuidedTokens:
     def __init__(self, model: Any, asked: TokenGuidance):
         check_asked(model, asked, timed=True)
         check_loop(model)
+        if asked.suffixed:
+            check_suffix(model)
         self.asked, self._model = asked, model
         self.latest: TokenStats | None = None
         self._undo: Undo | None = None
@@ -101,19 +104,21 @@ class GuidedTokens:
         image = inputs.get("generation_mode") == "image"
         made = model.model.vision_model.config.num_image_tokens if image else 0
         hidden = HiddenStates(model, undo) if self.asked.space == "hidden" else None
-        patch(undo, model, "_get_logits_processor", self._with_ours(model._get_logits_processor, given, made, hidden))
+        watched = Watched(model, undo) if self.asked.suffixed else None
+        patch(undo, model, "_get_logits_processor",
+              self._with_ours(model._get_logits_processor, given, made, hidden, watched))
         patch(undo, model, "_get_candidate_generator", self._without_ours(model._get_candidate_generator))
         return original(*args, **kwargs)
 
     def _with_ours(self, original: Callable[..., Any], inputs: Inputs, made: int,
-                   hidden: HiddenStates | None) -> Callable[..., Any]:
+                   hidden: HiddenStates | None, watched: Watched | None) -> Callable[..., Any]:
         """The list of processors with ours before all others, so that penalties and masks come after guidance."""
         def processors(generation_config: Any, input_ids_seq_length: int, **more: Any) -> Any:
             found = original(generation_config=generation_config, input_ids_seq_length=input_ids_seq_length, **more)
             count = made or generation_config.max_length - input_ids_seq_length
             ends = getattr(generation_config, "_eos_token_tensor", None)
             shape = fed(self._model, generation_config)
-            self._run = TokenRun(self._model, self.asked, inputs, count, ends, shape, hidden)
+            self._run = TokenRun(self._model, self.asked, inputs, count, ends, shape, hidden, watched)
             found.insert(0, self._run)
             return found
 
@@ -139,6 +144,8 @@ class Processor:
         if asked.space == "hidden":
             raise Unsupported("space='hidden' watches the model's own passes: use emag.tokens.guide, or "
                               "emag.tokens.predictions where your loop has the states itself")
+        if asked.suffixed:
+            raise Unsupported("a suffix is read from the cache of the model's own passes: use emag.tokens.guide")
         self._begun: Callable[[], TokenRun] = lambda: TokenRun(model, asked, inputs, tokens)
         self._run = self._begun()
 
@@ -181,10 +188,10 @@ def guide(model: Any, *rules: Rule, null: Null = None, conditions: Mapping[str, 
 
     model: one of transformers that generates: decoder-only, encoder-decoder, MusicGen, Dia. null: what the unconditional
     branch sees in the place of the prompt, see `emag.tokens.Null`; None is the last token of the prompt, as in transformers'
-    guidance (arXiv 2306.17806). conditions: further ones that rules name, each like null. scorers: functions that rules
-    name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space: "logp", log-probabilities, "logits" as the model
-    gives them, or "hidden", the state before its head (arXiv 2510.23240), by affine rules: where all behind it is affine,
-    the same.
+    guidance (arXiv 2306.17806); `emag.tokens.suffix` goes on with the text instead. conditions: further ones that rules
+    name, each like null. scorers: functions that rules name, see `emag.tokens.GeDi` and `CAIF`. tokenizer: for texts. space:
+    "logp", log-probabilities, "logits" as the model gives them, or "hidden", the state before its head (arXiv 2510.23240),
+    by affine rules: where all behind it is affine, the same.
 
     Guidance comes first, then the penalties, masks and warpers of the call. Greedy decoding, sampling, beams and assisted
     decoding give what the guided distributions say. Returns a handle, `as run`: `print(run)`, `run.stats`. Raises

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from .context import Inputs, Null, inputs_of, read_context, with_encoder
 from .follower import Follower
 from .hidden import HiddenStates
 from .stats import TokenStats
+from .suffix import Suffix, SuffixReader, Watched
 
 Scorer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(texts as token ids [rows, length], candidates [rows, n]) -> log-probability of a class once each is added, [rows, n]."""
@@ -37,6 +39,11 @@ class TokenGuidance:
     space: TokenSpace = "logp"
 
     @property
+    def suffixed(self) -> bool:
+        """Whether a branch reads the prompt's own cache."""
+        return any(isinstance(null, Suffix) for null in (self.null, *self.conditions.values()))
+
+    @property
     def combines(self) -> bool:
         return any(rule.kind == "combining" for rule in self.rules)
 
@@ -50,14 +57,15 @@ class TokenRun:
 
     inputs: what the call is conditioned on. count: tokens that will be made at most, 0 where nobody knows. ends: tokens
     that end a row. shape: what the model's decoder is fed for the tokens so far. hidden: its states, where they are guided.
+    watched: the prompt's own passes, where a branch reads their cache.
     """
 
     def __init__(self, model: Any, asked: TokenGuidance, inputs: Inputs, count: int = 0, ends: torch.Tensor | None = None,
-                 shape: TokenShape | None = None, hidden: HiddenStates | None = None):
-        self.asked, self.count, self._hidden = asked, count, hidden
+                 shape: TokenShape | None = None, hidden: HiddenStates | None = None, watched: Watched | None = None):
+        self.asked, self.count, self._hidden, self._watched = asked, count, hidden, watched
         self._model, self._inputs, self._ends, self._shape = model, inputs, ends, shape
         self._states: list[dict[str, Any]] = [{} for _ in asked.rules]
-        self._followers: dict[str, Follower] = {}
+        self._followers: dict[str, Follower | SuffixReader] = {}
         self._prompt: torch.Tensor | None = None
         self._streams: Streams | None = None
         self._sure: list[torch.Tensor] = []
@@ -67,6 +75,10 @@ class TokenRun:
 
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        with nullcontext() if self._watched is None else self._watched.passes():
+            return self._guided(input_ids, scores)
+
+    def _guided(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         generated = self._generated(input_ids)
         # a loop with a doubled batch of its own (Janus) brings the null's logits along, behind the prompts'
         cond, *null = self._predicted(scores).split(len(input_ids))
@@ -164,18 +176,21 @@ class TokenRun:
         differs = (predicted != step.cond).any()
         self._differed[name] = self._differed[name] | differs if name in self._differed else differs
 
-    def _opened(self, name: str, rows: int) -> Follower:
+    def _opened(self, name: str, rows: int) -> Follower | SuffixReader:
+        null, hidden = self.asked.condition(name), self._hidden
+        read = None if hidden is None else lambda out: hidden.take()
+        if isinstance(null, Suffix):
+            assert self._watched is not None and self._prompt is not None
+            ids = null.ids(self.asked.tokenizer)
+            return SuffixReader(self._model, ids, self._prompt.shape[1], self._watched, read)
         call = with_encoder(self._model, self._inputs)
         text = "null" if name == UNCOND else f"condition {name!r}"
-        null = self.asked.condition(name)
         given = inputs_of(null, call, self._model, self.asked.tokenizer, text)
         ids = call.get("input_ids")
         samples = len(ids) if ids is not None else len(call["encoder_outputs"].last_hidden_state)
         place = self._model.device
         moved = {key: one.to(place) if isinstance(one, torch.Tensor) else one for key, one in given.items()}
         context = read_context(self._model, moved, samples, text).repeated(rows)
-        hidden = self._hidden
-        read = None if hidden is None else lambda out: hidden.take()
         return Follower(self._model, context, self._shape, read)
 
     def _weights(self, step: TokenStep, length: int) -> torch.Tensor:

@@ -20,6 +20,10 @@ TextSettings = Annotated[list[str], typer.Option("--set", help="Further setting 
                                                  "the value is read as JSON.")]
 
 
+TextSuffix = Annotated[str | None, typer.Option("--suffix", help="Go away from what the model says after the text so far and "
+                                                "this, as published for mti: \"OUTPUT ERROR\".")]
+
+
 @command('emag text "+3" -m digits -g cfg=1.5 --negative none --tokens 16',
          'emag text "Once upon a time" -m ./model -g cfg=1.5 --negative "A dull story."',
          'emag text "Dear" "Hello" -m ./model -g mti=2,threshold=1.5 --tokens 40 --json',
@@ -28,7 +32,7 @@ def text(
     prompts: Annotated[list[str], typer.Argument(help="Prompts.")],
     model: TextModel,
     guidance: TextRules = [],  # noqa: B006
-    negative: shared.Negative = None,
+    negative: shared.Negative = None, suffix: TextSuffix = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to make at most; default: 64, or as many as the model "
                                                "has places for.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 takes the likeliest token.")] = 0.0,
@@ -42,7 +46,8 @@ def text(
 ) -> None:
     """Write texts with a language model under guidance.
 
-    Without --negative, guidance goes away from what the model says after the last token of the prompt alone. The record
+    Without --negative and --suffix, guidance goes away from what the model says after the last token of the prompt alone. The
+    record
     holds the model, a hash of its weights, the rules, the settings and the versions; `emag again` makes the texts of --out
     again from it.
     """
@@ -57,7 +62,7 @@ def text(
     call: dict[str, Any] = {"num_beams": beams, "do_sample": temperature > 0,
                             **({"temperature": temperature} if temperature else {}), **settings}
     rules = tuple(parse(one, TOKEN_METHODS) for one in guidance)
-    job = TextJob(model, tuple(prompts), rules, _null(negative or [], len(prompts)), call, tokens, seed, chat)
+    job = TextJob(model, tuple(prompts), rules, _null(negative or [], len(prompts)), call, tokens, seed, chat, suffix)
     if out_path is not None:
         check_file(out_path)
     job.check()

@@ -20,8 +20,8 @@ class MTI(TokenRule):
 
     Each row is judged by its own conditional distribution; of a masked text, or an image of masked tokens, each place that
     is not filled in yet. Where none is unsure, the unconditional branch is not evaluated; where it is next, it catches up on
-    the tokens it has missed in one pass. The authors' unconditional branch is the text so far with a short negative suffix;
-    here it is whatever null= says.
+    the tokens it has missed in one pass. The authors' unconditional branch is the text so far with a short negative suffix:
+    null=emag.tokens.suffix("OUTPUT ERROR"), which is read from the prompt's own cache. Any other null= works, too.
 
     Args:
         scale: w, at least 0, or a schedule over the tokens; 1 is off.
