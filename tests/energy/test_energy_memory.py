@@ -79,7 +79,7 @@ def test_a_plan_tells_what_is_evaluated_again():
     from emag.engine.trajectory import Trajectory
 
     path = Trajectory.even(3)
-    for settings, again in (({}, 0), ({"checkpoint": True}, 3 * 2), ({"checkpoint": True, "of": "cond"}, 3)):
+    for settings, again in (({}, 0), ({"checkpoint": True}, 4 * 3 * 2), ({"checkpoint": True, "of": "cond"}, 4 * 3)):
         assert plan(rules("sd3", **settings), 4, path, uncond=True).again == again
 
 

@@ -158,8 +158,9 @@ def test_estimates_may_be_those_of_emag():
     assert not torch.equal(out, made("sd3", *pushed)[0]) and run.stats.evaluations == run.stats.planned
     out, run = made("sd3", *pushed, emag.Energy(RED, 3.0, "next", True, of="cond"))
     assert run.stats.evaluations == run.stats.planned
-    with pytest.raises(Unsupported, match="weak branch of emag is not made there: say of=cond"):
-        made("sd3", *pushed, emag.Energy(RED, 3.0, "next", True))
+    for rule in (emag.Energy(RED, 3.0, "next", True, steps=2), emag.SCG(RED, n=2)):
+        with pytest.raises(Unsupported, match="at later steps, of which the weak branch of emag has seen nothing yet"):
+            made("sd3", *pushed, rule)
 
 
 def test_rules_in_the_attention_work_in_its_passes(monkeypatch):

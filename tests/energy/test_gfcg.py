@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.errors import BadValue, NoEffect, Unsupported
+from emag.errors import BadValue, NoEffect
 from emag.records import recipe
 from emag.samplers import sample
 from test_energy_functions import DIM, NETS, PATH, X, draw, linear
@@ -158,9 +158,6 @@ def test_the_pipelines_own_cfg_sees_it():
     (lambda: guided(gfcg(rivals=("cow",)), emag.CFG(3.0), scores={**SCORES, "is:cow": like(1)}), BadValue,
      "condition 'cow'"),
     (lambda: guided(gfcg(("frog", "cat", "dog")), emag.CFG(3.0))(BATCH, 1), BadValue, "3 wanted classes for 4 images"),
-    (lambda: guided(gfcg(), emag.CFG(3.0), emag.Energy("is:cat", 1.0, through_network=True)), Unsupported, "say of=cond"),
-    (lambda: guided(emag.CFG(3.0), emag.Energy("is:cat", 1.0, through_network=True), gfcg()), Unsupported, "say of=cond"),
-    (lambda: guided(gfcg(), emag.CFG(3.0), emag.SCG("is:cat")), Unsupported, "say of=cond$"),
     (lambda: emag.guided(linear, gfcg(rivals=("cat",)), emag.CFG(3.0), path=PATH, prediction="x0", scores=SCORES,
                          conditions={**NETS, "cat": NETS["cond"]})(BATCH, 1), NoEffect, "is its own prompt")])
 def test_refusals(make, error, match):

@@ -159,6 +159,10 @@ class Perturbation:
         """True where step `index` of a run over `sigmas` needs an evaluation."""
         return not (self.observes or self.strong)
 
+    def acts(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        """True where its prediction is another one than the clean at step `index`: else none is made at another x."""
+        return self.runs(index, sigmas)
+
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where a run over `sigmas` would never use the branch."""
 

@@ -31,6 +31,13 @@ def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
 
 
+def guided_by(rules: Sequence[Rule], at: int) -> tuple[Perturbation, ...]:
+    """The weak branches, each once, that the prediction before rule number `at` is made of."""
+    # what gives the unconditional prediction does so wherever it is named
+    made = [rule for number, rule in enumerate(rules) if number < at or rule.kind == "null"]
+    return tuple(branch for branch in weak_branches(made) if not (branch.observes or branch.strong or branch.ahead))
+
+
 def condition_names(rules: Sequence[Rule]) -> tuple[str, ...]:
     """Names of the further conditions that rules read, or that their branches are evaluated under, each once."""
     evaluated = [branch.condition for branch in weak_branches(rules) if branch.condition]
@@ -65,7 +72,8 @@ def evaluates_null(rules: Sequence[Rule], step: Step, states: States) -> bool:
 def with_null(rules: Sequence[Rule], branches: Branches, step: Step, states: States) -> Branches:
     """The branches of a step, UNCOND given or rewritten by the rules that do so, in order."""
     for rule, state in zip(rules, states, strict=True):
-        if rule.rewrites_null:
+        # where nothing reads UNCOND, no pass is made for it
+        if rule.rewrites_null and (not rule.looks_further or reads_null(rules, step)):
             branches = _rewritten(rule, branches, step, state)
     return branches
 

@@ -1,5 +1,6 @@
 """What a branch keeps in one run: its state, which watches clean passes and makes weak ones differ."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -146,6 +147,15 @@ class State:
     def at_step(self, prediction: torch.Tensor) -> torch.Tensor:
         """The weak prediction as one at the step's own x_t: for a branch evaluated at another x."""
         return prediction
+
+    def elsewhere(self, step: Step) -> "State":
+        """This state for an evaluation beside the run's own: at another x of the same step, that of `step`.
+
+        What clean passes have shown and what was picked in this step stay; what is done there is kept nowhere.
+        """
+        other = copy.copy(self)
+        other.now = step
+        return other
 
     def note(self, differs: torch.Tensor) -> None:
         """Take down whether a replacement differed: a bool tensor on the device."""

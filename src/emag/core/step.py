@@ -86,10 +86,11 @@ class Access(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """One evaluation that a rule asks of `Step.access`. backward: it is differentiated."""
+    """One evaluation that a rule asks of `Step.access`. backward: it is differentiated; ahead: it is so many steps on."""
 
     of: EstimateOf
     backward: bool
+    ahead: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,21 @@ from ..core import (
     Branches,
     EstimateOf,
     Part,
+    Perturbation,
     Rows,
     Rule,
     Score,
     Sparing,
+    State,
     States,
     Step,
     combine,
     with_null,
 )
 from ..errors import Unsupported
-from ..maths.energies import ordinary
 from ..maths.predictions import to_x0
-from .calls import NetworkCall
+from .beside import Beside
+from .calls import NetworkCall, StepCalls
 from .conditions import conditioned, gathered
 from .passes import Passes
 from .view import FurtherSight
@@ -43,15 +45,25 @@ class Evaluations(FurtherSight, Protocol):
         """
         ...
 
-    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> torch.Tensor:
         """The prediction at x [batch, ...] of which row r is under the condition names[r], in the step's space."""
+        ...
+
+    def weak(self, x: torch.Tensor, branch: Perturbation, cond: torch.Tensor, at: Step,
+             checkpoint: bool = False) -> torch.Tensor:
+        """The prediction at x [batch, ...] of a weak branch that the step evaluates, `cond` being the clean one there;
+        differentiable in both.
+
+        What the branch has averaged or picked is that of the step: a constant.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class RuleAccess:
     """`Access` for one rule of a step. before: the rules before it; states: what all rules kept as the step began; names:
-    the clean branches that the step evaluates; sparing: what the rule says of memory."""
+    the clean branches that the step evaluates; weak: of its weak ones, those that the guided estimate is made of; sparing:
+    what the rule says of memory."""
 
     host: Evaluations
     step: Step
@@ -59,6 +71,7 @@ class RuleAccess:
     rules: Sequence[Rule]
     states: States
     names: Sequence[str]
+    weak: Sequence[Perturbation] = ()
     sparing: Sparing = PLENTY
 
     def estimate(self, x: torch.Tensor, of: EstimateOf, ahead: int = 0) -> torch.Tensor:
@@ -71,7 +84,11 @@ class RuleAccess:
 
     def _guided(self, at: Step) -> torch.Tensor:
         states = copy.deepcopy(list(self.states))
-        branches = with_null(self.rules, self._branches(at.x, self.names, at), at, states)
+        clean = self._branches(at.x, self.names, at)
+        weak: Branches = {one: self.host.weak(at.x, one, clean[COND], at, self.sparing.checkpoint) for one in self.weak}
+        # a rule that gives UNCOND may look further itself: there, not at the step's own x
+        at = replace(at, access=replace(self, step=at))
+        branches = with_null(self.rules, {**clean, **weak}, at, states)
         return combine(self.before, branches[COND], branches, at, states[:len(self.before)])
 
     def _branches(self, x: torch.Tensor, names: Sequence[str], at: Step) -> Branches:
@@ -80,7 +97,8 @@ class RuleAccess:
     def under(self, names: Sequence[str]) -> torch.Tensor:
         """The clean sample at x_t, row r under the condition names[r]."""
         step = self.step
-        return to_x0(self.host.under(step.x, names, step), step.x, step.alpha, step.sigma, step.space)
+        predicted = self.host.under(step.x, names, step, self.sparing.checkpoint)
+        return to_x0(predicted, step.x, step.alpha, step.sigma, step.space)
 
     def decode(self, x0: torch.Tensor, part: Part | None = None) -> torch.Tensor:
         return self.host.decode(x0, self.step, part, self.sparing)
@@ -91,37 +109,43 @@ class RuleAccess:
 
 @dataclass(frozen=True)
 class NetworkEvaluations:
-    """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch; host: the
-    host's own, which has the conditional rows."""
+    """Predictions elsewhere by passes of a run through its network. calls: the clean ones of the step, by branch; all: those
+    that weak passes are made from, the host's own with the conditional rows among them; states: of the run's branches."""
 
     step: Step
     passes: Passes
     calls: Mapping[str, NetworkCall]
-    host: NetworkCall
+    all: StepCalls
+    states: Mapping[Perturbation, State]
     sight: FurtherSight
 
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
-        return {name: self._branch(x, name, (at.time - self.step.time) * at.clock, checkpoint) for name in names}
+        return {name: self._branch(x, name, at, checkpoint) for name in names}
 
-    def _branch(self, x: torch.Tensor, name: str, later: float, checkpoint: bool) -> torch.Tensor:
+    def _branch(self, x: torch.Tensor, name: str, at: Step, checkpoint: bool) -> torch.Tensor:
         call = self.calls[name]
         part = call.arguments.rows(call.rows.cond if name == COND else call.rows.uncond or slice(None))
-        network = part.network
-        whole = network.with_latents(part.sample, x.to(part.sample.dtype))
-        part = part.later(later) if later else part
-        moved = replace(part, values=ordinary({**part.values, network.backbone.sample: whole}))
-        rows = Rows.all_uncond(moved.total) if name == UNCOND else Rows.all_cond(moved.total)
-        return self.passes.further(NetworkCall(call.forward, moved, rows), checkpoint)
+        rows = Rows.all_uncond(part.total) if name == UNCOND else Rows.all_cond(part.total)
+        return Beside(self.passes, checkpoint).clean(NetworkCall(call.forward, part, rows).at(x, self._later(at)))
 
-    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
-        call = self.host.conditional()  # the condition rules have not been at it yet
+    def _later(self, at: Step) -> float:
+        """By how much of the scheduler's timestep a step is later than this one."""
+        return (at.time - self.step.time) * at.clock
+
+    def weak(self, x: torch.Tensor, branch: Perturbation, cond: torch.Tensor, at: Step,
+             checkpoint: bool = False) -> torch.Tensor:
+        state = self.states[branch].elsewhere(at)
+        state.predicted(at, cond)
+        return state.at_step(Beside(self.passes, checkpoint).weak(self.all.at(x), branch, state))
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> torch.Tensor:
+        call = self.all.host.conditional()  # the condition rules have not been at it yet
         if call.rows.total != len(names):
             raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
                               "and which condition each has is not known: leave gfcg out")
         given = gathered([self.passes.extras.given(name) for name in names], names)
-        rows = Rows.all_cond(call.rows.total)
-        moved = self.passes.conditions.on(conditioned(call.arguments, given), rows)
-        return self.passes.further(NetworkCall(call.forward, moved, rows))
+        moved = self.passes.conditions.on(conditioned(call.arguments, given), call.rows)
+        return Beside(self.passes, checkpoint).clean(replace(call, arguments=moved).at(x, self._later(at)))
 
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:
         return self.sight.decode(x0, step, part, sparing)

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..core import Perturbation, Rows
+from ..maths.energies import ordinary
 from .arguments import Arguments
 from .framed import Frames
 from .packed import Packing
@@ -26,6 +29,17 @@ class NetworkCall:
         part = self.arguments.rows(self.rows.cond)
         return replace(self, arguments=part, rows=Rows.all_cond(part.total))
 
+    def at(self, x: torch.Tensor, later: float = 0.0) -> "NetworkCall":
+        """The same call at another x [samples, ...], the timestep moved by `later` of the scheduler's; differentiable in x.
+
+        All rows of a sample, under whatever condition, are at one x.
+        """
+        call = self.arguments.later(later) if later else self.arguments
+        network = call.network
+        rows = torch.cat([x] * (call.total // len(x))) if call.total > len(x) else x
+        whole = network.with_latents(call.sample, rows.to(call.sample.dtype))
+        return replace(self, arguments=replace(call, values=ordinary({**call.values, network.backbone.sample: whole})))
+
 
 @dataclass(frozen=True)
 class StepCalls:
@@ -34,6 +48,10 @@ class StepCalls:
 
     host: NetworkCall
     clean: NetworkCall
+
+    def at(self, x: torch.Tensor) -> "StepCalls":
+        """The same calls at another x [samples, ...]."""
+        return StepCalls(self.host.at(x), self.clean.at(x))
 
     def of(self, branch: Perturbation) -> tuple[Arguments, slice | None, slice]:
         """Arguments of a weak pass, the rows of the clean one it takes (None: all), and where its conditional rows are."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from .answer import Answer
 from .arguments import Arguments
 from .blocks import Blocks
 from .calls import Forward, NetworkCall, StepCalls, laid_out
-from .checkpointing import check_can, checkpointed, is_on
+from .checkpointing import freeze
 from .conditions import Conditions, conditioned, differs
 from .groups import groups, is_whole
 from .handlers import Group, changing, entering, looking, perturbing, strengthening, surrounding, watching
@@ -25,6 +25,23 @@ from .view import Extras
 from .wanted import CLEAN, WHOLE, Pass
 
 X = "hidden_states"  # what states call x_t
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A weak pass: its arguments and where its rows sit; the rows of the clean pass it takes (None: all), where its
+    conditional rows are in one copy, and how many copies of them it has."""
+
+    arguments: Arguments
+    rows: Rows
+    part: slice | None
+    own: slice
+    times: int
+
+    def predictions(self, answer: Answer, group: Group) -> list[torch.Tensor]:
+        """Those of the branches of `group`."""
+        made = [part.prediction(self.own) for part in answer.parts(self.times)]
+        return made if group[0][0].copies == 1 else [torch.cat(made)]
 
 
 class Passes:
@@ -50,7 +67,7 @@ class Passes:
 
     def other(self, call: NetworkCall) -> Answer:
         """An evaluation that is the host's own business; it is not counted."""
-        return self._pass(call.forward, call.arguments, self._strengthened(call.rows))
+        return self.evaluate(call.forward, call.arguments, self.strengthened(call.rows))
 
     def clean(self, call: NetworkCall, watchers: Group, lookers: Group = ()) -> Answer:
         """The host's own evaluation in its own batch layout. Branches watch it; `lookers` see one for the first time."""
@@ -62,7 +79,7 @@ class Passes:
         reached = self._reached.get(self.blocks.network.module)
 
         def made(undo: Undo) -> Answer:
-            return self._pass(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now)
+            return self.evaluate(self._looked_at(call.forward, rows.total, lookers, undo), arguments, now)
 
         with reached.clean() if reached else nullcontext():
             answer = undone(made)
@@ -92,44 +109,11 @@ class Passes:
             self.times.change = look
         return forward
 
-    def further(self, call: NetworkCall, checkpoint: bool = False) -> torch.Tensor:
-        """A clean prediction, [rows, ...] fp32, beside those of the step: it is counted, and nobody watches it.
-
-        checkpoint: where it is recorded for a backward pass, that evaluates the network's parts again.
-        """
-        self._count(call.arguments, self.depth)
-        recorded = torch.is_grad_enabled() and call.arguments.sample.requires_grad
-        if recorded:
-            self.recorded += call.arguments.total // self.images * self.depth
-        # the user's own switch would evaluate parts again without the taps of this pass
-        kept = recorded and (checkpoint or is_on(self.blocks.network.module))
-        rows, self.conditions.rows = self.conditions.rows, call.rows
-        try:
-            # nothing resumes from it: a pass with inputs of its own records no streams
-            now = self._strengthened(call.rows, WHOLE)
-            plain = partial(self._pass, call.forward, call.arguments, now)
-            answer = undone(partial(self._checkpointed, call, now)) if kept else plain()
-        finally:
-            self.conditions.rows = rows
-        return answer.prediction(slice(None))
-
-    def _checkpointed(self, call: NetworkCall, now: Pass, undo: Undo) -> Answer:
-        """A pass whose parts are evaluated again in its backward pass, under the same taps."""
-        inside = {block.module for block in self.blocks.network.blocks}
-        rows = call.arguments.total // self.images
-
-        def note(part: torch.nn.Module) -> None:
-            self.again += rows * sum(one in inside for one in part.modules())
-
-        check_can(self.blocks.network.module)
-        checkpointed(self.blocks.network.module, undo, partial(self.blocks.serving, laid_out(call.arguments, now)), note)
-        return self._pass(call.forward, call.arguments, now)
-
     def unchanged(self, call: NetworkCall, block: int) -> Answer:
         """The clean pass again, resumed at `block` with nothing changed; it is not counted."""
-        return self._pass(call.forward, call.arguments, self._strengthened(call.rows, block + 1))
+        return self.evaluate(call.forward, call.arguments, self.strengthened(call.rows, block + 1))
 
-    def _strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
+    def strengthened(self, rows: Rows, mode: int = CLEAN) -> Pass:
         """A pass with nothing in it but the branches that work in every one."""
         return Pass(mode, taps=strengthening(self.strong, {}, rows), changers=entering(self.strong, {}, rows),
                     around=surrounding(self.strong, rows))
@@ -147,30 +131,36 @@ class Passes:
     def weak(self, calls: StepCalls, group: Group) -> list[torch.Tensor]:
         """One weak pass for branches that share it, resumed at the first block that differs; their predictions."""
         branch = group[0][0]
-        times = len(group) * branch.copies
         for _, state in group:
             state.choose()
+        asked = self.asked(calls, group)
+        self.conditions.rows = asked.rows
+        self._count(asked.arguments, self.depth - branch.entry, sum(b.skipped for b, _ in group))
+        # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
+        mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
+        now = replace(self.weakened(asked, group), mode=mode)
+        return asked.predictions(self._checked(calls.clean.forward, asked.arguments, now, group), group)
+
+    def asked(self, calls: StepCalls, group: Group) -> "Asked":
+        """What the weak pass of `group` is called with."""
+        branch, times = group[0][0], len(group) * group[0][0].copies
         call, part, own = calls.of(branch)
         total = call.total * times
         alone = Rows.all_uncond(total) if branch.null else Rows.all_cond(total)
         rows = calls.clean.rows if branch.all_rows else alone
-        call = self._prepared(call.repeated(times), rows, group)
-        self.conditions.rows = rows
-        self._count(call, self.depth - branch.entry, sum(b.skipped for b, _ in group))
-        strong = () if branch.ahead else self.strong
-        taps = strengthening(strong, perturbing(group, total // times), rows)
-        # blocks before the resume point hand their streams on; what has inputs of its own begins at the first one
-        mode = WHOLE if is_whole(*group[0]) else branch.resume + 1
-        now = Pass(mode, part, times, taps, changers=entering(strong, changing(group), rows),
-                   around=surrounding(strong, rows))
-        answer = self._checked(calls.clean.forward, call, now, group)
-        made = [part.prediction(own) for part in answer.parts(times)]
-        return made if branch.copies == 1 else [torch.cat(made)]
+        return Asked(self._prepared(call.repeated(times), rows, group), rows, part, own, times)
+
+    def weakened(self, asked: "Asked", group: Group) -> Pass:
+        """A pass under the branches of `group`, which share it, and under those that work in every one."""
+        rows, strong = asked.rows, () if group[0][0].ahead else self.strong
+        taps = strengthening(strong, perturbing(group, rows.total // asked.times), rows)
+        return Pass(rows=asked.part, repeat=asked.times, taps=taps, changers=entering(strong, changing(group), rows),
+                    around=surrounding(strong, rows))
 
     def _checked(self, forward: Forward, call: Arguments, now: Pass, group: Group) -> Answer:
         """The answer of a weak pass, which has to reach what it is about; another network is not held against anything."""
         def made(undo: Undo) -> Answer:
-            return self._pass(self._forward(forward, group, undo), call, now)
+            return self.evaluate(self.forward(forward, group, undo), call, now)
 
         if group[0][0].model is not None:
             return undone(made)
@@ -208,11 +198,16 @@ class Passes:
             changed[sample] = network.with_latents(call.sample, x)
         return call.replacing(changed) if changed else call
 
-    def _forward(self, forward: Forward, group: Group, undo: Undo) -> Forward:
-        """What evaluates a weak pass: the network, perhaps changed until `undo` closes, or another one."""
+    def forward(self, forward: Forward, group: Group, undo: Undo) -> Forward:
+        """What evaluates a pass of `group`: the network, perhaps changed until `undo` closes, or another one."""
+        if not group:
+            return forward
         branch, state = group[0]
         if branch.model is not None:
-            return self.extras.model(branch.model)
+            model = self.extras.model(branch.model)
+            if isinstance(model, torch.nn.Module) and torch.is_grad_enabled():
+                freeze(model, undo)
+            return model
         if branch.lora_scale is not None:
             scale_lora(self.blocks.network.module, branch.lora_scale, undo)
         if branch.modules == "time":
@@ -236,7 +231,7 @@ class Passes:
     def _count(self, call: Arguments, blocks: int, skipped: int = 0) -> None:
         self.evaluations += call.total // self.images * blocks - skipped
 
-    def _pass(self, forward: Forward, call: Arguments, now: Pass) -> Answer:
+    def evaluate(self, forward: Forward, call: Arguments, now: Pass) -> Answer:
         try:
             with self.blocks.serving(laid_out(call, now)):
                 return call.evaluated(forward)

@@ -6,7 +6,18 @@ from typing import Any
 
 import torch
 
-from ..core import Perturbation, Rule, Sparing, Step, evaluates_null, needed_branches, reads_null, weak_branches
+from ..core import (
+    Look,
+    Perturbation,
+    Rule,
+    Sparing,
+    Step,
+    evaluates_null,
+    guided_by,
+    needed_branches,
+    reads_null,
+    weak_branches,
+)
 from ..maths.predictions import convert, difference_scale
 from ..methods.common.null_branch import NullBranch
 from ..schedules import Schedule
@@ -20,8 +31,8 @@ class Plan:
     depth: blocks of the network. rows: for each evaluation of the host, rows per image of its clean pass (a rule that
     decides from the predictions, such as adaptive guidance, may spare more). host_rows: those without any rule.
     steps: for each evaluation, the further branches it needs (likewise). reads_null: some step reads the unconditional
-    prediction. looks: for each evaluation, passes of rules that look further, rows per image of each, those that are
-    differentiated first. again: rows per image that backward passes evaluate once more.
+    prediction. looks: for each evaluation, block evaluations per image of rules that look further: those that are
+    differentiated, and the others. again: block evaluations per image that backward passes make once more.
     """
 
     depth: int
@@ -50,12 +61,12 @@ class Plan:
     @property
     def further(self) -> int:
         """Block evaluations per image of rules that look further."""
-        return sum(map(sum, self.looks)) * self.depth
+        return sum(map(sum, self.looks))
 
     @property
     def backward(self) -> int:
         """Blocks per image that a backward pass goes through."""
-        return sum(differentiated for differentiated, _ in self.looks) * self.depth
+        return sum(differentiated for differentiated, _ in self.looks)
 
     @property
     def total(self) -> int:
@@ -64,8 +75,12 @@ class Plan:
 
     def cost(self, branch: Perturbation) -> int:
         """Block evaluations per image of one weak pass."""
-        rows = self.host_rows if branch.all_rows else branch.copies
-        return rows * (self.depth - branch.entry) - branch.skipped
+        return _rows(branch, self.host_rows) * (self.depth - branch.entry) - branch.skipped
+
+
+def _rows(branch: Perturbation, host_rows: int) -> int:
+    """Rows per image of a weak pass."""
+    return host_rows if branch.all_rows else branch.copies
 
 
 def departs(rules: Sequence[Rule]) -> bool:
@@ -95,23 +110,52 @@ def plan(rules: Sequence[Rule], depth: int, trajectory: Trajectory, uncond: bool
     places = trajectory.places()
     both = [uncond and (paired or evaluates_null(rules, step, fresh)) for step in places]
     further = tuple(needed_branches(rules, step, fresh) for step in places)
-    looks = tuple(_looks(rules, step, 2 if null else 1) for step, null in zip(places, both, strict=True))
+    made = [Looks(rules, step, 2 if null else 1, weak, depth, host_rows if uncond else 1)
+            for step, null, weak in zip(places, both, further, strict=True)]
     rows, parts = tuple(host_rows if b else 1 for b in both), trajectory.parts
     return Plan(depth, rows * parts, host_rows if uncond else 1, further * parts,
-                any(reads_null(rules, step) for step in places), looks * parts, _again(rules, places, both) * parts)
+                any(reads_null(rules, step) for step in places), tuple(step.blocks() for step in made) * parts,
+                sum(step.again() for step in made) * parts)
 
 
-def _looks(rules: Sequence[Rule], step: Step, rows: int) -> tuple[int, int]:
-    """Rows per image of what rules evaluate by themselves at a step of `rows` clean ones: differentiated, and not."""
-    found = [(look.backward, rows if look.of == "guided" else 1) for rule in rules
-             if rule.kind != "null" or reads_null(rules, step) for look in rule.looks(step)]
-    return sum(count for backward, count in found if backward), sum(count for backward, count in found if not backward)
+@dataclass(frozen=True)
+class Looks:
+    """What rules evaluate by themselves at one step. clean: rows per image of its clean pass; weak: its weak branches;
+    host_rows: rows per image of the host's own call."""
 
+    rules: Sequence[Rule]
+    step: Step
+    clean: int
+    weak: Sequence[Perturbation]
+    depth: int
+    host_rows: int
 
-def _again(rules: Sequence[Rule], places: Sequence[Step], both: Sequence[bool]) -> int:
-    """Rows per image that backward passes evaluate once more, over a run."""
-    checkpointed = [rule for rule in rules if Sparing.of(rule).checkpoint]
-    return sum(_looks(checkpointed, step, 2 if null else 1)[0] for step, null in zip(places, both, strict=True))
+    def blocks(self) -> tuple[int, int]:
+        """Block evaluations per image: those that are differentiated, and the others."""
+        found = [(look.backward, self._cost(at, look)) for at, look in self._asked()]
+        return sum(cost for backward, cost in found if backward), sum(cost for backward, cost in found if not backward)
+
+    def again(self) -> int:
+        """Block evaluations per image that backward passes make once more; another network does not."""
+        return sum(self._cost(at, look, others=False) for at, look in self._asked()
+                   if look.backward and Sparing.of(self.rules[at]).checkpoint)
+
+    def _asked(self) -> list[tuple[int, Look]]:
+        """Each evaluation, by the number of the rule that asks for it; where nothing reads UNCOND, none is made for it."""
+        read = reads_null(self.rules, self.step)
+        return [(at, look) for at, rule in enumerate(self.rules) if read or rule.kind != "null"
+                for look in rule.looks(self.step)]
+
+    def _cost(self, at: int, look: Look, others: bool = True) -> int:
+        """Block evaluations per image of one evaluation that rule number `at` asks for. others: by other networks too."""
+        if look.of != "guided":
+            return self.depth
+        weak = [branch for branch in guided_by(self.rules, at) if branch in self.weak and (others or not branch.model)
+                and branch.acts(self.step.index, self.step.sigmas)]
+        # what gives UNCOND may look there in its turn
+        inside = sum(self.depth for number, _ in self._asked() if self.rules[number].kind == "null")
+        return self.clean * self.depth + inside + sum(
+            _rows(branch, self.host_rows) * self.depth - branch.skipped for branch in weak)
 
 
 def unfed(rules: Sequence[Rule], trajectory: Trajectory) -> str | None:

@@ -78,7 +78,7 @@ class Run:
         self.further = weak_branches(self.rules)
         self._held: Held | None = None
         self._calls: dict[str, NetworkCall] = {}  # of the clean branches of the step
-        self._host: NetworkCall  # the host's, with the conditional rows of the step
+        self._all: StepCalls  # those of its first call, which has the conditional rows
         self._references: int | None = None  # tokens of reference images behind x_t
 
     def install(self, undo: Undo) -> None:
@@ -199,7 +199,7 @@ class Run:
         answer = self.passes.clean(calls.clean, self.course.watching(), self.course.looking())
         self.course.look(self.now.step)
         rows = calls.clean.rows
-        self._host = calls.host
+        self._all = calls
         self._calls = {COND: calls.clean} | ({UNCOND: calls.clean} if rows.uncond is not None else {})
         branches: dict[Hashable, torch.Tensor] = {COND: answer.prediction(rows.cond)}
         if rows.uncond is not None:
@@ -214,7 +214,8 @@ class Run:
         """What the rules make of the branches, for a host that gets it in the dtype of `answer`."""
         now = self.now
         if self.looks:
-            now = now.seeing(NetworkEvaluations(now.step, self.passes, self._calls, self._host, self.view), branches)
+            host = NetworkEvaluations(now.step, self.passes, self._calls, self._all, self.course.states, self.view)
+            now = now.seeing(host, branches)
         after = now.with_null(branches)
         pred = now.result(after)
         if pred is not branches[COND]:

@@ -17,6 +17,7 @@ from ..core import (
     Step,
     combine,
     evaluates_null,
+    guided_by,
     needed_branches,
     needs_null,
     reads_null,
@@ -30,7 +31,7 @@ from .finite import Finite
 @dataclass(frozen=True)
 class StepRules:
     """The rules at work in one step. states: the memory of each, which lasts as long as the run. host: what it gives those
-    that look further; begun, evaluated: what the rules had kept as the step began, and the clean branches of the step."""
+    that look further; begun, evaluated: what the rules had kept as the step began, and the branches of the step."""
 
     step: Step
     rules: Sequence[Rule]
@@ -38,7 +39,7 @@ class StepRules:
     finite: Finite
     host: Evaluations | None = None
     begun: Sequence[dict[str, Any]] = ()
-    evaluated: Sequence[str] = ()
+    evaluated: Sequence[Any] = ()
 
     @property
     def place(self) -> str:
@@ -69,7 +70,7 @@ class StepRules:
         if not any(rule.looks_further for rule in self.rules):
             return self
         begun = copy.deepcopy(list(self.states))
-        return replace(self, host=host, begun=begun, evaluated=[name for name in (COND, UNCOND) if name in branches])
+        return replace(self, host=host, begun=begun, evaluated=tuple(branches))
 
     def with_null(self, branches: Branches) -> Branches:
         """The branches, UNCOND given or rewritten by the rules that do so, in order."""
@@ -97,7 +98,10 @@ class StepRules:
         """The step as the rule number `at` sees it."""
         if self.host is None or not self.rules[at].looks_further:
             return self.step
-        access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, self.evaluated,
+        names = [name for name in (COND, UNCOND) if name in self.evaluated]
+        weak = [branch for branch in guided_by(self.rules, at)
+                if branch in self.evaluated and branch.acts(self.step.index, self.step.sigmas)]
+        access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, names, weak,
                             Sparing.of(self.rules[at]))
         return replace(self.step, access=access)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import LATE, Look, Rule, check_finite, weak_branches
+from ..core import LATE, Look, Rule, check_finite, guided_by, weak_branches
 from ..engine.network import Network
 from ..engine.plan import departs, plan, unfed
 from ..engine.swaps import lora_layers
@@ -139,20 +139,21 @@ def check_order(rules: Sequence[Rule]) -> None:
 
 
 def check_looks(rules: Sequence[Rule]) -> None:
-    """A guided estimate elsewhere is made of the clean branches there, not of weak ones."""
+    """Raise `Unsupported` for a guided estimate at a later level where weak branches are in it.
+
+    At another x of the same step they are made of what its clean pass showed; a later one has shown nothing yet.
+    """
     for at, rule in enumerate(rules):
         looks = [look for step in Trajectory.even(28).places() for look in rule.looks(step)]
         _check_uncond_look(rules, looks, rule.name)
-        if not any(look.of == "guided" for look in looks):
+        if not any(look.of == "guided" and look.ahead for look in looks):
             continue
-        # what gives the unconditional prediction does so wherever it is named
-        made = [one for number, one in enumerate(rules) if number < at or one.kind == "null"]
-        weak = next((one.name for one in made if not all(branch.strong for branch in one.weak)
-                     or (one.kind == "null" and one.looks_further)), None)
+        weak = guided_by(rules, at)
         if weak:
-            other = ", or leave the network out (through_network=false, recur=1)" if hasattr(rule, "through_network") else ""
-            raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at another x, and the weak "
-                              f"branch of {weak} is not made there: say of=cond{other}")
+            owner = next(one.name for one in rules if weak[0] in one.weak)
+            other = ", or steps=1" if hasattr(rule, "steps") else ""
+            raise Unsupported(f"{rule.name} with these settings evaluates the guided prediction at later steps, of which "
+                              f"the weak branch of {owner} has seen nothing yet: say of=cond{other}")
 
 
 def _check_uncond_look(rules: Sequence[Rule], looks: Sequence[Look], name: str) -> None:

@@ -135,7 +135,7 @@ class Function:
         rules.check_input()
         branches = self.network.step(step, partial(self._branches, x, step))
         rules.check(branches)
-        rules = rules.seeing(Elsewhere(self.sights, self._elsewhere), branches)
+        rules = rules.seeing(Elsewhere(self.sights, self._elsewhere, self._weak_elsewhere), branches)
         self.latest = dict(rules.with_null(branches))
         prediction = rules.result(self.latest)
         rules.check_cast(prediction, x.dtype)
@@ -249,6 +249,18 @@ class Function:
         def made(x: torch.Tensor) -> torch.Tensor:
             return self.network.elsewhere(partial(self._evaluate, x, step, name), step, name == UNCOND)
 
+        return self._kept(made, x, checkpointed)
+
+    def _weak_elsewhere(self, x: torch.Tensor, step: Step, branch: Perturbation, cond: torch.Tensor,
+                        checkpointed: bool) -> torch.Tensor:
+        """The same for a weak branch that the step evaluates; `cond` is the clean prediction at x."""
+        def made(x: torch.Tensor) -> torch.Tensor:
+            return self.network.weak_elsewhere(partial(self._evaluate, x, step, _asked(branch)), step, branch, cond)
+
+        return self._kept(made, x, checkpointed)
+
+    def _kept(self, made: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, checkpointed: bool) -> torch.Tensor:
+        """`made(x)`; where it is checkpointed, a backward pass makes it again."""
         if not (checkpointed and torch.is_grad_enabled() and x.requires_grad):
             return made(x)
         # the function as a whole: what is in it, nobody here knows

@@ -13,6 +13,7 @@ import torch
 
 from ..core import Perturbation, Rows, Rule, State, Step, weak_branches
 from ..engine.arguments import Arguments
+from ..engine.beside import Beside
 from ..engine.blocks import blocks_of
 from ..engine.calls import Forward, NetworkCall, StepCalls
 from ..engine.conditions import Conditions
@@ -89,9 +90,18 @@ class InsideNetwork(Outside):
     def elsewhere(self, evaluate: Evaluate, step: Step, null: bool) -> torch.Tensor:
         def make(call: NetworkCall) -> None:
             rows = Rows.all_uncond(call.rows.total) if null else call.rows
-            self.passes.further(replace(call, rows=rows))
+            Beside(self.passes).clean(replace(call, rows=rows))
 
         return self._tapped(lambda: self._through(evaluate, step, make))
+
+    def weak_elsewhere(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor) -> torch.Tensor:
+        state = self.course.states[branch].elsewhere(step)
+        state.predicted(step, cond)
+
+        def make(call: NetworkCall) -> None:
+            Beside(self.passes).weak(_either(call), branch, state)
+
+        return state.at_step(self._tapped(lambda: self._through(evaluate, step, make)))
 
     @contextmanager
     def once_more(self) -> Iterator[None]:
@@ -135,8 +145,7 @@ class InsideNetwork(Outside):
 
         def make(call: NetworkCall) -> None:
             self._check_x(call.arguments, state)
-            both = replace(call, rows=replace(call.rows, uncond=call.rows.cond))  # whichever condition: the function's own
-            self.passes.weak(StepCalls(both, call), [(branch, state)])
+            self.passes.weak(_either(call), [(branch, state)])
 
         prediction = state.at_step(self._through(evaluate, step, make))
         if cond is not None:
@@ -216,3 +225,8 @@ class InsideNetwork(Outside):
             return self.passes.unchanged(call, block).sample
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
             return None
+
+
+def _either(call: NetworkCall) -> StepCalls:
+    """A weak pass is made from the function's own call, whichever condition it has asked for."""
+    return StepCalls(replace(call, rows=replace(call.rows, uncond=call.rows.cond)), call)

@@ -35,6 +35,10 @@ class Outside:
         """A clean prediction beside those of the step, which are made. null: it is the unconditional one."""
         return evaluate()
 
+    def weak_elsewhere(self, evaluate: Evaluate, step: Step, branch: Perturbation, cond: torch.Tensor) -> torch.Tensor:
+        """The prediction, beside those of the step, of a branch that it evaluates; `cond` is the clean one there."""
+        return evaluate()
+
     @contextmanager
     def once_more(self) -> Iterator[None]:
         """Evaluations that backward passes make once more."""

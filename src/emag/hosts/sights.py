@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import PLENTY, Branches, Part, Rule, Score, Sparing, Step
+from ..core import PLENTY, Branches, Part, Perturbation, Rule, Score, Sparing, Step
 from ..errors import BadValue
 from .decoding import decode
 
@@ -31,6 +31,13 @@ class Evaluating(Protocol):
     def __call__(self, x: torch.Tensor, step: Step, name: str, checkpointed: bool) -> torch.Tensor: ...
 
 
+class WeaklyEvaluating(Protocol):
+    """The prediction of a weak branch of one step at another x, where the clean one is `cond`."""
+
+    def __call__(self, x: torch.Tensor, step: Step, branch: Perturbation, cond: torch.Tensor,
+                 checkpointed: bool) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class Sights:
     """What rules that look further are given: scores by name, and how x0 [batch, ...] becomes what those see."""
@@ -41,17 +48,23 @@ class Sights:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Clean predictions of one step at another x, by calls of the denoiser."""
+    """Predictions of one step at another x, by calls of the denoiser: `evaluate` clean ones, `weakly` those of weak
+    branches."""
 
     sights: Sights
     evaluate: Evaluating
+    weakly: WeaklyEvaluating
 
     def branches(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> Branches:
         return {name: self.evaluate(x, at, name, checkpoint) for name in names}
 
-    def under(self, x: torch.Tensor, names: Sequence[str], at: Step) -> torch.Tensor:
+    def weak(self, x: torch.Tensor, branch: Perturbation, cond: torch.Tensor, at: Step,
+             checkpoint: bool = False) -> torch.Tensor:
+        return self.weakly(x, at, branch, cond, checkpoint)
+
+    def under(self, x: torch.Tensor, names: Sequence[str], at: Step, checkpoint: bool = False) -> torch.Tensor:
         # conditions of a function are whatever it takes: each is evaluated for the whole batch, of which a row is kept
-        found = {name: self.evaluate(x, at, name, False) for name in dict.fromkeys(names)}
+        found = {name: self.evaluate(x, at, name, checkpoint) for name in dict.fromkeys(names)}
         return torch.stack([found[name][row] for row, name in enumerate(names)])
 
     def decode(self, x0: torch.Tensor, step: Step, part: Part | None = None, sparing: Sparing = PLENTY) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from ..core import Rule, weak_branches
+from ..core import Rule, guided_by, weak_branches
 from ..engine.network import Network
 from ..engine.plan import Plan, plan
 from ..engine.reading import read_network
@@ -54,7 +54,7 @@ def foretold(network: Network, model: str, rules: Sequence[Rule], steps: int, he
                 if isinstance(branch, EMAttention)]
     return {"model": model, "network": network.backbone.name, "blocks": network.depth, "steps": steps,
             "image_tokens": tokens[0], "text_tokens": tokens[1], "clean": planned.host, "evaluations": planned.total,
-            "backward": planned.backward, "again": planned.again * network.depth, "weak": branches}
+            "backward": planned.backward, "again": planned.again, "weak": branches}
 
 
 def memory(network: Network, model: str, rules: Sequence[Rule], height: int | None = None, width: int | None = None,
@@ -71,22 +71,27 @@ def memory(network: Network, model: str, rules: Sequence[Rule], height: int | No
     tokens = _tokens(network, model, height, width, text)
     pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
     decoders = [_decoder_config(model, rule.decoder, origin, revision) for rule in found]
+    weak = [sum(branch.copies for branch in guided_by(rules, rules.index(rule))) for rule in found]
     found = [replace(rule, steps=min(rule.steps, steps or rule.steps)) for rule in found]
-    kept = [_kept(rule, network, tokens, pixels, images, uncond, config) for rule, config in zip(found, decoders)]
+    kept = [_kept(rule, network, tokens, pixels, images, (2 if uncond else 1) + more, config)
+            for rule, config, more in zip(found, decoders, weak)]
     if any(one is None for one in kept):
         return None
     return {"bytes": round(max(one[rule.checkpoint] for rule, one in zip(found, kept))),
             "least": round(max(one[True] for one in kept)), "images": images}
 
 
-def _kept(rule: Any, network: Network, tokens: tuple[int, int], pixels: int, images: int, uncond: bool,
+def _kept(rule: Any, network: Network, tokens: tuple[int, int], pixels: int, images: int, guided: int,
           autoencoder: dict[str, Any]) -> Any:
-    """The most bytes there are for a rule: as it is, and checkpointed. None where that is not known."""
+    """The most bytes there are for a rule: as it is, and checkpointed. None where that is not known.
+
+    guided: rows per image of all branches, weak ones too, that the guided estimate is made of.
+    """
     # draws and steps are evaluated one after the other, as rows are, and kept together until the backward pass
     decoder = of_decoder(autoencoder, pixels, images, rule.draws)
     if decoder is None or not rule.through_network:
         return decoder and tuple(one.most for one in decoder)
-    rows = images * (2 if uncond and rule.of == "guided" else 1) * rule.steps
+    rows = images * (guided if rule.of == "guided" else 1) * rule.steps
     config: Any = network.module.config
     kept = of_network(type(network.module), config, tokens, rows)
     return kept and tuple(ours.before(theirs) for ours, theirs in zip(kept, decoder))

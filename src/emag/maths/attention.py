@@ -117,6 +117,11 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
+def writable(made: torch.Tensor) -> torch.Tensor:
+    """`made`, or a copy where autograd keeps it for a backward pass, as it does what attention and softmax give."""
+    return made.clone() if made.requires_grad else made
+
+
 def differ(out: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     """Whether two attention outputs [B, H, L, d] are further apart than rounding puts them: a bool tensor, on the device."""
     # a few units in the last place of the largest value: two kernels may sum in another order

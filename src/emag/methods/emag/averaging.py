@@ -109,6 +109,9 @@ class Averaging(Perturbation):
         """True where step `index` needs a weak pass."""
         return self.compat.every_step or self.applies(index, sigmas)
 
+    def acts(self, index: int, sigmas: tuple[float, ...]) -> bool:
+        return self.takes_uncond or self.applies(index, sigmas)
+
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where the window leaves no weak pass."""
         if not set(APPLIED) & set(self.window.phases(sigmas)):

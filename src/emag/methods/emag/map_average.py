@@ -8,7 +8,7 @@ import torch
 
 from ...core import Sdpa
 from ...errors import Unsupported
-from ...maths.attention import Attention
+from ...maths.attention import Attention, writable
 from . import statistics, stored_map
 from .average import Average
 from .compat import Renorm
@@ -94,7 +94,7 @@ class MapAverage(Average):
         return measure(self.stored.read(rows), live), differs
 
     def output(self, call: Attention, sdpa: Sdpa, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = sdpa(call.q)
+        out = writable(sdpa(call.q))
         live = out[:, :, call.image]
         values = call.values()
         new = torch.cat([self._rows(call, chunk) @ values for chunk in call.chunks()], dim=2).to(out.dtype)
@@ -110,7 +110,7 @@ class MapAverage(Average):
         if kept.stop - kept.start == call.k.shape[2] and self.strength == 1:
             rows = average
         else:
-            rows = call.weights(chunk)
+            rows = writable(call.weights(chunk))
             rows[..., kept].lerp_(average, self.strength)
         return self._rescaled(rows, call)
 
@@ -126,9 +126,10 @@ class MapAverage(Average):
         if self.renorm == "row":
             return rows / rows.sum(-1, keepdim=True).clamp(min=statistics.TINY)
         # the text gets what the other columns leave of 1, its own proportions kept
-        text = rows[..., text_columns(call)]
+        text = rows[..., text_columns(call)].clone()
         share = text.sum(-1, keepdim=True)
-        text *= (1 - (rows.sum(-1, keepdim=True) - share)).clamp(min=0) / share.clamp(min=statistics.TINY)
+        left = (1 - (rows.sum(-1, keepdim=True) - share)).clamp(min=0)
+        rows[..., text_columns(call)] = text * (left / share.clamp(min=statistics.TINY))
         return rows
 
     def _jittered(self, chunk: slice) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """EMAG's state in one run: an average and a statistic per candidate block, and the pick they lead to."""
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
 
-from ...core import Rows, Sdpa, State
+from ...core import Rows, Sdpa, State, Step
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...schedules import APPLIED, OBSERVED, Phase
@@ -53,6 +54,12 @@ class Tracker(State):
             self.before = dict(self.statistic)
             self.pick = None
         self.picks.append(None)
+
+    def elsewhere(self, step: Step) -> "Tracker":
+        """The average as it is, with the picks that were made."""
+        other = copy.copy(self)
+        other.now, other.again = step, True
+        return other
 
     @property
     def observes(self) -> bool:

@@ -186,7 +186,8 @@ class Energy(Rule):
 
     def _pulled(self, step: Step) -> list[Look]:
         """What the moves by the gradient in x_t evaluate: a pass for each step that is looked ahead, none at x_t itself."""
-        return [] if self.of == "noisy" else [Look(self._of, True)] * self._pulls * len(stops(step, self.steps))
+        found = [Look(self._of, True, at - step.index) for at in stops(step, self.steps)]
+        return [] if self.of == "noisy" else found * self._pulls
 
     def fits_run(self, start: RunStart) -> None:
         if not any(map(self.share, start.steps)):

@@ -91,7 +91,7 @@ class SCG(Rule):
         return self.n > 1 and step.index + 1 < step.count and low <= step.progress <= high
 
     def looks(self, step: Step) -> tuple[Look, ...]:
-        return (Look(self.of, False),) * self.n if self.searches(step) else ()
+        return (Look(self.of, False, 1),) * self.n if self.searches(step) else ()
 
     def fits_run(self, start: RunStart) -> None:
         if self.n > 1:

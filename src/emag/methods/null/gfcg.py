@@ -94,13 +94,13 @@ class GFCG(NullBranch):
     def looks(self, step: Step) -> tuple[Look, ...]:
         return (Look("cond", False),)
 
-    @torch.no_grad()
     def new_null(self, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor | None:
         if step.access is None:
             raise Unsupported("gfcg looks at the decoded image, which this host does not give: use emag.guide around a "
                               "diffusers pipeline, or emag.guided around a function")
         cond = branches[COND]
-        chosen, confusion = self._chosen(self._likely(cond, step.access, step))
+        with torch.no_grad():
+            chosen, confusion = self._chosen(self._likely(cond, step.access, step))
         reference = step.access.under([self.named[at] for at in chosen])
         same = (relative_distance(reference, cond) < SAME).nonzero().flatten().tolist()
         if same:

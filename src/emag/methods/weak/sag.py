@@ -54,10 +54,11 @@ class SelfBlurredState(State):
         super().__init__()
         self.spec = spec
         self.held: list[Attention] = []
+        self.blurred: torch.Tensor | None = None
 
     def begin(self, index: int) -> None:
         super().begin(index)
-        self.held = []
+        self.held, self.blurred = [], None
 
     @property
     def watches(self) -> bool:
@@ -73,7 +74,9 @@ class SelfBlurredState(State):
         clean = to_x0(cond, step.x, step.alpha, step.sigma, step.space)
         image = planes(clean, step)
         # blurred where it is looked at most: what the network built there is missing in the weak branch
-        shift = self.mask(unpack(clean, step)).to(image.dtype) * (blur(image, self.spec.taps) - image)
+        # beside the step there is no attention to see: the mask is the step's
+        self.blurred = self.mask(unpack(clean, step)) if self.blurred is None else self.blurred
+        shift = self.blurred.to(image.dtype) * (blur(image, self.spec.taps) - image)
         self.shift = from_planes(shift, step, clean)
         self.held = []
 
