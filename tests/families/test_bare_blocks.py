@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import Attention
 
 import emag
 from emag.engine.attending import Attending
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.errors import BadValue, Unsupported
 from emag.lab.draw.sampling import DrawSettings, Job, arguments
 from emag.methods import METHODS as C

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 import emag
 from emag.engine.arguments import Arguments
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.engine.taps import image_tokens
 from emag.families import BACKBONES
 from emag.hosts.lookup import denoisers, host_of

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.families import BACKBONES
 from emag.hosts.lookup import denoisers, host_of
 from emag.lab.doctor import coverage, page

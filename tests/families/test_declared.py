@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, LoraModel, get_peft_model
 
 import emag
-from emag.engine.network import read_network, unwrapped
+from emag.engine.reading import read_network, unwrapped
 from emag.errors import BadValue, Unsupported
 from emag.families import BACKBONES, Backbone
 from emag.lab.doctor.coverage import networks

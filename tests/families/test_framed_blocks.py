@@ -7,7 +7,7 @@ import emag
 from emag.engine.arguments import check_copies
 from emag.engine.attending import Attending
 from emag.engine.framed import Frames
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.errors import BadValue, Unsupported
 from emag.maths.attention import Attention
 from emag.methods import METHODS as C

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.methods import METHODS as C
 from emag.testing.small_joint import MORE as JOINT

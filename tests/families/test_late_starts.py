@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.defaults import entry
 from emag.lab.forecast import image_tokens, text_tokens
 from emag.methods.weak.slg import SLG

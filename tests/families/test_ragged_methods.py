@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
 from emag.engine.packed import Packing
+from emag.engine.reading import read_network
 from emag.hosts.defaults import entry
 from emag.hosts.given import encode_condition
 from emag.hosts.lookup import host_of

@@ -9,7 +9,7 @@ import emag
 from editing import EMAG, KINDS, MORE, REFERENCES, SCALE, cases, cast, far
 from emag.core import Rows
 from emag.engine import arguments, step_rules
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.maths.attention import Attention
 from emag.maths.layout import unpack
 from emag.methods import METHODS as C

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.methods.emag.compat import Compat
 from emag.methods.null.ag import AG
 from emag.methods.weak.slg import SLG

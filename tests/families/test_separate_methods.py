@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.methods.attention.nag import NAG
 from emag.methods.attention.pladis import PLADIS
 from emag.methods.null.ag import AG

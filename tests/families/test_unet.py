@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline
 
 import emag
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.methods import METHODS as C
 from emag.methods.emag.compat import Compat
 from emag.testing.small_unet import MORE, sd, sd_call, sdxl, sdxl_call

@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 import emag
 from adapters import with_unet_adapter
 from emag.core import COND, Rule
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.engine.trajectory import trajectory
 from emag.families.stable_diffusion import FAMILY
 from emag.hosts.defaults import resolve

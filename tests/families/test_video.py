@@ -5,7 +5,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.lookup import host_of
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat

@@ -9,7 +9,7 @@ from diffusers import LTXPipeline, UniPCMultistepScheduler
 import emag
 from cases import EMAG
 from emag.engine import each_sample
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.given import encode_condition
 from emag.hosts.lookup import host_of
 from emag.lab.forecast import forecast

@@ -14,7 +14,7 @@ import test_video_methods
 import video
 from cases import EMAG
 from emag.engine import seam
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.hosts.given import encode_condition
 from emag.hosts.lookup import host_of
 from emag.lab.draw.columns import _host_evaluations

@@ -7,7 +7,7 @@ import torch
 
 import emag
 from cases import EMAG
-from emag.engine.network import read_network
+from emag.engine.reading import read_network
 from emag.lab.doctor.calibrate import Probe
 from emag.methods import METHODS
 from emag.methods.emag.compat import Compat
