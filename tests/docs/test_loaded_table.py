@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from diffusers import hooks
 
-from emag.engine.network import WRAPPERS
+from emag.engine.reading import WRAPPERS
 from emag.hosts.hooks import SPLIT
 from emag.hosts.opening import UNSAFE, ModelSource
 
