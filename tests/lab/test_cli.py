@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import emag
-from emag.lab.cli import weakness
+from emag.errors import BadValue
+from emag.lab.cli import every, weakness
 from emag.lab.draw import columns
+from emag.lab.draw.sampling import DrawSettings, jobs
 from emag.lab.pages import catalogue
 from emag.lab.pages.functions import numbers_in
 from emag.methods.tokens import TOKEN_METHODS
@@ -204,6 +206,16 @@ def test_compare_draws_every_method(run, tmp_path):
     for method in (one for one in drawn if one["kind"] != "token"):
         assert method["name"][:10] in text or method["name"] in ("cfg", "constant")
     assert Image.open(tmp_path / "all.png").height > 36 * 128
+
+
+def test_a_method_that_does_not_fit_the_settings_leaves_the_others_to_be_drawn():
+    """Of --all: three steps spare none, and are too few to look five ahead. A prompt that nobody can draw is an error."""
+    pipe, chosen = emag.load("tiny"), [columns.Column.parse(text) for text in ("host", "feature-reuse", "cfg=2 fsg", "apg")]
+    kept, refused = every.fitting(pipe, chosen, jobs(["a ship"], [], [8])[0], DrawSettings(3))
+    assert [column.label for column in kept] == ["host", "apg"]
+    assert "no step to spare" in refused["feature-reuse"] and "choose earlier steps" in refused["cfg=2 fsg"]
+    with pytest.raises(BadValue, match="names none of this model's classes"):
+        every.fitting(pipe, chosen, jobs(["the moon"], [], [8])[0], DrawSettings(3))
 
 
 def test_methods_in_full(run):

@@ -48,6 +48,16 @@ def test_the_mean_of_what_is_guided_is_the_conditional_one(tmp_path):
         assert (plain.mean(0) - cond.mean(0)).abs().max() > 0.5
 
 
+def test_where_u_was_spared_there_is_no_push():
+    """Under AG u is c: the ratio is of an evaluated u, and c times it is none."""
+    cond, null = (torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in (1, 2))
+    branches = {COND: cond, UNCOND: torch.cat([cond[:1], null[1:]])}
+    step = at_step("flow", "flow", torch.zeros(2, 3, 4, 4))
+    new = emag.ReCFG(ratios()).new_null(branches, step, {})
+    assert torch.equal(new[0], cond[0])
+    close(new[1], 0.7 * null[1], atol=1e-6, rtol=1e-6)
+
+
 def test_a_mean_that_tells_nothing_gives_1():
     means = Means({0: [torch.tensor([3.0, 3.0]), torch.tensor([2.0, 1e-9])]})
     assert means.ratios().tolist() == [[1.5, 1.0]]

@@ -58,11 +58,11 @@ def compare(
     settings = DrawSettings(steps, scale, height, width, shared.settings_of(more))
     path = file_in(out_path, "compare.png")
     pipe = shared.open_pipeline(model, loading)
-    usual, skipped = every.fitting(pipe, usual)
+    usual, skipped = every.fitting(pipe, usual, work[0], settings)
     chosen = [*usual, *chosen]
     alone = {column.label: one for column in chosen if everything and (one := weakness.weak_of(column))}
     sweeps = weakness.sweep_columns() if everything else []
-    outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size)
+    outcomes = drawn(pipe, [*chosen, *alone.values(), *sweeps], work, settings, batch_size, usual)
     shown = outcomes[:len(chosen)]
     written = _write(outcomes, shown, alone, work, path, titled(model, work, shown[0]), cell, everything, all_rules)
     if as_json:
@@ -85,11 +85,13 @@ def _jobs(given: list[str], file: Path | None, negative: list[str] | None, negat
     return jobs(lines(given, file, "prompt"), negatives, shared.seeds_of(seeds))
 
 
-def drawn(pipe: Any, columns: Sequence[Any], work: list[Any], settings: Any, batch_size: int) -> list[Any]:
-    """The outcome of every column, behind a progress bar; for many of them it is said early how long they take."""
+def drawn(pipe: Any, columns: Sequence[Any], work: list[Any], settings: Any, batch_size: int,
+          ready: Sequence[Any] = ()) -> list[Any]:
+    """The outcome of every column, behind a progress bar; for many of them it is said early how long they take. ready: those
+    that were rehearsed before."""
     from ..draw.columns import rehearse, run
 
-    for column in columns:  # what one of them cannot do is told before any is drawn
+    for column in (one for one in columns if one not in ready):  # what one of them cannot do is told before any is drawn
         rehearse(pipe, column, work[0], settings)
     outcomes: list[Any] = []
     calls = -(-len(work) // batch_size)

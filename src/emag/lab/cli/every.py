@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ...errors import Unsupported
-from ...hosts.pipeline import guide
+from ...errors import BadValue, Unsupported
 from ...shown import shortened
 from ..draw import showcase
-from ..draw.columns import Column, Outcome
+from ..draw.columns import Column, Outcome, rehearse
+from ..draw.sampling import DrawSettings, Job
 from .common import table as folded
 
 
@@ -29,14 +29,19 @@ def is_host(column: Column) -> bool:
     return not column.rules and column.scale is None and column.steps is None and not column.own_loop
 
 
-def fitting(pipe: Any, chosen: Sequence[Column]) -> tuple[list[Column], dict[str, str]]:
-    """The columns that `pipe` can draw, and why it cannot draw each of the others."""
+def fitting(pipe: Any, chosen: Sequence[Column], job: Job, settings: DrawSettings) -> tuple[list[Column], dict[str, str]]:
+    """The columns that `pipe` can draw at these settings, and why it cannot draw each of the others.
+
+    Raises what a column without a method raises: then it is the prompt or the settings, and no other can be drawn either.
+    """
     kept, refused = [], {}
     for column in chosen:
         try:
-            with guide(pipe, *column.rules):
-                kept.append(column)
-        except Unsupported as error:
+            rehearse(pipe, column, job, settings)
+            kept.append(column)
+        except (BadValue, Unsupported) as error:
+            if not column.rules and not column.own_loop:
+                raise
             refused[column.label] = str(error)
     return kept, refused
 

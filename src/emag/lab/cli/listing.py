@@ -40,8 +40,8 @@ def methods(
                                                       help="Show these in full; none lists all.")] = None,
     as_json: shared.Json = False,
 ) -> None:
-    """List the methods by kind, and what papers gave beside them in Python; or show some methods in full: parameters, defaults
-    by model and their source, paper and equation."""
+    """List the methods by kind, and what papers gave beside them; or show some in full: parameters, defaults by model and
+    their source, paper and equation."""
     from ...methods import LISTED
     from ..pages.catalogue import catalogue
 

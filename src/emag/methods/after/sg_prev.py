@@ -15,7 +15,7 @@ class SGPrev(Rule):
     """Self-guidance that costs nothing: push away from the conditional prediction of the step before.
 
     A network at a noisier step knows less. The full method evaluates it a second time at the same x, told a noisier
-    time (`TSG` is near to it); this takes what it said at the step before, in the network's own space. Name it after
+    time (`SG`); this takes what it said at the step before, in the network's own space. Name it after
     the combining rule.
 
     Args:

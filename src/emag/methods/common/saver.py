@@ -26,8 +26,8 @@ class Saver(Rule):
         return 1
 
     def spares_null(self, step: Step, state: dict[str, Any]) -> bool:
-        # asked at each step that reads the prediction, in a plan as in a run: so both count the same. A level that a solver of
-        # second order evaluates twice is one of those that were wanted
+        # asked at each step that reads the prediction, in a plan as in a run: so both count the same. A level that is
+        # evaluated twice (a solver of second order) is one of those that are wanted
         if state.get("asked at") != step.index:
             state["asked at"], state["asked"] = step.index, state.get("asked", 0) + 1
         return self.due(step) and bool(state["asked"] > self.needs)

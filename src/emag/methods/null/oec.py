@@ -16,8 +16,9 @@ class OEC(Rule):
     """CFG-OEC: correct the unconditional prediction by what its error has in common with the conditional one's.
 
     Errors are read off the last change: with dc and du the changes of the two predictions since the step before, and q
-    their cosine, u moves along dc. The paper's four equations come to this one. On the path's straight space; the first
-    step is left. It combines nothing: whatever does sees the new u.
+    their cosine, u moves along dc. The paper's four equations come to this one, and take all steps as
+    equally long; on uneven grids so does this. On the path's straight space; the first step is left. It combines nothing:
+    whatever does sees the new u.
 
     Args:
         threshold: acts per sample where q is below, in [-1, 1]; not published: 1 acts wherever the changes are not

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ...core import COND, UNCOND, Branches, Rule, RunStart, Step
 from ...errors import BadValue
-from ..common.history import moves_on
+from ..common.history import moves_on, spared
 
 KEY = "ratios"
 
@@ -67,7 +67,8 @@ class ReCFG(Rule):
         if "ratios" not in state:  # read once a run
             state["ratios"] = read_ratios(self.ratios).to(null.device)
         ratios = state["ratios"]
-        return (null.double() * ratios[step.index if len(ratios) > 1 else 0].double()).to(null.dtype)
+        scaled = (null.double() * ratios[step.index if len(ratios) > 1 else 0].double()).to(null.dtype)
+        return torch.where(spared(branches), null, scaled)  # c stands there for a u that was not evaluated: there is no push
 
 
 @dataclass(frozen=True)
