@@ -117,7 +117,7 @@ class NetworkEvaluations:
         call = self.host.conditional()  # the condition rules have not been at it yet
         if call.rows.total != len(names):
             raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
-                              "and which condition each has is not known: leave gfcg out")
+                              "and which condition each has is not known: leave out the rule that asks for one each")
         given = gathered([self.passes.extras.given(name) for name in names], names)
         rows = Rows.all_cond(call.rows.total)
         moved = self.passes.conditions.on(conditioned(call.arguments, given), rows)
