@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, RunStart, Step
+from ...core import RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
 from ...maths.pyramid import blur
 from ...maths.vectors import divided, dot, per_sample, project
-from ...schedules import Scale, check_scale, known, weight
 from ..common.history import moves_on
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class ZeResFDG(Rule):
+class ZeResFDG(Scaled):
     """ZeResFDG of CADE 2.5: guidance in two bands, by one of two forms that each sample switches between.
 
     F(x) = low B(x) + high (x - B(x)), B a Gaussian blur of 3 x 3. With D = p - u and a = <p, u> / |u|^2:
@@ -43,7 +43,6 @@ class ZeResFDG(Rule):
     'path'
     """
 
-    scale: Scale | None = None
     low: float = 0.6
     high: float = 1.3
     phi: float = 0.7
@@ -55,11 +54,10 @@ class ZeResFDG(Rule):
     name = "zeresfdg"
     paper = "arXiv 2510.12954"
     equation = "a u + w F(p - a u), or u + w F(D) rescaled where D is fine"
-    kind = "combining"
     space = "path"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.low < 0 or self.high < 0 or self.sigma <= 0:
             raise BadValue("zeresfdg low and high must be at least 0, sigma above 0, got "
                            f"{self.low}, {self.high} and {self.sigma}")
@@ -71,18 +69,16 @@ class ZeResFDG(Rule):
         planes(start.first.x, start.first)
 
     def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1 or not self.low == self.high == 1 or self.phi > 0
+        return super().reads_null(step) or not self.low == self.high == 1 or self.phi > 0
 
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide, null = pred.double(), branches[UNCOND].double()
-        scale = weight(self.scale, branches, step, state, wide)
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        wide, null = pred.double(), null.double()
         along, across = project(wide, null)
         coarse = along + scale * self._banded(across, step)
         fine = null + scale * self._banded(wide - null, step)
         fine = fine * (1 - self.phi + self.phi * divided(deviation(wide), deviation(fine), otherwise=1.0))
-        return torch.where(self._is_fine(wide - null, step, state), fine, coarse).to(pred.dtype)
+        return torch.where(self._is_fine(wide - null, step, state), fine, coarse)
 
     def _blurred(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         beside = math.exp(-1 / (2 * self.sigma**2))
