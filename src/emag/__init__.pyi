@@ -98,6 +98,7 @@ from .methods.combining.skimmed import SkimmedCFG as SkimmedCFG
 from .methods.combining.sld import SLD as SLD
 from .methods.combining.smc import SMCCFG as SMCCFG
 from .methods.combining.tonemap import Tonemap as Tonemap
+from .methods.combining.zeresfdg import ZeResFDG as ZeResFDG
 
 # condition rules
 from .methods.condition.cads import CADS as CADS

@@ -189,7 +189,7 @@ def test_a_plain_function_is_called_less():
     assert (evaluations(1), evaluations(2), evaluations(9)) == (10, 8, 7)
 
 
-@pytest.mark.parametrize("name", PUSHES)
+@pytest.mark.parametrize("name", [name for name in PUSHES if name != "dng"])  # it follows every step
 def test_every_rule_that_pushes_can_spare(name):
     given = {"spg": {"style": "style.safetensors"}}.get(name, {})
     rule = PUSHES[name](2.0 if name != "sine" else 0.5, every=3, **given)

@@ -124,6 +124,7 @@ ROWS = (
     one(C["fdg"]((2.0, Interval(1.5, 0.0, 0.7, "progress"), 3.0), (0.5, 1.0, 0.0)), C["fdg"]((1.0, 1.0), (0.5,))),
     one(C["fa-cfg"](5.0, 2.0, 0.4), C["fa-cfg"](1.0, 1.0)),
     one(C["hiwave"](5.0, Interval(2.0, 0.0, 0.7, "progress")), C["hiwave"](1.0, 1.0)),
+    one(C["zeresfdg"](3.0, up=0.5, down=0.3), C["zeresfdg"](1.0, 1.0, 1.0, 0.0)),
     one(C["s-cfg"](3.0, layers=(1, 2)), C["s-cfg"](1.0, layers=(1, 2)), sees=True, only=("sd3", "true-cfg")),
     Trial("s-cfg-across", (C["s-cfg"](2.0, layers=(1, 2), cross=True),), (C["s-cfg"](1.0, layers=(1, 2), cross=True),),
           sees=True, only=("pixart",)),

@@ -96,7 +96,7 @@ def test_what_cannot_work_is_refused(make, kind, words):
 def test_what_names_blocks_needs_a_network(name):
     """Said before any default is looked for, which a plain function has none of."""
     with pytest.raises(Unsupported, match=f"^{name} looks into the network"):
-        guided(METHODS[name](**({"style": "style.safetensors"} if name == "spg" else {})))
+        guided(METHODS[name](**{"spg": {"style": "a"}, "neg-to-me": {"reference": "a"}}.get(name, {})))
 
 
 @pytest.mark.parametrize("corrector", CORRECTORS.values(), ids=CORRECTORS)

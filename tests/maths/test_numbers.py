@@ -20,8 +20,9 @@ from tiny import CASES
 
 KINDS = {**METHODS, **CORRECTORS, **SOLVERS, **SCHEDULES, "feedback": Feedback, "term": Term, "window": emag.Window,
          "compat": Compat}
-NEEDED = {"spg": {"style": "x"}, "compose": {"terms": (Term(1.0, "cond"),)}, "fkc-product": {"branches": ("a", "b")},
-          "w2sd": {"weak": None}, "annealing": {"weights": "x"}, "term": {"scale": 1.0, "plus": "a"},
+NEEDED = {"spg": {"style": "x"}, "neg-to-me": {"reference": "x"}, "compose": {"terms": (Term(1.0, "cond"),)},
+          "fkc-product": {"branches": ("a", "b")}, "w2sd": {"weak": None},
+          "annealing": {"weights": "x"}, "term": {"scale": 1.0, "plus": "a"},
           "feedback": {"scale": 1.0, "score": len}}
 
 

@@ -142,7 +142,7 @@ class NetworkEvaluations:
         call = self.all.host.conditional()  # the condition rules have not been at it yet
         if call.rows.total != len(names):
             raise Unsupported(f"{call.arguments.network.backbone.name} has {call.rows.total} rows for {len(names)} images, "
-                              "and which condition each has is not known: leave gfcg out")
+                              "and which condition each has is not known: leave out the rule that asks for one each")
         given = gathered([self.passes.extras.given(name) for name in names], names)
         moved = self.passes.conditions.on(conditioned(call.arguments, given), call.rows)
         return Beside(self.passes, checkpoint).clean(replace(call, arguments=moved).at(x, self._later(at)))

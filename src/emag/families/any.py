@@ -38,6 +38,7 @@ FAMILY = Family(
             "perp-neg": Default({"scale": 8.0}, "ComfyUI's node"),
             "sld": Default({"scale": 7.5}, "the published settings, on Stable Diffusion"),
             "contrastive": Default({"scale": 7.5}, "the authors' script for Stable Diffusion"),
+            "zeresfdg": Default({"scale": 4.5}, "a port's, untested"),
             "c-tag": Default({"scale": 4.0}, "untested default"),
             "smc-cfg": Default({"scale": 5.0}, "the authors' Wan script; 7.5 on SD3, 2 to 3 on FLUX, 4 on Qwen-Image"),
             "fresca": Default({"scale": 4.0}, "untested default"),

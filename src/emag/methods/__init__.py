@@ -49,6 +49,7 @@ from .combining.skimmed import SkimmedCFG
 from .combining.sld import SLD
 from .combining.smc import SMCCFG
 from .combining.tonemap import Tonemap
+from .combining.zeresfdg import ZeResFDG
 from .condition.cads import CADS
 from .condition.modulation import ModulationGuidance
 from .condition.phase_negative import PhaseNegative
@@ -106,7 +107,7 @@ METHODS: dict[str, type[Rule]] = {method.name: method for method in (
     TCFG, AG, LinearAG, CFGCache, RCFG,
     CFG, APG,
     Compose, CSAPG, HMCFG,
-    ZeroStar, FDG, FACFG, HiWave, SCFG,
+    ZeroStar, FDG, FACFG, HiWave, ZeResFDG, SCFG,
     PerpNeg, CTAG, SMCCFG, FreSca, MaHiRo, ADG, PMCCFG, AdaMaG, Tonemap, SkimmedCFG, CovHiS,
     SAMG, CoRe2, SLD, ContrastiveCFG,
     OEC, ReCFG,

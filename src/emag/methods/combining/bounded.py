@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Step
+from ...core import Step
 from ...errors import BadValue
 from ...maths.predictions import convert
 from ...maths.vectors import cosine_between, divided, dot, norm, project
-from ...schedules import Scale, check_scale, known, weight
+from ...schedules import check_scale
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class ADG(Rule):
+class ADG(Scaled):
     """Angle-domain guidance: turn the conditional clean sample away from the unconditional one.
 
     With t the angle between u and p, both in x0: the result is p turned by min((w - 1) t, limit) in the plane of the
@@ -29,13 +30,11 @@ class ADG(Rule):
     60.0
     """
 
-    scale: Scale | None = None
     limit: float = 60.0
 
     name = "adg"
     paper = "arXiv 2506.11039"
     equation = "cos(f) p + sin(f) / sin(t) (p - P_u p), f = min((w - 1) t, limit)"
-    kind = "combining"
     space = "x0"
 
     def __post_init__(self) -> None:
@@ -43,23 +42,19 @@ class ADG(Rule):
         if not 0 < self.limit <= 90:
             raise BadValue(f"adg limit is an angle in degrees in (0, 90], got {self.limit}")
 
-    def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide, null = pred.double(), branches[UNCOND].double()
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        wide, null = pred.double(), null.double()
         _, across = project(wide, null)
         angle = torch.acos(cosine_between(wide, null).clamp(-1, 1))
-        turn = ((weight(self.scale, branches, step, state, wide) - 1) * angle).clamp(0, math.radians(self.limit))
+        turn = ((scale - 1) * angle).clamp(0, math.radians(self.limit))
         # |p - P_u p| is |p| sin(t): dividing by sin(t) gives it the length of p
         made = turn.cos() * wide + turn.sin() * divided(norm(wide), norm(across)) * across
-        return (made * divided(math.sqrt(2) * norm(wide), norm(made), otherwise=1.0).clamp(max=1)).to(pred.dtype)
+        return made * divided(math.sqrt(2) * norm(wide), norm(made), otherwise=1.0).clamp(max=1)
 
 
 @dataclass(frozen=True)
-class PMCCFG(Rule):
+class PMCCFG(Scaled):
     """PMC-CFG: CFG that stops where its result would be longer than so many times the conditional clean sample.
 
     p + b D, D = p - u in x0, with b the smaller of w - 1 and the root of |p + b D| = bound |p|. Per sample.
@@ -73,37 +68,30 @@ class PMCCFG(Rule):
     1.05
     """
 
-    scale: Scale | None = None
     bound: float = 1.05
 
     name = "pmc-cfg"
     paper = "arXiv 2609.24287"
     equation = "p + min(w - 1, root of |p + b D| = G |p|) D, in x0"
-    kind = "combining"
     space = "x0"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.bound < 1:
             raise BadValue(f"pmc-cfg bound must be at least 1, got {self.bound}")
 
-    def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
         wide = pred.double()
-        push = wide - branches[UNCOND].double()
+        push = wide - null.double()
         square, along, length = dot(push, push), dot(wide, push), dot(wide, wide)
         # the larger root of |D|^2 b^2 + 2 <p, D> b - (G^2 - 1) |p|^2 = 0
         most = divided((along.square() + (self.bound**2 - 1) * square * length).sqrt() - along, square)
-        wanted = weight(self.scale, branches, step, state, wide) - 1
-        return (wide + torch.minimum(torch.as_tensor(wanted).to(most), most) * push).to(pred.dtype)
+        return wide + torch.minimum(torch.as_tensor(scale - 1).to(most), most) * push
 
 
 @dataclass(frozen=True)
-class AdaMaG(Rule):
+class AdaMaG(Scaled):
     """AdaMaG: CFG whose push along the noise is weakened, and whose scale falls with the noise.
 
     The push D = p - u is split into its part along the predicted noise and the rest; projections per sample, the same
@@ -120,7 +108,6 @@ class AdaMaG(Rule):
     True
     """
 
-    scale: Scale | None = None
     beta: float = 0.1
     gamma: float = 4.0
     least: float = 1.0
@@ -128,26 +115,23 @@ class AdaMaG(Rule):
     name = "adamag"
     paper = "arXiv 2605.20079"
     equation = "u + max(least, w s^gamma) (D_orthogonal + beta D_parallel), to the predicted noise"
-    kind = "combining"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if not 0 <= self.beta <= 1 or self.gamma < 0 or self.least < 0:
             raise BadValue("adamag needs beta in [0, 1], gamma and least of at least 0, got "
                            f"{self.beta}, {self.gamma}, {self.least}")
 
     def reads_null(self, step: Step) -> bool:
-        return self.beta != 1 or self.gamma != 0 or self.least > 1 or known(self.scale, step) != 1
+        return self.beta != 1 or self.gamma != 0 or self.least > 1 or super().reads_null(step)
 
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
         wide = pred.double()
-        push = wide - branches[UNCOND].double()
+        push = wide - null.double()
         along, _ = project(push, noise_of(wide, step))
-        scale = weight(self.scale, branches, step, state, wide) * step.flow_time**self.gamma
-        scale = torch.as_tensor(scale).to(wide).clamp(min=self.least)
-        return (wide + (scale - 1) * push - scale * (1 - self.beta) * along).to(pred.dtype)
+        scale = torch.as_tensor(scale * step.flow_time**self.gamma).to(wide).clamp(min=self.least)
+        return wide + (scale - 1) * push - scale * (1 - self.beta) * along
 
 
 def noise_of(pred: torch.Tensor, step: Step) -> torch.Tensor:

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Step
+from ...core import Step
 from ...errors import BadValue
 from ...maths.vectors import divided, dot, norm, project
-from ...schedules import Scale, check_scale, known, weight
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class CTAG(Rule):
+class CTAG(Scaled):
     """Conditional tangential amplifying guidance: CFG, and a further push in its part that is orthogonal to x.
 
     With D = p - u, p the running prediction and u the unconditional one, and T = D - P_x D. Per sample, and the same
@@ -29,30 +29,26 @@ class CTAG(Rule):
     'combining'
     """
 
-    scale: Scale | None = None
     eta: float = 1.0
     adaptive: bool = False
 
     name = "c-tag"
     paper = "arXiv 2510.04533"
     equation = "u + w D + eta <p, T> / |T|^2 T, T = D - P_x D"
-    kind = "combining"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.eta < 0:
             raise BadValue(f"c-tag eta must be at least 0 (0 is CFG), got {self.eta}")
 
     def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1 or self.eta > 0
+        return super().reads_null(step) or self.eta > 0
 
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide, push = pred.double(), (pred - branches[UNCOND]).double()
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        wide, push = pred.double(), (pred - null).double()
         _, across = project(push, step.x.double())
-        scale = weight(self.scale, branches, step, state, wide)
-        return (wide + (scale - 1) * push + self.eta * self._length(wide, push, across) * across).to(pred.dtype)
+        return wide + (scale - 1) * push + self.eta * self._length(wide, push, across) * across
 
     def _length(self, pred: torch.Tensor, push: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
         """k: what the tangent T is multiplied by. T is orthogonal to x, so <p, T> / |T|^2 is the same in every space."""

@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, RunStart, Step
+from ...core import RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import from_planes, planes
-from ...maths.vectors import widened
-from ...schedules import Scale, check_scale, known, weight
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class FreSca(Rule):
+class FreSca(Scaled):
     """FreSca: CFG whose push has one gain for low frequencies and another for high ones.
 
     The Fourier transform of D = p - u over height and width (each frame of a video) is multiplied by `low` inside a
@@ -36,7 +35,6 @@ class FreSca(Rule):
     'u + w F^-1(gain F D)'
     """
 
-    scale: Scale | None = None
     low: float = 1.0
     high: float = 1.25
     cutoff: float = 0.3125
@@ -45,10 +43,9 @@ class FreSca(Rule):
     name = "fresca"
     paper = "arXiv 2504.02154"
     equation = "u + w F^-1(gain F D)"
-    kind = "combining"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.low < 0 or self.high < 0 or not (0 <= self.cutoff < 1 and 0 <= self.adaptive < 1):
             raise BadValue("fresca low and high must be at least 0, cutoff and adaptive in [0, 1), got "
                            f"{self.low}, {self.high}, {self.cutoff}, {self.adaptive}")
@@ -57,15 +54,12 @@ class FreSca(Rule):
         planes(start.first.x, start.first)
 
     def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1 or not self.low == self.high == 1
+        return super().reads_null(step) or not self.low == self.high == 1
 
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide = widened(pred)
-        push = wide - branches[UNCOND].to(wide)
-        scale = weight(self.scale, branches, step, state, wide)
-        return (wide + (scale - 1) * push + scale * self._gained(push, step)).to(pred.dtype)
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        push = pred - null
+        return pred + (scale - 1) * push + scale * self._gained(push, step)
 
     def _gained(self, push: torch.Tensor, step: Step) -> torch.Tensor | float:
         """What the gains add to the push."""

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, RunStart, Step
+from ...core import RunStart, Step
 from ...maths.layout import unpack
 from ...maths.vectors import per_sample
-from ...schedules import Scale, check_scale, known, weight
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class MaHiRo(Rule):
+class MaHiRo(Scaled):
     """MaHiRo: between CFG and w p, the scaled prediction itself, by how alike the two directions are.
 
     With g = u + w (p - u) and m = (w p + g) / 2, both in x0: q = 2 (1 + the mean cosine over channels of w u and m,
@@ -27,32 +27,21 @@ class MaHiRo(Rule):
     'x0'
     """
 
-    scale: Scale | None = None
-
     name = "mahiro"
     paper = "ComfyUI's Mahiro"
     equation = "(q g + (4 - q) w p) / 4, q = 2 (1 + cos(root(w u), root((w p + g) / 2)))"
-    kind = "combining"
     space = "x0"
-
-    def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
 
     def fits_run(self, start: RunStart) -> None:
         unpack(start.first.x, start.first)
 
-    def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide, null = pred.double(), branches[UNCOND].double()
-        scale = weight(self.scale, branches, step, state, wide)
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        wide, null = pred.double(), null.double()
         guided, leap = null + scale * (wide - null), scale * wide
         alike = torch.cosine_similarity(*(unpack(root(x), step) for x in (scale * null, (leap + guided) / 2)), dim=1)
         share = per_sample((1 + alike.flatten(1).mean(1)) / 2, wide)  # q / 4
-        return (leap + share * (guided - leap)).to(pred.dtype)
+        return leap + share * (guided - leap)
 
 
 def root(x: torch.Tensor) -> torch.Tensor:

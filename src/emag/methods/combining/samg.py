@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, RunStart, Step
+from ...core import RunStart, Step
 from ...errors import BadValue
 from ...maths.layout import pack, unpack
-from ...maths.vectors import divided, widened
-from ...schedules import Scale, check_scale, known, weight
+from ...maths.vectors import divided
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class SAMG(Rule):
+class SAMG(Scaled):
     """SAMG: a lower scale where the two predictions are far apart, a higher one where they agree.
 
     E is the mean square of D = p - u over channels, at each place, brought to [0, 1] over the sample. The scale runs from
@@ -30,34 +30,26 @@ class SAMG(Rule):
     True
     """
 
-    scale: Scale | None = None
     least: float = 4 / 6.5
     most: float = 11 / 6.5
 
     name = "samg"
     paper = "arXiv 2604.26503"
     equation = "p + (w - 1) (most - E (most - least)) D, E = |D|^2 over channels, from 0 to 1 over the places"
-    kind = "combining"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if not 0 <= self.least <= self.most:
             raise BadValue(f"samg needs 0 <= least <= most (1 for both is CFG), got {self.least} and {self.most}")
 
     def fits_run(self, start: RunStart) -> None:
         unpack(start.first.x, start.first)
 
-    def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide = widened(pred)
-        push = unpack(wide - branches[UNCOND].to(wide), step)
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        push = unpack(pred - null, step)
         share = self.most - apart(push) * (self.most - self.least)
-        beyond = weight(self.scale, branches, step, state, wide) - 1
-        return (wide + beyond * pack(share * push, step)).to(pred.dtype)
+        return pred + (scale - 1) * pack(share * push, step)
 
 
 def apart(push: torch.Tensor) -> torch.Tensor:

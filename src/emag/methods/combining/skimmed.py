@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Step
+from ...core import Step
 from ...errors import BadValue
-from ...maths.vectors import widened
-from ...schedules import Scale, check_scale, known, weight
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class SkimmedCFG(Rule):
+class SkimmedCFG(Scaled):
     """Skimmed CFG: a lower scale at just those entries where CFG pushes further in the direction of the value.
 
     Entries of the clean sample (x0) where guidance, the value and the move from x all have one sign are those that
@@ -31,7 +30,6 @@ class SkimmedCFG(Rule):
     True
     """
 
-    scale: Scale | None = None
     skimming: float = 7.0
     full: bool = False
     flip: bool = True
@@ -39,26 +37,19 @@ class SkimmedCFG(Rule):
     name = "skimmed"
     paper = "Extraltodeus/Skimmed_CFG"
     equation = "u' + w (p' - u'), where on burning entries w becomes s"
-    kind = "combining"
     space = "x0"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.skimming < 0:
             raise BadValue(f"skimmed skimming must be at least 0, got {self.skimming}")
 
-    def reads_null(self, step: Step) -> bool:
-        return known(self.scale, step) != 1
-
-    def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        if not self.reads_null(step):
-            return pred
-        wide = widened(pred)
-        null, x = branches[UNCOND].to(wide), self._noisy(step).to(wide)
-        scale = torch.as_tensor(weight(self.scale, branches, step, state, wide)).to(wide)
-        null = self._skimmed(null, wide, x, scale, 0.0 if self.full else self.skimming)
-        clean = self._skimmed(wide, null, x, scale - 1, self.skimming)
-        return torch.where(scale == 1, wide, null + scale * (clean - null)).to(pred.dtype)
+    def joined(self, pred: torch.Tensor, null: torch.Tensor, scale: float | torch.Tensor, step: Step,
+               state: dict[str, Any]) -> torch.Tensor:
+        x, scale = self._noisy(step).to(pred), torch.as_tensor(scale).to(pred)
+        null = self._skimmed(null, pred, x, scale, 0.0 if self.full else self.skimming)
+        clean = self._skimmed(pred, null, x, scale - 1, self.skimming)
+        return torch.where(scale == 1, pred, null + scale * (clean - null))
 
     def _noisy(self, step: Step) -> torch.Tensor:
         """x_t as the node sees it: in units of the clean sample on a path that scales it."""

@@ -5,15 +5,16 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Rule, Step
+from ...core import UNCOND, Branches, Step
 from ...errors import BadValue
 from ...maths.vectors import per_sample
-from ...schedules import Scale, check_scale, known, weight
+from ...schedules import weight
 from ..common.history import moves_on, spared
+from ..common.scaled import Scaled
 
 
 @dataclass(frozen=True)
-class SMCCFG(Rule):
+class SMCCFG(Scaled):
     """Sliding-mode-control CFG: steer the gap between the two predictions to 0 as a controller would.
 
     e = p - u is the gap, p the running prediction and u the unconditional one, on the path's straight space; e_before
@@ -35,7 +36,6 @@ class SMCCFG(Rule):
     'path'
     """
 
-    scale: Scale | None = None
     slope: float = 5.0
     gain: float = 0.2
     warm_up: int = 0
@@ -45,17 +45,16 @@ class SMCCFG(Rule):
     name = "smc-cfg"
     paper = "arXiv 2603.03281"
     equation = "u + w (e - K sign(e - e_before + lambda e_before))"
-    kind = "combining"
     space = "path"
 
     def __post_init__(self) -> None:
-        check_scale(self.name, self.scale)
+        super().__post_init__()
         if self.slope < 0 or self.gain < 0 or self.warm_up < 0:
             raise BadValue("smc-cfg slope, gain and warm_up must be at least 0, got "
                            f"{self.slope}, {self.gain}, {self.warm_up}")
 
     def reads_null(self, step: Step) -> bool:
-        return step.index >= self.warm_up and (known(self.scale, step) != 1 or self.gain > 0)
+        return step.index >= self.warm_up and (super().reads_null(step) or self.gain > 0)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
