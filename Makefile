@@ -22,7 +22,7 @@ WORKERS := 2
 WORTH := $(addprefix docs/results/,shapes.json shapes-rest.json tiny.json tiny-rest.json)
 VERSION := 0.30.0
 
-.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-energy results-rest discriminator clean
+.PHONY: demo test test-slow test-long test-kernel test-oldest test-comfy newest lint types layers pages tutorials site bench results results-single results-shapes results-main results-weaker results-cost results-energy results-rest results-tokens discriminator clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/emag demo --out out/demo
@@ -182,6 +182,10 @@ EACH := 10
 results-energy: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_steer.py --data ../shared/data/cifar10 --each $(EACH) --out docs/results/energy.md
 	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_cost.py --out docs/results/energy-cost.md
+
+# docs/results/tokens.md: guidance against rule-keeping and diversity, on each embedded model of tokens: a minute of one core
+results-tokens: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m emag.lab.train.tokens.page docs/results/tokens.md
 
 $(RESULTS)/test.npz: | $(STAMP)
 	$(BIN)/emag reference $@ --data ../shared/data/cifar10/test.parquet

@@ -51,8 +51,8 @@ def test_a_text_is_that_of_the_library_and_is_recorded(run, folder):
 
 
 def test_a_suffix_is_read_recorded_and_read_again(run, folder):
-    code, text, error = run("text", "w5 w6 w7", "-m", folder, "-g", "mti=1.7,threshold=-1", "--suffix", "w4 w9", "--tokens", 6,
-                            "--out", "made.json", "--json")
+    code, text, error = run("text", "w5 w6 w7", "-m", folder, "-g", "mti=1.7,threshold=-1", "--suffix", "w4 w9", "--tokens",
+                            6, "--out", "made.json", "--json")
     assert code == 0, error
     made, model = json.loads(text), AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([[5, 6, 7]])

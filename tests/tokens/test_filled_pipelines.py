@@ -178,7 +178,8 @@ def moe():
     torch.manual_seed(0)
     made = Moe(Qwen3MoeConfig(
         vocab_size=MASK + 1, hidden_size=16, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2, head_dim=8,
-        num_attention_heads=2, num_key_value_heads=1, num_experts=4, num_experts_per_tok=2, max_position_embeddings=32)).eval()
+        num_attention_heads=2, num_key_value_heads=1, num_experts=4, num_experts_per_tok=2,
+        max_position_embeddings=32)).eval()
     for weight in made.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.5)
@@ -225,7 +226,8 @@ def test_llada_is_guided_by_the_definition(model, share):
         assert torch.equal(tokens[:, -4:], block)
         close(logits, (u + 2.5 * (c - u))[:, -4:], atol=1e-4, rtol=1e-4)
         assert kwargs["attention_mask"].shape == kwargs["position_ids"].shape == tokens.shape  # places behind the text are 0
-    assert not calls[-1][1]["attention_mask"][:, 11:].any() and type(pipe) is LLaDA2Pipeline and "_prepare_input_ids" not in pipe.__dict__ and torch.equal(write(pipe, []), plain)
+    assert not calls[-1][1]["attention_mask"][:, 11:].any() and type(pipe) is LLaDA2Pipeline
+    assert "_prepare_input_ids" not in pipe.__dict__ and torch.equal(write(pipe, []), plain)
 
 
 def test_llada_is_guided_where_it_is_unsure_and_until_its_null_agrees():

@@ -68,7 +68,8 @@ def read_record(path: Path) -> tuple[TextJob, dict[str, Any], list[str]]:
         job = TextJob(record["model"]["model"], tuple(record["prompts"]), recipe.from_data(record["rules"], tokens_too=True),
                       null, call, call.pop("max_new_tokens"), record["seed"], bool(record.get("chat", False)),
                       record.get("suffix"))
-        strange = [one for one in (job.model, *job.prompts, *texts, *_listed(null), *_listed(job.suffix)) if not isinstance(one, str)]
+        words = (job.model, *job.prompts, *texts, *_listed(null), *_listed(job.suffix))
+        strange = [one for one in words if not isinstance(one, str)]
         if strange or not isinstance(job.tokens, int) or not isinstance(job.seed, int) or not job.prompts:
             raise ValueError("a part of it has another form")
     except OSError as error:

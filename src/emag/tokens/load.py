@@ -9,7 +9,8 @@ import torch
 from ..errors import BadValue
 from ..models import WEIGHTS
 
-EMBEDDED = {"digits": "Llama, 49 000 parameters: counts by the step that a prompt names, \"+3\"; embedded"}
+EMBEDDED = {"digits": "Llama, 49 000 parameters: counts by the step that a prompt names, \"+3\"; embedded",
+            "digits-t5": "T5, 94 000 parameters: the same beside an encoder, which reads the prompt; embedded"}
 """Embedded language models and what they are."""
 
 

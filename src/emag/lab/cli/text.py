@@ -20,8 +20,8 @@ TextSettings = Annotated[list[str], typer.Option("--set", help="Further setting 
                                                  "the value is read as JSON.")]
 
 
-TextSuffix = Annotated[str | None, typer.Option("--suffix", help="Go away from what the model says after the text so far and "
-                                                "this, as published for mti: \"OUTPUT ERROR\".")]
+TextSuffix = Annotated[str | None, typer.Option("--suffix", help="Go away from what the model says after the text so far "
+                                                "and this, as published for mti: \"OUTPUT ERROR\".")]
 
 
 @command('emag text "+3" -m digits -g cfg=1.5 --negative none --tokens 16',
@@ -46,8 +46,8 @@ def text(
 ) -> None:
     """Write texts with a language model under guidance.
 
-    Without --negative and --suffix, guidance goes away from what the model says after the last token of the prompt alone. The
-    record
+    Without --negative and --suffix, guidance goes away from what the model says after the last token of the prompt alone.
+    The record
     holds the model, a hash of its weights, the rules, the settings and the versions; `emag again` makes the texts of --out
     again from it.
     """

@@ -1,32 +1,24 @@
-"""A small language model of a language whose every text has a rule, and what guidance does to it.
-
-    python -m emag.lab.train.digits out/digits
+"""A language whose every text has a rule, its words, its rule as a mask, and what both do to a small language model.
 
 A prompt names a step, "+3", and the text counts by it, modulo 10: "+3 7 0 3 6 9". One digit in three of the training texts
 is any digit instead, so that 70 % of them keep the rule, and right and wrong can be counted. One prompt in five is "none",
-which names no step: what guidance goes away from. The folder is a model of transformers (Llama, some 50 000 parameters) with
-its tokenizer, for `emag text -m out/digits`.
+which names no step: what guidance goes away from. `emag.lab.train.tokens` trains models of it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
-
-from ...files import check_folder
-from .ending import told_errors
 
 PAD, NONE, END, STEPS, DIGITS = 0, 1, 2, tuple(range(3, 12)), tuple(range(12, 22))
 WORDS = ("<pad>", "none", "</s>", *(f"+{step}" for step in range(1, 10)), *map(str, range(10)))
-LENGTH, WRONG, DROPPED, RATE = 16, 1 / 3, 0.2, 5e-3
+LENGTH, WRONG, DROPPED = 16, 1 / 3, 0.2
 
 
-def texts(count: int, random: torch.Generator) -> torch.Tensor:
-    """Training texts as tokens, [count, 1 + LENGTH]: a prompt, and digits by its step, but where they are any digit."""
-    step = torch.randint(1, 10, (count,), generator=random)
+def texts(count: int, random: torch.Generator, steps: int = 9) -> torch.Tensor:
+    """Training texts as tokens, [count, 1 + LENGTH]: a prompt, one of the first `steps`, and digits by it, or any digit."""
+    step = torch.randint(1, steps + 1, (count,), generator=random)
     digit = torch.randint(10, (count,), generator=random)
     made = [digit]
     for _ in range(LENGTH - 1):
@@ -37,26 +29,13 @@ def texts(count: int, random: torch.Generator) -> torch.Tensor:
     return torch.stack([prompt, *(one + DIGITS[0] for one in made)], dim=1)
 
 
-def trained(updates: int = 800, seed: int = 0, batch: int = 64) -> Any:
-    """A model that has learned the language as far as `updates` of it teach."""
+def untrained() -> Any:
+    """A small Llama over `WORDS`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=NONE, eos_token_id=END))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates, pct_start=0.1)
-    for _ in range(updates):
-        tokens = texts(batch, random)
-        loss = model(input_ids=tokens, labels=tokens).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=NONE, eos_token_id=END))
 
 
 def tokenizer() -> Any:
@@ -131,19 +110,3 @@ def table(model: Any, scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 5.0)) -> st
         free, masked = (measured(model, scale, mask=mask) for mask in (False, True))
         lines.append(f"| {'none' if scale == 1 else f'cfg={scale:g}'} | {free} | {masked} |")
     return "\n".join(lines)
-
-
-def main(out: Annotated[Path, typer.Argument(help="Folder for the model.")],
-         updates: Annotated[int, typer.Option(min=1, help="Updates of the training.")] = 800,
-         seed: Annotated[int, typer.Option(min=0)] = 0) -> None:
-    """Train the model of counting texts, write it, and print what guidance does to it."""
-    check_folder(out)
-    model = trained(updates, seed)
-    model.save_pretrained(out)
-    tokenizer().save_pretrained(out)
-    print(table(model))
-
-
-if __name__ == "__main__":
-    with told_errors():
-        typer.run(main)
