@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler
 import emag
 from emag.engine.access import NetworkEvaluations
 from emag.errors import BadValue, NoEffect, Unsupported
-from emag.hosts.decoding import decode, unscaled
+from emag.hosts.decoding import decode
+from emag.hosts.latents import unscaled
 from emag.hosts.own_loop import Loop, run_loop
 from emag.maths.layout import unpack
 from emag.maths.predictions import to_x0
