@@ -11,7 +11,7 @@ from ...errors import BadValue, NoEffect
 from ...maths.energies import Normalise, StrengthShape, label_of, noised_back, shape_of
 from ...near import choices
 from .ahead import check_ahead, stops
-from .made import EnergyOf, Made, Where, placed, warn_of_size
+from .made import EnergyOf, Made, Where, placed, stochastic, warn_of_size
 from .numbers import EXAMPLE, accessed, check_score_field
 from .presets import PRESETS
 from .slopes import Slopes
@@ -31,8 +31,9 @@ class Energy(Rule):
     MPGD are settings (`Energy.preset`). Rules before it, CFG among them, make the estimate it works on: name it last.
 
     Where "next" or "x_t" is moved, or the step is repeated, it is exact for first-order deterministic samplers (DDIM with
-    eta 0, Euler), and others are refused. Published runs of TFG add noise (eta 1); these do not. A step from pure noise
-    is left alone where the formula divides by alpha. Each step waits for the device, to look at the scores.
+    eta 0, Euler), and others are refused. Noise in each step, as published runs of TFG have it, is `eta` here, not the
+    sampler's. A step from pure noise is left alone where the formula divides by alpha. Each step waits for the device, to
+    look at the scores.
 
     Args:
         score: a function, or the name of a score: "classifier:frog", "colour:0.9:0.1:0.1", "edges:0.2", or one given by
@@ -67,6 +68,10 @@ class Energy(Rule):
         steps: k: through the network, what is scored is the end of k first-order steps from x_t, spread evenly over those
             that are left. 1 is x0 itself, "posterior" guidance; the steps of the run and more are end-to-end guidance.
             Each costs a forward and a backward pass. Where another network takes over on the way (Wan 2.2), it is refused.
+        eta: how much of DDPM's noise each step but the last adds, in [0, 1], in its interval or not: x' = alpha' x0 +
+            sqrt(sigma'^2 - s^2) epsilon + s z, s = eta times the spread of q(x' | x, x0), before what is moved. 1 is TFG's.
+        lam: what the move through the network is multiplied by where the velocity is moved; None is sigma / alpha. 1 is the
+            authors' of on-manifold guidance for networks that predict x0.
 
     >>> import emag
     >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
@@ -92,6 +97,8 @@ class Energy(Rule):
     checkpoint: bool = False
     decoder: str | Callable[..., Any] | None = None
     steps: int = 1
+    eta: float = 0.0
+    lam: float | None = None
 
     name = "energy"
     paper = "arXiv 2409.15761"
@@ -107,6 +114,8 @@ class Energy(Rule):
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise BadValue(f"energy {name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.eta <= 1:
+            raise BadValue(f"energy eta must lie in [0, 1], got {self.eta}")
         if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise BadValue(f"energy interval is two shares of the run, 0 <= first <= last <= 1, got {self.interval}")
         self._check_together()
@@ -121,6 +130,8 @@ class Energy(Rule):
             "mean is a second strength, beside that through the network: say strength":
                 self.mean != 0 and not self.through_network,
             "steps are through the network: say through_network=true": self.steps > 1 and not self.through_network,
+            "lam is of a velocity that is moved through the network: say where=velocity,through_network=true":
+                self.lam is not None and (self.where != "velocity" or not self.through_network),
             "draws are of the noise that smooth adds: say smooth": self.draws > 1 and not self.smooth,
         }
         for what, found in odd.items():
@@ -149,7 +160,7 @@ class Energy(Rule):
 
     @property
     def first_order(self) -> bool:
-        return self.where in ("x_t", "next") or self.recur > 1
+        return self.where in ("x_t", "next") or self.recur > 1 or self.eta > 0
 
     @property
     def looks_further(self) -> bool:
@@ -166,7 +177,7 @@ class Energy(Rule):
         """What the strengths are multiplied by at `step`; 0 where it is left alone."""
         low, high = self.interval
         # classifier guidance of x0, and x_t moved under the noise it had, divide by alpha
-        divides = self._pulls and self.where != "next" and not self.again
+        divides = self._pulls and self.where != "next" and not self.again and self.lam is None
         if not low <= step.progress <= high or (divides and step.alpha == 0):
             return 0.0
         return shape_of(self.schedule, (*zip(step.alphas, step.sigmas), step.end))[step.index]
@@ -201,7 +212,7 @@ class Energy(Rule):
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         share = self.share(step)
-        made = self._made(pred, branches, step, share, self._slopes(step, state)).told(step) if share else pred
+        made = self._told(pred, branches, step, share, state)
         if step.index < step.count - 1:
             return made
         warn_of_size(step)
@@ -211,6 +222,12 @@ class Energy(Rule):
             raise NoEffect(f"the gradient of the score {self.label} was 0 at all steps, for every image: it is flat there, "
                            "or the images are out of [0, 1], where they are cut off")
         return made
+
+    def _told(self, pred: torch.Tensor, branches: Branches, step: Step, share: float, state: dict[str, Any]) -> torch.Tensor:
+        """The x0 that makes a sampler make the step; where it is left alone, of its noise."""
+        if share:
+            return self._made(pred, branches, step, share, self._slopes(step, state)).told(step)
+        return stochastic(Made(step.x, pred), self.eta, step, 0).told(step)
 
     def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
         access, score = accessed(step, self.score, self.name)
@@ -241,7 +258,8 @@ class Energy(Rule):
         if self._climbs and base is None and self.of != "noisy":
             base = pred if self.of == "guided" else estimate(x, self.of)
         climbed = self._climbed(base, share, slopes) if base is not None else None
-        return placed(self.where, Made(x, pred), None if self.again else pull, climbed, step)
+        made = stochastic(Made(x, pred), self.eta, step, slopes.turn)
+        return placed(self.where, made, None if self.again else pull, climbed, step, self.lam)
 
     @property
     def _of(self) -> EstimateOf:
