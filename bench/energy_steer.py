@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 
 import emag
+from emag.lab.draw.sheets import sheet
 from emag.lab.evaluate.metrics.frechet import FrechetTo, moments
 from emag.lab.evaluate.metrics.jackknife import Jackknife, wilson
 from emag.lab.labelled import Images
@@ -137,11 +138,15 @@ def row(model: Classifier, made: list[Made], true: list[FrechetTo],
             "distance_95": far.ends, "over_cfg": loss and loss.value, "over_cfg_95": loss and loss.ends, **means}, far
 
 
-def sheet(rows: list[list[Made]], path: Path) -> None:
-    """Two images of each class in a row for each arm, [arms, 20, 3, 32, 32], each pixel twice as large."""
-    images = torch.stack([torch.cat([one.images[:2] for one in made]) for made in rows])
-    pixels = images.repeat_interleave(2, 3).repeat_interleave(2, 4).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray(pixels.mul(255).round().byte().numpy()).save(path)
+def picture(rows: dict[str, list[Made]]) -> Image.Image:
+    """Two images of each class in a row for each arm, by its name; each pixel twice as large."""
+    columns = [name for label in classes() for name in (label, "")]
+    cells = [[_image(one) for of in made for one in of.images[:2]] for made in rows.values()]
+    return sheet(cells, columns, list(rows), cell=64)
+
+
+def _image(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).mul(255).round().byte().numpy())
 
 
 def table(found: dict[str, Any]) -> str:
@@ -161,7 +166,7 @@ def table(found: dict[str, Any]) -> str:
              "are paired by image number. Passes and seconds of a CPU are for one image, the seconds with the classifier's "
              "gradients.", "",
              "![Two images of each class, in a row for each arm](energy.png)", "",
-             f"Rows from above: {', '.join(found['arms'])}. Below one another: the same first noise.", "",
+             "Below one another: the same first noise.", "",
              "| arm | wanted, by the judge | wanted, by who steers | distance | over that of cfg 2.5 | forward | backward | "
              "seconds |", "|---|---|---|---|---|---|---|---|"]
     for name, one in found["arms"].items():
@@ -210,7 +215,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as the cla
     found["arms"] = {name: found["arms"][name] for name in wanted}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(table(found))
-    sheet([drawn[name] for name in wanted], out.with_name("energy.png"))
+    picture({name: drawn[name] for name in wanted}).save(out.with_name("energy.png"))
     (judged.parent / "energy.json").write_text(json.dumps(found, indent=1) + "\n")  # docs/results holds sweeps' alone
 
 

@@ -1,5 +1,7 @@
 """Energy guidance on plain functions: closed forms on linear networks, identities, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,30 @@ def test_a_velocity_is_moved_by_its_own_formula(path):
     close(made, plain() + sigma / (alpha + sigma) * moved)
     if velocity is not None:
         close((X - made) / sigma, velocity - moved)
+
+
+def test_the_share_of_the_pull_in_a_velocity_may_be_said():
+    """lam = sigma / alpha is the default; 1 is that of networks that predict x0."""
+    (alpha, sigma), settings = PATH.at(1), {"where": "velocity", "through_network": True}
+    bare = guided()(X, 1)
+    pull = guided(emag.Energy(quadratic, 0.3, **settings))(X, 1) - bare
+    close(guided(emag.Energy(quadratic, 0.3, **settings, lam=1.0))(X, 1) - bare, pull * alpha / sigma)
+
+
+@pytest.mark.parametrize("settings", [{}, {"where": "next"}, {"where": "x_t", "through_network": True, "mean": 0.2}])
+def test_noise_in_a_step_is_ddpms(settings):
+    """x' = alpha' x0 + sqrt(sigma'^2 - s^2) epsilon + s z, and on top of it the moves of the step without noise."""
+    (a, s), (b, r) = PATH.at(1), PATH.at(2)
+    found = guided(emag.Energy(quadratic, 0.3, eta=0.7, **settings))
+    noisy, still = after(found), after(guided(emag.Energy(quadratic, 0.3, **settings)))
+    noise, spread = found._streams.normal("energy/step/0", X).double(), 0.7 * r / s * (s**2 - (a / b * r) ** 2) ** 0.5
+    epsilon = (X - a * plain()) / s
+    close(noisy - still, ((r**2 - spread**2) ** 0.5 - r) * epsilon + spread * noise)
+    # out of its interval too, and not in the last step
+    late = guided(emag.Energy(quadratic, 0.3, eta=0.7, interval=(0.9, 1.0), **settings))
+    close(after(late) - after(guided()), noisy - still)
+    last = emag.Energy(quadratic, 0.3, interval=(0.9, 1.0), **settings)
+    assert torch.equal(guided(replace(last, eta=0.7))(X, 3), guided(last)(X, 3))
 
 
 def test_the_total_move_of_a_velocity_does_not_grow_with_the_steps():
@@ -267,6 +293,9 @@ def test_a_flat_score_is_found_out_at_the_end():
     (lambda: emag.Energy(quadratic, mean=1.0), BadValue, "say strength"),
     (lambda: emag.Energy(quadratic, again=True), BadValue, "say where=x_t"),
     (lambda: emag.Energy(quadratic, draws=2), BadValue, "say smooth"),
+    (lambda: emag.Energy(quadratic, eta=1.5), BadValue, "eta must lie in"),
+    (lambda: emag.Energy(quadratic, where="next", lam=1.0), BadValue, "say where=velocity"),
+    (lambda: sample(guided(emag.Energy(quadratic, eta=1.0)), X, solver=emag.UniPC(2)), Unsupported, "first-order"),
     (lambda: emag.Energy(quadratic, steps=2), BadValue, "say through_network"),
     (lambda: emag.Energy(quadratic, steps=0), BadValue, "steps must be at least 1"),
     (lambda: emag.Energy(quadratic, of="noisy", through_network=True), BadValue, "leave through_network out"),

@@ -11,7 +11,8 @@ import emag
 from emag.engine.access import NetworkEvaluations
 from emag.errors import BadValue, NoEffect, Unsupported
 from emag.hosts import own_loop
-from emag.hosts.decoding import decode, unscaled
+from emag.hosts.decoding import decode
+from emag.hosts.latents import unscaled
 from emag.hosts.own_loop import Loop
 from emag.maths.layout import unpack
 from emag.maths.predictions import to_x0

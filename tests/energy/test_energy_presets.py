@@ -1,5 +1,6 @@
 """Published methods as settings of one object: what each is in terms of the others, and their bias on a known posterior."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 import emag
 from emag.errors import BadValue
+from emag.methods.energy.beam import beam
 from emag.methods.energy.presets import PRESETS
 from emag.records import recipe
 from emag.samplers import sample
@@ -82,10 +84,13 @@ def test_refusals():
 # a mixture of two Gaussians, whose posterior is known: bench/energy_bias.py measures it for docs/how-to/energy.md
 
 
-@pytest.mark.parametrize("rules", [(), (emag.Energy(bias.likelihood, 1e-9, "next", True, recur=3),)], ids=["plain", "recur"])
-def test_the_mixture_is_sampled_and_repeated_steps_keep_it(rules):
+@pytest.mark.parametrize("rules", [(), (emag.Energy(bias.likelihood, 1e-9, "next", True, recur=3),),
+                                   (emag.Energy(bias.likelihood, 1e-9, "next", eta=1.0),)], ids=["plain", "recur", "noise"])
+def test_the_mixture_is_sampled_and_repeated_or_noisy_steps_keep_it(rules):
     """What is noised back and made again has the marginal of its level, whatever it was."""
-    found = bias.Found.of(bias.drawn(*rules, count=500, steps=20))
+    # with noise a step of finite size ends a little narrow
+    steps = 80 if rules and rules[0].eta else 20
+    found = bias.Found.of(bias.drawn(*rules, count=500, steps=steps))
     assert found.upper == pytest.approx(0.5, abs=0.08) and found.mean == pytest.approx(0.0, abs=0.3)
     assert found.spread == pytest.approx(bias.SPREAD, abs=0.04)
 
@@ -111,3 +116,38 @@ def test_the_page_tells_what_was_measured():
     told = page.partition(bias.MARKS[0])[2].partition(bias.MARKS[1])[0].strip().splitlines()
     assert told[:3] == bias.table({"the posterior": bias.posterior()}).splitlines()
     assert [row.split(" | ")[0].removeprefix("| ") for row in told[4:]] == [*bias.WAYS, bias.WEIGHED]
+
+
+# the search of TFG for its strengths
+
+
+def searched(wanted, width=2, rounds=6, **start):
+    tried = []
+
+    def measure(rule):
+        tried.append((rule.strength, rule.mean, rule.smooth))
+        return -sum((math.log2(a) - math.log2(b)) ** 2 for a, b in zip(tried[-1], wanted, strict=True))
+
+    rule = preset("tfg-cifar10", strength=0.5, mean=0.5, smooth=0.01, **start)
+    return *beam(measure, rule, width, rounds), tried
+
+
+def test_a_beam_finds_what_is_best_within_reach_and_measures_nothing_twice():
+    best, value, tried = searched((4.0, 1.0, 0.1))
+    assert (best.strength, best.mean, best.smooth) == (4.0, 1.0, 0.1) and value == 0 and best.inner == 4
+    assert len(tried) == len(set(tried)) and all(a <= 8 and b <= 8 and c <= 10 for a, b, c in tried)
+
+
+def test_a_beam_is_never_worse_than_its_start_and_a_wide_one_is_brute_force():
+    best, _, tried = searched((0.5, 0.5, 0.01))
+    assert (best.strength, best.mean, best.smooth) == tried[0]
+    best, _, tried = searched((8.0, 8.0, 10.0), width=200, rounds=20)
+    grid = {(0.5 * 2**i, 0.5 * 2**j, 0.01 * 10**k) for i in range(5) for j in range(5) for k in range(4)}
+    assert len(tried) == len(grid) and best.strength == 8.0
+
+
+def test_a_beam_that_cannot_move_is_refused():
+    with pytest.raises(BadValue, match=r"can be multiplied within strength 0\.5 to 8"):
+        beam(lambda rule: 0.0, emag.Energy(quadratic, 0.1))
+    with pytest.raises(BadValue, match="width and rounds of at least 1"):
+        beam(lambda rule: 0.0, preset("tfg-cifar10"), width=0)

@@ -11,6 +11,7 @@ from emag.errors import BadValue, Unsupported
 from emag.hosts.decoding import decode
 from emag.hosts.films import FILMS, film_of, frames_of, usual_context
 from emag.maths.energies import slope
+from emag.methods.energy.making import Making
 from emag.scores import Colour, OfFrames
 from emag.testing.small_video import MORE
 from emag.testing.small_wan import MORE as EXPERTS
@@ -142,17 +143,18 @@ def test_the_size_of_the_score_does_not_matter(preset):
     close(found[0], found[1], rtol=1e-3, atol=1e-3 * float(found[0].abs().max()))
 
 
-def test_stages_are_rules_with_intervals_one_after_the_other():
+def test_stages_are_rules_with_intervals_one_after_the_other(monkeypatch):
     """Early on x_t, in the middle by travel, late not at all: each acts at its own steps, and the last are plain."""
     acted = []
 
-    class Told(emag.Energy):
-        def _turn(self, x, pred, base, share, slopes):
-            acted.append((self.where, slopes.step.index))
-            return super()._turn(x, pred, base, share, slopes)
+    def told(self, *args, original=Making.turn):
+        acted.append((self.rule.where, self.slopes.step.index))
+        return original(self, *args)
 
+    monkeypatch.setattr(Making, "turn", told)
     score = OfFrames(RED, (0,))
-    stages = (Told.preset("frame", score, interval=(0.0, 0.2)), Told.preset("frame-travel", score, interval=(0.3, 0.7)))
+    stages = tuple(emag.Energy.preset(name, score, interval=at) for name, at in (("frame", (0.0, 0.2)),
+                                                                               ("frame-travel", (0.3, 0.7))))
     steered(emag.CFG(3.0), *stages)
     assert acted == [("x_t", 0), ("next", 1), ("next", 1), ("next", 2), ("next", 2)]
 

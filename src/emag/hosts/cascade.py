@@ -18,8 +18,8 @@ from ..methods.attention.map_fusion import FusedState, MapFusion
 from ..samplers import Solver, sample
 from ..samplers.loop import Progress
 from ..samplers.path import Path
-from .decoding import scaled, unscaled
 from .function import Function
+from .latents import scaled, unscaled
 from .network_function import InsideNetwork
 
 Grow = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]

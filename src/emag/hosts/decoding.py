@@ -13,11 +13,20 @@ from ..engine.undo import Undo, undone
 from ..errors import BadValue, Unsupported
 from ..maths.energies import ordinary
 from ..maths.layout import OnGrid, unpack
-from .films import FILMS, STILLS, check_film, film_of, frames_of, still_of
+from .films import APART, FILMS, STILLS, WHOLES, check_film, film_of, frames_of, pictures_of, still_of
+from .latents import unscaled
 from .small_decoder import decoder_of
 
-CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "PixelVAE", "PatchAutoencoder")
+CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLHunyuanImage",
+           "PixelVAE", "PatchAutoencoder")
 """Autoencoders of single images that record gradients; their latents are scaled as the configuration says."""
+CUT = "latent_concat"
+"""What pipelines of HunyuanVideo from a picture call it where the picture's frames stand before the video's."""
+KNOWN = (*CLASSES, *FILMS, *WHOLES, *STILLS)
+OTHERWISE = {
+    "ErnieImagePipeline": "its batch norm has another epsilon than its autoencoder says",
+    "HunyuanImageRefinerPipeline": "its latents are two frames in the channels of one"}
+"""Pipelines that make something else of their last latents, and what."""
 
 
 def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part | None = None,
@@ -31,16 +40,24 @@ def decode(pipe: Any, x0: torch.Tensor, step: OnGrid | None = None, part: Part |
     """
     check_decoder(pipe)
     latents = x0 if step is None else unpack(x0, step)
-    if type(pipe.vae).__name__ in FILMS:
+    if type(pipe.vae).__name__ in (*FILMS, *WHOLES):
         check_film(pipe, latents)
         if part is None:
             return film_of(pipe.vae, latents)
         return torch.stack(frames_of(pipe.vae, latents, part.frames, part.before), 2)
     if type(pipe.vae).__name__ in STILLS and latents.ndim == 4:
         return still_of(pipe.vae, latents)
+    image = partial(_decoded, pipe, sparing)
+    if latents.ndim == 5 and type(pipe).__name__.startswith(APART):
+        return pictures_of(image, latents, None if part is None else part.frames)
     if latents.ndim != 4:
         raise Unsupported(f"{type(pipe).__name__} makes latents with {latents.ndim - 2} dimensions beside the channels, and "
                           "scores are of single images: write a loop with emag.guided(..., decode=...)")
+    return image(latents)
+
+
+def _decoded(pipe: Any, sparing: Sparing, latents: torch.Tensor) -> torch.Tensor:
+    """Images [batch, 3, height, width] of the latents of single ones."""
     return undone(partial(_image_of, decoder_of(pipe, sparing.decoder), latents, sparing.checkpoint))
 
 
@@ -76,30 +93,19 @@ def check_looking(pipe: Any, rules: Sequence[Rule], networks: Sequence[Network])
 
 def _has_parts(vae: Any) -> bool:
     """True where a decoder's parts can be evaluated again; those of videos keep what came before from part to part."""
-    return type(vae).__name__ not in (*FILMS, *STILLS) and bool(switches(vae))
+    return type(vae).__name__ not in (*FILMS, *WHOLES, *STILLS) and bool(switches(vae))
 
 
 def check_decoder(pipe: Any) -> None:
     """Raise `Unsupported` for a pipeline whose autoencoder is not known to decode with gradients."""
     vae = getattr(pipe, "vae", None)
-    if type(vae).__name__ not in (*CLASSES, *FILMS, *STILLS):
-        found = "it has no VAE" if vae is None else f"its VAE is {type(vae).__name__}"
-        known = ", ".join((*CLASSES, *FILMS, *STILLS))
+    why = OTHERWISE.get(type(pipe).__name__)
+    if vae is None or type(vae).__name__ not in KNOWN:
+        why = f"{'it has no VAE' if vae is None else f'its VAE is {type(vae).__name__}'}; known are {', '.join(KNOWN)}"
+    elif getattr(vae.config, "timestep_conditioning", False):
+        why = "its decoder is told a time, and given noise, by arguments of the call"
+    elif getattr(getattr(getattr(pipe, "transformer", None), "config", None), "image_condition_type", None) == CUT:
+        why = "it cuts the first frames off, those of the given picture"
+    if why is not None:
         raise Unsupported(f"a score sees decoded images, and emag does not know how {type(pipe).__name__} decodes with "
-                          f"gradients ({found}; known are {known}): use emag.guided(..., decode=...) around a function")
-
-
-def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Latents [batch, channels, height, width] as the autoencoder takes them; networks work on such of unit variance."""
-    scale = getattr(vae.config, "scaling_factor", None) or 1.0
-    mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
-    if mean is not None and std is not None:  # by channel, as in some SDXL models
-        spread, middle = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (std, mean))
-        return latents * spread / scale + middle
-    return latents / scale + (getattr(vae.config, "shift_factor", None) or 0.0)
-
-
-def scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """`unscaled` undone: latents as the autoencoder gives them, as networks work on them."""
-    zero, one = unscaled(vae, torch.zeros_like(latents)), unscaled(vae, torch.ones_like(latents))
-    return (latents - zero) / (one - zero)
+                          f"gradients ({why}): use emag.guided(..., decode=...) around a function")

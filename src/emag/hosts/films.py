@@ -9,8 +9,7 @@ import torch
 from ..errors import Unsupported
 from ..maths.energies import ordinary
 from ..scores.films import place
-
-Unscale = Callable[[Any, torch.Tensor], torch.Tensor]
+from .latents import unscaled
 
 EVERY = 4
 """Frames of a latent, but for the first one, which is a frame alone."""
@@ -20,11 +19,10 @@ EVERY = 4
 class FilmDecoder:
     """How a class of autoencoders decodes latents [batch, channels, frames, height, width] whose first frame is a latent.
 
-    unscaled: latents as the autoencoder takes them. before: latents before that of a frame that Frame Guidance decodes with
-    it (arXiv 2506.07177). chunks: it decodes so many latents at a time; where that is above 1, the first time one more.
+    before: latents before that of a frame that Frame Guidance decodes with it (arXiv 2506.07177). chunks: it decodes so many
+    latents at a time; where that is above 1, the first time one more.
     """
 
-    unscaled: Unscale
     before: int
     chunks: int = 1
 
@@ -44,14 +42,15 @@ class FilmDecoder:
         return 0, min(count, 1 + (chunk + 1) * self.chunks), frame
 
 
-def _by_channel(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    mean, std = (latents.new_tensor(getattr(vae.config, f"latents_{name}")).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
-    return latents * std + mean
-
-
-FILMS = {"AutoencoderKLWan": FilmDecoder(_by_channel, 1),
-         "AutoencoderKLCogVideoX": FilmDecoder(lambda vae, latents: latents / vae.config.scaling_factor, 2, 2)}
-"""Autoencoders of videos that record gradients, by class."""
+FILMS = {"AutoencoderKLWan": FilmDecoder(1), "AutoencoderKLCogVideoX": FilmDecoder(2, 2)}
+"""Causal autoencoders of videos that record gradients, by class."""
+WHOLES = ("AutoencoderKLHunyuanVideo", "AutoencoderKLHunyuanVideo15", "AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video",
+          "AutoencoderKLMochi", "AutoencoderKLMagvit")
+"""Autoencoders of videos whose frames all depend on all latents, by norms over the frames or by looking ahead."""
+LONELY = ("AutoencoderKLHunyuanVideo15",)
+"""Autoencoders that fail on several videos at once."""
+APART = ("AnimateDiff", "PIA", "Latte", "TextToVideoSD", "VideoToVideoSD", "I2VGenXL")
+"""Pipelines of videos, by how their names begin, whose frames are decoded apart, by an autoencoder of images."""
 
 
 def frames_of(vae: Any, latents: torch.Tensor, frames: Sequence[int], before: int | None = None) -> list[torch.Tensor]:
@@ -59,6 +58,8 @@ def frames_of(vae: Any, latents: torch.Tensor, frames: Sequence[int], before: in
 
     Each is decoded from the latents that it depends on alone: `FilmDecoder.latents`.
     """
+    if type(vae).__name__ in WHOLES:
+        return _of_whole(vae, latents, frames, before)
     decoder, count = FILMS[type(vae).__name__], latents.shape[2]
     if count % decoder.chunks != 1 % decoder.chunks:
         raise Unsupported(f"{type(vae).__name__} decodes {count} latents to videos without a first frame alone: use a "
@@ -70,19 +71,41 @@ def frames_of(vae: Any, latents: torch.Tensor, frames: Sequence[int], before: in
     return found
 
 
+def _of_whole(vae: Any, latents: torch.Tensor, frames: Sequence[int], before: int | None) -> list[torch.Tensor]:
+    if before is not None:
+        raise Unsupported(f"all frames of {type(vae).__name__} depend on all latents, and the video is decoded as a whole: "
+                          "leave before out")
+    film = film_of(vae, latents)
+    return [film[:, :, place(at, film.shape[2])] for at in frames]
+
+
+def pictures_of(image: Callable[[torch.Tensor], torch.Tensor], latents: torch.Tensor,
+                frames: Sequence[int] | None = None) -> torch.Tensor:
+    """The video [batch, 3, frames, height, width] of latents [batch, channels, frames, height, width], each frame apart.
+
+    image: latents of single images -> images. frames: those to decode, in their order; None is all.
+    """
+    count = latents.shape[2]
+    those = latents if frames is None else latents[:, :, [place(at, count) for at in frames]]
+    made = image(those.movedim(2, 1).flatten(0, 1))
+    return made.unflatten(0, (len(latents), -1)).movedim(1, 2)
+
+
 def film_of(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The video [batch, 3, frames, height, width] in [0, 1] of clean latents, as its pipeline makes it."""
-    scaled = FILMS[type(vae).__name__].unscaled(vae, latents).to(next(vae.parameters()).dtype)
-    return (vae.decode(ordinary(scaled), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+    scaled = ordinary(unscaled(vae, latents).to(next(vae.parameters()).dtype))
+    parts = scaled.split(1 if type(vae).__name__ in LONELY else len(scaled))
+    film = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
+    return (film.float() / 2 + 0.5).clamp(0, 1)
 
 
-STILLS: dict[str, Unscale] = {"AutoencoderKLQwenImage": _by_channel}
-"""Autoencoders of videos by which pipelines decode single images, and how latents become what they take."""
+STILLS = ("AutoencoderKLQwenImage",)
+"""Autoencoders of videos by which pipelines decode single images."""
 
 
 def still_of(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The images [batch, 3, height, width] in [0, 1] of clean latents [batch, channels, height, width]: first frames."""
-    scaled = STILLS[type(vae).__name__](vae, latents[:, :, None]).to(next(vae.parameters()).dtype)
+    scaled = unscaled(vae, latents[:, :, None]).to(next(vae.parameters()).dtype)
     return (vae.decode(ordinary(scaled), return_dict=False)[0][:, :, 0].float() / 2 + 0.5).clamp(0, 1)
 
 

@@ -1,13 +1,14 @@
 """A step as energy guidance wants it made, and the estimate of the clean sample that makes a sampler do so."""
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from ...core import Step
-from ...maths.energies import first_order_step, reach, towards
+from ...maths.energies import first_order_step, posterior_spread, reach, towards
 
 log = logging.getLogger("emag")
 LARGE = 10.0
@@ -38,10 +39,25 @@ class Made:
         return self.x0 if self.shift is None else self.x0 + self.shift / reach((step.alpha, step.sigma), step.next)
 
 
-def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.Tensor | None, step: Step) -> Made:
+def stochastic(made: Made, eta: float, step: Step, turn: int) -> Made:
+    """The same step with noise, DDPM's for eta 1; none in the last step, and none for eta 0. turn: which making it is."""
+    here, after = (step.alpha, step.sigma), step.next
+    spread = 0.0 if step.index + 1 == step.count else eta * posterior_spread(here, after)
+    if spread == 0:
+        return made
+    noise = step.streams.normal(f"energy/step/{turn}", step.x).to(made.x0)
+    epsilon = (made.x - step.alpha * made.x0) / step.sigma
+    # of sigma' epsilon a part is drawn anew, so that the level keeps its noise
+    kept = math.sqrt(max(after[1] ** 2 - spread**2, 0.0))
+    return replace(made, shift=(kept - after[1]) * epsilon + spread * noise)
+
+
+def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.Tensor | None, step: Step,
+           lam: float | None = None) -> Made:
     """The step with its moves put where they belong; None is no move.
 
-    pull: strength times the gradient through the network, in x_t. climbed: a move of x0. Both [batch, ...].
+    pull: strength times the gradient through the network, in x_t. climbed: a move of x0. Both [batch, ...]. lam: what the
+    pull of a velocity is multiplied by; None is sigma / alpha.
     """
     alpha, sigma = step.alpha, step.sigma
     if where == "x0":
@@ -49,13 +65,14 @@ def placed(where: Where, made: Made, pull: torch.Tensor | None, climbed: torch.T
         x0 = made.x0 if climbed is None else made.x0 + climbed
         return replace(made, x0=x0 if pull is None else x0 + sigma**2 / alpha * pull)
     if where == "velocity":
-        # towards the data by lambda pull + climbed, lambda = sigma / alpha; and x0 = (x - sigma v) / (alpha + sigma)
-        parts = [] if pull is None else [sigma / alpha * pull]
+        # towards the data by lambda pull + climbed; and x0 = (x - sigma v) / (alpha + sigma)
+        parts = [] if pull is None else [(sigma / alpha if lam is None else lam) * pull]
         moved = sum(parts if climbed is None else [*parts, climbed])
         return replace(made, x0=made.x0 + sigma / (alpha + sigma) * moved)
     # under the noise that it had, x' moves alpha' / alpha times as far as x_t; and alpha' times as far as x0
     along = step.next[0] / alpha if where == "x_t" and pull is not None else 1.0
     moves = [factor * move for factor, move in ((step.next[0], climbed), (along, pull)) if move is not None]
+    moves += [] if made.shift is None else [made.shift]
     return replace(made, shift=sum(moves[1:], moves[0])) if moves else made
 
 

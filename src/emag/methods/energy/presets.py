@@ -20,7 +20,7 @@ def _tfg(rho: float, mu: float, smooth: float, schedule: str = "increase") -> En
                 "schedule": schedule}
     return EnergyPreset(settings, "arXiv 2409.15761",
                   "x' + rho_t grad_x F(x0(x)) / sqrt(a_t) + alpha' (moves of x0 by mu_t grad F)",
-                  "the authors' code, with noise in each step (eta 1), which ours has not")
+                  "the authors' code, whose runs add noise: say eta=1 for it")
 
 
 NETWORK = {"through_network": True}
@@ -48,7 +48,7 @@ PRESETS: dict[str, EnergyPreset] = {
                                 _THEIRS.format("the total grows with the number of steps")),
     "on-manifold-velocity": EnergyPreset({"where": "velocity", **_ON_MANIFOLD}, "arXiv 2607.00647",
                                          "v - (sigma / alpha) rho grad_x f(x0(x)) - mu grad f(x0), v noise minus data",
-                                         _THEIRS.format("sigma / alpha is 1 there for networks that predict x0")),
+                                         _THEIRS.format("theirs for networks that predict x0 is lam=1")),
     "glide": EnergyPreset({"where": "x0", **NETWORK, "strength": 3.0}, "arXiv 2112.10741",
                           "epsilon - s sigma grad_x (logit scale cos(f(x0(x)), g(text))), by CLIP: the score clip-logit",
                           "the authors' notebook, whose CLIP is one of noisy images (of=noisy); of clean ones untested"),

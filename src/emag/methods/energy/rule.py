@@ -1,23 +1,22 @@
 """Energy guidance: towards images that a score prefers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...core import Branches, EstimateOf, Look, Rule, RunStart, Score, Step
 from ...errors import BadValue, NoEffect
-from ...maths.energies import Normalise, StrengthShape, label_of, noised_back, shape_of
+from ...maths.energies import Normalise, StrengthShape, label_of, shape_of
 from ...near import choices
 from .ahead import check_ahead, stops
-from .made import EnergyOf, Made, Where, placed, warn_of_size
-from .numbers import EXAMPLE, accessed, check_score_field
+from .made import EnergyOf, Made, Where, stochastic, warn_of_size
+from .making import Making
+from .numbers import EXAMPLE, accessed
 from .presets import PRESETS
+from .settings import check_settings
 from .slopes import Slopes
-
-LEAST = {"inner": 1, "recur": 1, "draws": 1, "steps": 1, "augment": 0, "smooth": 0, "clip": 0}
-"""Least values of the fields that are bounded."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class Energy(Rule):
     MPGD are settings (`Energy.preset`). Rules before it, CFG among them, make the estimate it works on: name it last.
 
     Where "next" or "x_t" is moved, or the step is repeated, it is exact for first-order deterministic samplers (DDIM with
-    eta 0, Euler), and others are refused. Published runs of TFG add noise (eta 1); these do not. A step from pure noise
-    is left alone where the formula divides by alpha. Each step waits for the device, to look at the scores.
+    eta 0, Euler), and others are refused. Noise in each step, as published runs of TFG have it, is `eta` here, not the
+    sampler's. A step from pure noise is left alone where the formula divides by alpha. Each step waits for the device, to
+    look at the scores.
 
     Args:
         score: a function, or the name of a score: "classifier:frog", "colour:0.9:0.1:0.1", "edges:0.2", or one given by
@@ -67,6 +67,10 @@ class Energy(Rule):
         steps: k: through the network, what is scored is the end of k first-order steps from x_t, spread evenly over those
             that are left. 1 is x0 itself, "posterior" guidance; the steps of the run and more are end-to-end guidance.
             Each costs a forward and a backward pass. Where another network takes over on the way (Wan 2.2), it is refused.
+        eta: how much of DDPM's noise each step but the last adds, in [0, 1], in its interval or not: x' = alpha' x0 +
+            sqrt(sigma'^2 - s^2) epsilon + s z, s = eta times the spread of q(x' | x, x0), before what is moved. 1 is TFG's.
+        lam: what the move through the network is multiplied by where the velocity is moved; None is sigma / alpha. 1 is the
+            authors' of on-manifold guidance for networks that predict x0.
 
     >>> import emag
     >>> emag.Energy("colour:0.9:0.1:0.1", 2.0).looks_further
@@ -92,6 +96,8 @@ class Energy(Rule):
     checkpoint: bool = False
     decoder: str | Callable[..., Any] | None = None
     steps: int = 1
+    eta: float = 0.0
+    lam: float | None = None
 
     name = "energy"
     paper = "arXiv 2409.15761"
@@ -103,29 +109,7 @@ class Energy(Rule):
     required = {"score": f"energy={EXAMPLE}"}
 
     def __post_init__(self) -> None:
-        check_score_field(self.score, self.name)
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise BadValue(f"energy {name} must be at least {least}, got {getattr(self, name)}")
-        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise BadValue(f"energy interval is two shares of the run, 0 <= first <= last <= 1, got {self.interval}")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Raise `BadValue` for settings that mean nothing beside one another."""
-        odd = {
-            "where=x_t needs through_network=true: x0 depends on x_t through the network alone":
-                self.where == "x_t" and not self._in_x_t,
-            "of=noisy scores x_t itself: leave through_network out": self.of == "noisy" and self.through_network,
-            "again=true evaluates the network at the moved x_t: say where=x_t": self.again and self.where != "x_t",
-            "mean is a second strength, beside that through the network: say strength":
-                self.mean != 0 and not self.through_network,
-            "steps are through the network: say through_network=true": self.steps > 1 and not self.through_network,
-            "draws are of the noise that smooth adds: say smooth": self.draws > 1 and not self.smooth,
-        }
-        for what, found in odd.items():
-            if found:
-                raise BadValue(f"energy {what}")
+        check_settings(self)
 
     @classmethod
     def preset(cls, name: str, score: str | Score | None = None, **changes: Any) -> "Energy":
@@ -149,7 +133,7 @@ class Energy(Rule):
 
     @property
     def first_order(self) -> bool:
-        return self.where in ("x_t", "next") or self.recur > 1
+        return self.where in ("x_t", "next") or self.recur > 1 or self.eta > 0
 
     @property
     def looks_further(self) -> bool:
@@ -166,7 +150,7 @@ class Energy(Rule):
         """What the strengths are multiplied by at `step`; 0 where it is left alone."""
         low, high = self.interval
         # classifier guidance of x0, and x_t moved under the noise it had, divide by alpha
-        divides = self._pulls and self.where != "next" and not self.again
+        divides = self.pulls and self.where != "next" and not self.again and self.lam is None
         if not low <= step.progress <= high or (divides and step.alpha == 0):
             return 0.0
         return shape_of(self.schedule, (*zip(step.alphas, step.sigmas), step.end))[step.index]
@@ -176,18 +160,18 @@ class Energy(Rule):
             return ()
         found: list[Look] = []
         for turn in range(self.recur):
-            # what `_turn` evaluates: each pull; the guided estimate where x is another and no pull gave it; the scored one
+            # what `Making.turn` evaluates: each pull; the guided x0 where x is another and no pull gave it; the scored one
             found += self._pulled(step)
             elsewhere = turn > 0 or self.again
-            given = self._pulls > 0 and self.of == "guided" and not self.again
+            given = self.pulls > 0 and self.of == "guided" and not self.again
             found += [Look("guided", False)] if elsewhere and not given else []
-            found += [Look(self._of, False)] if elsewhere and self._climbs and self._of != "guided" else []
+            found += [Look(self._of, False)] if elsewhere and self.climbs and self._of != "guided" else []
         return tuple(found)
 
     def _pulled(self, step: Step) -> list[Look]:
         """What the moves by the gradient in x_t evaluate: a pass for each step that is looked ahead, none at x_t itself."""
         found = [Look(self._of, True, at - step.index) for at in stops(step, self.steps)]
-        return [] if self.of == "noisy" else found * self._pulls
+        return [] if self.of == "noisy" else found * self.pulls
 
     def fits_run(self, start: RunStart) -> None:
         if not any(map(self.share, start.steps)):
@@ -200,8 +184,7 @@ class Energy(Rule):
         return stops(step, self.steps)[-1] if self.share(step) else step.index
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
-        share = self.share(step)
-        made = self._made(pred, branches, step, share, self._slopes(step, state)).told(step) if share else pred
+        made = self._told(pred, branches, step, state)
         if step.index < step.count - 1:
             return made
         warn_of_size(step)
@@ -212,36 +195,15 @@ class Energy(Rule):
                            "or the images are out of [0, 1], where they are cut off")
         return made
 
-    def _slopes(self, step: Step, state: dict[str, Any]) -> Slopes:
+    def _told(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
+        """The x0 that makes a sampler make the step; where it is left alone, but for its noise."""
+        share = self.share(step)
+        if not share:
+            return stochastic(Made(step.x, pred), self.eta, step, 0).told(step)
         access, score = accessed(step, self.score, self.name)
-        return Slopes(step, access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
-                      self.steps, state)
-
-    def _made(self, pred: torch.Tensor, branches: Branches, step: Step, share: float, slopes: Slopes) -> Made:
-        base = pred if self.of == "guided" else branches.get(self.of)
-        made = self._turn(step.x, pred, base, share, slopes)
-        for turn in range(1, self.recur):
-            noise = step.streams.normal(f"energy/turn/{turn}", step.x).to(step.x)
-            x = noised_back(made.reached(step), noise, (step.alpha, step.sigma), step.next)
-            made = self._turn(x, None, None, share, replace(slopes, turn=turn))
-        return made
-
-    def _turn(self, x: torch.Tensor, pred: torch.Tensor | None, base: torch.Tensor | None, share: float,
-              slopes: Slopes) -> Made:
-        """One making of the step from x. pred, base: x0 there, guided and the one that is scored; None where not known."""
-        step, pull = slopes.step, None
-        for _ in range(self._pulls):
-            slope, there = (slopes.noisy(x), None) if self.of == "noisy" else slopes.through(x, self.of)
-            pull = share * self.strength * slope
-            pred = there if pred is None and self.of == "guided" else pred
-            if self.again:
-                x, pred, base = x + pull, None, None
-        estimate = slopes.access.estimate
-        pred = estimate(x, "guided") if pred is None else pred
-        if self._climbs and base is None and self.of != "noisy":
-            base = pred if self.of == "guided" else estimate(x, self.of)
-        climbed = self._climbed(base, share, slopes) if base is not None else None
-        return placed(self.where, Made(x, pred), None if self.again else pull, climbed, step)
+        slopes = Slopes(step, access, score, self.label, self.smooth, self.draws, self.augment, self.normalise, self.clip,
+                        self.steps, state)
+        return Making(self, slopes, share).made(pred, branches, step).told(step)
 
     @property
     def _of(self) -> EstimateOf:
@@ -249,7 +211,7 @@ class Energy(Rule):
         return "guided" if self.of == "noisy" else self.of
 
     @property
-    def _pulls(self) -> int:
+    def pulls(self) -> int:
         """Moves by the gradient in x_t."""
         if not self._in_x_t or self.strength == 0:
             return 0
@@ -261,16 +223,6 @@ class Energy(Rule):
         return self.through_network or self.of == "noisy"
 
     @property
-    def _climbs(self) -> bool:
+    def climbs(self) -> bool:
         """True where x0 is moved by the gradient at itself."""
         return not self._in_x_t or self.mean != 0
-
-    def _climbed(self, base: torch.Tensor, share: float, slopes: Slopes) -> torch.Tensor | None:
-        """By how much x0 moves in `inner` steps up the score, from where it is; None where none are made."""
-        if not self._climbs:
-            return None
-        strength = share * (self.mean if self.through_network else self.strength)
-        at = base
-        for _ in range(self.inner):
-            at = at + strength * slopes.at(at)
-        return at - base
