@@ -85,6 +85,7 @@ def own(rng, method, style):
         "cads": lambda: {"tau1": 0.2, "tau2": 0.9, "psi": 0.5},
         "spg": lambda: {"style": style},
         "negative": lambda: {"negative": OTHER},
+        **dict.fromkeys(("sld", "dng", "contrastive"), lambda: {"negative": OTHER}),
         "nasa": lambda: {"negative": rng.choice((None, OTHER)), "strength": rng.choice((0.2, 1.0))},
         "neg-to-me": lambda: {"reference": style, "threshold": rng.choice((-1.0, 0.2)), "sigma_end": rng.choice((0.0, 0.5))},
         "o-nag": lambda: {"negative": rng.choice((None, OTHER)), "sigma_end": rng.choice((0.0, 0.5))},
