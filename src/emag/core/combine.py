@@ -31,7 +31,7 @@ def weak_branches(rules: Sequence[Rule]) -> tuple[Perturbation, ...]:
     return tuple(dict.fromkeys(branch for rule in rules for branch in rule.weak))
 
 
-def guided_by(rules: Sequence[Rule], at: int) -> tuple[Perturbation, ...]:
+def weak_before(rules: Sequence[Rule], at: int) -> tuple[Perturbation, ...]:
     """The weak branches, each once, that the prediction before rule number `at` is made of."""
     # what gives the unconditional prediction does so wherever it is named
     made = [rule for number, rule in enumerate(rules) if number < at or rule.kind == "null"]

@@ -28,7 +28,7 @@ X = "hidden_states"  # what states call x_t
 
 
 @dataclass(frozen=True)
-class Asked:
+class WeakCall:
     """A weak pass: its arguments and where its rows sit; the rows of the clean pass it takes (None: all), where its
     conditional rows are in one copy, and how many copies of them it has."""
 
@@ -141,16 +141,16 @@ class Passes:
         now = replace(self.weakened(asked, group), mode=mode)
         return asked.predictions(self._checked(calls.clean.forward, asked.arguments, now, group), group)
 
-    def asked(self, calls: StepCalls, group: Group) -> "Asked":
+    def asked(self, calls: StepCalls, group: Group) -> "WeakCall":
         """What the weak pass of `group` is called with."""
         branch, times = group[0][0], len(group) * group[0][0].copies
         call, part, own = calls.of(branch)
         total = call.total * times
         alone = Rows.all_uncond(total) if branch.null else Rows.all_cond(total)
         rows = calls.clean.rows if branch.all_rows else alone
-        return Asked(self._prepared(call.repeated(times), rows, group), rows, part, own, times)
+        return WeakCall(self._prepared(call.repeated(times), rows, group), rows, part, own, times)
 
-    def weakened(self, asked: "Asked", group: Group) -> Pass:
+    def weakened(self, asked: "WeakCall", group: Group) -> Pass:
         """A pass under the branches of `group`, which share it, and under those that work in every one."""
         rows, strong = asked.rows, () if group[0][0].ahead else self.strong
         taps = strengthening(strong, perturbing(group, rows.total // asked.times), rows)

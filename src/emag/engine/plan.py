@@ -13,9 +13,9 @@ from ..core import (
     Sparing,
     Step,
     evaluates_null,
-    guided_by,
     needed_branches,
     reads_null,
+    weak_before,
     weak_branches,
 )
 from ..maths.predictions import convert, difference_scale
@@ -150,7 +150,7 @@ class Looks:
         """Block evaluations per image of one evaluation that rule number `at` asks for. others: by other networks too."""
         if look.of != "guided":
             return self.depth
-        weak = [branch for branch in guided_by(self.rules, at) if branch in self.weak and (others or not branch.model)
+        weak = [branch for branch in weak_before(self.rules, at) if branch in self.weak and (others or not branch.model)
                 and branch.acts(self.step.index, self.step.sigmas)]
         # what gives UNCOND may look there in its turn
         inside = sum(self.depth for number, _ in self._asked() if self.rules[number].kind == "null")

@@ -17,10 +17,10 @@ from ..core import (
     Step,
     combine,
     evaluates_null,
-    guided_by,
     needed_branches,
     needs_null,
     reads_null,
+    weak_before,
     with_null,
 )
 from ..errors import Unsupported
@@ -99,7 +99,7 @@ class StepRules:
         if self.host is None or not self.rules[at].looks_further:
             return self.step
         names = [name for name in (COND, UNCOND) if name in self.evaluated]
-        weak = [branch for branch in guided_by(self.rules, at)
+        weak = [branch for branch in weak_before(self.rules, at)
                 if branch in self.evaluated and branch.acts(self.step.index, self.step.sigmas)]
         access = RuleAccess(self.host, self.step, self.rules[:at], self.rules, self.begun, names, weak,
                             Sparing.of(self.rules[at]))

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core import LATE, Look, Rule, check_finite, guided_by, weak_branches
+from ..core import LATE, Look, Rule, check_finite, weak_before, weak_branches
 from ..engine.network import Network
 from ..engine.plan import departs, plan, unfed
 from ..engine.swaps import lora_layers
@@ -148,7 +148,7 @@ def check_looks(rules: Sequence[Rule]) -> None:
         _check_uncond_look(rules, looks, rule.name)
         if not any(look.of == "guided" and look.ahead for look in looks):
             continue
-        weak = guided_by(rules, at)
+        weak = weak_before(rules, at)
         if weak:
             owner = next(one.name for one in rules if weak[0] in one.weak)
             other = ", or steps=1" if hasattr(rule, "steps") else ""

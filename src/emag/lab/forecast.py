@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from ..core import Rule, guided_by, weak_branches
+from ..core import Rule, weak_before, weak_branches
 from ..engine.network import Network
 from ..engine.plan import Plan, plan
 from ..engine.reading import read_network
@@ -71,7 +71,7 @@ def memory(network: Network, model: str, rules: Sequence[Rule], height: int | No
     tokens = _tokens(network, model, height, width, text)
     pixels = tokens[0] * _pixels_of_token(network, _facts(model).get("latent_pixels")) ** 2
     decoders = [_decoder_config(model, rule.decoder, origin, revision) for rule in found]
-    weak = [sum(branch.copies for branch in guided_by(rules, rules.index(rule))) for rule in found]
+    weak = [sum(branch.copies for branch in weak_before(rules, rules.index(rule))) for rule in found]
     found = [replace(rule, steps=min(rule.steps, steps or rule.steps)) for rule in found]
     kept = [_kept(rule, network, tokens, pixels, images, (2 if uncond else 1) + more, config)
             for rule, config, more in zip(found, decoders, weak)]
