@@ -1,5 +1,6 @@
 """FasterCache's feature reuse: which steps evaluate attention, what the others are given, and what it does not go with."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -226,6 +227,17 @@ def test_beside_what_needs_no_pass_of_its_own_it_works():
     with emag.guide(pipe, rule_of(), emag.PLADIS(2.0, layers=(3,)), emag.CFG(3.0), emag.Momentum(0.3)) as run:
         assert case.run(pipe).isfinite().all()
     assert run.stats.evaluations == run.stats.planned
+
+
+def test_an_energy_that_evaluates_the_network_once_more_is_refused_before_it():
+    pipe = emag.load("tiny")
+    cfg, energy = emag.CFG(2.5), emag.Energy("colour:0.9:0.1:0.1", 0.02)
+    with emag.guide(pipe, rule_of(start=0.3), cfg, energy):  # of the step's own predictions: nothing is evaluated again
+        pipe("a photo of a frog", num_inference_steps=8, output_type="latent")
+    seen = Counter(pipe.transformer, "attn")
+    with pytest.raises(Unsupported, match="once more"), emag.guide(pipe, rule_of(start=0.3), cfg, replace(energy, recur=2)):
+        pipe("a photo of a frog", num_inference_steps=8)
+    assert not seen.blocks
 
 
 @pytest.mark.parametrize("wrong", [{"factor": -0.1}, {"factor": emag.MAMBOG(2.0)}, {"every": 0}, {"start": 1.5},

@@ -11,7 +11,7 @@ from ..maths.streams import Streams
 from ..maths.vectors import relative_distance
 from .arguments import Arguments
 from .network import Network
-from .plan import Plan, check_spaces, plan, unfed
+from .plan import Plan, check_lone, check_spaces, plan, unfed
 from .trajectory import Trajectory
 from .view import Ahead
 
@@ -80,6 +80,7 @@ class Course:
                          self.network.backbone.paired, host_rows)
         self._check_null()
         check_spaces(self.rules, self.trajectory)
+        check_lone(self.rules, self.trajectory)
         sigmas = self.trajectory.sigmas
         self.states = {branch: branch.start(sigmas, streams) for branch in weak_branches(self.rules)}
         self._check_planned()

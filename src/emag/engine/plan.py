@@ -18,6 +18,7 @@ from ..core import (
     weak_before,
     weak_branches,
 )
+from ..errors import Unsupported
 from ..maths.predictions import convert, difference_scale
 from ..methods.common.null_branch import NullBranch
 from ..schedules import Schedule
@@ -176,3 +177,12 @@ def check_spaces(rules: Sequence[Rule], trajectory: Trajectory) -> None:
             if space is not None:
                 convert(nothing, nothing, step.alpha, step.sigma, step.space, space)
                 difference_scale(step.alpha, step.sigma, space, step.space)
+
+
+def check_lone(rules: Sequence[Rule], trajectory: Trajectory) -> None:
+    """Raise `Unsupported` where a rule evaluates the network once more in some step, and another serves what it kept."""
+    keeps = next((rule.name for rule in rules if any(branch.lone for branch in rule.weak)), None)
+    again = next((rule.name for rule in rules if any(map(rule.looks, trajectory.places()))), None) if keeps else None
+    if again:
+        raise Unsupported(f"{keeps} serves one pass a step what it kept of earlier ones, and {again} evaluates the network "
+                          "once more in it: leave one of the two out")

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core import COND, UNCOND, Perturbation, Rule, RunStart, Score, Step, evaluates_null, needed_branches
 from ..engine.finite import Finite
-from ..engine.plan import Plan, check_spaces
+from ..engine.plan import Plan, check_lone, check_spaces
 from ..engine.reading import read_network
 from ..engine.step_rules import StepRules
 from ..engine.trajectory import Trajectory
@@ -75,6 +75,7 @@ def guided(denoiser: Denoiser, *rules: Rule, path: Path | Sequence[float], predi
     trajectory = _trajectory(levels, prediction)
     check_given(active, given, trajectory, inside=found is not None)
     check_spaces(active, trajectory)
+    check_lone(active, trajectory)
     check_sparing(active, decode)
     sight = Sights(scores_of(active, dict(scores or {})), decode or itself)
     network = InsideNetwork(*found, active, trajectory, grid) if found else Outside()
