@@ -16,6 +16,7 @@ from emag.lab.evaluate.results.worth_page import markdown, short
 from emag.lab.evaluate.results.write import write_worth
 
 ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / f"docs/results/{name}.json" for name in ("shapes", "shapes-rest", "tiny", "tiny-rest")]
 METRICS = {"residual": Metric("a judge", False), "correct": Metric("a judge", True), "extra": Metric("a judge", False)}
 
 
@@ -96,15 +97,14 @@ def test_a_page_for_each_set_of_numbers_and_each_recipe_once(run, tmp_path):
 
 
 def test_the_stored_page_follows_from_the_stored_numbers(tmp_path):
-    sources = [ROOT / "docs/results/shapes.json", ROOT / "docs/results/tiny.json"]
-    found = {f"results/{one.stem}.md": read(one) for one in sources}
+    found = {f"results/{one.stem}.md": read(one) for one in SOURCES}
     pictures = {at: f"worth-{Path(at).stem}.png" for at in found}
     assert (ROOT / "docs/worth.md").read_text() == markdown(found, pictures)
     assert all((ROOT / "docs" / name).exists() for name in pictures.values())
 
 
 def test_every_recipe_of_a_model_is_in_its_table():
-    for results in (read(ROOT / "docs/results/shapes.json"), read(ROOT / "docs/results/tiny.json")):
+    for results in map(read, SOURCES):
         gains = gains_of(results)
         assert len(gains) == len(results.compared) - 1
         for a, b in itertools.pairwise(gains):
