@@ -179,3 +179,10 @@ def test_contrastive_cfg_pushes_less_the_farther_the_negative_is():
 def test_odd_settings_are_refused(make):
     with pytest.raises(BadValue, match=r"sld|dng|contrastive"):
         make()
+
+
+@pytest.mark.parametrize("rule", [emag.SLD(3.0, "prompt:ship", warm_up=4), emag.SMCCFG(3.0, warm_up=4)])
+def test_a_run_that_ends_within_the_warm_up_is_refused(rule):
+    pipe = emag.load("tiny")
+    with pytest.raises(BadValue, match="behind warm_up=4 steps, and the run has 3"), emag.guide(pipe, rule):
+        pipe("a photo of a frog", num_inference_steps=3)

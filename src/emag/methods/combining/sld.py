@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Conditioned, Perturbation, Rule, Step
+from ...core import UNCOND, Branches, Conditioned, Perturbation, Rule, RunStart, Step
 from ...errors import BadValue
 from ...maths.vectors import widened
 from ...schedules import Scale, check_scale, known, weight
 from ..common.history import moves_on
 from ..common.other_model import check_negative
+from ..common.warm_up import check_warm_up
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class SLD(Rule):
 
     def reads_null(self, step: Step) -> bool:
         return known(self.scale, step) != 1 or bool(self.branches(step))
+
+    def fits_run(self, start: RunStart) -> None:
+        if self.strength:
+            check_warm_up(self.name, self.warm_up, start)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):

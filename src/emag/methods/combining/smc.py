@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from ...core import UNCOND, Branches, Step
+from ...core import UNCOND, Branches, RunStart, Step
 from ...errors import BadValue
 from ...maths.vectors import per_sample
 from ...schedules import weight
 from ..common.history import moves_on, spared
 from ..common.scaled import Scaled
+from ..common.warm_up import check_warm_up
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class SMCCFG(Scaled):
 
     def reads_null(self, step: Step) -> bool:
         return step.index >= self.warm_up and (super().reads_null(step) or self.gain > 0)
+
+    def fits_run(self, start: RunStart) -> None:
+        check_warm_up(self.name, self.warm_up, start)
 
     def apply(self, pred: torch.Tensor, branches: Branches, step: Step, state: dict[str, Any]) -> torch.Tensor:
         if not self.reads_null(step):
