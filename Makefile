@@ -133,12 +133,12 @@ results-shapes: $(STAMP)
 		--questions bench/shapes_questions.yaml --changes emag --again "make results-shapes IMAGES=$(IMAGES)"
 	$(BIN)/emag worth $(WORTH) --out docs/worth.md
 
-# docs/results/tiny-rest.md and shapes-rest.md: the methods that the two sweeps above do not have, 400 and 150 images each after
+# docs/results/tiny-rest.md and shapes-rest.md: the methods that the two sweeps above do not have, 250 and 150 images each after
 # sweeps of 100 and 50: two hours of two cores. Ended at any moment, it goes on where it was.
 results-rest: $(STAMP) $(RESULTS)/test.npz
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 $(BIN)/emag sweep bench/tiny_rest.yaml --workers $(WORKERS) --best $(RESULTS)/rest-best.yaml
-	sed 's/^seed: .*/seed: 9/; s/^images: .*/images: 400/' $(RESULTS)/rest-best.yaml > $(RESULTS)/rest.yaml
+	sed 's/^seed: .*/seed: 9/; s/^images: .*/images: 250/' $(RESULTS)/rest-best.yaml > $(RESULTS)/rest.yaml
 	OMP_NUM_THREADS=1 $(BIN)/emag run $(RESULTS)/rest.yaml --out $(RESULTS)/rest --workers $(WORKERS)
 	$(BIN)/emag metrics $(RESULTS)/rest --reference $(RESULTS)/test.npz --metrics fd,prdc,accuracy,pixels --against cfg
 	$(BIN)/emag results $(RESULTS)/rest $(RESULTS)/rest-sweep --out docs/results/tiny-rest.md --index docs/results.md \
