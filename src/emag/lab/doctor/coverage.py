@@ -26,8 +26,9 @@ from .finding import Finding
 
 _COLUMNS = {column.label: column for column in columns(("weak", "attention"))}
 _MAP = Column.parse("emag map: emag=1.5,variant=map")
-METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.items() if label != "negative"))
-"""Weak branches and changes of attention; "negative" does not look into the network, so it works wherever CFG does."""
+METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.items() if label not in ("negative", "dng")))
+"""Weak branches and changes of attention; but for those by another prompt, which do not look into the network, and work
+wherever CFG does."""
 
 
 @cache
