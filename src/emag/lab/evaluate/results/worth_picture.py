@@ -12,6 +12,8 @@ from .worth import Gain, asked, gains_of, on_front
 
 SPREAD = 3.0
 """Losses beyond so many times the spread of the middle half are left outside the panel, and named in the table."""
+DEAR = 3.0
+"""Further evaluations, as a share of the base's, beyond which a recipe is in the table alone."""
 
 
 def png(results: Results) -> bytes:
@@ -40,14 +42,14 @@ def png(results: Results) -> bytes:
 
 def _panel(panel: Any, gains: list[Gain], metric: str) -> list[Gain]:
     """Draws the points that are near the others; returns them."""
-    known = [one for one in gains if metric in one.by]
+    known = [one for one in gains if metric in one.by and one.more <= DEAR]
     inside = [one for one, near in zip(known, _near(np.array([one.by[metric].value for one in known]))) if near]
     for one in inside:
         x, y = _at(one, metric)
         span = one.by[metric]
         panel.errorbar(x, y, [[y - span.low], [span.high - y]], fmt="o", color=_colour(one, metric), ms=4, lw=0.7)
     # from the base on: what more evaluations can buy at most
-    best = [(0.0, 0.0), *(_at(one, metric) for one in on_front(gains, metric) if one.more >= -SAME)]
+    best = [(0.0, 0.0), *(_at(one, metric) for one in on_front(known, metric) if one.more >= -SAME)]
     ends = [*best, (max(100 * one.more for one in known), max(y for _, y in best))]
     panel.plot(*np.array(ends).T, "-", color="0.6", zorder=0, drawstyle="steps-post")
     panel.axhline(0, color="0.8", lw=0.8, zorder=0)
