@@ -36,7 +36,7 @@ from .errors import NotFinite as NotFinite
 from .errors import Unsupported as Unsupported
 from .families import register as register
 from .hosts.content import content_tokens as content_tokens
-from .hosts.function import guided as guided
+from .hosts.guided import guided as guided
 from .hosts.guider import EmagGuider as EmagGuider
 from .hosts.load import load as load
 from .hosts.pipeline import Guided as Guided

@@ -14,9 +14,10 @@ from ..models.pipeline import SmallPipeline, uniform_sigmas
 from ..samplers import Corrector, Path, Solver, sample
 from ..samplers.loop import Progress
 from .defaults import models_of, resolved
-from .function import Function, guided
+from .function import Function
 from .function_checks import looks_inside
 from .given import PROMPT, Condition, encode_condition
+from .guided import guided
 from .lookup import host_of
 from .sights import PipelineImages
 

@@ -16,7 +16,8 @@ from ..errors import BadValue, Unsupported
 from ..maths.predictions import Space, to_x0
 from ..samplers.first_order import needy
 from ..samplers.path import Path
-from .function import Function, guided
+from .function import Function
+from .guided import guided
 
 StreamNetwork = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 """(x [rows, ...], time of each row [rows], condition) -> prediction shaped as x."""

@@ -12,7 +12,7 @@ from ....engine.reading import read_network
 from ....engine.taps import image_tokens
 from ....errors import EmagError
 from ....families import Backbone
-from ....hosts.function import guided
+from ....hosts.guided import guided
 from ....methods import METHODS
 from ....methods.emag.compat import Compat
 from ....models.folder import first_line
