@@ -36,6 +36,7 @@ def test_a_class_stands_in_one_place():
         assert {*LISTED} <= {one.name for one in FOUND}
 
 
+@pytest.mark.slow
 def test_what_is_served_is_tried():
     """Every network and every pipeline of a family has a small one."""
     pipes = [case.pipe() for case in (every() | FURTHER).values()]

@@ -76,6 +76,7 @@ def moments(corrector, fields):
     return mean, (density @ (grid - mean).square()).item()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["edm", "flow"])
 @pytest.mark.parametrize("name", MIXTURES)
