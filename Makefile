@@ -177,8 +177,8 @@ results-weaker: $(STAMP)
 		--questions bench/shapes_weaker_questions.yaml --again "make results-weaker KEPT=$(KEPT) NAME=$(NAME) IMAGES=$(IMAGES)"
 
 # docs/results/energy.md and energy-cost.md: a class wanted, by energies and by CFG, by a judge that is trained first, EACH images of each
-# class; and what energies cost. A quarter of an hour of one core. Ended at any moment, the first goes on where it was
-EACH := 10
+# class; and what energies cost. Half an hour of one core. Ended at any moment, the first goes on where it was
+EACH := 30
 results-energy: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_steer.py --data ../shared/data/cifar10 --each $(EACH) --out docs/results/energy.md
 	OMP_NUM_THREADS=1 $(BIN)/python bench/energy_cost.py --out docs/results/energy-cost.md
