@@ -9,6 +9,7 @@ import torch
 from ..errors import Unsupported
 from .codecs import TokenShape
 from .context import Context
+from .reading import asked_last, check_places, last_logits
 
 
 class Follower:
@@ -23,7 +24,7 @@ class Follower:
                  read: Callable[[Any], torch.Tensor] | None = None):
         self.passes = self.tokens = 0
         self._model, self._context, self._shape = model, context, shape or (lambda ids: ids)
-        self._read = read or (lambda out: out.logits[:, -1].float())
+        self._read = read or last_logits
         self._known = set(inspect.signature(model.forward).parameters)
         self._cache: Any = None
         self._fed: torch.Tensor | None = None
@@ -32,8 +33,7 @@ class Follower:
         if "past_key_values" not in self._known:
             raise Unsupported(f"{type(model).__name__} keeps no keys and values that a second branch could have of its own: "
                               "transformers and encoder-decoders do")
-        if hasattr(model, "get_rope_index") or hasattr(getattr(model, "model", None), "get_rope_index"):
-            raise Unsupported(f"{type(model).__name__} counts positions along several axes, which is not supported here")
+        check_places(model)
 
     @torch.no_grad()
     def logits(self, generated: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -62,10 +62,7 @@ class Follower:
             return {**given, "decoder_input_ids": feed}
         grown = whole.shape[1] - context.mask.shape[1]
         mask = torch.nn.functional.pad(context.mask, (0, grown), value=1)
-        # padding holds no place: the first token of each row is at position 0
-        places = (mask.cumsum(1) - 1).clamp(min=0)[:, kept:]
-        further = {"position_ids": places, "logits_to_keep": 1}
-        return {**given, "input_ids": feed, "attention_mask": mask, **{k: v for k, v in further.items() if k in self._known}}
+        return {**given, "input_ids": feed, **asked_last(mask, mask.shape[1] - kept, self._known)}
 
     def _line_up(self, whole: torch.Tensor) -> int:
         """How many tokens of `whole` the cache holds, its rows in order and cut to them; at least one is left to feed."""

@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..engine.undo import Undo
 from ..errors import BadValue, Unsupported
+from .reading import asked_last, check_places, last_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class SuffixReader:
                  read: Callable[[Any], torch.Tensor] | None = None):
         self.passes = self.tokens = 0
         self._model, self._ids, self._start, self._watched = model, ids.to(model.device), start, watched
-        self._read = read or (lambda out: out.logits[:, -1].float())
+        self._read = read or last_logits
         self._known = set(inspect.signature(model.forward).parameters)
 
     @torch.no_grad()
@@ -95,12 +96,8 @@ class SuffixReader:
         if mask is None:
             mask = torch.ones(rows, length, dtype=torch.long, device=self._ids.device)
         mask = torch.nn.functional.pad(mask[:, :length], (0, len(self._ids)), value=1)
-        # padding holds no place: the suffix goes on where the text ends
-        places = (mask.cumsum(1) - 1)[:, length:]
-        further = {"position_ids": places, "logits_to_keep": 1}
-        return {"input_ids": self._ids.expand(rows, -1), "attention_mask": mask, "use_cache": True, "return_dict": True,
-                "past_key_values": part_of(self._watched.cache, length),
-                **{name: value for name, value in further.items() if name in self._known}}
+        return {"input_ids": self._ids.expand(rows, -1), "use_cache": True, "return_dict": True,
+                "past_key_values": part_of(self._watched.cache, length), **asked_last(mask, len(self._ids), self._known)}
 
 
 def part_of(cache: Any, length: int) -> Any:
@@ -130,5 +127,4 @@ def check_suffix(model: Any) -> None:
     if model.config.is_encoder_decoder:
         raise Unsupported(f"a suffix goes on with the text of the prompt, which an encoder reads in {type(model).__name__}: "
                           "say null='a text' or ids")
-    if hasattr(model, "get_rope_index") or hasattr(getattr(model, "model", None), "get_rope_index"):
-        raise Unsupported(f"{type(model).__name__} counts positions along several axes, which is not supported here")
+    check_places(model)
