@@ -11,8 +11,8 @@ from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import widened
 from ...schedules import Scale, Schedule, at_time, check_scale, check_timed
-from ..common.inside import Inside, Strong
-from ..common.negative_text import NegativePass, NoisyFeatures, check_noise
+from ..common.inside import Inside
+from ..common.negative_text import AgainstText, NegativePass, NoisyFeatures, check_noise
 
 Norm = Literal["l1", "l2"]
 NORMS: dict[Norm, int] = {"l1": 1, "l2": 2}
@@ -20,7 +20,7 @@ LIMITS = {"tau": (1, 1e6), "alpha": (0, 1), "sigma_end": (0, 1), "eps": (1e-30, 
 
 
 @dataclass(frozen=True)
-class NormalizedAttention(Strong):
+class NormalizedAttention(AgainstText):
     """Image features pushed away from those that the negative text gives, then capped and blended."""
 
     scale: Scale
@@ -30,10 +30,6 @@ class NormalizedAttention(Strong):
     eps: float
     sigma_end: float
     negative: NegativePass | None = None
-
-    @property
-    def needs_uncond(self) -> bool:
-        return self.negative is None
 
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where no step is noisy enough."""
@@ -159,6 +155,6 @@ class NAG(Inside):
     def perturbation(self) -> NormalizedAttention:
         assert self.layers is not None and None not in (self.scale, self.alpha, self.sigma_end)
         alpha, end = (float(value or 0) for value in (self.alpha, self.sigma_end))
-        source = None if self.negative is None else NegativePass(self.negative, self.layers, bool(self.cross), end)
+        source = NegativePass.named(self.negative, self.layers, bool(self.cross), end)
         return NormalizedAttention(self.layers, bool(self.cross), self.scale or 0.0, self.tau, alpha, self.norm, self.eps,
                                    end, source)

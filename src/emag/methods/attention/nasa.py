@@ -9,20 +9,16 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import widened
-from ..common.inside import Inside, Strong
-from ..common.negative_text import NegativePass, NegativeText
+from ..common.inside import Inside
+from ..common.negative_text import AgainstText, NegativePass, NegativeText
 
 
 @dataclass(frozen=True)
-class SubtractedAttention(Strong):
+class SubtractedAttention(AgainstText):
     """Image features without `strength` times what image queries see in the negative text."""
 
     strength: float
     negative: NegativePass | None = None
-
-    @property
-    def needs_uncond(self) -> bool:
-        return self.negative is None
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "SubtractedState":
         return SubtractedState(self)
@@ -90,5 +86,5 @@ class NASA(Inside):
     @property
     def perturbation(self) -> SubtractedAttention:
         assert self.layers is not None and self.strength is not None
-        source = None if self.negative is None else NegativePass(self.negative, self.layers, bool(self.cross))
+        source = NegativePass.named(self.negative, self.layers, bool(self.cross))
         return SubtractedAttention(self.layers, bool(self.cross), self.strength, source)

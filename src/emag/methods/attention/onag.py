@@ -9,21 +9,17 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import divided, widened
-from ..common.inside import Inside, Strong
-from ..common.negative_text import NegativePass, NoisyFeatures, check_noise
+from ..common.inside import Inside
+from ..common.negative_text import AgainstText, NegativePass, NoisyFeatures, check_noise
 
 
 @dataclass(frozen=True)
-class OrthogonalAttention(Strong):
+class OrthogonalAttention(AgainstText):
     """Image features without `strength` times the part of the negative ones that is orthogonal to them."""
 
     strength: float
     sigma_end: float
     negative: NegativePass | None = None
-
-    @property
-    def needs_uncond(self) -> bool:
-        return self.negative is None
 
     def check(self, sigmas: tuple[float, ...]) -> None:
         """Raise `BadValue` where no step is noisy enough."""
@@ -101,5 +97,5 @@ class ONAG(Inside):
     def perturbation(self) -> OrthogonalAttention:
         assert self.layers is not None
         across, end = bool(self.cross), self.sigma_end
-        source = None if self.negative is None else NegativePass(self.negative, self.layers, across, end)
+        source = NegativePass.named(self.negative, self.layers, across, end)
         return OrthogonalAttention(self.layers, across, self.strength, end, source)

@@ -9,21 +9,17 @@ from ...errors import BadValue
 from ...maths.attention import Attention
 from ...maths.streams import Streams
 from ...maths.vectors import widened
-from ..common.inside import Inside, Keys, Strong, attend, has_moved, put_rows
-from ..common.negative_text import NegativePass, NegativeText
+from ..common.inside import Inside, Keys, attend, has_moved, put_rows
+from ..common.negative_text import AgainstText, NegativePass, NegativeText
 
 
 @dataclass(frozen=True)
-class FlippedText(Strong):
+class FlippedText(AgainstText):
     """Image rows see further keys: the negative text, with -flip times its values and logits lowered by offset."""
 
     flip: float
     offset: float
     negative: NegativePass | None = None
-
-    @property
-    def needs_uncond(self) -> bool:
-        return self.negative is None
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "FlippedState":
         return FlippedState(self)
@@ -113,5 +109,5 @@ class VSF(Inside):
     @property
     def perturbation(self) -> FlippedText:
         assert self.layers is not None and self.flip is not None and self.offset is not None
-        source = None if self.negative is None else NegativePass(self.negative, self.layers, bool(self.cross))
+        source = NegativePass.named(self.negative, self.layers, bool(self.cross))
         return FlippedText(self.layers, bool(self.cross), self.flip, self.offset, source)

@@ -10,7 +10,7 @@ from ...core import Perturbation, Rows, Sdpa, State
 from ...errors import BadValue, Unsupported
 from ...maths.attention import Attention
 from ...maths.streams import Streams
-from .inside import Keys, attend, has_moved, put_rows, text_keys
+from .inside import Keys, Strong, attend, has_moved, put_rows, text_keys
 
 FeaturePush = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Z from Z+ and Z-, [B, H, tokens, d] each."""
@@ -35,6 +35,12 @@ class NegativePass(Perturbation):
     across: bool
     sigma_end: float = 0.0
 
+    @classmethod
+    def named(cls, negative: str | None, layers: tuple[int, ...], across: bool,
+              sigma_end: float = 0.0) -> "NegativePass | None":
+        """The pass under a condition by name; None where none is named, and the unconditional rows give the text."""
+        return None if negative is None else cls(negative, layers, across, sigma_end)
+
     @property
     def blocks(self) -> tuple[int, ...]:
         return self.layers
@@ -56,6 +62,16 @@ class NegativePass(Perturbation):
 
     def start(self, sigmas: tuple[float, ...], streams: Streams) -> "NegativePassState":
         return NegativePassState()
+
+
+class AgainstText(Strong):
+    """Base of branches that work against a negative text; a subclass has where it comes from, `negative`, as a field."""
+
+    negative: NegativePass | None
+
+    @property
+    def needs_uncond(self) -> bool:
+        return self.negative is None
 
 
 class NegativePassState(State):
