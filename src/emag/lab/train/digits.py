@@ -14,6 +14,11 @@ import torch
 PAD, NONE, END, STEPS, DIGITS = 0, 1, 2, tuple(range(3, 12)), tuple(range(12, 22))
 WORDS = ("<pad>", "none", "</s>", *(f"+{step}" for step in range(1, 10)), *map(str, range(10)))
 LENGTH, WRONG, DROPPED = 16, 1 / 3, 0.2
+SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
+"""The strengths of tables."""
+SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "pad_token_id": PAD, "bos_token_id": NONE, "eos_token_id": END}
+"""Sizes of a small decoder, and its words."""
 
 
 def texts(count: int, random: torch.Generator, steps: int = 9) -> torch.Tensor:
@@ -33,9 +38,7 @@ def untrained() -> Any:
     """A small Llama over `WORDS`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=NONE, eos_token_id=END))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=64, **SMALL))
 
 
 def tokenizer() -> Any:
@@ -102,11 +105,16 @@ def counted(made: torch.Tensor) -> Kept:
     return Kept(float(each.mean()), float(half * each.std()), float(bits.mean()), float(half * bits.std()))
 
 
-def table(model: Any, scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 5.0)) -> str:
+def table(model: Any, scales: Sequence[float] = SCALES) -> str:
     """Rule-keeping and diversity by strength, without and with the rule as a mask."""
     lines = ["| guidance | digits that keep the rule | first digits, bits | with the rule as a mask | first digits, bits |",
              "|---|---|---|---|---|"]
     for scale in scales:
         free, masked = (measured(model, scale, mask=mask) for mask in (False, True))
-        lines.append(f"| {'none' if scale == 1 else f'cfg={scale:g}'} | {free} | {masked} |")
+        lines.append(f"| {named(scale)} | {free} | {masked} |")
     return "\n".join(lines)
+
+
+def named(scale: float) -> str:
+    """A strength as a row of a table is called."""
+    return "none" if scale == 1 else f"cfg={scale:g}"

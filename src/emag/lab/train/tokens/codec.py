@@ -11,7 +11,7 @@ from ....engine.undo import patch, undone
 from ..digits import WORDS
 from .host import Kind, Sampled
 from .languages import BOOKS, NAMELESS
-from .written import opened, words
+from .written import TEXTS, opened
 
 CODES, START, LENGTH = 16, 16, 8
 """Codes (a power of two, as its codec wants; ten of them are used), the code that stands where a later codebook has not
@@ -52,7 +52,7 @@ def loss(model: Any, prompts: torch.Tensor, codes: torch.Tensor, random: torch.G
     delayed = torch.stack([torch.cat([first, late], 1), torch.cat([late, second], 1)], dim=1)
     before = torch.cat([late[:, None].expand(-1, 2, -1), delayed[..., :-1]], dim=-1)
     said = (prompts != NAMELESS).long()[:, None]
-    out = model(input_ids=words(prompts), attention_mask=said, decoder_input_ids=before.flatten(0, 1), labels=delayed.mT)
+    out = model(input_ids=TEXTS.ids(prompts), attention_mask=said, decoder_input_ids=before.flatten(0, 1), labels=delayed.mT)
     return out.loss
 
 
@@ -61,7 +61,7 @@ def sing(model: Any, rules: Sequence[Rule], prompts: torch.Tensor, seed: int) ->
     heard: list[torch.Tensor] = []
     null = tokens.zero("encoder_outputs", "attention_mask") if rules else None
     count = LENGTH + 1
-    ids = words(prompts)
+    ids = TEXTS.ids(prompts)
 
     def sung(undo: Any) -> Any:
         decode = model.audio_encoder.decode
@@ -79,7 +79,7 @@ def sing(model: Any, rules: Sequence[Rule], prompts: torch.Tensor, seed: int) ->
         torch.manual_seed(seed)
         run = undone(sung)
     codes = torch.cat([one.reshape(-1, 2, one.shape[-1]) for one in heard])
-    return Sampled(codes.flatten(1), run.stats.passes.get("uncond", 0) if rules else 0, run.plan(count).get("uncond", 0))
+    return Sampled.of(codes.flatten(1), run, rules, count)
 
 
 KINDS = (Kind("codec", "MusicGen: two codebooks that count", BOOKS, musicgen, loss, sing,

@@ -8,12 +8,12 @@ import torch
 
 from .... import tokens
 from ....core import Rule
-from ..digits import DIGITS, WORDS
+from ..digits import DIGITS, LENGTH, WORDS
 from .host import Kind, Sampled
 from .languages import COLOURS, NAMELESS, SIDE, SLOWLY, STRIPES_OR_NONE, WAYS
-from .written import opened, words
+from .written import TEXTS, opened
 
-MASK, LENGTH = len(WORDS), 16
+MASK = len(WORDS)
 TEXT_STEPS, IMAGE_STEPS = 8, 16
 """Tokens of a text are filled in two at a step, those of an image four on average."""
 
@@ -29,7 +29,7 @@ def modern_bert() -> Any:
 
 def masked_words(prompts: torch.Tensor) -> torch.Tensor:
     """Prompts as words, [count, 1]; the one that names nothing is a mask, as LLaDA's null reads it."""
-    return torch.where(prompts[:, None] == NAMELESS, MASK, words(prompts))
+    return torch.where(prompts[:, None] == NAMELESS, MASK, TEXTS.ids(prompts))
 
 
 def text_loss(model: Any, prompts: torch.Tensor, digits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -46,8 +46,9 @@ def write(model: Any, rules: Sequence[Rule], prompts: torch.Tensor, seed: int) -
     from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 
     pipe = LLaDA2Pipeline(model=model, scheduler=BlockRefinementScheduler(), tokenizer=None)
-    call = {"input_ids": words(prompts), "gen_length": LENGTH, "block_length": LENGTH + 1, "num_inference_steps": TEXT_STEPS,
-            "temperature": 1.0, "threshold": 1.5, "editing_threshold": None, "eos_early_stop": False, "mask_token_id": MASK}
+    call = {"input_ids": TEXTS.ids(prompts), "gen_length": LENGTH, "block_length": LENGTH + 1,
+            "num_inference_steps": TEXT_STEPS, "temperature": 1.0, "threshold": 1.5, "editing_threshold": None,
+            "eos_early_stop": False, "mask_token_id": MASK}
     made, passes = _filled(pipe, rules, seed, call | {"output_type": "seq"})
     return Sampled(made.sequences - DIGITS[0], passes, TEXT_STEPS if rules else 0)
 

@@ -31,6 +31,12 @@ class Sampled:
     passes: int
     planned: int
 
+    @classmethod
+    def of(cls, made: torch.Tensor, run: Any, rules: Sequence[Rule], count: int) -> "Sampled":
+        """Texts of `count` tokens that `generate` made in the block of `run`, under `rules`."""
+        passes = run.stats.passes.get("uncond", 0) if rules else 0  # without rules nothing is counted
+        return cls(made, passes, run.plan(count).get("uncond", 0))
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -7,6 +7,7 @@ import torch
 
 from ....methods.combining.cfg import CFG
 from ...evaluate.metrics.jackknife import wilson
+from ..digits import SCALES, named
 from .host import Kind
 
 ENOUGH = 0.8
@@ -52,9 +53,6 @@ def measured(kind: Kind, model: Any, scale: float, count: int = COUNT, seed: int
     return Kept(texts, low, high, float(share.mean()), float(differ.mean()), half, made.passes, made.planned)
 
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
-
-
 TOLD = "| guidance | texts that keep the rule | tokens that do | tokens in which two texts differ | null passes |"
 
 
@@ -62,6 +60,5 @@ def rows(kind: Kind, model: Any, count: int = COUNT) -> list[str]:
     """A table of Markdown over `SCALES`, line by line."""
     lines = [TOLD, "|---|---|---|---|---|"]
     for scale in SCALES:
-        told = "none" if scale == 1 else f"cfg={scale:g}"
-        lines.append(f"| {told} | {measured(kind, model, scale, count)} |")
+        lines.append(f"| {named(scale)} | {measured(kind, model, scale, count)} |")
     return lines
