@@ -16,6 +16,7 @@ from ...engine.network import Network
 from ...engine.reading import read_network
 from ...families import HOSTS
 from ...hosts.lookup import host_of
+from ...methods.weak.negative import Negative
 from ...testing.cases import every
 from ...testing.small import Case, noise
 from ..draw.columns import Column
@@ -26,7 +27,8 @@ from .finding import Finding
 
 _COLUMNS = {column.label: column for column in columns(("weak", "attention"))}
 _MAP = Column.parse("emag map: emag=1.5,variant=map")
-METHODS = (_COLUMNS.pop("emag"), _MAP, *(column for label, column in _COLUMNS.items() if label not in ("negative", "dng")))
+METHODS = (_COLUMNS.pop("emag"), _MAP,
+           *(column for column in _COLUMNS.values() if not any(isinstance(rule, Negative) for rule in column.rules)))
 """Weak branches and changes of attention; but for those by another prompt, which do not look into the network, and work
 wherever CFG does."""
 
