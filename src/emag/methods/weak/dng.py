@@ -11,6 +11,7 @@ from ...errors import BadValue
 from ...maths.vectors import per_sample
 from ...schedules import weight
 from ...schedules.likelihood import likelier, variances
+from ..common.history import moves_on
 from .negative import Negative
 
 
@@ -67,8 +68,8 @@ class DNG(Negative):
         direction = self.away(branches)
         if direction is None:
             return pred
-        if state.get("level") != step.index:  # a second evaluation of one level acts with what is there
-            state["log"], state["level"] = self._followed(state, step, branches), step.index
+        if moves_on(step, state):
+            state["log"] = self._followed(state, step, branches)
             state["last"] = (step, branches[COND].detach(), branches[self.perturbation].detach())
         likely = per_sample(state["log"].exp(), pred)
         odds = (likely / (1 - likely)).to(pred.dtype)
